@@ -1,0 +1,1 @@
+"""splitvlm: edge-cloud split inference for vision-language models."""

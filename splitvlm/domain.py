@@ -1,0 +1,102 @@
+"""The words of the system as values: cut, codec level, plan. No torch, no gRPC, no clock.
+
+Units are in the names. Everything is frozen: a plan that was chosen cannot change under a running request.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from splitvlm.errors import UsageError
+
+
+class CutKind(StrEnum):
+    """Where the model is divided, from shallow to deep (DESIGN.md section 2)."""
+
+    IMAGE = "image"
+    VISION = "vision"
+    TOKENS = "tokens"
+    LM = "lm"
+    DEVICE = "device"
+
+
+_DEPTH = {kind: depth for depth, kind in enumerate(CutKind)}
+_WITH_LAYERS = (CutKind.VISION, CutKind.LM)
+_TEXT = re.compile(r"(image|tokens|device)|(vision|lm):([1-9][0-9]{0,3})")
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A place to divide the model. `layers` is the number of layers on the device, for `vision:k` and `lm:k` only.
+
+    `vision:k` with k = the tower's depth still leaves the tower's final norm and the connector to the cloud.
+    """
+
+    kind: CutKind
+    layers: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Cut:
+        """`image`, `vision:3`, `tokens`, `lm:2` or `device`. Raises UsageError."""
+        match = _TEXT.fullmatch(text.strip())
+        if match is None:
+            raise UsageError(
+                f"'{text}' is not a cut.", advice="A cut is image, vision:k, tokens, lm:k or device, with k from 1."
+            )
+        if match[1]:
+            return cls(CutKind(match[1]))
+        return cls(CutKind(match[2]), int(match[3]))
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.layers}" if self.kind in _WITH_LAYERS else str(self.kind)
+
+    @property
+    def depth(self) -> tuple[int, int]:
+        """Sorts cuts by how much the device runs."""
+        return _DEPTH[self.kind], self.layers
+
+    @property
+    def decodes_on_device(self) -> bool:
+        return self.kind is CutKind.DEVICE
+
+    @property
+    def trips_per_token(self) -> int:
+        """Round trips that each generated token costs: a cut in the language model pays one, the others none."""
+        return 1 if self.kind is CutKind.LM else 0
+
+
+IMAGE = Cut(CutKind.IMAGE)
+TOKENS = Cut(CutKind.TOKENS)
+DEVICE = Cut(CutKind.DEVICE)
+
+
+def every_cut(vision_layers: int, lm_layers: int) -> tuple[Cut, ...]:
+    """All cuts of a model with so many vision and language layers, from shallow to deep."""
+    vision = (Cut(CutKind.VISION, k) for k in range(1, vision_layers + 1))
+    lm = (Cut(CutKind.LM, k) for k in range(1, lm_layers + 1))
+    return (IMAGE, *vision, TOKENS, *lm, DEVICE)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One way to serve a request. `level` names a codec level (splitvlm.codec.levels); `device` has level `none`."""
+
+    cut: Cut
+    level: str
+    variant: str = "full"
+
+    def __str__(self) -> str:
+        tail = "" if self.variant == "full" else f"@{self.variant}"
+        return f"{self.cut}/{self.level}{tail}"
+
+    @classmethod
+    def parse(cls, text: str) -> Plan:
+        """`tokens/int4`, or `device`. Raises UsageError."""
+        cut_text, _, rest = text.partition("/")
+        level, _, variant = rest.partition("@")
+        cut = Cut.parse(cut_text)
+        if cut == DEVICE:
+            return cls(DEVICE, "none", variant or "full")
+        return cls(cut, level or "lossless", variant or "full")
