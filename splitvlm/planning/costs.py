@@ -1,0 +1,156 @@
+"""The cost line of a plan, and the measured profiles that it is made from.
+
+    latency(B, R) = device_s + encode_s + 8 * bytes / B + trips * R + decode_s + queue_s + cloud_s + n_tokens * token_s
+
+with B the uplink rate (bit/s) and R the round-trip time (s). A cut inside the language model pays a round trip and some
+bytes for each token besides. It is the model of Neurosurgeon (ASPLOS 2017) with codec, queue and round trips put in:
+what overlaps in a running system (sending while encoding) is added up here, so the line is an upper estimate.
+
+`n_tokens` counts decoding steps. Prefill gives the first token; an answer of n tokens and its end token takes n steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from splitvlm.domain import DEVICE, Cut, Plan
+from splitvlm.errors import UsageError
+
+Coding = tuple[Cut, str]
+"""A cut and a codec level."""
+
+
+@dataclass(frozen=True, slots=True)
+class CostLine:
+    """What one plan costs. Everything that depends on the link is a coefficient: bytes, trips."""
+
+    plan: Plan
+    device_s: float
+    encode_s: float
+    payload_bytes: int
+    decode_s: float
+    queue_s: float
+    cloud_s: float
+    token_s: float  # device and cloud together, for each decoding step
+    trips: int
+    trips_per_token: int
+    device_memory_bytes: int
+    accuracy_drop: float  # share of answers lost against the unsplit model, 0.01 is one point
+    token_bytes: int = 0  # uplink bytes of each decoding step, for lm:k
+
+    def latency_s(self, uplink_bps: float, rtt_s: float, n_tokens: int) -> float:
+        """Seconds from the question to the last token."""
+        bits = 8 * (self.payload_bytes + n_tokens * self.token_bytes)
+        trips = self.trips + n_tokens * self.trips_per_token
+        return self.fixed_s + bits / uplink_bps + trips * rtt_s + n_tokens * self.token_s
+
+    def first_token_s(self, uplink_bps: float, rtt_s: float) -> float:
+        """Seconds from the question to the first token."""
+        return self.latency_s(uplink_bps, rtt_s, 0)
+
+    @property
+    def fixed_s(self) -> float:
+        """What neither the link nor the answer's length changes."""
+        return self.device_s + self.encode_s + self.decode_s + self.queue_s + self.cloud_s
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceProfile:
+    """What the device measured for one variant of its model part."""
+
+    cuts: Mapping[Cut, float]  # seconds on the device until the boundary is there, or the first token for `device`
+    coding: Mapping[Coding, tuple[float, int]]  # seconds to encode, payload bytes
+    token_s: Mapping[Cut, float]  # device seconds of a decoding step: lm:k and device
+    memory_bytes: Mapping[Cut, int]
+    token_bytes: Mapping[Coding, int] = field(default_factory=dict)  # uplink bytes of a decoding step: lm:k
+    variant: str = "full"
+
+    def __post_init__(self) -> None:
+        _check("device", "cuts", self.cuts.values())
+        _check("device", "coding", (number for pair in self.coding.values() for number in pair))
+        _check("device", "token_s", self.token_s.values())
+        _check("device", "memory_bytes", self.memory_bytes.values())
+        _check("device", "token_bytes", self.token_bytes.values())
+
+
+@dataclass(frozen=True, slots=True)
+class CloudProfile:
+    """What a cloud node measured for its part of the model."""
+
+    cuts: Mapping[Cut, float]  # seconds from the decoded boundary to the first token
+    coding: Mapping[Coding, float]  # seconds to decode
+    token_s: Mapping[Cut, float]  # cloud seconds of a decoding step
+    queue_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check("cloud", "cuts", self.cuts.values())
+        _check("cloud", "coding", self.coding.values())
+        _check("cloud", "token_s", self.token_s.values())
+        _check("cloud", "queue_s", (self.queue_s,))
+
+
+_NO_ACCURACY: Mapping[Plan, float] = {}
+
+
+def cost_lines(
+    device: DeviceProfile, cloud: CloudProfile | None, accuracy: Mapping[Plan, float] = _NO_ACCURACY
+) -> tuple[CostLine, ...]:
+    """A line for each plan that both sides measured, and for `device` where the device can hold the whole model.
+
+    `accuracy` gives the drop of plans; a plan that is not in it is taken to lose nothing.
+    """
+    lines = [_local(device, accuracy)] if DEVICE in device.cuts else []
+    if cloud is not None:
+        lines += _remote(device, cloud, accuracy)
+    return tuple(lines)
+
+
+def _local(device: DeviceProfile, accuracy: Mapping[Plan, float]) -> CostLine:
+    plan = Plan(DEVICE, "none", device.variant)
+    return CostLine(
+        plan=plan,
+        device_s=device.cuts[DEVICE],
+        encode_s=0.0,
+        payload_bytes=0,
+        decode_s=0.0,
+        queue_s=0.0,
+        cloud_s=0.0,
+        token_s=device.token_s.get(DEVICE, 0.0),
+        trips=0,
+        trips_per_token=0,
+        device_memory_bytes=device.memory_bytes.get(DEVICE, 0),
+        accuracy_drop=accuracy.get(plan, 0.0),
+    )
+
+
+def _remote(device: DeviceProfile, cloud: CloudProfile, accuracy: Mapping[Plan, float]) -> Iterator[CostLine]:
+    for (cut, level), (encode_s, payload_bytes) in device.coding.items():
+        if cut not in device.cuts or cut not in cloud.cuts or (cut, level) not in cloud.coding:
+            continue
+        plan = Plan(cut, level, device.variant)
+        yield CostLine(
+            plan=plan,
+            device_s=device.cuts[cut],
+            encode_s=encode_s,
+            payload_bytes=payload_bytes,
+            decode_s=cloud.coding[cut, level],
+            queue_s=cloud.queue_s,
+            cloud_s=cloud.cuts[cut],
+            token_s=device.token_s.get(cut, 0.0) + cloud.token_s.get(cut, 0.0),
+            trips=1,
+            trips_per_token=cut.trips_per_token,
+            device_memory_bytes=device.memory_bytes.get(cut, 0),
+            accuracy_drop=accuracy.get(plan, 0.0),
+            token_bytes=device.token_bytes.get((cut, level), 0),
+        )
+
+
+def _check(side: str, name: str, numbers: Iterable[float]) -> None:
+    """Profiles come from peers: a NaN or a negative time would make its plan win for ever."""
+    for number in numbers:
+        if not math.isfinite(number) or number < 0:
+            raise UsageError(
+                f"The {side} profile's {name} holds {number}.", advice="Measured times and sizes are finite, from 0."
+            )

@@ -1,0 +1,106 @@
+"""The plan table: the cost lines that are allowed and not dominated. Frozen, versioned; the device picks from it.
+
+A line is dominated when another one is at most as high in every coefficient of the cost line: then it is never strictly
+the best, whatever the uplink rate, the round-trip time and the number of tokens. `device` sends nothing and waits for
+nobody, so only another `device` line can dominate it: the way out of an outage always stays in the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from splitvlm.domain import DEVICE, Cut
+from splitvlm.errors import ConfigError
+from splitvlm.planning.costs import CostLine
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the configuration forbids. None forbids nothing."""
+
+    max_accuracy_drop: float | None = None
+    device_memory_bytes: int | None = None
+    privacy_floor: Cut | None = None  # the shallowest cut that may leave the device
+    levels: frozenset[str] | None = None  # codec levels allowed; `device` has none and is not asked
+    cuts: frozenset[Cut] | None = None
+
+    def forbidding(self, line: CostLine) -> tuple[str, ...]:
+        """Names of the limits that forbid this line; empty when it is allowed."""
+        cut, level = line.plan.cut, line.plan.level
+        return tuple(
+            name
+            for name, limit, broken in (
+                ("max_accuracy_drop", self.max_accuracy_drop, lambda limit: line.accuracy_drop > limit),
+                ("device_memory_bytes", self.device_memory_bytes, lambda limit: line.device_memory_bytes > limit),
+                ("privacy_floor", self.privacy_floor, lambda limit: cut.depth < limit.depth),
+                ("levels", self.levels, lambda limit: cut != DEVICE and level not in limit),
+                ("cuts", self.cuts, lambda limit: cut not in limit),
+            )
+            if limit is not None and broken(limit)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PlanTable:
+    """Plans that the device may pick from. `version` grows with every table that the orchestrator makes."""
+
+    version: int
+    lines: tuple[CostLine, ...]
+
+    def best(self, uplink_bps: float, rtt_s: float, n_tokens: int) -> CostLine:
+        """The line of least latency; the first of equals."""
+        return min(self.lines, key=lambda line: line.latency_s(uplink_bps, rtt_s, n_tokens))
+
+
+def build_table(lines: Sequence[CostLine], limits: Limits, version: int) -> PlanTable:
+    """Drop what is forbidden, then what is dominated. Raises ConfigError naming the limits when nothing is left."""
+    allowed = [line for line in lines if not limits.forbidding(line)]
+    if not allowed:
+        raise _nothing_left(lines, limits)
+    return PlanTable(version, _undominated(allowed))
+
+
+def dominates(one: CostLine, other: CostLine) -> bool:
+    """Whether `one` is at most as slow as `other` on every link and for every length of answer."""
+    return all(a <= b for a, b in zip(_coefficients(one), _coefficients(other), strict=True))
+
+
+def _coefficients(line: CostLine) -> tuple[float, ...]:
+    return (line.fixed_s, line.payload_bytes, line.trips, line.token_s, line.token_bytes, line.trips_per_token)
+
+
+def _undominated(lines: list[CostLine]) -> tuple[CostLine, ...]:
+    """By rising cost, so that a line's dominator is already kept when it comes. Of equals the more accurate stays."""
+    kept: list[CostLine] = []
+    for line in sorted(lines, key=lambda line: (_coefficients(line), line.accuracy_drop)):
+        if not any(dominates(other, line) for other in kept):
+            kept.append(line)
+    return tuple(sorted(kept, key=lambda line: (line.plan.cut.depth, line.payload_bytes)))
+
+
+def _nothing_left(lines: Sequence[CostLine], limits: Limits) -> ConfigError:
+    if not lines:
+        return ConfigError("There is no plan: no cut was measured on both sides, and the device cannot hold the model.")
+    broken = [limits.forbidding(line) for line in lines]
+    alone = [name for name in broken[0] if all(name in names for names in broken)]
+    if alone:
+        culprit = f"{alone[0]} = {_shown(getattr(limits, alone[0]))} forbids every plan"
+    else:
+        culprit = "; ".join(
+            f"{line.plan} is forbidden by {', '.join(names)}" for line, names in zip(lines, broken, strict=True)
+        )
+    return ConfigError(f"No plan is allowed: {culprit}.", advice=_nearest(lines, alone))
+
+
+def _nearest(lines: Sequence[CostLine], alone: list[str]) -> str:
+    """What the limit would have to be for one plan to pass."""
+    if alone == ["max_accuracy_drop"]:
+        return f"The least drop of any plan is {min(line.accuracy_drop for line in lines):.4f}."
+    if alone == ["device_memory_bytes"]:
+        return f"The smallest plan needs {min(line.device_memory_bytes for line in lines)} bytes."
+    return f"Plans: {', '.join(str(line.plan) for line in lines)}."
+
+
+def _shown(limit: object) -> str:
+    return ", ".join(sorted(str(item) for item in limit)) if isinstance(limit, frozenset) else str(limit)

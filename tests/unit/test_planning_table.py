@@ -1,0 +1,118 @@
+"""The plan table: forbidden and dominated plans go, the best of what is allowed stays."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut, Plan
+from splitvlm.errors import ConfigError
+from splitvlm.planning.costs import CostLine
+from splitvlm.planning.table import Limits, build_table, dominates
+
+CUTS = [IMAGE, *(Cut.parse(f"vision:{k}") for k in (1, 4)), TOKENS, *(Cut.parse(f"lm:{k}") for k in (1, 3)), DEVICE]
+LEVELS = ["lossless", "int8", "int4"]
+stage_s = st.floats(0, 5, allow_subnormal=False)
+
+
+@st.composite
+def cost_line(draw: st.DrawFn) -> CostLine:
+    cut = draw(st.sampled_from(CUTS))
+    alone = cut == DEVICE
+    return CostLine(
+        plan=Plan(cut, "none" if alone else draw(st.sampled_from(LEVELS))),
+        device_s=draw(stage_s),
+        encode_s=0.0 if alone else draw(stage_s),
+        payload_bytes=0 if alone else draw(st.integers(1, 100_000)),
+        decode_s=0.0 if alone else draw(stage_s),
+        queue_s=0.0 if alone else draw(stage_s),
+        cloud_s=0.0 if alone else draw(stage_s),
+        token_s=draw(stage_s),
+        trips=0 if alone else 1,
+        trips_per_token=cut.trips_per_token,
+        device_memory_bytes=draw(st.integers(0, 1000)),
+        accuracy_drop=draw(st.floats(0, 0.2)),
+        token_bytes=draw(st.integers(0, 500)) if cut.trips_per_token else 0,
+    )
+
+
+cost_lines_st = st.lists(cost_line(), min_size=1, max_size=25, unique_by=lambda line: line.plan)
+link_and_length = st.tuples(st.floats(1e3, 1e9), st.floats(0, 5), st.integers(0, 200))
+limits_st = st.builds(
+    Limits,
+    max_accuracy_drop=st.none() | st.floats(0, 0.2),
+    device_memory_bytes=st.none() | st.integers(0, 1000),
+    privacy_floor=st.none() | st.sampled_from(CUTS),
+    levels=st.none() | st.frozensets(st.sampled_from(LEVELS)),
+    cuts=st.none() | st.frozensets(st.sampled_from(CUTS)),
+)
+
+
+def allowed(line: CostLine, limits: Limits) -> bool:
+    """The limits in other words than the code's."""
+    cut = line.plan.cut
+    return (
+        (limits.max_accuracy_drop is None or line.accuracy_drop <= limits.max_accuracy_drop)
+        and (limits.device_memory_bytes is None or line.device_memory_bytes <= limits.device_memory_bytes)
+        and (limits.privacy_floor is None or CUTS.index(cut) >= CUTS.index(limits.privacy_floor))
+        and (limits.levels is None or cut == DEVICE or line.plan.level in limits.levels)
+        and (limits.cuts is None or cut in limits.cuts)
+    )
+
+
+@given(cost_lines_st, limits_st, link_and_length)
+def test_the_table_s_best_is_the_best_of_all_allowed_plans(lines, limits, link):
+    permitted = [line for line in lines if allowed(line, limits)]
+    if not permitted:
+        with pytest.raises(ConfigError, match="No plan is allowed"):
+            build_table(lines, limits, 1)
+        return
+    table = build_table(lines, limits, 1)
+    assert set(table.lines) <= set(permitted)
+    brute = min(line.latency_s(*link) for line in permitted)
+    assert table.best(*link).latency_s(*link) == pytest.approx(brute, rel=1e-12)
+
+
+@given(cost_lines_st)
+def test_no_line_of_the_table_dominates_another(lines):
+    kept = build_table(lines, Limits(), 1).lines
+    assert not [(a.plan, b.plan) for a in kept for b in kept if a is not b and dominates(a, b)]
+
+
+@given(cost_lines_st)
+def test_the_device_stays_for_the_time_without_a_cloud(lines):
+    had = any(line.plan.cut == DEVICE for line in lines)
+    assert had == any(line.plan.cut == DEVICE for line in build_table(lines, Limits(), 1).lines)
+
+
+def a_line(plan: str, *, drop: float = 0.0, memory: int = 10, payload_bytes: int = 100) -> CostLine:
+    return CostLine(Plan.parse(plan), 0.1, 0, payload_bytes, 0, 0, 0.1, 0.01, 1, 0, memory, drop)
+
+
+def test_of_equal_lines_the_more_accurate_stays():
+    lines = [a_line("image/q50", drop=0.02), a_line("image/q75", drop=0.01)]
+    assert [str(line.plan) for line in build_table(lines, Limits(), 1).lines] == ["image/q75"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        (Limits(max_accuracy_drop=0.001), "max_accuracy_drop = 0.001 forbids every plan.* least drop .* 0.0100"),
+        (Limits(device_memory_bytes=5), "device_memory_bytes = 5 forbids every plan.* needs 10 bytes"),
+        (Limits(privacy_floor=Cut.parse("lm:1")), "privacy_floor = lm:1 forbids every plan"),
+        (Limits(levels=frozenset({"int8"})), "levels = int8 forbids every plan"),
+        (Limits(cuts=frozenset({DEVICE})), "cuts = device forbids every plan"),
+        (
+            Limits(max_accuracy_drop=0.01, levels=frozenset({"int4"})),
+            "image/q75 is forbidden by levels; tokens/int4 is forbidden by max_accuracy_drop",
+        ),
+    ],
+)
+def test_when_nothing_is_left_the_limit_is_named(limits, words):
+    lines = [a_line("image/q75", drop=0.01), a_line("tokens/int4", drop=0.02, memory=20)]
+    with pytest.raises(ConfigError, match=words):
+        build_table(lines, limits, 1)
+
+
+def test_nothing_measured_is_said_so():
+    with pytest.raises(ConfigError, match="There is no plan"):
+        build_table([], Limits(), 1)
