@@ -1,0 +1,185 @@
+"""What the link can do, from what it did. No clock and no socket inside: every method takes `now_s` (any origin).
+
+Three times are kept apart, because their sum says nothing about the rate: the round trip (windowed minimum, as in BBR,
+Cardwell et al. 2016), the delivery (bytes over the receiver's own span from first to last frame) and the server's work
+(reported by the server). The rate is the harmonic mean of recent samples, and its error the worst recent one
+(robustMPC, Yin et al., SIGCOMM 2015). What is predicted is the time of a transfer of a given size (Fugu, Yan et al.,
+NSDI 2020).
+
+A policy that went local gets no more samples. So an old estimate grows towards the best rate of the last minutes, and
+`wants_probe` asks for a probe. Rates are bit/s, times seconds, sizes bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+
+RTT_WINDOW_S = 10.0  # BBR's window for the minimum
+PEAK_WINDOW_S = 600.0  # what the link could do within ten minutes is what it may do again
+MAX_SAMPLES = 5  # robustMPC's history
+MAX_ERROR = 2.0  # a rate over-estimated three times is as wrong as the conservative end should ever allow for
+PRIOR_ERROR = 0.5  # nothing measured yet, or one sample only
+MIN_ERROR = 0.1  # five lucky samples are no proof
+RESOLUTION_S = 0.004  # spans below this are timer and scheduler, not link
+FULL_WEIGHT_BYTES = 16_384  # beyond it, a transfer has left TCP's first window (10 segments, RFC 6928)
+HALF_LIFE_S = 2.0  # a cellular rate's memory: capacities of 1 s bins are correlated over a few seconds
+STEP = 2.0  # two samples in a row so many times off, on one side, are another link, not noise
+FRESH_S = 3.0  # younger estimates are taken as they are
+OPTIMISM_HALF_LIFE_S = 10.0  # an older one goes half the way (in log) to the best rate in such a time
+PROBE_AFTER_S = 2.0
+PROBE_S = 0.1  # how long a probe should keep the link busy
+MIN_PROBE_BYTES, MAX_PROBE_BYTES = 1_024, 16_384
+MIN_BPS, MAX_BPS = 1e3, 1e11
+
+
+@dataclass(frozen=True, slots=True)
+class LinkEstimate:
+    """A prediction of the link. Its conservative end is `uplink_bps / (1 + spread)`."""
+
+    uplink_bps: float
+    rtt_s: float
+    spread: float  # relative error of recent predictions: 0.2 is 20 %
+    age_s: float  # since the last sample of the rate; infinite when there is none
+    samples: int
+
+    def transfer_s(self, payload_bytes: float) -> float:
+        """Seconds until the answer to so many bytes could be here: serialisation and a round trip."""
+        return 8 * payload_bytes / self.uplink_bps + self.rtt_s
+
+    def pessimistic(self) -> LinkEstimate:
+        """The conservative end of the spread, as an estimate without one."""
+        slow = 1 + self.spread
+        return LinkEstimate(self.uplink_bps / slow, self.rtt_s * slow, 0.0, self.age_s, self.samples)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    at_s: float
+    bps: float
+    size: float  # 0 to 1: how much a transfer of this size can tell
+
+
+class LinkEstimator:
+    """Takes observations as they come and estimates whenever asked. One object a device and cloud node."""
+
+    def __init__(self, *, prior_uplink_bps: float = 5e6, prior_rtt_s: float = 0.05) -> None:
+        """The priors stand until something is measured. Optimism goes to the rate's where no better peak is known."""
+        self._prior_bps = prior_uplink_bps
+        self._prior_rtt_s = prior_rtt_s
+        self._rtts: deque[tuple[float, float]] = deque()  # (at, rtt), rising in both: the minimum stands first
+        self._samples: deque[_Sample] = deque(maxlen=MAX_SAMPLES)
+        self._errors: deque[float] = deque(maxlen=MAX_SAMPLES)
+        self._peaks: deque[tuple[float, float]] = deque()  # (at, rate), rates falling: the maximum stands first
+        self._streak: tuple[int, int] = (0, 0)  # side of the last surprises (-1, 0, 1), and how many
+        self._heard_s: float | None = None
+
+    def on_rtt(self, rtt_s: float, now_s: float) -> None:
+        """A round trip of next to no bytes, without the server's time."""
+        if rtt_s <= 0:
+            return
+        while self._rtts and self._rtts[-1][1] >= rtt_s:
+            self._rtts.pop()
+        self._rtts.append((now_s, rtt_s))
+        while len(self._rtts) > 1 and now_s - self._rtts[0][0] > RTT_WINDOW_S:
+            self._rtts.popleft()
+
+    def on_transfer(
+        self,
+        payload_bytes: int,
+        receive_span_s: float | None,
+        elapsed_s: float,
+        server_s: float,
+        now_s: float,
+        *,
+        first_frame_bytes: int = 0,
+    ) -> None:
+        """A transfer that was answered.
+
+        `receive_span_s` is from the first to the last frame by the receiver's clock, None for a single frame;
+        `first_frame_bytes` had already arrived when the span began, and are not of it. `elapsed_s` is from the first
+        byte sent to the first byte of the answer by the sender's clock, and `server_s` the server's own part of that.
+        """
+        self._heard_s = now_s
+        if payload_bytes <= 0:
+            return
+        away_s = elapsed_s - server_s
+        if receive_span_s is not None:
+            self.on_rtt(away_s - receive_span_s, now_s)
+        spanned = payload_bytes - first_frame_bytes
+        if receive_span_s is not None and receive_span_s >= RESOLUTION_S and spanned > 0:
+            self._on_rate(8 * spanned / receive_span_s, spanned, now_s)
+        else:
+            self._on_single(payload_bytes, away_s, now_s)
+
+    def _on_single(self, payload_bytes: int, away_s: float, now_s: float) -> None:
+        """One small frame: what is left after the round trip is its serialisation, when that can be told from noise."""
+        rtt_s = self._rtts[0][1] if self._rtts else 0.0
+        serialisation_s = away_s - rtt_s
+        readable = bool(self._rtts) and serialisation_s >= max(RESOLUTION_S, 0.1 * rtt_s)
+        bound_bps = 8 * payload_bytes / max(serialisation_s, RESOLUTION_S)
+        if readable or bound_bps > self._level_bps():  # else a lower bound that tells nothing new
+            self._on_rate(bound_bps, payload_bytes, now_s)
+
+    def _on_rate(self, bps: float, payload_bytes: int, now_s: float) -> None:
+        bps = min(max(bps, MIN_BPS), MAX_BPS)
+        sample = _Sample(now_s, bps, min(1.0, payload_bytes / FULL_WEIGHT_BYTES))
+        if self._samples:
+            predicted = self._level_bps()
+            if self._is_step(predicted, bps):
+                before = self._samples[-1]
+                self._samples.clear()
+                self._samples.append(before)
+                self._errors.clear()
+                predicted = before.bps
+            self._errors.append(min(abs(predicted - bps) / bps, MAX_ERROR))
+        self._samples.append(sample)
+        self._remember_peak(bps, now_s)
+
+    def _remember_peak(self, bps: float, now_s: float) -> None:
+        while self._peaks and self._peaks[-1][1] <= bps:
+            self._peaks.pop()
+        self._peaks.append((now_s, bps))
+        while now_s - self._peaks[0][0] > PEAK_WINDOW_S:
+            self._peaks.popleft()
+
+    def _is_step(self, predicted: float, bps: float) -> bool:
+        """Whether this is the second surprise in a row on one side: another link, and its past is no guide."""
+        side = 1 if bps > STEP * predicted else -1 if bps * STEP < predicted else 0
+        count = self._streak[1] + 1 if side and side == self._streak[0] else abs(side)
+        self._streak = (0, 0) if count == 2 else (side, count)
+        return count == 2
+
+    def estimate(self, now_s: float) -> LinkEstimate:
+        """The link as of now. Without a new sample the conservative end never falls."""
+        rtt_s = self._rtts[0][1] if self._rtts else self._prior_rtt_s
+        if not self._samples:
+            return LinkEstimate(self._prior_bps, rtt_s, PRIOR_ERROR, math.inf, 0)
+        age_s = max(0.0, now_s - self._samples[-1].at_s)
+        spread = max([MIN_ERROR, *self._errors]) if self._errors else PRIOR_ERROR
+        return LinkEstimate(self._aged_bps(age_s), rtt_s, spread, age_s, len(self._samples))
+
+    def wants_probe(self, now_s: float) -> bool:
+        """Whether nothing was transferred lately, a probe included."""
+        return self._heard_s is None or now_s - self._heard_s >= PROBE_AFTER_S
+
+    def probe_bytes(self, now_s: float) -> int:
+        """A probe's size: long enough to be read off the clock, too short to be in the way."""
+        wanted = self.estimate(now_s).uplink_bps * PROBE_S / 8
+        return int(min(max(wanted, MIN_PROBE_BYTES), MAX_PROBE_BYTES))
+
+    def _level_bps(self) -> float:
+        """Harmonic mean of the samples, the younger and the larger weighing more."""
+        if not self._samples:
+            return self._prior_bps
+        last_s = self._samples[-1].at_s  # not now: weights are relative, and must not underflow together
+        weights = [sample.size * math.exp2((sample.at_s - last_s) / HALF_LIFE_S) for sample in self._samples]
+        return sum(weights) / sum(w / sample.bps for w, sample in zip(weights, self._samples, strict=True))
+
+    def _aged_bps(self, age_s: float) -> float:
+        """Towards the best rate of the window before the last sample, in the logarithm, once the level is not fresh."""
+        level = self._level_bps()
+        hoped = max(level, self._prior_bps, self._peaks[0][1])
+        left = math.exp2(-max(0.0, age_s - FRESH_S) / OPTIMISM_HALF_LIFE_S)
+        return hoped * math.pow(level / hoped, left)

@@ -1,0 +1,149 @@
+"""The estimator's laws, on plain numbers: three times kept apart, robust, quick to follow, and never stuck low."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from splitvlm.link.estimator import PROBE_AFTER_S, LinkEstimate, LinkEstimator
+
+RTT_S = 0.04
+rates = st.floats(20e3, 200e6)
+
+
+def send(estimator: LinkEstimator, payload_bytes: int, bps: float, now_s: float, *, server_s: float = 0.0) -> None:
+    """A transfer in many frames over an ideal link of this rate."""
+    span_s = 8 * payload_bytes / bps
+    estimator.on_transfer(payload_bytes, span_s, span_s + RTT_S + server_s, server_s, now_s)
+
+
+def settled(bps: float, *, until_s: float = 10.0) -> LinkEstimator:
+    estimator = LinkEstimator(prior_uplink_bps=1e6)
+    estimator.on_rtt(RTT_S, 0)
+    for step in range(11):
+        send(estimator, 40_000, bps, until_s * step / 10)
+    return estimator
+
+
+@given(rates)
+def test_a_steady_link_is_estimated_as_it_is(bps):
+    estimate = settled(bps).estimate(10)
+    if 8 * 40_000 / bps > 0.004:
+        assert estimate.uplink_bps == pytest.approx(bps, rel=1e-6)
+    assert estimate.rtt_s == pytest.approx(RTT_S)
+
+
+@given(rates, st.floats(0, 30))
+def test_the_server_s_time_does_not_change_the_rate(bps, server_s):
+    idle, busy = LinkEstimator(), LinkEstimator()
+    for estimator in (idle, busy):
+        estimator.on_rtt(RTT_S, 0)
+    send(idle, 20_000, bps, 1)
+    send(busy, 20_000, bps, 1, server_s=server_s)
+    assert busy.estimate(1).uplink_bps == pytest.approx(idle.estimate(1).uplink_bps, rel=1e-6)
+
+
+def test_a_single_frame_tells_the_rate_only_beyond_the_round_trip():
+    estimator = LinkEstimator(prior_uplink_bps=1e6)
+    estimator.on_rtt(RTT_S, 0)
+    estimator.on_transfer(8_000, None, 0.64 + RTT_S + 0.3, 0.3, 1)
+    assert estimator.estimate(1).uplink_bps == pytest.approx(100e3, rel=1e-6)  # not 8 * 8000 / 0.98
+
+
+def test_a_tiny_transfer_is_only_a_lower_bound():
+    estimator = settled(5e6)
+    estimator.on_transfer(200, None, RTT_S + 0.001, 0, 10)  # at least 0.4 Mbit/s: known
+    assert estimator.estimate(10) == settled(5e6).estimate(10)
+
+
+def test_a_large_transfer_outweighs_a_small_one():
+    estimator = settled(1e6)
+    send(estimator, 100, 1e5, 10)  # one sample for a small request
+    assert estimator.estimate(10).uplink_bps > 0.9e6
+    send(estimator, 40_000, 1e5, 10)
+    assert estimator.estimate(10).uplink_bps < 0.5e6
+
+
+def test_bytes_that_came_before_the_span_are_not_of_it():
+    estimator = LinkEstimator()
+    estimator.on_transfer(20_000, 0.8, 2, 0, 1, first_frame_bytes=10_000)
+    assert estimator.estimate(1).uplink_bps == pytest.approx(100e3)
+
+
+def test_the_round_trip_is_the_least_of_the_window():
+    estimator = LinkEstimator()
+    for now_s, rtt_s in [(0, 0.05), (1, 0.03), (2, 0.08), (3, 0.06)]:
+        estimator.on_rtt(rtt_s, now_s)
+    assert estimator.estimate(3).rtt_s == 0.03
+    estimator.on_rtt(0.07, 11.5)
+    assert estimator.estimate(11.5).rtt_s == 0.06
+    estimator.on_rtt(0.09, 60)
+    assert estimator.estimate(60).rtt_s == 0.09
+
+
+@pytest.mark.parametrize(("before", "after"), [(5e6, 100e3), (100e3, 5e6)])
+def test_two_transfers_after_a_step_know_the_new_link(before, after):
+    estimator = settled(before)
+    send(estimator, 20_000, after, 11)
+    send(estimator, 20_000, after, 12)
+    assert estimator.estimate(12).uplink_bps == pytest.approx(after, rel=0.25)
+
+
+@given(rates, rates, st.floats(0, 1000), st.floats(0, 1000))
+def test_without_news_the_slow_end_never_falls(first, second, wait_s, more_s):
+    estimator = settled(first)
+    send(estimator, 20_000, second, 10)
+    ages = [estimator.estimate(10 + age_s).pessimistic().uplink_bps for age_s in (wait_s, wait_s + more_s)]
+    assert ages[0] <= ages[1] * (1 + 1e-9)
+
+
+def test_a_fallen_estimate_returns_to_what_the_link_could_do():
+    estimator = settled(8e6)
+    for now_s in range(11, 20):
+        send(estimator, 5_000, 50e3, now_s)
+    assert estimator.estimate(20).uplink_bps < 60e3
+    assert estimator.estimate(120).uplink_bps == pytest.approx(8e6, rel=0.01)
+
+
+@given(rates, st.integers(1, 10**6), st.integers(1, 10**6))
+def test_more_bytes_take_longer(bps, few, many):
+    estimate = settled(bps).estimate(10)
+    assert (estimate.transfer_s(few) <= estimate.transfer_s(many)) == (few <= many)
+
+
+@given(st.lists(st.tuples(rates, st.integers(1, 10**6), st.floats(0, 10)), max_size=30))
+def test_whatever_was_seen_the_estimate_is_a_number(seen):
+    estimator = LinkEstimator()
+    for now_s, (bps, payload_bytes, server_s) in enumerate(seen):
+        send(estimator, payload_bytes, bps, now_s, server_s=server_s)
+    estimate = estimator.estimate(len(seen))
+    assert 0 < estimate.pessimistic().uplink_bps <= estimate.uplink_bps < math.inf
+    assert 0 <= estimate.spread <= 2
+
+
+def test_the_spread_is_the_worst_recent_error():
+    steady, erratic = settled(1e6), settled(1e6)
+    send(erratic, 40_000, 0.6e6, 10)
+    assert steady.estimate(10).spread < 0.2
+    assert erratic.estimate(10).spread == pytest.approx(1 / 0.6 - 1, rel=0.01)
+
+
+def test_nothing_measured_is_the_prior_with_a_wide_spread():
+    assert LinkEstimator(prior_uplink_bps=2e6, prior_rtt_s=0.1).estimate(5) == LinkEstimate(2e6, 0.1, 0.5, math.inf, 0)
+
+
+def test_it_asks_for_a_probe_when_nothing_was_sent_lately():
+    estimator = LinkEstimator()
+    assert estimator.wants_probe(0)
+    send(estimator, 10_000, 1e6, 1)
+    assert not estimator.wants_probe(1.5)
+    assert estimator.wants_probe(1 + PROBE_AFTER_S)
+
+
+@given(rates)
+def test_a_probe_is_short(bps):
+    estimator = settled(bps)
+    assert 1_024 <= estimator.probe_bytes(10) <= 16_384
+    if bps > 100e3:
+        assert 8 * estimator.probe_bytes(10) / bps <= 0.11
