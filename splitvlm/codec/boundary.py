@@ -1,0 +1,118 @@
+"""All tensors at a cut, to bytes and back.
+
+`encode` is for our own tensors: what it cannot send is a UsageError. `decode` is for bytes of a peer: whatever they
+are, it returns tensors within the limits or raises ProtocolError. Integers are exact at every level.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from splitvlm.codec import header, integers, lossless, lossy
+from splitvlm.codec.header import Coding, Cursor, TensorHead, malformed, varint
+from splitvlm.codec.levels import BITS, FEATURE_LEVELS
+from splitvlm.codec.limits import Limits
+from splitvlm.errors import UsageError
+
+_TORCH: Final[dict[str, torch.dtype]] = {name: getattr(torch, name) for name in header.DTYPES}
+_NAMES: Final = {dtype: name for name, dtype in _TORCH.items()}
+_SAME_WIDTH: Final = {2: torch.int16, 4: torch.int32}  # numpy knows no bfloat16: floats pass as integers of their width
+
+
+def encode(boundary: dict[str, torch.Tensor], level: str) -> bytes:
+    """All tensors of a boundary, at one of FEATURE_LEVELS.
+
+    Raises UsageError for an unknown level, a dtype that does not cross cuts, and NaN or infinity.
+    """
+    if level not in FEATURE_LEVELS:
+        raise UsageError(
+            f"'{level}' is no codec level of features.", advice=f"Known levels: {', '.join(FEATURE_LEVELS)}."
+        )
+    if len(boundary) > 255:
+        raise UsageError(f"A boundary of {len(boundary)} tensors does not fit the format.")
+    tensors = (_encode_tensor(name, tensor.detach().cpu(), level) for name, tensor in boundary.items())
+    return bytes((header.VERSION, len(boundary))) + b"".join(tensors)
+
+
+def decode(data: bytes, *, limits: Limits) -> dict[str, torch.Tensor]:
+    """The tensors of a coded boundary, on the CPU, in their own dtypes and order. Raises ProtocolError."""
+    cursor = Cursor(data)
+    if cursor.byte() != header.VERSION:
+        malformed("its version is unknown")
+    count = cursor.byte()
+    if count > limits.max_tensors:
+        malformed(f"it holds {count} tensors, above {limits.max_tensors}")
+    boundary: dict[str, torch.Tensor] = {}
+    left = limits
+    for _ in range(count):
+        head = header.read_head(cursor, left)
+        if head.name in boundary:
+            malformed("a name occurs twice")
+        left = left.less(head.elements, head.elements * header.ITEM_BYTES[head.dtype])
+        boundary[head.name] = _decode_tensor(head, Cursor(cursor.take(cursor.varint(cursor.left, "a body's length"))))
+    cursor.end()
+    return boundary
+
+
+def _encode_tensor(name: str, tensor: torch.Tensor, level: str) -> bytes:
+    dtype = _NAMES.get(tensor.dtype)
+    if dtype is None:
+        raise UsageError(f"The tensor '{name}' is {tensor.dtype}.", advice=f"At a cut: {', '.join(header.DTYPES)}.")
+    if dtype in header.FLOATS and not bool(torch.isfinite(tensor).all()):
+        raise UsageError(
+            f"The tensor '{name}' at the cut holds NaN or infinity.",
+            advice="Some models overflow in float16: try float32.",
+        )
+    coding, body = _encode_body(tensor, dtype, level)
+    return header.pack_head(TensorHead(name, dtype, tuple(tensor.shape), coding)) + varint(len(body)) + body
+
+
+def _encode_body(tensor: torch.Tensor, dtype: str, level: str) -> tuple[Coding, bytes]:
+    if dtype not in header.FLOATS:
+        return Coding.INTEGERS, integers.encode(tensor.contiguous().reshape(-1).numpy())
+    if level in BITS and tensor.numel() >= lossy.SMALLEST_ELEMENTS:
+        x_TC = tensor.to(torch.float32).contiguous().reshape(-1, _channels(tuple(tensor.shape))).numpy()
+        if lossy.fits(x_TC):
+            return Coding.GROUPS, lossy.encode(x_TC, BITS[level])
+    bits = tensor.contiguous().reshape(-1).view(_SAME_WIDTH[tensor.element_size()]).numpy()
+    return Coding.PLANES, lossless.encode_floats(bits.view(f"u{tensor.element_size()}"))
+
+
+def _decode_tensor(head: TensorHead, body: Cursor) -> torch.Tensor:
+    if head.coding is Coding.INTEGERS:
+        tensor = torch.from_numpy(integers.decode(body, np.dtype(head.dtype), head.elements))
+    elif head.coding is Coding.GROUPS:
+        tensor = _decode_groups(head, body)
+    else:
+        tensor = _decode_planes(head, body)
+    body.end()
+    return tensor.reshape(head.shape)
+
+
+def _decode_groups(head: TensorHead, body: Cursor) -> torch.Tensor:
+    if head.elements < lossy.SMALLEST_ELEMENTS:
+        malformed("it is too small for groups")
+    channels = _channels(head.shape)
+    x_TC = torch.from_numpy(lossy.decode(body, head.elements // channels, channels))
+    largest = torch.finfo(_TORCH[head.dtype]).max  # the end of the grid may lie just beyond the dtype's range
+    return x_TC.clamp_(-largest, largest).to(_TORCH[head.dtype])
+
+
+def _decode_planes(head: TensorHead, body: Cursor) -> torch.Tensor:
+    if head.dtype not in header.FLOATS:
+        malformed(f"{head.dtype} is not coded that way")
+    width = header.ITEM_BYTES[head.dtype]
+    bits: npt.NDArray[np.generic] = lossless.decode_floats(body, np.dtype(f"u{width}"), head.elements)
+    tensor = torch.from_numpy(bits.view(f"i{width}")).view(_TORCH[head.dtype])
+    if not bool(torch.isfinite(tensor).all()):
+        malformed("it holds NaN or infinity")
+    return tensor
+
+
+def _channels(shape: tuple[int, ...]) -> int:
+    """The length of the last dimension; all others are tokens."""
+    return shape[-1] if shape else 1

@@ -1,0 +1,80 @@
+"""Integer and boolean tensors, exactly: the ids of a prompt, masks, positions, grids.
+
+    body := form u8 · rest
+    form 0  planes        rest = byte planes (lossless.py)
+    form 1  runs          rest = runs of the values
+    form 2  steps         rest = runs of the differences: positions 0, 1, 2, ... are one run
+    runs := bytes varint · block[varints]       varints = (zigzag(value - last run's value), length - 1) for each run
+
+A prompt's ids hold a run of 64 to 1,000 equal image-token ids, which costs a few bytes. The smallest form is taken.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from splitvlm.codec import lossless, varints
+from splitvlm.codec.blocks import block, read_block
+from splitvlm.codec.header import Cursor, malformed, varint
+
+I64 = npt.NDArray[np.int64]
+
+_PLANES: Final = 0
+_RUNS: Final = 1
+_STEPS: Final = 2
+
+
+def encode(values: npt.NDArray[np.generic]) -> bytes:
+    """A flat array of int64, int32, uint8 or bool as a body."""
+    wide = values.astype(np.int64)
+    steps = np.diff(wide, prepend=np.int64(0))  # wraps around at 64 bits, as its inverse does
+    forms = (
+        bytes((_PLANES,)) + lossless.encode(values.view(np.uint8) if values.dtype == np.bool_ else values),
+        bytes((_RUNS,)) + _pack_runs(wide),
+        bytes((_STEPS,)) + _pack_runs(steps),
+    )
+    return min(forms, key=len)
+
+
+def decode(cursor: Cursor, dtype: np.dtype[np.generic], elements: int) -> npt.NDArray[np.generic]:
+    """`elements` values of `dtype`. Raises ProtocolError, also where a value does not fit the dtype."""
+    form = cursor.byte()
+    if form == _PLANES:
+        raw = np.dtype(np.uint8) if dtype == np.bool_ else dtype
+        return _narrowed(lossless.decode(cursor, raw, elements), dtype)
+    if form not in (_RUNS, _STEPS):
+        malformed("its integers have an unknown form")
+    wide = _read_runs(cursor, elements)
+    return _narrowed(np.cumsum(wide, dtype=np.int64) if form == _STEPS else wide, dtype)
+
+
+def _pack_runs(values: I64) -> bytes:
+    starts = np.flatnonzero(np.diff(values, prepend=values[:1] - 1)) if len(values) else np.zeros(0, np.int64)
+    lengths = np.diff(starts, append=len(values))
+    changes = np.diff(values[starts], prepend=np.int64(0))
+    pairs = np.stack((varints.zigzag(changes), (lengths - 1).astype(np.uint64)), axis=1)
+    packed = varints.pack(pairs.reshape(-1))
+    return varint(len(packed)) + block(packed)
+
+
+def _read_runs(cursor: Cursor, elements: int) -> I64:
+    packed_bytes = cursor.varint(2 * varints.MAX_BYTES * elements, "the length of its runs")
+    flat = varints.unpack(read_block(cursor, packed_bytes), 2 * elements)
+    if len(flat) % 2:
+        malformed("a run has no length")
+    changes, lengths = flat[0::2], flat[1::2]
+    # Each is below `elements`, so their sum, of at most `elements` terms, cannot wrap around 64 bits.
+    if lengths.max(initial=0) >= max(elements, 1) or int(lengths.sum()) + len(lengths) != elements:
+        malformed("its runs do not fill it")
+    values = np.cumsum(varints.unzigzag(changes), dtype=np.int64)
+    return np.repeat(values, lengths.astype(np.int64) + 1)
+
+
+def _narrowed(values: npt.NDArray[np.generic], dtype: np.dtype[np.generic]) -> npt.NDArray[np.generic]:
+    narrow = values.astype(dtype)
+    if not np.array_equal(narrow.astype(values.dtype), values):
+        malformed(f"a value does not fit {dtype}")
+    return narrow

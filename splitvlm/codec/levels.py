@@ -1,0 +1,77 @@
+"""The ladder of codec levels, from exact to smallest, and the codec's version. Loads neither torch nor numpy.
+
+A level's name is what plans, configurations and reports say. The planner takes a level for what was measured about it;
+only this package knows what it does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from splitvlm.codec import header
+from splitvlm.domain import Cut, CutKind
+from splitvlm.errors import UsageError
+
+LOSSLESS = "lossless"
+NONE = "none"
+
+BITS: dict[str, int] = {"int8": 8, "int6": 6, "int4": 4, "int3": 3, "int2": 2}
+"""Bits of a code at each lossy level of features."""
+
+PICTURE_FORMATS: dict[str, tuple[str, int]] = {
+    "webp90": ("WEBP", 90),
+    "webp75": ("WEBP", 75),
+    "webp50": ("WEBP", 50),
+    "jpeg90": ("JPEG", 90),
+    "jpeg75": ("JPEG", 75),
+    "jpeg50": ("JPEG", 50),
+}
+"""Format and quality at each lossy level of pictures."""
+
+FEATURE_LEVELS: tuple[str, ...] = (LOSSLESS, *BITS)
+PICTURE_LEVELS: tuple[str, ...] = (LOSSLESS, *PICTURE_FORMATS)
+
+# Quantiser and outlier rule: a change of any of these changes the bytes, and so the hash.
+TOKEN_GROUP = 32
+"""Channels that share a scale where groups lie within a token."""
+CHANNEL_GROUP = 128
+"""Tokens, at most, that share a scale where groups lie within a channel."""
+OUTLIER_RATIO = 12.0
+"""A channel (token) is kept apart where its largest magnitude exceeds so many times the median of all channels' (tokens')."""
+OUTLIER_SHARE = 8
+"""At most one channel (token) in so many is kept apart, the largest first."""
+APART_BITS = 16
+"""Bits of a code of what is kept apart."""
+
+CODEC_VERSION = "1"
+"""Version of the format of a coded boundary: the text of its first byte."""
+
+
+def levels_of(cut: Cut) -> tuple[str, ...]:
+    """The levels that a cut can be coded at, from exact to smallest. `device` sends nothing: its level is `none`."""
+    if cut.kind is CutKind.DEVICE:
+        return (NONE,)
+    return PICTURE_LEVELS if cut.kind is CutKind.IMAGE else FEATURE_LEVELS
+
+
+def check_level(cut: Cut, level: str) -> None:
+    """Raises UsageError, naming the known levels, if `cut` cannot be coded at `level`."""
+    known = levels_of(cut)
+    if level not in known:
+        raise UsageError(f"The cut {cut} has no codec level '{level}'.", advice=f"Its levels are {', '.join(known)}.")
+
+
+def codec_hash() -> str:
+    """SHA-256 (hex) of the format's version and tables. Nodes compare it in the handshake, and refuse what differs."""
+    tables = {
+        "version": CODEC_VERSION,
+        "names": header.NAMES,
+        "dtypes": header.DTYPES,
+        "codings": [coding.name for coding in header.Coding],
+        "bits": BITS,
+        "pictures": PICTURE_FORMATS,
+        "groups": [TOKEN_GROUP, CHANNEL_GROUP],
+        "outliers": [OUTLIER_RATIO, OUTLIER_SHARE, APART_BITS],
+    }
+    return hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest()
