@@ -14,5 +14,48 @@
     boundary.py   encode, decode: all tensors at a cut
     picture.py    encode_picture, decode_picture: the cut `image`
 
-It compresses; it does not seal (splitvlm.crypto), and it knows nothing of requests or links.
+It compresses; it does not seal (splitvlm.crypto), and it knows nothing of requests or links. The names below are found
+here on first use (PEP 562), so that the ladder can be read where torch is not installed.
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from splitvlm.codec.boundary import decode, encode
+    from splitvlm.codec.levels import CODEC_VERSION, FEATURE_LEVELS, PICTURE_LEVELS, check_level, codec_hash, levels_of
+    from splitvlm.codec.limits import Limits
+    from splitvlm.codec.picture import decode_picture, encode_picture
+    from splitvlm.codec.quantise import error_bound
+
+__all__ = [
+    "CODEC_VERSION",
+    "FEATURE_LEVELS",
+    "PICTURE_LEVELS",
+    "Limits",
+    "check_level",
+    "codec_hash",
+    "decode",
+    "decode_picture",
+    "encode",
+    "encode_picture",
+    "error_bound",
+    "levels_of",
+]
+
+_MODULES = {
+    "Limits": "limits",
+    "decode": "boundary",
+    "decode_picture": "picture",
+    "encode": "boundary",
+    "encode_picture": "picture",
+    "error_bound": "quantise",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES.get(name, 'levels')}"), name)

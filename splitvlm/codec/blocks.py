@@ -68,7 +68,7 @@ def _is_one_frame(raw: bytes) -> bool:
     """Whether `raw` is one frame and nothing else, and its header declares no size, which the library would allocate.
 
     RFC 8878 3.1.1: descriptor 0 (no content size, checksum, dictionary), window u8, then blocks, each headed by
-    24 bits: last (1), type (2: stored, one repeated byte, compressed), size (21). The library itself accepts trailing bytes.
+    24 bits: last (1), type (2: stored, one repeated byte, compressed), size (21). The library accepts trailing bytes.
     """
     if raw[:1] != b"\0":
         return False

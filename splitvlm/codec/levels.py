@@ -38,7 +38,7 @@ TOKEN_GROUP = 32
 CHANNEL_GROUP = 128
 """Tokens, at most, that share a scale where groups lie within a channel."""
 OUTLIER_RATIO = 12.0
-"""A channel (token) is kept apart where its largest magnitude exceeds so many times the median of all channels' (tokens')."""
+"""A channel (token) is kept apart where its largest magnitude exceeds so many times the median of all of them."""
 OUTLIER_SHARE = 8
 """At most one channel (token) in so many is kept apart, the largest first."""
 APART_BITS = 16

@@ -1,7 +1,7 @@
 """Byte planes: the first bytes of all values together, then the second, ..., each compressed by itself.
 
 The exponents of floats are much alike and shrink; mantissas do not, and are stored. Floats (as unsigned integers of
-their width) are first rotated left by one bit, which puts the whole exponent into one plane and the sign with the mantissa.
+their width) are first rotated left by one bit: the whole exponent is then in one plane, and the sign in the last.
 Every bit is restored: -0.0, subnormals and, NaN (which boundary.py refuses) all the same.
 
     body := block*itemsize        most significant plane first

@@ -29,9 +29,7 @@ SCALE_BITS: Final = 16
 _BF16_ONE_ULP: Final = np.uint32(0xFFFF)
 _BF16_KEPT: Final = np.uint32(0xFFFF0000)
 _BF16_INFINITY: Final = 0x7F80
-_ROUNDING: Final = (
-    1.02  # rounding raises h by up to 2**-7, and a centre's rounding by up to 2**-8; the rest is float32's
-)
+_ROUNDING: Final = 1.02  # rounding raises h by up to 2**-7, that of a centre by up to 2**-8; the rest is float32's
 
 
 def error_bound(level: str) -> float:
