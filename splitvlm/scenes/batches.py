@@ -1,0 +1,130 @@
+"""Training batches: pictures drawn for them, grids of what stands where, and questions packed behind one prefix.
+
+One picture's visual prefix serves several questions: `prefix | question, answer | question, answer | ...`. A question
+sees the prefix and itself, never its neighbours, and its positions start anew after the prefix.
+
+Shapes: B pictures, L packed tokens, P prefix tokens, C classes.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from splitvlm.scenes import aerial, microscopy, road
+from splitvlm.scenes.network import PATCH_GRID, TOKEN_GRID, VISUAL_TOKENS
+from splitvlm.scenes.questions import TRAINED, ask, draw, training_seed
+from splitvlm.scenes.scene import EDGE, Question, Scene
+from splitvlm.scenes.tokenizer import BOS, EOS, FAKE, GLOBAL, IMAGE
+
+LABELS = (*microscopy.LABELS, *aerial.LABELS, *road.LABELS)  # the classes of the grids
+QUESTIONS_A_PICTURE = 8
+COUNTING = ("cells", "infected cells", "red cells", "other cells", "houses", "red roofs", "pedestrians", "cars")
+WEIGHTS = {**dict.fromkeys(COUNTING, 3.0), "cells": 4.0, "houses": 4.0, "caption": 3.0, "domain": 0.3, "absent": 1.5}
+RECODED_SHARE = 0.3  # of pictures that go through JPEG, as on one of the system's plans
+PREFIX = f"{BOS}User:{FAKE}{GLOBAL}{IMAGE * VISUAL_TOKENS}{FAKE}"
+ASIDE = -100  # label of tokens without loss
+
+
+@dataclass(frozen=True)
+class Batch:
+    """pixels uint8 (B, 256, 256, 3); ids, positions, labels (B, L); mask bool (B, 1, L, L); grids (B, cells, C)."""
+
+    pixels: torch.Tensor
+    ids: torch.Tensor
+    positions: torch.Tensor
+    labels: torch.Tensor
+    mask: torch.Tensor
+    patch_grid: torch.Tensor
+    token_grid: torch.Tensor
+
+
+class Batches(Dataset[Batch]):
+    """Item i is batch i, a pure function of (seed, i): a run that was stopped goes on with the same data."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, seed: int, batch: int, steps: int) -> None:
+        self.tokenizer, self.seed, self.batch, self.steps = tokenizer, seed, batch, steps
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> Batch:
+        rng = np.random.default_rng([11, self.seed, step])
+        scenes = []
+        for place in range(self.batch):
+            index = step * self.batch + place
+            scenes.append(draw(TRAINED[index % len(TRAINED)], training_seed(self.seed, index)))
+        packed = [pack(self.tokenizer, ask(s, rng, QUESTIONS_A_PICTURE, WEIGHTS)) for s in scenes]
+        pixels = np.stack([np.asarray(recoded(s.image, rng)) for s in scenes])
+        return Batch(
+            torch.from_numpy(pixels),
+            *stack(packed, self.tokenizer.pad_token_id),
+            patch_grid=torch.from_numpy(np.stack([grid(s, PATCH_GRID) for s in scenes])),
+            token_grid=torch.from_numpy(np.stack([grid(s, TOKEN_GRID) for s in scenes])),
+        )
+
+
+@dataclass(frozen=True)
+class Packed:
+    """One picture's tokens: ids, positions, labels (all of one length), and the block of each (0: the prefix)."""
+
+    ids: list[int]
+    positions: list[int]
+    labels: list[int]
+    blocks: list[int]
+
+
+def pack(tokenizer: PreTrainedTokenizerBase, questions: list[Question]) -> Packed:
+    """The prefix and the questions one after another; the label of a token is the token that should follow it."""
+    prefix = tokenizer.encode(PREFIX, add_special_tokens=False)
+    packed = Packed(list(prefix), list(range(len(prefix))), [ASIDE] * len(prefix), [0] * len(prefix))
+    for block, question in enumerate(questions, start=1):
+        asked = tokenizer.encode(f"{question.text}{EOS}\nAssistant:", add_special_tokens=False)
+        answer = tokenizer.encode(f" {question.answer}{EOS}", add_special_tokens=False)
+        tokens = [*asked, *answer[:-1]]
+        packed.ids.extend(tokens)
+        packed.positions.extend(range(len(prefix), len(prefix) + len(tokens)))
+        packed.labels.extend([ASIDE] * (len(asked) - 1) + answer)
+        packed.blocks.extend([block] * len(tokens))
+    return packed
+
+
+def stack(packed: list[Packed], pad: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """ids, positions, labels (B, L), and the mask (B, 1, L, L): True where a token (row) sees another (column)."""
+    longest = (max(len(p.ids) for p in packed) + 7) // 8 * 8
+    rows = []
+    for values, filler in (("ids", pad), ("positions", 0), ("labels", ASIDE), ("blocks", -1)):
+        rows.append(torch.tensor([getattr(p, values) + [filler] * (longest - len(p.ids)) for p in packed]))
+    ids, positions, labels, blocks = rows
+    order = torch.arange(longest)
+    alike = (blocks[:, :, None] == blocks[:, None, :]) | (blocks[:, None, :] == 0)
+    return ids, positions, labels, (alike & (order[:, None] >= order[None, :]))[:, None]
+
+
+def grid(scene: Scene, cells: int) -> np.ndarray:
+    """float32 (cells², C): 1 where a thing of the class stands; broad things (a lake) fill all the cells they cover."""
+    marks = np.zeros((cells, cells, len(LABELS)), dtype=np.float32)
+    middles = (np.arange(cells) + 0.5) * EDGE / cells
+    for thing in scene.things:
+        label = LABELS.index(thing.label)
+        if thing.radius > EDGE / TOKEN_GRID / 1.2:  # broad
+            away = (middles[None, :] - thing.x) ** 2 + (middles[:, None] - thing.y) ** 2
+            marks[away < (0.9 * thing.radius) ** 2, label] = 1
+        else:
+            marks[int(thing.y * cells / EDGE), int(thing.x * cells / EDGE), label] = 1
+    return marks.reshape(cells * cells, -1)
+
+
+def recoded(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """The picture, for some after JPEG of a random quality."""
+    if rng.random() > RECODED_SHARE:
+        return image
+    store = io.BytesIO()
+    image.save(store, "JPEG", quality=int(rng.integers(35, 93)))
+    return Image.open(store).convert("RGB")
