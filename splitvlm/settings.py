@@ -13,13 +13,21 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic_core import ErrorDetails
 
-from splitvlm.errors import ConfigError
+from splitvlm.errors import ConfigError, UsageError
 
 Address = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.\-\[\]:]+:[0-9]{1,5}$")]
 """`host:port`; port 0 lets the system choose, and the ready line says what it chose."""
 
 NodeName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 """A DNS label: it stands in the node's certificate."""
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """`127.0.0.1:7442` or `[::1]:7442` in its two parts. Raises UsageError."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise UsageError(f"'{address}' is not an address.", advice="An address is host:port, e.g. 127.0.0.1:7442.")
+    return host.strip("[]"), int(port)
 
 
 class Section(BaseModel):

@@ -334,12 +334,15 @@ class CodingCost(_message.Message):
     LEVEL_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
     PAYLOAD_BYTES_FIELD_NUMBER: _builtins.int
+    TOKEN_BYTES_FIELD_NUMBER: _builtins.int
     cut: _builtins.str
     level: _builtins.str
     seconds: _builtins.float
     """of encoding, or decoding in a CloudProfile"""
     payload_bytes: _builtins.int
     """median over the profile's pictures"""
+    token_bytes: _builtins.int
+    """of each decoding step, cuts `lm:k` only"""
     def __init__(
         self,
         *,
@@ -347,10 +350,11 @@ class CodingCost(_message.Message):
         level: _builtins.str = ...,
         seconds: _builtins.float = ...,
         payload_bytes: _builtins.int = ...,
+        token_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cut", b"cut", "level", b"level", "payload_bytes", b"payload_bytes", "seconds", b"seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cut", b"cut", "level", b"level", "payload_bytes", b"payload_bytes", "seconds", b"seconds", "token_bytes", b"token_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -368,7 +372,7 @@ class PlanLimits(_message.Message):
     device_memory_bytes: _builtins.int
     """0 is no limit"""
     max_accuracy_drop: _builtins.float
-    """fraction: 0.01 is one point"""
+    """fraction: 0.01 is one point; absent is no limit"""
     privacy_floor: _builtins.str
     """the shallowest cut allowed; empty is none"""
     @_builtins.property
@@ -383,16 +387,18 @@ class PlanLimits(_message.Message):
         self,
         *,
         device_memory_bytes: _builtins.int = ...,
-        max_accuracy_drop: _builtins.float = ...,
+        max_accuracy_drop: _builtins.float | None = ...,
         privacy_floor: _builtins.str = ...,
         cuts: _abc.Iterable[_builtins.str] | None = ...,
         levels: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_accuracy_drop", b"_max_accuracy_drop", "max_accuracy_drop", b"max_accuracy_drop"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cuts", b"cuts", "device_memory_bytes", b"device_memory_bytes", "levels", b"levels", "max_accuracy_drop", b"max_accuracy_drop", "privacy_floor", b"privacy_floor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_accuracy_drop", b"_max_accuracy_drop", "cuts", b"cuts", "device_memory_bytes", b"device_memory_bytes", "levels", b"levels", "max_accuracy_drop", b"max_accuracy_drop", "privacy_floor", b"privacy_floor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__max_accuracy_drop: _TypeAlias = _typing.Literal["max_accuracy_drop"]  # noqa: Y015
+    _WhichOneofArgType__max_accuracy_drop: _TypeAlias = _typing.Literal["_max_accuracy_drop", b"_max_accuracy_drop"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_accuracy_drop) -> _WhichOneofReturnType__max_accuracy_drop | None: ...
 
 Global___PlanLimits: _TypeAlias = PlanLimits  # noqa: Y015
 
@@ -464,6 +470,7 @@ class CostLine(_message.Message):
     TRIPS_PER_TOKEN_FIELD_NUMBER: _builtins.int
     DEVICE_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     ACCURACY_DROP_FIELD_NUMBER: _builtins.int
+    TOKEN_BYTES_FIELD_NUMBER: _builtins.int
     plan: _builtins.str
     device_s: _builtins.float
     encode_s: _builtins.float
@@ -476,6 +483,8 @@ class CostLine(_message.Message):
     trips_per_token: _builtins.int
     device_memory_bytes: _builtins.int
     accuracy_drop: _builtins.float
+    token_bytes: _builtins.int
+    """uplink bytes of each decoding step"""
     def __init__(
         self,
         *,
@@ -491,10 +500,11 @@ class CostLine(_message.Message):
         trips_per_token: _builtins.int = ...,
         device_memory_bytes: _builtins.int = ...,
         accuracy_drop: _builtins.float = ...,
+        token_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy_drop", b"accuracy_drop", "cloud_s", b"cloud_s", "decode_s", b"decode_s", "device_memory_bytes", b"device_memory_bytes", "device_s", b"device_s", "encode_s", b"encode_s", "payload_bytes", b"payload_bytes", "plan", b"plan", "queue_s", b"queue_s", "token_s", b"token_s", "trips", b"trips", "trips_per_token", b"trips_per_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy_drop", b"accuracy_drop", "cloud_s", b"cloud_s", "decode_s", b"decode_s", "device_memory_bytes", b"device_memory_bytes", "device_s", b"device_s", "encode_s", b"encode_s", "payload_bytes", b"payload_bytes", "plan", b"plan", "queue_s", b"queue_s", "token_bytes", b"token_bytes", "token_s", b"token_s", "trips", b"trips", "trips_per_token", b"trips_per_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

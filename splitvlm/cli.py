@@ -1,0 +1,286 @@
+"""`splitvlm VERB`: the one composition root. Imports what a verb needs when the verb runs, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+from splitvlm.errors import SplitvlmError, UsageError
+
+app = typer.Typer(
+    help="Edge-cloud split inference for vision-language models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+keys_app = typer.Typer(help="Make and show the authority and the nodes' certificates.", no_args_is_help=True)
+config_app = typer.Typer(help="Check configuration files, print their schema.", no_args_is_help=True)
+app.add_typer(keys_app, name="keys")
+app.add_typer(config_app, name="config")
+
+ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="YAML file")]
+KeysOption = Annotated[Path, typer.Option("--keys", help="folder of the authority")]
+JsonOption = Annotated[Path | None, typer.Option("--json", help="also write the result to this file")]
+
+
+def main() -> None:
+    """Run a verb. Every expected failure is one sentence on standard error and an exit code of its kind."""
+    try:
+        sys.exit(app(standalone_mode=False) or 0)
+    except SplitvlmError as error:
+        _fail(str(error), error.exit_code)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.exceptions.Abort:
+        _fail("Stopped.", 130)
+    except click.ClickException as error:
+        _fail(f"{error.format_message()} Try `splitvlm --help`.", 2)
+    except KeyboardInterrupt:
+        _fail("Stopped.", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except Exception as error:  # noqa: BLE001  no traceback reaches a user, unless asked for
+        if os.environ.get("SPLITVLM_DEBUG"):
+            raise
+        _fail(f"Unexpected {type(error).__name__}: {error}. SPLITVLM_DEBUG=1 shows where.", 1)
+
+
+def _fail(sentence: str, exit_code: int) -> None:
+    print(f"splitvlm: {sentence}", file=sys.stderr)
+    sys.exit(exit_code)
+
+
+def _serve(run: Coroutine[Any, Any, None]) -> None:
+    try:
+        asyncio.run(run)
+    except BaseExceptionGroup as group:
+        raise group.exceptions[0] from group
+
+
+@app.command()
+def cloud(config: ConfigOption) -> None:
+    """Run a cloud node: the upper part of the model."""
+    from cloud_node.node import run
+    from cloud_node.settings import CloudSettings
+    from splitvlm import logs, settings
+
+    chosen = settings.load(config, CloudSettings)
+    logs.set_up(chosen.logging)
+    _serve(run(chosen))
+
+
+@app.command()
+def edge(config: ConfigOption) -> None:
+    """Run an edge node: the device daemon."""
+    from edge_node.node import run
+    from edge_node.settings import EdgeSettings
+    from splitvlm import logs, settings
+
+    chosen = settings.load(config, EdgeSettings)
+    logs.set_up(chosen.logging)
+    _serve(run(chosen))
+
+
+@app.command()
+def orchestrator(config: ConfigOption) -> None:
+    """Run the orchestrator: who is alive, and the plan tables."""
+    from orchestrator.node import run
+    from orchestrator.settings import OrchestratorSettings
+    from splitvlm import logs, settings
+
+    chosen = settings.load(config, OrchestratorSettings)
+    logs.set_up(chosen.logging)
+    _serve(run(chosen))
+
+
+@app.command()
+def ask(
+    picture: Annotated[Path, typer.Argument(help="PNG, JPEG or WebP")],
+    question: Annotated[str, typer.Argument(help="what to ask about it")],
+    edge_address: Annotated[str, typer.Option("--edge", help="host:port of the edge node")] = "127.0.0.1:7443",
+    keys: Annotated[Path, typer.Option("--keys", help="folder of this application's keys")] = Path("keys/app"),
+    plan: Annotated[str, typer.Option(help="use this plan, e.g. tokens/int4; else the node chooses")] = "",
+    max_new_tokens: Annotated[int, typer.Option(help="0 is the node's default")] = 0,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="say the plan, the bytes and the times")] = False,
+    plaintext: Annotated[bool, typer.Option(help="no TLS; loopback only")] = False,
+) -> None:
+    """Ask the edge node one question about a picture; the answer streams to standard output."""
+    from splitvlm.ask import ask_once
+    from splitvlm.crypto.identity import load_identity
+
+    identity = None if plaintext else load_identity(keys)
+    asyncio.run(ask_once(picture, question, edge_address, identity, plan, max_new_tokens, verbose=verbose))
+
+
+@app.command()
+def models(json_file: JsonOption = None) -> None:
+    """List the models that can be named, with their layers and sizes."""
+    from splitvlm.model.listing import rows, table
+
+    listed = rows()
+    from rich.console import Console
+
+    Console().print(table(listed))
+    _write_json(json_file, listed)
+
+
+@app.command()
+def verify(
+    model: Annotated[str, typer.Argument(help="Hugging Face id or folder, scenes, or shape:ID")] = "scenes",
+    cuts: Annotated[str, typer.Option(help="comma-separated; empty is every cut")] = "",
+    questions: Annotated[int, typer.Option(min=1, max=1000, help="questions at each cut")] = 2,
+    tokens: Annotated[int, typer.Option(min=1, max=512, help="tokens of each answer")] = 16,
+    json_file: JsonOption = None,
+) -> None:
+    """Compare the tokens of split and unsplit answers at every cut; exits 1 on a difference."""
+    from splitvlm.verify import verify_model
+
+    wanted = [text for text in cuts.split(",") if text]
+    result = asyncio.run(verify_model(model, wanted, questions, tokens))
+    _write_json(json_file, result)
+    if not result["exact"]:
+        raise click.exceptions.Exit(1)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Hugging Face id or folder, scenes, or shape:ID")] = "scenes",
+    data: Annotated[Path | None, typer.Option(help="JSON lines with image, question, answer, kind")] = None,
+    questions: Annotated[int, typer.Option(min=1, help="held-out questions, without --data")] = 20_000,
+    seed: Annotated[int, typer.Option()] = 0,
+    json_file: JsonOption = None,
+) -> None:
+    """Measure a model's accuracy by kind of question, beside the majority answer and a blank picture."""
+    from splitvlm.evaluate import evaluate_model
+
+    _write_json(json_file, evaluate_model(model, data, questions, seed))
+
+
+@app.command()
+def demo(
+    seed: Annotated[int, typer.Option(help="of the pictures and questions")] = 7,
+    questions: Annotated[int, typer.Option(min=1, max=10_000)] = 60,
+    trace: Annotated[str, typer.Option(help="a trace file, synthetic:NAME or constant:RATE")] = "synthetic:fade",
+    slowdown: Annotated[float, typer.Option(min=1, help="EMULATION: the device's stages take so many times as long")] = 20.0,
+    out: Annotated[Path, typer.Option(help="folder for the plot")] = Path("out"),
+    json_file: JsonOption = None,
+) -> None:
+    """Run the whole system on this machine: three processes, a shaped link, questions about drawn pictures."""
+    from splitvlm.demo import run_demo
+
+    _write_json(json_file, asyncio.run(run_demo(seed, questions, trace, slowdown, out)))
+
+
+@app.command()
+def link(
+    trace: Annotated[str, typer.Option(help="a trace file, synthetic:NAME or constant:RATE")],
+    upstream: Annotated[str, typer.Option(help="host:port to forward to")],
+    listen: Annotated[str, typer.Option(help="host:port")] = "127.0.0.1:0",
+    down: Annotated[str | None, typer.Option(help="trace of the downlink; else the file's own, or 100 Mbit/s")] = None,
+    delay_ms: Annotated[float | None, typer.Option(min=0, help="one way; else the file's own, or 0")] = None,
+    log: Annotated[Path | None, typer.Option(help="write the deliveries to this CSV file at the end")] = None,
+) -> None:
+    """Emulate a link: a TCP proxy shaped by a recorded or synthetic trace."""
+    from splitvlm.link.emulator import run
+    from splitvlm.settings import host_and_port
+
+    delay_s = None if delay_ms is None else delay_ms / 1e3
+    asyncio.run(
+        run(host_and_port(listen), host_and_port(upstream), trace, delay_s=delay_s, down=down, log_file=log)
+    )
+
+
+@keys_app.command("init")
+def keys_init(keys: KeysOption = Path("keys")) -> None:
+    """Make a private authority."""
+    from splitvlm.crypto.authority import init_authority
+
+    init_authority(keys)
+    print(f"Authority made in {keys}. Keep its key on this machine.")
+
+
+@keys_app.command("issue")
+def keys_issue(
+    node: Annotated[str, typer.Argument(help="the node's name: a DNS label")],
+    role: Annotated[str, typer.Option(help="orchestrator, cloud, edge or app")],
+    host: Annotated[list[str], typer.Option(help="a further name or address that others dial it by")] = [],  # noqa: B006
+    days: Annotated[int, typer.Option(min=1, max=825)] = 30,
+    keys: KeysOption = Path("keys"),
+) -> None:
+    """Issue a node's certificate and key."""
+    from splitvlm.crypto.authority import DEFAULT_HOSTS, issue
+    from splitvlm.crypto.identity import Role
+
+    if role not in list(Role):
+        raise UsageError(f"'{role}' is not a role.", advice=f"Roles are {', '.join(Role)}.")
+    folder = issue(keys, node, Role(role), hosts=(*DEFAULT_HOSTS, *host), days=days)
+    print(f"Keys of {node} ({role}) in {folder}. Copy that folder to the node; the key stays secret.")
+
+
+@keys_app.command("show")
+def keys_show(keys: KeysOption = Path("keys")) -> None:
+    """List the certificates of a folder."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from splitvlm.crypto.authority import show
+
+    table = Table("node", "role", "valid until", "names")
+    for row in show(keys):
+        table.add_row(row.node, row.role, f"{row.not_after:%Y-%m-%d}", ", ".join(row.names))
+    Console().print(table)
+
+
+@config_app.command("check")
+def config_check(kind: Annotated[str, typer.Argument(help="cloud, edge or orchestrator")], file: Path) -> None:
+    """Check a configuration file; exits 2 on a mistake."""
+    from splitvlm import settings
+
+    settings.load(file, _settings_of(kind))
+    print(f"{file} is a valid {kind} configuration.")
+
+
+@config_app.command("schema")
+def config_schema(kind: Annotated[str, typer.Argument(help="cloud, edge or orchestrator")]) -> None:
+    """Print the JSON schema of a configuration, for editors."""
+    from splitvlm import settings
+
+    print(settings.schema(_settings_of(kind)))
+
+
+def _settings_of(kind: str) -> Any:
+    if kind == "cloud":
+        from cloud_node.settings import CloudSettings
+
+        return CloudSettings
+    if kind == "edge":
+        from edge_node.settings import EdgeSettings
+
+        return EdgeSettings
+    if kind == "orchestrator":
+        from orchestrator.settings import OrchestratorSettings
+
+        return OrchestratorSettings
+    raise UsageError(f"'{kind}' is not a kind of node.", advice="Kinds are cloud, edge and orchestrator.")
+
+
+def _write_json(file: Path | None, result: object) -> None:
+    if file is None:
+        return
+    try:
+        file.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
+    except OSError as error:
+        raise UsageError(f"Cannot write {file}: {error.strerror}.", advice="Choose another --json file.") from error
+
+
+if __name__ == "__main__":
+    main()

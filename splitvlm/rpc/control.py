@@ -1,0 +1,64 @@
+"""A node's client of the control plane: registers, beats, registers again when the orchestrator forgot it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import grpc
+
+from splitvlm.crypto.identity import Identity
+from splitvlm.errors import PeerUnavailable, SplitvlmError
+from splitvlm.rpc.channels import open_channel
+from splitvlm.rpc.limits import CONTROL_TIMEOUT_S
+from splitvlm.rpc.status import from_rpc
+from splitvlm.wire.v1 import control_pb2 as pb
+from splitvlm.wire.v1 import control_pb2_grpc
+
+_log = logging.getLogger("splitvlm.control")
+RETRY_S = 1.0
+
+
+class ControlClient:
+    """One orchestrator. `reachable` is whether its last call was answered."""
+
+    def __init__(self, address: str, identity: Identity | None) -> None:
+        self.peer = f"orchestrator at {address}"
+        self._channel = open_channel(address, identity)
+        self.stub = control_pb2_grpc.ControlStub(self._channel)
+        self.reachable = False
+
+    async def stay_registered(self, registration: pb.Registration, beat: Callable[[], pb.Beat]) -> None:
+        """Register, beat for ever, start over whenever the orchestrator does not know us. Returns only by cancellation."""
+        while True:
+            try:
+                period_s = await self._register(registration)
+                while True:
+                    await asyncio.sleep(period_s)
+                    await self.stub.Heartbeat(beat(), timeout=CONTROL_TIMEOUT_S)
+                    self.reachable = True
+            except grpc.aio.AioRpcError as error:
+                self._note(from_rpc(error, self.peer))
+            await asyncio.sleep(RETRY_S)
+
+    async def report(self, report: pb.LinkReport) -> None:
+        """Raises PeerUnavailable when it was not taken."""
+        try:
+            await self.stub.Report(report, timeout=CONTROL_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            raise PeerUnavailable(f"The {self.peer} did not take a report.") from error
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def _register(self, registration: pb.Registration) -> float:
+        reply = await self.stub.Register(registration, timeout=CONTROL_TIMEOUT_S)
+        self.reachable = True
+        _log.info("registered with the %s", self.peer)
+        return reply.heartbeat_ms / 1e3
+
+    def _note(self, error: SplitvlmError) -> None:
+        level = logging.WARNING if self.reachable or error.code != "peer-unavailable" else logging.INFO
+        self.reachable = False
+        _log.log(level, "%s", error)

@@ -1,0 +1,68 @@
+"""The numbers that bound a connection, each with its reason. Both sides set them: gRPC's defaults fit neither side."""
+
+from __future__ import annotations
+
+KIB = 1024
+MIB = 1024 * KIB
+
+CHUNK_BYTES = 16 * KIB
+"""A payload's part in one frame: small enough that the receiver can time the link within one payload, and that a token or
+a cancel never waits behind a megabyte; large enough that 25 bytes of envelope are under 0.2 %."""
+
+MAX_FRAME_BYTES = 65 * KIB
+"""Of one sealed frame. Larger ones are refused before they are opened."""
+
+MAX_MESSAGE_BYTES = 128 * KIB
+"""gRPC's receive limit on the data and control plane. Its default of 4 MiB would let a peer make us hold more."""
+
+MAX_LOCAL_MESSAGE_BYTES = 33 * MIB
+"""Of a local application's question: a picture file of 32 MiB, and its text."""
+
+MAX_PAYLOAD_BYTES = 64 * MIB
+"""Of one request: the lossless features of 17 tiles of the largest known tower take 38 MiB."""
+
+KEEPALIVE_MS = 20_000
+"""Below the 30 s after which mobile carriers' NATs forget an idle mapping."""
+
+KEEPALIVE_TIMEOUT_MS = 10_000
+"""A peer that does not answer a ping in 10 s is taken for dead: links with 5 s outages are normal here."""
+
+CONNECT_TIMEOUT_S = 10.0
+"""To a peer that should be there."""
+
+CONTROL_TIMEOUT_S = 10.0
+"""Of one call on the control plane."""
+
+FIRST_TOKEN_TIMEOUT_S = 120.0
+"""From a payload's last frame to its first token, while no better prediction is known."""
+
+TOKEN_TIMEOUT_S = 60.0
+"""Between two tokens of an answer."""
+
+
+def client_options(max_message_bytes: int = MAX_MESSAGE_BYTES) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        ("grpc.keepalive_permit_without_calls", 1),  # an idle device keeps its NAT mapping
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.initial_reconnect_backoff_ms", 200),
+        ("grpc.max_reconnect_backoff_ms", 5_000),  # the default of 2 minutes would outlast every outage
+        ("grpc.enable_http_proxy", 0),  # nodes dial addresses of their configuration, never an environment's proxy
+    ]
+
+
+def server_options(max_message_bytes: int = MAX_MESSAGE_BYTES) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_MS // 2),  # else a client's keepalive counts as abuse
+        ("grpc.http2.max_ping_strikes", 3),
+        ("grpc.so_reuseport", 0),  # a second server on the same port must fail, not share it
+        ("grpc.max_concurrent_streams", 256),  # of one connection
+    ]

@@ -1,0 +1,45 @@
+"""Sealed frames on one stream: serialise, seal, count, and the reverse. The only place where frames become envelopes."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from splitvlm.crypto.sealing import Opener, Sealer
+from splitvlm.errors import ProtocolError
+from splitvlm.rpc.limits import MAX_FRAME_BYTES
+from splitvlm.wire.v1.data_pb2 import Envelope
+
+Out = TypeVar("Out", bound=Message)
+In = TypeVar("In", bound=Message)
+
+
+class SealedStream(Generic[Out, In]):
+    """One side of an open session. Bytes are those of the serialised envelopes, as DESIGN.md's law 2 counts them."""
+
+    def __init__(
+        self, write: Callable[[Envelope], Awaitable[None]], sealer: Sealer, opener: Opener, incoming: type[In]
+    ) -> None:
+        self._write = write
+        self._sealer = sealer
+        self._opener = opener
+        self._incoming = incoming
+        self.bytes_sent = 0
+        self.bytes_received = 0
+
+    async def send(self, frame: Out) -> None:
+        envelope = Envelope(sealed=self._sealer.seal(frame.SerializeToString()))
+        self.bytes_sent += envelope.ByteSize()
+        await self._write(envelope)
+
+    def open(self, envelope: Envelope) -> In:
+        """The frame in an envelope. Raises ProtocolError on anything that is not the peer's next frame."""
+        if envelope.WhichOneof("body") != "sealed" or len(envelope.sealed) > MAX_FRAME_BYTES:
+            raise ProtocolError("The peer sent a message that has no place on an open session.")
+        self.bytes_received += envelope.ByteSize()
+        try:
+            return self._incoming.FromString(self._opener.open(envelope.sealed))
+        except DecodeError as error:
+            raise ProtocolError("The peer sent a frame that is no message of this protocol.") from error

@@ -1,0 +1,61 @@
+"""Servers: one way to listen, with mutual TLS, health and reflection."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from splitvlm.crypto.identity import Identity
+from splitvlm.errors import PortError
+from splitvlm.rpc.channels import require_loopback
+from splitvlm.rpc.limits import MAX_MESSAGE_BYTES, server_options
+
+
+class NodeServer:
+    """A gRPC server of one node. Not ready until `set_ready`, and `drain` first says so to health watchers."""
+
+    def __init__(self, identity: Identity | None, services: Sequence[str], max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
+        self.grpc = grpc.aio.server(options=server_options(max_message_bytes))
+        self._identity = identity
+        self._services = ("", *services)
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
+        names = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self.grpc)
+
+    async def listen(self, address: str) -> str:
+        """Start on `host:port`; returns the address with the port that was really taken. Raises PortError, ConfigError."""
+        host, _, wanted = address.rpartition(":")
+        try:
+            port = self._bind(address)
+        except RuntimeError as error:
+            raise PortError(
+                f"Cannot listen on {address}: the port is in use, or the address is not of this machine.",
+                advice="Stop the process that has it, or set `listen` to another port (0 takes a free one).",
+            ) from error
+        await self._set(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self.grpc.start()
+        return f"{host}:{port or wanted}"
+
+    async def set_ready(self) -> None:
+        await self._set(health_pb2.HealthCheckResponse.SERVING)
+
+    async def drain(self, grace_s: float) -> None:
+        """Refuse new calls, let running ones end within `grace_s`, then cancel them."""
+        await self._health.enter_graceful_shutdown()
+        await self.grpc.stop(grace_s)
+
+    def _bind(self, address: str) -> int:
+        if self._identity is None:
+            require_loopback(address, "listen")
+            return self.grpc.add_insecure_port(address)
+        pair = (self._identity.private_key_pem, self._identity.certificate_pem)
+        credentials = grpc.ssl_server_credentials([pair], self._identity.authority_pem, require_client_auth=True)
+        return self.grpc.add_secure_port(address, credentials)
+
+    async def _set(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        for service in self._services:
+            await self._health.set(service, status)

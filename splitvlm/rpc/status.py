@@ -1,0 +1,106 @@
+"""Errors to gRPC statuses and back: the one translator at this boundary.
+
+An error crosses as its status, its public sentence, and two trailers: `splitvlm-error` (its code) and `splitvlm-advice`.
+Whatever is not a SplitvlmError becomes INTERNAL with a sentence that tells the peer nothing; the log has the detail.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, NoReturn, TypeVar
+from urllib.parse import quote, unquote
+
+import grpc
+
+from splitvlm.errors import (
+    CapacityError,
+    DeadlineExceeded,
+    PeerUnavailable,
+    PermissionRefused,
+    ProtocolError,
+    SplitvlmError,
+    all_errors,
+)
+
+_log = logging.getLogger("splitvlm.rpc")
+_BY_CODE = {kind.code: kind for kind in all_errors()}
+_CODE_KEY, _ADVICE_KEY = "splitvlm-error", "splitvlm-advice"
+
+T = TypeVar("T")
+
+
+async def abort(context: grpc.aio.ServicerContext[Any, Any], error: BaseException) -> NoReturn:
+    """End the call with the error's status and public text."""
+    if isinstance(error, SplitvlmError):
+        status = grpc.StatusCode[error.grpc_status]
+        trailers = ((_CODE_KEY, error.code), (_ADVICE_KEY, quote(error.advice)))
+        await context.abort(status, error.sentence, trailers)
+    _log.error("call failed", exc_info=error)
+    await context.abort(grpc.StatusCode.INTERNAL, "The node failed at this call; its log says why.")
+    raise AssertionError("abort raises")
+
+
+def unary(method: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:
+    """A servicer's method whose errors reach the peer as statuses."""
+
+    @functools.wraps(method)
+    async def translated(self: object, request: object, context: grpc.aio.ServicerContext[Any, Any]) -> T:
+        try:
+            return await method(self, request, context)
+        except (SplitvlmError, ValueError, RuntimeError, OSError, KeyError, TypeError) as error:
+            await abort(context, error)
+
+    return translated
+
+
+def streaming(method: Callable[..., AsyncIterator[T]]) -> Callable[..., AsyncIterator[T]]:
+    """The same for methods that yield."""
+
+    @functools.wraps(method)
+    async def translated(self: object, request: object, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[T]:
+        try:
+            async for message in method(self, request, context):
+                yield message
+        except (SplitvlmError, ValueError, RuntimeError, OSError, KeyError, TypeError) as error:
+            await abort(context, error)
+
+    return translated
+
+
+def failure(code: str, sentence: str, advice: str) -> SplitvlmError:
+    """The error that a code of the wire names; unknown codes are plain SplitvlmErrors."""
+    return _BY_CODE.get(code, SplitvlmError)(sentence, advice=advice)
+
+
+def from_rpc(error: grpc.aio.AioRpcError, peer: str) -> SplitvlmError:
+    """What a failed call means to its caller. `peer` names the other side, e.g. `cloud node at 127.0.0.1:7442`."""
+    trailers = {key: value for key, value in (error.trailing_metadata() or ())}
+    code = trailers.get(_CODE_KEY)
+    if isinstance(code, str):
+        advice = trailers.get(_ADVICE_KEY, "")
+        return failure(code, error.details() or "", unquote(str(advice)))
+    return _of_status(error.code(), error.details() or "", peer)
+
+
+def _of_status(status: grpc.StatusCode, detail: str, peer: str) -> SplitvlmError:
+    detail = " ".join(detail.split())[:200]
+    match status:
+        case grpc.StatusCode.UNAVAILABLE if "handshake" in detail.lower() or "certificate" in detail.lower():
+            return PeerUnavailable(
+                f"The {peer} and this node do not accept each other's certificates.",
+                advice="Both must come from the same authority, be in date, and name the host dialled (`splitvlm keys show`).",
+            )
+        case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.CANCELLED:
+            return PeerUnavailable(
+                f"The {peer} does not answer.", advice="Check that it runs, that the address is right, and the keys of both."
+            )
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            return DeadlineExceeded(f"The {peer} did not answer in time.", advice="Look at its load and at the link.")
+        case grpc.StatusCode.UNAUTHENTICATED | grpc.StatusCode.PERMISSION_DENIED:
+            return PermissionRefused(f"The {peer} refuses this node: {detail}.", advice="Check the role in its certificate.")
+        case grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return CapacityError(f"The {peer} has no room: {detail}.", advice="Try again in a few seconds.")
+        case _:
+            return ProtocolError(f"The {peer} failed: {detail or status.name}.", advice="Its log says why.")
