@@ -1,0 +1,70 @@
+"""The cloud node's process: load the upper part, measure it, serve devices, tell the orchestrator."""
+
+from __future__ import annotations
+
+from cloud_node.control import beat, registration
+from cloud_node.servicer import DataServicer
+from cloud_node.settings import CloudSettings
+from cloud_node.worker import Worker
+from splitvlm.codec import codec_hash
+from splitvlm.domain import DEVICE, Cut
+from splitvlm.errors import ConfigError, UsageError
+from splitvlm.model.loading import load_cloud, read_spec
+from splitvlm.model.spec import ModelSpec
+from splitvlm.profiling import profile_cloud
+from splitvlm.rpc.agreement import agreement
+from splitvlm.rpc.control import ControlClient
+from splitvlm.rpc.lifecycle import background, identity_of, print_ready, stop_signals, until
+from splitvlm.rpc.servers import NodeServer
+from splitvlm.wire.v1 import data_pb2, data_pb2_grpc
+
+SERVICE = data_pb2.DESCRIPTOR.services_by_name["Data"].full_name
+
+
+async def run(settings: CloudSettings) -> None:
+    """Serve until SIGTERM or SIGINT. Raises the errors of configuration, keys, model and port."""
+    identity = identity_of(settings.security)
+    model = settings.model
+    spec = read_spec(model.name)
+    cuts = served_cuts(settings, spec)
+    part = load_cloud(model.name, cuts, device=model.device, dtype=model.dtype, threads=model.threads)
+    worker = Worker()
+    agreed = agreement(
+        model=spec.name,
+        weights_hash=spec.weights_hash,
+        processor_hash=spec.processor_hash,
+        codec_hash=codec_hash(),
+        dtype=model.dtype,
+    )
+    servicer = DataServicer(part, worker, agreed, identity, settings.limits)
+    server = NodeServer(identity, [SERVICE])
+    data_pb2_grpc.add_DataServicer_to_server(servicer, server.grpc)
+    with stop_signals() as stop:
+        address = await server.listen(settings.listen)
+        work, client = [], None
+        if settings.orchestrator:
+            client = ControlClient(settings.orchestrator, identity)
+            profile, _ = await worker.run(profile_cloud, part, cuts, model)
+            entry = registration(settings, address, spec.weights_hash, profile)
+            work.append(client.stay_registered(entry, lambda: beat(settings, servicer, worker)))
+        try:
+            async with background(*work) as tasks:
+                await server.set_ready()
+                print_ready("cloud", node=settings.node, listen=address, model=model.name)
+                await until(stop, tasks)
+                await server.drain(settings.limits.drain_s)
+        finally:
+            worker.close()
+            if client is not None:
+                await client.close()
+
+
+def served_cuts(settings: CloudSettings, spec: ModelSpec) -> tuple[Cut, ...]:
+    """The configured cuts, or all of the model's but `device`. Raises ConfigError, UsageError."""
+    try:
+        wanted = [Cut.parse(text) for text in settings.cuts]
+    except UsageError as error:
+        raise ConfigError(f"cuts: {error.sentence}", advice=error.advice) from error
+    for cut in wanted:
+        spec.check(cut)
+    return tuple(wanted or (cut for cut in spec.cuts() if cut != DEVICE))

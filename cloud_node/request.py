@@ -1,0 +1,109 @@
+"""One request in the cloud: its payload as it comes in, then its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from cloud_node.worker import Spent, Worker
+from splitvlm.codec import Limits as CodecLimits
+from splitvlm.codec import check_level, decode, decode_picture
+from splitvlm.domain import IMAGE, Cut, CutKind
+from splitvlm.errors import ProtocolError, UsageError
+from splitvlm.model.parts import CloudPart, UpperRun
+from splitvlm.wire.v1.data_pb2 import Begin, CloudFrame, End, Receipt, Token
+
+MAX_PICTURE_PIXELS = 64 * 2**20  # 8192 x 8192: above every known model's input
+
+
+@dataclass
+class Upload:
+    """A payload that is coming in. Sizes are believed only after they were checked."""
+
+    begin: Begin
+    max_payload_bytes: int
+    parts: list[bytes] = field(default_factory=list)
+    received: int = 0
+    wire_bytes: int = 0
+    first_s: float = 0.0
+    last_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.begin.payload_bytes <= self.max_payload_bytes:
+            raise UsageError(
+                f"A payload of {self.begin.payload_bytes} bytes is not taken; the limit is {self.max_payload_bytes}.",
+                advice="Choose a smaller codec level, a deeper cut, or raise limits.max_payload_bytes.",
+            )
+
+    def add(self, part: bytes, wire_bytes: int) -> None:
+        """Take the next part. Raises ProtocolError when there is more than was declared."""
+        now_s = time.perf_counter()
+        self.first_s = self.first_s or now_s
+        self.last_s = now_s
+        self.received += len(part)
+        self.wire_bytes += wire_bytes
+        if self.received > self.begin.payload_bytes:
+            raise ProtocolError("The peer sent more than the payload that it declared.")
+        self.parts.append(part)
+
+    @property
+    def complete(self) -> bool:
+        return self.received == self.begin.payload_bytes
+
+    def receipt(self) -> CloudFrame:
+        span_us = int(1e6 * (self.last_s - self.first_s))
+        return CloudFrame(receipt=Receipt(bytes=self.wire_bytes, span_us=span_us))
+
+
+class Answering:
+    """Runs the upper part of one request on the worker and yields its frames. Dropping it frees its caches."""
+
+    def __init__(self, part: CloudPart, worker: Worker, upload: Upload, steps: asyncio.Queue[bytes]) -> None:
+        begin = upload.begin
+        self._part = part
+        self._worker = worker
+        self._cut = Cut.parse(begin.cut)
+        self._level = begin.level
+        self._question = begin.question
+        self._max_new_tokens = begin.max_new_tokens
+        self._payload = b"".join(upload.parts)
+        self._steps = steps
+        self._end = End()
+        check_level(self._cut, self._level)
+        if self._cut not in part.cuts:
+            known = ", ".join(map(str, part.cuts))
+            raise UsageError(f"This cloud node does not serve the cut {self._cut}.", advice=f"It serves {known}.")
+
+    async def frames(self) -> AsyncIterator[CloudFrame]:
+        run, spent = await self._worker.run(self._decode)
+        self._count("decode_us", spent)
+        token, spent = await self._worker.run(run.first)
+        self._count("prefill_us", spent)
+        yield CloudFrame(token=Token(id=token))
+        count = 1
+        while not run.finished:
+            step = await self._steps.get() if self._cut.kind is CutKind.LM else None
+            token, spent = await self._worker.run(self._next, run, step)
+            self._count("tokens_us", spent)
+            count += 1
+            yield CloudFrame(token=Token(id=token))
+        self._end.reason = End.REASON_LENGTH if count == self._max_new_tokens else End.REASON_EOS
+        yield CloudFrame(end=self._end)
+
+    def _decode(self) -> UpperRun:
+        """From bytes to a run that is ready for its prefill."""
+        if self._cut == IMAGE:
+            picture = decode_picture(self._payload, max_pixels=MAX_PICTURE_PIXELS)
+            return self._part.upper_from_picture(picture, self._question, self._max_new_tokens)
+        boundary = decode(self._payload, limits=CodecLimits())
+        return self._part.upper(self._cut, boundary, self._max_new_tokens)
+
+    @staticmethod
+    def _next(run: UpperRun, step: bytes | None) -> int:
+        return run.next(None if step is None else decode(step, limits=CodecLimits()))
+
+    def _count(self, field_name: str, spent: Spent) -> None:
+        setattr(self._end, field_name, getattr(self._end, field_name) + int(1e6 * spent.busy_s))
+        self._end.queue_us += int(1e6 * spent.queue_s)

@@ -1,0 +1,119 @@
+"""The data plane's service: authorises, shakes hands, then hands the stream to a session."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from cloud_node.session import Session
+from cloud_node.settings import Limits
+from cloud_node.worker import Worker
+from splitvlm.crypto.handshake import CloudHandshake, Hello
+from splitvlm.crypto.identity import Identity, Role
+from splitvlm.crypto.sealing import Opener, Sealer
+from splitvlm.errors import CapacityError, DeadlineExceeded, ProtocolError, SplitvlmError
+from splitvlm.model.parts import CloudPart
+from splitvlm.rpc.agreement import check_agreement, session_context
+from splitvlm.rpc.callers import require_role
+from splitvlm.rpc.sealed import SealedStream
+from splitvlm.rpc.status import abort, unary
+from splitvlm.wire.v1 import data_pb2 as pb
+from splitvlm.wire.v1 import data_pb2_grpc
+
+_log = logging.getLogger("splitvlm.cloud")
+
+HANDSHAKE_TIMEOUT_S = 10.0  # a peer that connects and says nothing holds a slot no longer than this
+
+Context = grpc.aio.ServicerContext[pb.Envelope, pb.Envelope]
+
+
+class DataServicer(data_pb2_grpc.DataServicer):
+    """Serves sessions of devices. `active` counts open sessions by device."""
+
+    def __init__(
+        self, part: CloudPart, worker: Worker, agreement: pb.Agreement, identity: Identity | None, limits: Limits
+    ) -> None:
+        self._part = part
+        self._worker = worker
+        self._agreement = agreement
+        self._identity = identity
+        self._limits = limits
+        self.active: Counter[str] = Counter()
+
+    async def Session(self, request_iterator: Any, context: Context) -> None:  # gRPC's own naming
+        try:
+            device = require_role(context, Role.EDGE, plaintext=self._identity is None) or "plaintext"
+            self._admit(device)
+        except SplitvlmError as error:
+            await abort(context, error)
+        self.active[device] += 1
+        try:
+            await self._serve(device, context)
+        except SplitvlmError as error:
+            _log.warning("session of %s ended: %s", device, error.sentence)
+            await abort(context, error)
+        finally:
+            self.active[device] -= 1
+
+    @unary
+    async def Probe(self, request: pb.ProbeRequest, context: Any) -> pb.ProbeReply:
+        arrived_s = time.perf_counter()
+        require_role(context, Role.EDGE, plaintext=self._identity is None)
+        return pb.ProbeReply(server_us=int(1e6 * (time.perf_counter() - arrived_s)))
+
+    def _admit(self, device: str) -> None:
+        if self.active.total() >= self._limits.max_sessions:
+            raise CapacityError("This cloud node has no free session.", advice="Try again in a few seconds.")
+        if self.active[device] >= self._limits.max_sessions_per_device:
+            raise CapacityError(
+                f"{device} has {self.active[device]} sessions open, which is its limit.", advice="Close one first."
+            )
+
+    async def _serve(self, device: str, context: Context) -> None:
+        stream = await self._shake_hands(device, context)
+        session = Session(stream, self._part, self._worker, self._limits)
+        _log.info("session open", extra={"device": device})
+        await session.run(self._envelopes(context))
+        _log.info("session closed", extra={"device": device, "requests": session.requests})
+
+    async def _shake_hands(self, device: str, context: Context) -> SealedStream[pb.CloudFrame, pb.DeviceFrame]:
+        try:
+            envelope = await asyncio.wait_for(context.read(), HANDSHAKE_TIMEOUT_S)
+        except TimeoutError as error:
+            raise DeadlineExceeded("The device did not open its session in time.") from error
+        if envelope is grpc.aio.EOF or envelope.WhichOneof("body") != "open":
+            raise ProtocolError("A session begins with the message `open`.")
+        check_agreement(envelope.open.agreement, self._agreement)
+        offered = envelope.open.handshake
+        hello = Hello(offered.ephemeral_public, offered.certificate_der, offered.signature)
+        session_ctx = session_context(self._agreement)
+        reply, keys = CloudHandshake(self._identity, session_ctx).accept(hello)
+        await context.write(
+            pb.Envelope(
+                accepted=pb.Accepted(
+                    handshake=pb.Handshake(
+                        ephemeral_public=reply.ephemeral_public,
+                        certificate_der=reply.certificate_der,
+                        signature=reply.signature,
+                    )
+                )
+            )
+        )
+        return SealedStream(context.write, Sealer.of_cloud(keys), Opener.of_cloud(keys), pb.DeviceFrame)
+
+    async def _envelopes(self, context: Context) -> AsyncIterator[pb.Envelope]:
+        """Envelopes until the device closes, or is silent for too long."""
+        while True:
+            try:
+                envelope = await asyncio.wait_for(context.read(), self._limits.idle_session_s)
+            except TimeoutError as error:
+                raise DeadlineExceeded("The session was idle for too long.", advice="Open a new one.") from error
+            if envelope is grpc.aio.EOF:
+                return
+            yield envelope

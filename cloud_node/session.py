@@ -1,0 +1,133 @@
+"""One session: frames in, frames out, one request at a time. Gone with its stream: nothing outlives a caller that went away."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+
+from cloud_node.request import Answering, Upload
+from cloud_node.settings import Limits
+from cloud_node.worker import Worker
+from splitvlm.errors import ProtocolError, SplitvlmError, UsageError
+from splitvlm.model.parts import CloudPart
+from splitvlm.rpc.sealed import SealedStream
+from splitvlm.wire.v1.data_pb2 import Begin, CloudFrame, DeviceFrame, End, Envelope, Failure
+
+_log = logging.getLogger("splitvlm.cloud.session")
+
+SessionStream = SealedStream[CloudFrame, DeviceFrame]
+
+
+class Session:
+    """The cloud's side of an open session."""
+
+    def __init__(self, stream: SessionStream, part: CloudPart, worker: Worker, limits: Limits) -> None:
+        self._stream = stream
+        self._part = part
+        self._worker = worker
+        self._limits = limits
+        self._upload: Upload | None = None
+        self._steps: asyncio.Queue[bytes] = asyncio.Queue(maxsize=1)  # a device sends a step for each token, no sooner
+        self._answer: asyncio.Task[None] | None = None
+        self.requests = 0
+
+    async def run(self, envelopes: AsyncIterator[Envelope]) -> None:
+        """Serve until the device closes. Raises ProtocolError on a breach; the caller then ends the stream."""
+        try:
+            async for envelope in envelopes:
+                received = self._stream.bytes_received
+                frame = self._stream.open(envelope)
+                await self._handle(frame, self._stream.bytes_received - received)
+                if self._answer is not None and self._answer.done():
+                    self._answer.result()  # an answer's own breach ends the session too
+        finally:
+            await self._stop_answer()
+
+    async def _handle(self, frame: DeviceFrame, wire_bytes: int) -> None:
+        match frame.WhichOneof("body"):
+            case "begin":
+                await self._begin(frame.begin, wire_bytes)
+            case "chunk" if self._upload is not None:
+                await self._take(self._upload, frame.chunk, wire_bytes)
+            case "chunk":
+                pass  # the rest of a payload whose request was refused or cancelled is on its way still
+            case "step":
+                self._step(frame.step)
+            case "cancel":
+                await self._cancel()
+            case _:
+                raise ProtocolError("The peer sent an empty frame.")
+
+    async def _begin(self, begin: Begin, wire_bytes: int) -> None:
+        if self._busy():
+            raise ProtocolError("The peer began a request before the last one ended.")
+        self.requests += 1
+        try:
+            self._check(begin)
+            upload = Upload(begin, self._limits.max_payload_bytes)
+        except SplitvlmError as error:
+            await self._fail(error)
+            return
+        self._upload = upload
+        await self._take(upload, begin.first, wire_bytes)
+
+    async def _take(self, upload: Upload, part: bytes, wire_bytes: int) -> None:
+        upload.add(part, wire_bytes)
+        if not upload.complete:
+            return
+        self._upload = None
+        await self._stream.send(upload.receipt())
+        while not self._steps.empty():
+            self._steps.get_nowait()
+        self._answer = asyncio.create_task(self._run_answer(upload))
+
+    async def _run_answer(self, upload: Upload) -> None:
+        try:
+            answering = Answering(self._part, self._worker, upload, self._steps)
+            async with contextlib.aclosing(answering.frames()) as frames:
+                async for frame in frames:
+                    await self._stream.send(frame)
+        except SplitvlmError as error:
+            await self._fail(error)
+        except (RuntimeError, ValueError, IndexError, KeyError, TypeError):
+            _log.exception("request failed")
+            await self._fail(SplitvlmError("The cloud node failed at this request; its log says why."))
+
+    def _step(self, step: bytes) -> None:
+        if not self._busy():
+            return  # the answer ended while the step was on its way
+        try:
+            self._steps.put_nowait(step)
+        except asyncio.QueueFull as error:
+            raise ProtocolError("The peer sent a step that no token asked for.") from error
+
+    async def _cancel(self) -> None:
+        self._upload = None
+        if await self._stop_answer():
+            await self._stream.send(CloudFrame(end=End(reason=End.REASON_CANCELLED)))
+
+    async def _stop_answer(self) -> bool:
+        """Stop the running answer; its caches go with it. Whether there was one."""
+        task, self._answer = self._answer, None
+        if task is None or task.done():
+            return False
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        return True
+
+    def _busy(self) -> bool:
+        return self._upload is not None or (self._answer is not None and not self._answer.done())
+
+    def _check(self, begin: Begin) -> None:
+        if not 1 <= begin.max_new_tokens <= self._limits.max_new_tokens:
+            raise UsageError(
+                f"max_new_tokens is {begin.max_new_tokens}, but this cloud node takes 1 to {self._limits.max_new_tokens}."
+            )
+
+    async def _fail(self, error: SplitvlmError) -> None:
+        await self._stream.send(
+            CloudFrame(failure=Failure(code=error.code, sentence=error.sentence, advice=error.advice))
+        )

@@ -1,0 +1,30 @@
+"""The cloud node's configuration file."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from splitvlm.settings import Address, Logging, ModelChoice, NodeName, Section, Security
+
+
+class Limits(Section):
+    max_sessions: int = Field(64, ge=1, le=10_000, description="open sessions of all devices together")
+    max_sessions_per_device: int = Field(8, ge=1, le=1_000)
+    max_payload_bytes: int = Field(64 * 2**20, ge=1_024, le=2**30, description="of one request")
+    max_new_tokens: int = Field(512, ge=1, le=4_096)
+    idle_session_s: float = Field(600.0, gt=0, description="a session without a request is closed after so long")
+    drain_s: float = Field(10.0, ge=0, description="running requests may take so long to end after SIGTERM")
+
+
+class CloudSettings(Section):
+    """`splitvlm cloud --config FILE`."""
+
+    node: NodeName = "cloud-1"
+    listen: Address = "127.0.0.1:7442"
+    advertise: Address | None = Field(None, description="where devices reach this node; null is `listen`")
+    orchestrator: Address | None = None
+    model: ModelChoice = ModelChoice()
+    cuts: list[str] = Field([], description="cuts to serve; empty is all. Only the weights that they need are loaded")
+    limits: Limits = Limits()
+    security: Security = Security()
+    logging: Logging = Logging()

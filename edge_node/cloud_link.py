@@ -1,0 +1,121 @@
+"""The way to one cloud node: its channel, a few open sessions, and what the link did."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import AsyncIterator
+
+import grpc
+
+from edge_node.cloud_session import CloudSession, Exchange, Payload
+from splitvlm.crypto.identity import Identity
+from splitvlm.errors import SplitvlmError
+from splitvlm.link.estimator import LinkEstimate, LinkEstimator
+from splitvlm.rpc.channels import open_channel
+from splitvlm.rpc.status import from_rpc
+from splitvlm.wire.v1 import data_pb2 as pb
+from splitvlm.wire.v1 import data_pb2_grpc
+
+PROBE_TIMEOUT_S = 5.0
+PROBE_PERIOD_S = 0.5
+IDLE_SESSIONS = 4  # kept open for the next requests
+
+
+class CloudLink:
+    """Sessions are opened as requests need them and kept for the next one. `reachable` follows probes and requests."""
+
+    def __init__(self, address: str, agreement: pb.Agreement, identity: Identity | None, cuts: list[str]) -> None:
+        self.address = address
+        self.peer = f"cloud node at {address}"
+        self.estimator = LinkEstimator()
+        self.reachable = True
+        self._agreement = agreement
+        self._identity = identity
+        self._cuts = cuts
+        self._channel = open_channel(address, identity)
+        self._idle: list[CloudSession] = []
+        self._busy = 0
+
+    def estimate(self) -> LinkEstimate:
+        return self.estimator.estimate(time.monotonic())
+
+    async def answer(self, payload: Payload, exchange: Exchange) -> AsyncIterator[int]:
+        """One request over a session of its own for its duration."""
+        self._busy += 1
+        session: CloudSession | None = None
+        try:
+            session = await self._session()
+            async with contextlib.aclosing(session.answer(payload, exchange)) as tokens:
+                async for token in tokens:
+                    yield token
+            self._observe(exchange)
+            self.reachable = True
+        except SplitvlmError as error:
+            self.reachable = self.reachable and error.code not in ("peer-unavailable", "deadline")
+            raise
+        finally:
+            self._busy -= 1
+            if session is not None:
+                await self._put_back(session)
+
+    async def warm_up(self) -> None:
+        """Open a session ahead of the first request. Raises what CloudSession.open raises."""
+        self._idle.append(await self._open())
+
+    async def probe_forever(self) -> None:
+        """Probe while nothing else measures: an estimate that is never refreshed would never bring a plan back."""
+        stub = data_pb2_grpc.DataStub(self._channel)
+        while True:
+            if self._busy == 0 and (not self.reachable or self.estimator.wants_probe(time.monotonic())):
+                await self._probe(stub)
+            await asyncio.sleep(PROBE_PERIOD_S)
+
+    async def close(self) -> None:
+        for session in self._idle:
+            await session.close()
+        await self._channel.close()
+
+    async def _probe(self, stub: data_pb2_grpc.DataStub) -> None:
+        """An empty probe for the round trip, then one whose size the estimator asks for, for the rate."""
+        try:
+            for size in (0, self.estimator.probe_bytes(time.monotonic())):
+                await self._probe_once(stub, size)
+            self.reachable = True
+        except grpc.aio.AioRpcError as error:
+            self.reachable = from_rpc(error, self.peer).code not in ("peer-unavailable", "deadline")
+
+    async def _probe_once(self, stub: data_pb2_grpc.DataStub, size: int) -> None:
+        request = pb.ProbeRequest(payload=os.urandom(size))
+        started_s = time.monotonic()
+        reply = await stub.Probe(request, timeout=PROBE_TIMEOUT_S)
+        now_s = time.monotonic()
+        server_s = 1e-6 * reply.server_us
+        if size == 0:
+            self.estimator.on_rtt(now_s - started_s - server_s, now_s)
+        else:
+            self.estimator.on_transfer(request.ByteSize(), None, now_s - started_s, server_s, now_s)
+
+    def _observe(self, exchange: Exchange) -> None:
+        span_s = 1e-6 * exchange.receipt.span_us or None
+        self.estimator.on_transfer(
+            exchange.receipt.bytes, None if span_s is None else span_s, exchange.upload_elapsed_s, 0.0, time.monotonic()
+        )
+
+    async def _session(self) -> CloudSession:
+        while self._idle:
+            session = self._idle.pop()
+            if not session.broken:
+                return session
+        return await self._open()
+
+    async def _open(self) -> CloudSession:
+        return await CloudSession.open(self._channel, self.peer, self._agreement, self._identity, self._cuts)
+
+    async def _put_back(self, session: CloudSession) -> None:
+        if session.broken or len(self._idle) >= IDLE_SESSIONS:
+            await session.close()
+        else:
+            self._idle.append(session)

@@ -1,0 +1,208 @@
+"""A session with a cloud node: the handshake, then one request after another over the same sealed stream."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+
+import grpc
+
+from splitvlm.crypto.handshake import DeviceHandshake, Reply
+from splitvlm.crypto.identity import Identity
+from splitvlm.crypto.sealing import Opener, Sealer
+from splitvlm.domain import Plan
+from splitvlm.errors import DeadlineExceeded, PeerUnavailable, ProtocolError
+from splitvlm.rpc.agreement import session_context
+from splitvlm.rpc.limits import CHUNK_BYTES, CONNECT_TIMEOUT_S, FIRST_TOKEN_TIMEOUT_S, TOKEN_TIMEOUT_S
+from splitvlm.rpc.sealed import SealedStream
+from splitvlm.rpc.status import failure, from_rpc
+from splitvlm.wire.v1 import data_pb2 as pb
+from splitvlm.wire.v1 import data_pb2_grpc
+
+NextStep = Callable[[int], Awaitable[bytes]]
+"""Gives the coded boundary of the token that the cloud just chose (cuts `lm:k`)."""
+
+SLOWEST_UPLINK_BPS = 8_000  # a link below 1 kB/s is an outage: an upload's deadline is its time at that rate
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """What crosses for one request."""
+
+    plan: Plan
+    data: bytes
+    max_new_tokens: int
+    question: str = ""  # cut `image` only
+    step: NextStep | None = None
+
+
+@dataclass
+class Exchange:
+    """What was seen of one request on the wire: the clock is this device's, except for `end`."""
+
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    upload_elapsed_s: float = 0.0  # from the first frame sent until the receipt
+    receipt: pb.Receipt = field(default_factory=pb.Receipt)
+    end: pb.End = field(default_factory=pb.End)
+
+
+class CloudSession:
+    """One open session. One request at a time; `broken` once the stream failed or a request did not end in order."""
+
+    def __init__(self, call: grpc.aio.StreamStreamCall[pb.Envelope, pb.Envelope], peer: str, keys_context: bytes) -> None:
+        self._call = call
+        self._peer = peer
+        self._context = keys_context
+        self._stream: SealedStream[pb.DeviceFrame, pb.CloudFrame]
+        self.broken = False
+        self.setup_bytes = 0
+
+    @classmethod
+    async def open(
+        cls, channel: grpc.aio.Channel, peer: str, agreement: pb.Agreement, identity: Identity | None, cuts: list[str]
+    ) -> CloudSession:
+        """Shake hands. Raises HandshakeRefused, PeerUnavailable, PermissionRefused, CapacityError."""
+        session = cls(data_pb2_grpc.DataStub(channel).Session(), peer, session_context(agreement))
+        try:
+            await asyncio.wait_for(session._shake_hands(agreement, identity, cuts), CONNECT_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc(error, peer) from error
+        except asyncio.InvalidStateError as error:
+            raise await session._why() from error
+        except TimeoutError as error:
+            session._call.cancel()
+            raise PeerUnavailable(
+                f"The {peer} did not answer within {CONNECT_TIMEOUT_S:.0f} s.",
+                advice="Check that it runs, that the address is right, and the link.",
+            ) from error
+        return session
+
+    async def answer(self, payload: Payload, exchange: Exchange) -> AsyncIterator[int]:
+        """Send the payload, yield the tokens as they come, fill in the exchange. A caller that stops early cancels."""
+        sent, received = self._stream.bytes_sent, self._stream.bytes_received
+        ended = False
+        try:
+            upload = asyncio.create_task(self._upload(payload))
+            try:
+                await self._await_receipt(payload, exchange, upload)
+                async for token in self._tokens(payload, exchange):
+                    yield token
+                ended = True
+            finally:
+                upload.cancel()
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc(error, self._peer) from error
+        except asyncio.InvalidStateError as error:
+            raise await self._why() from error
+        finally:
+            exchange.bytes_sent = self._stream.bytes_sent - sent
+            exchange.bytes_received = self._stream.bytes_received - received
+            if not ended:
+                await self._abandon()
+
+    async def close(self) -> None:
+        """Half-close, and do not wait for long."""
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError, asyncio.CancelledError):
+            await asyncio.wait_for(self._call.done_writing(), 1.0)
+        self._call.cancel()
+
+    async def _shake_hands(self, agreement: pb.Agreement, identity: Identity | None, cuts: list[str]) -> None:
+        handshake = DeviceHandshake(identity, self._context)
+        hello = handshake.hello()
+        opening = pb.Envelope(
+            open=pb.Open(
+                agreement=agreement,
+                handshake=pb.Handshake(
+                    ephemeral_public=hello.ephemeral_public,
+                    certificate_der=hello.certificate_der,
+                    signature=hello.signature,
+                ),
+                cuts=cuts,
+            )
+        )
+        await self._call.write(opening)
+        envelope = await self._call.read()
+        if envelope is grpc.aio.EOF:
+            raise await self._why()
+        if envelope.WhichOneof("body") != "accepted":
+            raise ProtocolError(f"The {self._peer} did not accept the session.")
+        offered = envelope.accepted.handshake
+        keys = handshake.finish(Reply(offered.ephemeral_public, offered.certificate_der, offered.signature))
+        self.setup_bytes = opening.ByteSize() + envelope.ByteSize()
+        self._stream = SealedStream(self._call.write, Sealer.of_device(keys), Opener.of_device(keys), pb.CloudFrame)
+
+    async def _upload(self, payload: Payload) -> None:
+        data = payload.data
+        await self._stream.send(
+            pb.DeviceFrame(
+                begin=pb.Begin(
+                    cut=str(payload.plan.cut),
+                    level=payload.plan.level,
+                    payload_bytes=len(data),
+                    max_new_tokens=payload.max_new_tokens,
+                    first=data[:CHUNK_BYTES],
+                    question=payload.question,
+                )
+            )
+        )
+        for start in range(CHUNK_BYTES, len(data), CHUNK_BYTES):
+            await self._stream.send(pb.DeviceFrame(chunk=data[start : start + CHUNK_BYTES]))
+
+    async def _await_receipt(self, payload: Payload, exchange: Exchange, upload: asyncio.Task[None]) -> None:
+        started_s = time.perf_counter()
+        deadline_s = CONNECT_TIMEOUT_S + 8 * len(payload.data) / SLOWEST_UPLINK_BPS
+        frame = await self._receive(deadline_s)
+        if frame.WhichOneof("body") != "receipt":
+            raise ProtocolError(f"The {self._peer} answered before it had the whole request.")
+        exchange.receipt = frame.receipt
+        exchange.upload_elapsed_s = time.perf_counter() - started_s
+        await upload
+
+    async def _tokens(self, payload: Payload, exchange: Exchange) -> AsyncIterator[int]:
+        timeout_s = FIRST_TOKEN_TIMEOUT_S
+        while True:
+            frame = await self._receive(timeout_s)
+            timeout_s = TOKEN_TIMEOUT_S
+            match frame.WhichOneof("body"):
+                case "token":
+                    yield frame.token.id
+                    if payload.step is not None:
+                        step = await payload.step(frame.token.id)
+                        await self._stream.send(pb.DeviceFrame(step=step))
+                case "end":
+                    exchange.end = frame.end
+                    return
+                case _:
+                    raise ProtocolError(f"The {self._peer} sent a frame that has no place in an answer.")
+
+    async def _receive(self, timeout_s: float) -> pb.CloudFrame:
+        try:
+            envelope = await asyncio.wait_for(self._call.read(), timeout_s)
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"The {self._peer} did not answer within {timeout_s:.0f} s.", advice="Look at its load and at the link."
+            ) from error
+        if envelope is grpc.aio.EOF:
+            raise await self._why()
+        frame = self._stream.open(envelope)
+        if frame.WhichOneof("body") == "failure":
+            raise failure(frame.failure.code, frame.failure.sentence, frame.failure.advice)
+        return frame
+
+    async def _abandon(self) -> None:
+        """The request did not end: the stream's state is unknown, so it is given up. That frees the cloud's side at once."""
+        self.broken = True
+        self._call.cancel()
+
+    async def _why(self) -> Exception:
+        """The error for a stream that ended under us."""
+        code, details = await self._call.code(), await self._call.details()
+        trailers = await self._call.trailing_metadata()
+        error = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailers or grpc.aio.Metadata(), details=details)
+        if code is grpc.StatusCode.OK:
+            return PeerUnavailable(f"The {self._peer} closed the session.", advice="Ask again.")
+        return from_rpc(error, self._peer)

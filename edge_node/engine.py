@@ -1,0 +1,69 @@
+"""The device's part of the model behind one thread, with the emulated slow-down where one is configured.
+
+The slow-down is emulation: after each stage the engine waits until the stage took `slowdown` times as long, still holding the
+device, so that requests queue as they would on a slower machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+from PIL import Image
+
+from splitvlm.codec import encode, encode_picture
+from splitvlm.domain import IMAGE, Plan
+from splitvlm.model.parts import DevicePart, LowerRun
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Engine:
+    """Runs stages of the device part. Every method returns its result and the seconds that it took, slow-down included."""
+
+    def __init__(self, part: DevicePart, slowdown: float = 1.0) -> None:
+        self.part = part
+        self.slowdown = slowdown
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="torch")
+
+    async def lower(self, image: Image.Image, question: str, plan: Plan) -> tuple[LowerRun, float]:
+        return await self._run(self.part.lower, image, question, plan.cut)
+
+    async def encode(self, run: LowerRun, level: str) -> tuple[bytes, float]:
+        return await self._run(encode, run.boundary, level)
+
+    async def encode_picture(self, image: Image.Image, level: str) -> tuple[bytes, float]:
+        return await self._run(lambda: encode_picture(self.part.picture(image), level))
+
+    async def step(self, run: LowerRun, token_id: int, plan: Plan) -> tuple[bytes, float]:
+        """The coded boundary of one more token (cuts `lm:k`)."""
+        return await self._run(lambda: encode(run.step(token_id), plan.level))
+
+    async def start(self, image: Image.Image, question: str, max_new_tokens: int) -> tuple[Iterator[int], float]:
+        """Begin an answer on the device alone (cut `device`)."""
+        return await self._run(self.part.generate, image, question, max_new_tokens)
+
+    async def next(self, tokens: Iterator[int]) -> tuple[int | None, float]:
+        return await self._run(lambda: next(tokens, None))
+
+    def close(self) -> None:
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+    async def _run(self, stage: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> tuple[T, float]:
+        def timed() -> tuple[T, float]:
+            started_s = time.perf_counter()
+            result = stage(*args, **kwargs)
+            took_s = time.perf_counter() - started_s
+            if self.slowdown > 1:
+                time.sleep((self.slowdown - 1) * took_s)
+            return result, took_s * self.slowdown
+
+        return await asyncio.get_running_loop().run_in_executor(self._executor, timed)
+
+
+def is_picture(plan: Plan) -> bool:
+    return plan.cut == IMAGE

@@ -1,0 +1,108 @@
+"""The edge node's process: load the lower part, measure it, listen for applications, follow the orchestrator."""
+
+from __future__ import annotations
+
+import logging
+
+from edge_node.control import EdgeControl, registration
+from edge_node.engine import Engine
+from edge_node.planner import Planner
+from edge_node.runtime import Runtime
+from edge_node.servicer import LocalServicer
+from edge_node.settings import EdgeSettings
+from splitvlm.codec import codec_hash
+from splitvlm.domain import IMAGE, Cut, Plan
+from splitvlm.errors import ConfigError
+from splitvlm.model.loading import load_device, read_spec
+from splitvlm.model.spec import ModelSpec
+from splitvlm.profiling import profile_device
+from splitvlm.rpc.agreement import agreement
+from splitvlm.rpc.control import ControlClient
+from splitvlm.rpc.lifecycle import background, identity_of, print_ready, stop_signals, until
+from splitvlm.rpc.limits import MAX_LOCAL_MESSAGE_BYTES
+from splitvlm.rpc.servers import NodeServer
+from splitvlm.wire.v1 import data_pb2, local_pb2, local_pb2_grpc
+
+_log = logging.getLogger("splitvlm.edge")
+SERVICE = local_pb2.DESCRIPTOR.services_by_name["Local"].full_name
+
+
+async def run(settings: EdgeSettings) -> None:
+    """Serve until SIGTERM or SIGINT. Raises the errors of configuration, keys, model and port."""
+    identity = identity_of(settings.security)
+    spec = read_spec(settings.model.name)
+    cuts = allowed_cuts(settings, spec)
+    model = settings.model
+    part = load_device(model.name, cuts, device=model.device, dtype=model.dtype, threads=model.threads)
+    engine = Engine(part, settings.emulation.slowdown)
+    runtime = Runtime(settings, engine, cuts, agreement_of(spec, model.dtype), identity)
+    planner = Planner(settings.planning, cuts)
+    server = NodeServer(identity, [SERVICE], MAX_LOCAL_MESSAGE_BYTES)
+    local_pb2_grpc.add_LocalServicer_to_server(
+        LocalServicer(runtime, planner, plaintext=identity is None), server.grpc
+    )
+    with stop_signals() as stop:
+        address = await server.listen(settings.listen)
+        if settings.cloud:
+            runtime.use_cloud(settings.cloud)
+        work, client = [], None
+        if settings.orchestrator:
+            client = ControlClient(settings.orchestrator, identity)
+            profile = profile_device(part, cuts, slowdown=settings.emulation.slowdown)
+            entry = registration(runtime, spec.weights_hash, profile)
+            work.append(EdgeControl(client, runtime, planner, entry).run())
+        try:
+            async with background(*work) as tasks:
+                await server.set_ready()
+                print_ready("edge", node=settings.node, listen=address, model=model.name, **emulated(settings))
+                await until(stop, tasks)
+                await server.drain(settings.drain_s)
+        finally:
+            await runtime.close()
+            if client is not None:
+                await client.close()
+
+
+def allowed_cuts(settings: EdgeSettings, spec: ModelSpec) -> tuple[Cut, ...]:
+    """The cuts to load for: allowed by the configuration, known to the model, and within the memory limit. Raises ConfigError."""
+    planning = settings.planning
+    limits = planning.limits()
+    if planning.fixed_plan and not planning.cuts:
+        wanted = [Plan.parse(planning.fixed_plan).cut]
+    else:
+        wanted = [Cut.parse(text) for text in planning.cuts] or list(spec.cuts())
+    for cut in wanted:
+        spec.check(cut)
+    floor = limits.privacy_floor
+    wanted = [cut for cut in wanted if floor is None or cut.depth >= floor.depth]
+    if not wanted:
+        raise ConfigError(
+            f"planning.privacy_floor is {floor}, and no cut of planning.cuts is as deep.", advice="Allow a deeper cut."
+        )
+    memory = limits.device_memory_bytes
+    if memory is None:
+        return tuple(wanted)
+    needs = {cut: spec.device_memory_bytes(cut, settings.model.dtype) for cut in wanted}
+    fitting = [cut for cut in wanted if needs[cut] <= memory]
+    if not fitting:
+        least = min(needs, key=lambda cut: needs[cut])
+        raise ConfigError(
+            f"planning.device_memory_bytes is {memory}, but the smallest allowed cut, {least}, needs {needs[least]} bytes.",
+            advice=f"Raise it, or allow the cut {IMAGE}.",
+        )
+    return tuple(fitting)
+
+
+def agreement_of(spec: ModelSpec, dtype: str) -> data_pb2.Agreement:
+    return agreement(
+        model=spec.name,
+        weights_hash=spec.weights_hash,
+        processor_hash=spec.processor_hash,
+        codec_hash=codec_hash(),
+        dtype=dtype,
+    )
+
+
+def emulated(settings: EdgeSettings) -> dict[str, float]:
+    slowdown = settings.emulation.slowdown
+    return {} if slowdown == 1 else {"emulated_slowdown": slowdown}

@@ -1,0 +1,75 @@
+"""Which plan the next question gets: the fixed one, the caller's, or the policy's pick from the newest table."""
+
+from __future__ import annotations
+
+import time
+
+from edge_node.settings import Planning
+from splitvlm.codec import check_level
+from splitvlm.domain import DEVICE, Cut, Plan
+from splitvlm.errors import PeerUnavailable, UsageError
+from splitvlm.link.estimator import LinkEstimate
+from splitvlm.planning.policy import Choice, LinkView, Policy
+from splitvlm.planning.table import PlanTable
+
+
+class Planner:
+    """Holds the table. A new table counts from the next request on."""
+
+    def __init__(self, settings: Planning, cuts: tuple[Cut, ...]) -> None:
+        self._settings = settings
+        self._cuts = cuts
+        self._policy = Policy()
+        self.table: PlanTable | None = None
+        self._fixed = self.checked(settings.fixed_plan) if settings.fixed_plan else None
+
+    def checked(self, text: str) -> Plan:
+        """A plan by its text, if this node can run it. Raises UsageError."""
+        plan = Plan.parse(text)
+        if plan.cut not in self._cuts:
+            known = ", ".join(map(str, self._cuts))
+            raise UsageError(
+                f"This edge node does not serve the cut {plan.cut}.",
+                advice=f"It serves {known}; planning.cuts, planning.privacy_floor and planning.device_memory_bytes decide.",
+            )
+        if plan.cut != DEVICE:
+            check_level(plan.cut, plan.level)
+        return plan
+
+    def choose(self, wanted: str, link: LinkEstimate | None, cloud_reachable: bool) -> Choice:
+        """`wanted` is the caller's plan, or empty. Raises UsageError, PeerUnavailable."""
+        if wanted:
+            return self._given(self.checked(wanted), "asked for", link)
+        if self._fixed is not None:
+            return self._given(self._fixed, "fixed by planning.fixed_plan", link)
+        if self.table is None:
+            return self._without_table()
+        view = LinkView(link.uplink_bps, link.rtt_s, link.spread) if link else LinkView(1.0, 1.0, 0.0)
+        choice = self._policy.pick(
+            self.table,
+            view,
+            self._settings.expected_tokens,
+            time.monotonic(),
+            cloud_reachable=cloud_reachable and link is not None,
+        )
+        if choice.plan is None:
+            raise PeerUnavailable(
+                "The cloud node does not answer, and no allowed plan runs on this device alone.",
+                advice="Start the cloud node, or let the device hold the whole model (planning.device_memory_bytes).",
+            )
+        return choice
+
+    def _given(self, plan: Plan, reason: str, link: LinkEstimate | None) -> Choice:
+        line = next((line for line in self.table.lines if line.plan == plan), None) if self.table else None
+        if line is None or link is None:
+            return Choice(plan, 0.0, 0.0, reason)
+        seconds = line.latency_s(link.uplink_bps, link.rtt_s, self._settings.expected_tokens)
+        return Choice(plan, seconds, seconds, reason)
+
+    def _without_table(self) -> Choice:
+        if DEVICE in self._cuts:
+            return Choice(Plan(DEVICE, "none"), 0.0, 0.0, "no plan table yet")
+        raise PeerUnavailable(
+            "There is no plan table yet: the orchestrator does not answer, or knows no cloud node with this model.",
+            advice="Start the orchestrator and the cloud node, or set planning.fixed_plan and `cloud`.",
+        )

@@ -1,0 +1,108 @@
+"""What local applications may call: ask and status."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+from edge_node.planner import Planner
+from edge_node.request import Account, Request
+from edge_node.runtime import Runtime
+from splitvlm.crypto.identity import Role
+from splitvlm.errors import UsageError
+from splitvlm.model.pictures import read_picture
+from splitvlm.model.text import TextStream
+from splitvlm.planning.policy import Choice
+from splitvlm.rpc.callers import require_role
+from splitvlm.rpc.status import streaming, unary
+from splitvlm.wire.v1 import local_pb2 as pb
+from splitvlm.wire.v1 import local_pb2_grpc
+
+_log = logging.getLogger("splitvlm.edge")
+MAX_QUESTION_BYTES = 16 * 1024
+
+
+class LocalServicer(local_pb2_grpc.LocalServicer):
+    def __init__(self, runtime: Runtime, planner: Planner, *, plaintext: bool) -> None:
+        self._runtime = runtime
+        self._planner = planner
+        self._plaintext = plaintext
+
+    @streaming
+    async def Ask(self, request: pb.Question, context: Any) -> AsyncIterator[pb.Answer]:  # gRPC's own naming
+        require_role(context, Role.APP, Role.EDGE, plaintext=self._plaintext)
+        if not request.text.strip() or len(request.text.encode()) > MAX_QUESTION_BYTES:
+            raise UsageError("A question has between 1 and 16,384 bytes of text.")
+        image = read_picture(request.picture)
+        settings = self._runtime.settings.planning
+        link = self._runtime.link
+        estimate = link.estimate() if link else None
+        choice = self._planner.choose(request.plan, estimate, link.reachable if link else False)
+        assert choice.plan is not None
+        yield _chosen(choice, estimate)
+        max_new_tokens = request.max_new_tokens or settings.max_new_tokens
+        running = Request(self._runtime.engine, link, choice.plan, image, request.text, max_new_tokens)
+        text = TextStream(self._runtime.engine.part.tokenizer)
+        async with contextlib.aclosing(running.tokens()) as tokens:
+            async for token in tokens:
+                if piece := text.push(token):
+                    yield pb.Answer(text=piece)
+        if piece := text.finish():
+            yield pb.Answer(text=piece)
+        self._runtime.count(choice.plan)
+        account = running.account
+        _log.info("answered", extra={"request": account.request_id, "plan": str(account.plan), "total_s": account.total_s})
+        yield pb.Answer(account=account_to_wire(account))
+
+    @unary
+    async def Status(self, request: pb.StatusRequest, context: Any) -> pb.StatusReply:
+        require_role(context, Role.APP, Role.EDGE, plaintext=self._plaintext)
+        link, table = self._runtime.link, self._planner.table
+        estimate = link.estimate() if link else None
+        return pb.StatusReply(
+            model=self._runtime.settings.model.name,
+            cloud_address=link.address if link else "",
+            cloud_reachable=link.reachable if link else False,
+            orchestrator_reachable=self._runtime.orchestrator_reachable,
+            table_version=table.version if table else 0,
+            uplink_bps=estimate.uplink_bps if estimate else 0.0,
+            rtt_s=estimate.rtt_s if estimate else 0.0,
+            spread=estimate.spread if estimate else 0.0,
+            plans=[str(line.plan) for line in table.lines] if table else [],
+        )
+
+
+def _chosen(choice: Choice, estimate: Any) -> pb.Answer:
+    return pb.Answer(
+        chosen=pb.Chosen(
+            plan=str(choice.plan),
+            reason=choice.reason,
+            uplink_bps=estimate.uplink_bps if estimate else 0.0,
+            rtt_s=estimate.rtt_s if estimate else 0.0,
+            predicted_s=choice.predicted_s,
+        )
+    )
+
+
+def account_to_wire(account: Account) -> pb.Account:
+    end = account.exchange.end
+    return pb.Account(
+        request_id=account.request_id,
+        plan=str(account.plan),
+        bytes_sent=account.exchange.bytes_sent,
+        bytes_received=account.exchange.bytes_received,
+        first_token_s=account.first_token_s,
+        total_s=account.total_s,
+        device_s=account.device_s,
+        encode_s=account.encode_s,
+        upload_s=account.upload_s,
+        decode_s=1e-6 * end.decode_us,
+        queue_s=1e-6 * end.queue_us,
+        prefill_s=1e-6 * end.prefill_us,
+        tokens_s=1e-6 * end.tokens_us + account.device_tokens_s,
+        tokens=len(account.token_ids),
+        token_ids=account.token_ids,
+        emulated_slowdown=account.emulated_slowdown,
+    )

@@ -1,0 +1,21 @@
+"""The orchestrator's configuration file."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from splitvlm.settings import Address, Logging, NodeName, Section, Security
+
+
+class OrchestratorSettings(Section):
+    """`splitvlm orchestrator --config FILE`."""
+
+    node: NodeName = "orchestrator"
+    listen: Address = "127.0.0.1:7441"
+    heartbeat_s: float = Field(2.0, gt=0, le=60, description="how often nodes beat; dead after three missed beats")
+    accuracy: dict[str, float] = Field(
+        {}, description="accuracy drop of plans, e.g. `tokens/int2: 0.004` for 0.4 points; 0 where nothing is said"
+    )
+    security: Security = Security()
+    logging: Logging = Logging()
+    drain_s: float = Field(5.0, ge=0)
