@@ -1,0 +1,200 @@
+"""`splitvlm demo`: the whole system on one machine, as three processes over a shaped link.
+
+Device and cloud are the same processor here and the embedded model is small, so the honest best plan would always be `device`.
+The demo therefore EMULATES a weaker device: a memory limit that the whole model does not fit, and a slow-down of its stages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from splitvlm.crypto.identity import Role
+from splitvlm.demo_plot import plot
+from splitvlm.domain import TOKENS
+from splitvlm.errors import UsageError
+from splitvlm.launch import Launcher
+from splitvlm.link.emulator import LinkEmulator
+from splitvlm.link.tracefiles import load
+from splitvlm.link.traces import Trace
+from splitvlm.model.loading import load_whole, read_spec
+from splitvlm.rpc.local import LocalClient
+from splitvlm.scenes import held_out
+from splitvlm.settings import host_and_port
+from splitvlm.variants.evaluation import answers_of, same_answer
+from splitvlm.wire.v1 import local_pb2 as pb
+
+DELAY_S = 0.015  # one way: a cellular uplink's round trip without its queue is about 30 ms
+CONTEXT_TOKENS = 128
+LOOPBACK = ("127.0.0.1", 0)
+console = Console()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question of the demo."""
+
+    image: Image.Image
+    question: str
+    answer: str
+
+    def coded(self, picture_format: str) -> bytes:
+        buffer = io.BytesIO()
+        quality = {"quality": 75} if picture_format == "JPEG" else {}
+        self.image.save(buffer, picture_format, **quality)
+        return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class Told:
+    """What came back: the plan, the account, the text, and when it was asked (seconds from the link's start)."""
+
+    asked_at_s: float
+    chosen: pb.Chosen
+    account: pb.Account
+    text: str
+    correct: bool
+    jpeg_bytes: int
+
+
+async def run_demo(seed: int, questions: int, trace: str, slowdown: float, out: Path) -> dict[str, object]:
+    """Runs, prints, plots; returns the summary that `--json` writes."""
+    shaped = load(trace).up
+    asked = [Asked(scene.image, q.text, q.answer) for scene, q in held_out(questions, seed)]
+    memory = read_spec("scenes").device_memory_bytes(TOKENS, "float32", CONTEXT_TOKENS)
+    _introduce(trace, slowdown, memory, len(asked))
+    with tempfile.TemporaryDirectory(prefix="splitvlm-demo-") as folder:
+        told, setup_s = await _ask_all(Path(folder), asked, shaped, slowdown, memory)
+    unsplit = _unsplit(asked)
+    summary = _summary(told, unsplit, seed, slowdown)
+    _print_summary(summary)
+    picture = _plot(out, told, shaped, slowdown)
+    console.print(f"Started in {setup_s:.1f} s. Plot: {picture}")
+    return summary
+
+
+async def _ask_all(
+    folder: Path, asked: Sequence[Asked], trace: Trace, slowdown: float, memory: int
+) -> tuple[list[Told], float]:
+    started_s = time.perf_counter()
+    async with Launcher(folder) as launcher:
+        orchestrator = await launcher.start("orchestrator", {"heartbeat_s": 1.0})
+        cloud = await launcher.start("cloud", {"orchestrator": orchestrator.address, "model": {"threads": 1}})
+        async with LinkEmulator(LOOPBACK, host_and_port(cloud.address), trace, delay_s=DELAY_S) as link:
+            edge = await launcher.start("edge", _edge_settings(orchestrator.address, f"127.0.0.1:{link.port}", slowdown, memory))
+            client = LocalClient(edge.address, launcher.identity("demo", Role.APP))
+            try:
+                await _wait_for_table(client)
+                setup_s = time.perf_counter() - started_s
+                origin_s = link.t0_s
+                return [await _ask(client, one, number, len(asked), origin_s) for number, one in enumerate(asked, 1)], setup_s
+            finally:
+                await client.close()
+
+
+def _edge_settings(orchestrator: str, link: str, slowdown: float, memory: int) -> dict[str, object]:
+    return {
+        "orchestrator": orchestrator,
+        "cloud": link,
+        "model": {"threads": 1},
+        "planning": {"device_memory_bytes": memory, "expected_tokens": 4},
+        "emulation": {"slowdown": slowdown},
+    }
+
+
+async def _wait_for_table(client: LocalClient) -> None:
+    """Ask for the status until the first plan table is there; gives up with the status' own words."""
+    for _ in range(200):
+        status = await client.status()
+        if status.plans and status.cloud_reachable:
+            return
+        await asyncio.sleep(0.1)
+    raise UsageError("The edge node got no plan table within 20 s.", advice="Run again; SPLITVLM_DEBUG=1 shows more.")
+
+
+async def _ask(client: LocalClient, one: Asked, number: int, total: int, origin_s: float) -> Told:
+    asked_at_s = time.monotonic() - origin_s
+    chosen, account, text = pb.Chosen(), pb.Account(), ""
+    async for message in client.ask(one.coded("PNG"), one.question):
+        match message.WhichOneof("body"):
+            case "chosen":
+                chosen = message.chosen
+            case "account":
+                account = message.account
+            case "text":
+                text += message.text
+    told = Told(asked_at_s, chosen, account, text.strip(), same_answer(text, one.answer), len(one.coded("JPEG")))
+    _print_row(told, one, number, total)
+    return told
+
+
+def _unsplit(asked: Sequence[Asked]) -> list[bool]:
+    """Whether the unsplit model, by transformers' generate in this process, answers each question right."""
+    network, processor = load_whole("scenes")
+    answers = answers_of(network, processor, [(one.image, one.question) for one in asked])
+    return [same_answer(text, one.answer) for text, one in zip(answers, asked, strict=True)]
+
+
+def _introduce(trace: str, slowdown: float, memory: int, questions: int) -> None:
+    console.print("[bold]splitvlm demo[/]: orchestrator, cloud node and edge node as processes, mutual TLS, sealed features.")
+    console.print(
+        f"[yellow]EMULATION[/]: the device has {memory / 2**20:.1f} MiB for the model (it does not fit whole), and its stages are "
+        f"slowed down {slowdown:g} x. The link is emulated: {trace}, {2e3 * DELAY_S:.0f} ms round trip."
+    )
+    console.print(f"{questions} questions about pictures that the model never saw.\n")
+    console.print(f"{'':>7}  {'uplink':>9}  {'plan':<18} {'bytes':>7} {'JPEG':>6}  {'first':>6} {'total':>6}   answer")
+
+
+def _print_row(told: Told, one: Asked, number: int, total: int) -> None:
+    account = told.account
+    mark = "[green]right[/]" if told.correct else f"[red]wrong[/], it is {one.answer}"
+    console.print(
+        f"{number:>3}/{total:<3}  {told.chosen.uplink_bps / 1e3:>5.0f} kb/s  {account.plan:<18} {account.bytes_sent:>7} "
+        f"{told.jpeg_bytes:>6}  {account.first_token_s * 1e3:>4.0f}ms {account.total_s * 1e3:>4.0f}ms   "
+        f"{one.question} [bold]{told.text}[/] {mark}",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def _summary(told: Sequence[Told], unsplit: Sequence[bool], seed: int, slowdown: float) -> dict[str, object]:
+    latencies = sorted(one.account.total_s for one in told)
+    return {
+        "questions": len(told),
+        "answered": sum(bool(one.text) for one in told),
+        "correct": sum(one.correct for one in told),
+        "unsplit_correct": sum(unsplit),
+        "cuts": dict(Counter(one.account.plan.partition("/")[0] for one in told)),
+        "plans": dict(Counter(one.account.plan for one in told)),
+        "bytes_sent": sum(one.account.bytes_sent for one in told),
+        "jpeg_bytes": sum(one.jpeg_bytes for one in told),
+        "median_total_s": latencies[len(latencies) // 2],
+        "max_total_s": latencies[-1],
+        "seed": seed,
+        "emulated_slowdown": slowdown,
+    }
+
+
+def _print_summary(summary: dict[str, object]) -> None:
+    table = Table(title="Summary", show_header=False)
+    for key, value in summary.items():
+        table.add_row(key.replace("_", " "), f"{value:.3f}" if isinstance(value, float) else str(value))
+    console.print(table)
+
+
+def _plot(out: Path, told: Sequence[Told], trace: Trace, slowdown: float) -> Path:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        return plot(out / "demo.png", told, trace, slowdown)
+    except OSError as error:
+        raise UsageError(f"Cannot write the plot to {out}: {error.strerror}.", advice="Choose another --out.") from error

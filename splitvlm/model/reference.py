@@ -1,0 +1,37 @@
+"""The unsplit answers that law 1 compares with: transformers' own greedy `generate` on the whole model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+
+from splitvlm.model.loading import load_whole
+from splitvlm.model.processors import prompt_inputs
+
+
+class Reference:
+    """A whole model with its processor."""
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        self._model = model
+        self._processor = processor
+
+    @torch.inference_mode()
+    def tokens(self, image: Image.Image, question: str, max_new_tokens: int) -> list[int]:
+        """Ids of the answer's tokens, the end token included where it was reached."""
+        made = prompt_inputs(self._processor, image.convert("RGB"), question)
+        inputs = {name: value.to(self._model.device) for name, value in made.items()}
+        answer = self._model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
+        tokens: list[int] = answer[0, inputs["input_ids"].shape[1] :].tolist()
+        return tokens
+
+
+def reference_tokens(
+    name: str, asked: Sequence[tuple[Image.Image, str]], max_new_tokens: int, dtype: str = "float32"
+) -> list[list[int]]:
+    """Answers of the named model, which is loaded for this and dropped."""
+    reference = Reference(*load_whole(name, dtype=dtype))
+    return [reference.tokens(image, question, max_new_tokens) for image, question in asked]

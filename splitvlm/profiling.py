@@ -1,0 +1,210 @@
+"""Measures a node's own part at its start: seconds of every stage, cost of every codec level, bytes on drawn pictures.
+
+One warm-up, then medians over a few pictures. Stage times come from one request through the deepest (device) or shallowest
+(cloud) cut, added up below or above each other cut, so that a model of 40 cuts is measured as quickly as one of 4. A codec's
+cost is measured at the first, middle and last cut of each kind and borrowed from the nearest of those by the others.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from statistics import median
+from typing import Any
+
+from PIL import Image
+
+from splitvlm.codec import Limits, decode, decode_picture, encode, encode_picture, levels_of
+from splitvlm.domain import DEVICE, IMAGE, Cut, CutKind
+from splitvlm.model.loading import load_device
+from splitvlm.model.parts import CloudPart, DevicePart, UpperRun
+from splitvlm.pictures import samples
+from splitvlm.planning.costs import CloudProfile, DeviceProfile
+from splitvlm.settings import ModelChoice
+
+PICTURES = 3
+STEPS = 3  # decoding steps of each request
+MAX_PIXELS = 64 * 2**20
+Asked = tuple[Image.Image, str]
+Stages = dict[str, float]
+Payloads = dict[tuple[Cut, str], list[bytes]]
+
+
+def profile_device(part: DevicePart, cuts: tuple[Cut, ...], *, slowdown: float = 1.0) -> DeviceProfile:
+    """Profile of `cuts` on this device. `slowdown` is the emulated factor, which all seconds are multiplied by."""
+    asked = list(samples(PICTURES, part.spec.name))
+    prefill, step = _device_stages(part, max(cuts, key=lambda cut: cut.depth), asked)
+    seconds, payloads, token_bytes = _encoding(part, cuts, asked)
+    near = {cut: _nearest(cut, cuts) for cut in cuts}
+    levels = [(cut, level) for cut in cuts if cut != DEVICE for level in levels_of(cut)]
+    return DeviceProfile(
+        cuts={cut: slowdown * _below(prefill, cut) for cut in cuts},
+        coding={
+            (cut, level): (slowdown * seconds[near[cut], level], _median_size(payloads[near[cut], level]))
+            for cut, level in levels
+        },
+        token_s={cut: slowdown * _below(step, cut) for cut in cuts if cut.kind in (CutKind.LM, CutKind.DEVICE)},
+        memory_bytes={cut: part.spec.device_memory_bytes(cut) for cut in cuts},
+        token_bytes={key: token_bytes[near[key[0]], key[1]] for key in levels if key[0].kind is CutKind.LM},
+    )
+
+
+def profile_cloud(part: CloudPart, cuts: tuple[Cut, ...], model: ModelChoice) -> CloudProfile:
+    """Profile of `cuts` on this cloud node. Loads the lower part for a moment, to have boundaries to measure with."""
+    asked = list(samples(PICTURES, part.spec.name))
+    deepest = max(cuts, key=lambda cut: cut.depth)
+    device = load_device(model.name, [deepest], device=model.device, dtype=model.dtype)
+    prefill, step = _cloud_stages(part, device, min(cuts, key=lambda cut: cut.depth), asked)
+    _, payloads, _ = _encoding(device, cuts, asked[:1])
+    decoding = {key: _median_seconds(lambda data=data: _decode(key[0], data[0])) for key, data in payloads.items()}
+    near = {cut: _nearest(cut, cuts) for cut in cuts}
+    return CloudProfile(
+        cuts={cut: _above(prefill, cut) for cut in cuts},
+        coding={(cut, level): decoding[near[cut], level] for cut in cuts for level in levels_of(cut)},
+        token_s={cut: _above(step, cut) for cut in cuts},
+    )
+
+
+def _device_stages(part: DevicePart, deepest: Cut, asked: list[Asked]) -> tuple[Stages, Stages]:
+    if deepest == IMAGE:
+        return {}, {}
+
+    def run(one: Asked) -> Iterator[None]:
+        if deepest == DEVICE:
+            tokens = part.generate(*one, STEPS + 1)
+            for _ in tokens:
+                yield
+            return
+        lower = part.lower(*one, deepest)
+        yield
+        if deepest.kind is CutKind.LM:
+            for token_id in range(STEPS):
+                lower.step(token_id)
+                yield
+
+    return _stages(part, run, asked)
+
+
+def _cloud_stages(part: CloudPart, device: DevicePart, shallowest: Cut, asked: list[Asked]) -> tuple[Stages, Stages]:
+    def run(one: Asked) -> Iterator[None]:
+        upper, step = _upper(part, device, shallowest, one)
+        upper.first()
+        yield
+        while not upper.finished:
+            upper.next(step() if step else None)
+            yield
+
+    return _stages(part, run, asked)
+
+
+def _upper(part: CloudPart, device: DevicePart, cut: Cut, one: Asked) -> tuple[UpperRun, Callable[[], Any] | None]:
+    if cut == IMAGE:
+        return part.upper_from_picture(device.picture(one[0]), one[1], STEPS + 1), None
+    lower = device.lower(*one, cut)
+    step = (lambda: lower.step(0)) if cut.kind is CutKind.LM else None
+    return part.upper(cut, lower.boundary, STEPS + 1), step
+
+
+def _stages(
+    part: DevicePart | CloudPart, run: Callable[[Asked], Iterator[None]], asked: list[Asked]
+) -> tuple[Stages, Stages]:
+    """Medians of the stages' seconds: in the prefill, and in a decoding step."""
+    prefills: defaultdict[str, list[float]] = defaultdict(list)
+    steps: defaultdict[str, list[float]] = defaultdict(list)
+    for number, one in enumerate((asked[0], *asked)):
+        with _listening(part) as heard:
+            for phase, _ in enumerate(run(one)):
+                if number:  # the first request warms up
+                    for stage, seconds in heard.items():
+                        (steps if phase else prefills)[stage].append(seconds)
+                heard.clear()
+    return ({name: median(s) for name, s in prefills.items()}, {name: median(s) for name, s in steps.items()})
+
+
+@contextmanager
+def _listening(part: DevicePart | CloudPart) -> Iterator[Stages]:
+    heard: Stages = defaultdict(float)
+
+    def hear(stage: str, seconds: float) -> None:
+        heard[stage] += seconds
+
+    part.on_stage = hear
+    try:
+        yield heard
+    finally:
+        part.on_stage = None
+
+
+def _below(stages: Stages, cut: Cut) -> float:
+    """Seconds of the stages that the device runs at `cut`."""
+    return sum(seconds for stage, seconds in stages.items() if _on_device(stage, cut))
+
+
+def _above(stages: Stages, cut: Cut) -> float:
+    return sum(seconds for stage, seconds in stages.items() if not _on_device(stage, cut) or stage == "embed")
+
+
+def _on_device(stage: str, cut: Cut) -> bool:
+    """Whether a stage of the clock (splitvlm.model.stage_clock) is below the cut."""
+    kind, _, number = stage.partition(":")
+    layer = int(number or 0)
+    match kind:
+        case "prepare" | "patches":
+            return cut != IMAGE
+        case "vision":
+            return cut.kind is not CutKind.IMAGE and (cut.kind is not CutKind.VISION or layer <= cut.layers)
+        case "connector":
+            return cut.kind in (CutKind.TOKENS, CutKind.LM, CutKind.DEVICE)
+        case "embed":
+            return cut.kind in (CutKind.LM, CutKind.DEVICE)
+        case "lm":
+            return cut == DEVICE or (cut.kind is CutKind.LM and layer <= cut.layers)
+        case _:
+            return cut == DEVICE
+
+
+def _encoding(
+    part: DevicePart, cuts: tuple[Cut, ...], asked: list[Asked]
+) -> tuple[dict[tuple[Cut, str], float], Payloads, dict[tuple[Cut, str], int]]:
+    """Of the representative cuts: median seconds of encoding, payloads, bytes of a decoding step."""
+    payloads: Payloads = defaultdict(list)
+    seconds: defaultdict[tuple[Cut, str], list[float]] = defaultdict(list)
+    token_bytes: dict[tuple[Cut, str], int] = {}
+    for cut in sorted({_nearest(cut, cuts) for cut in cuts if cut != DEVICE}, key=lambda cut: cut.depth):
+        for one in asked:
+            lower = None if cut == IMAGE else part.lower(*one, cut)
+            for level in levels_of(cut):
+                started_s = time.perf_counter()
+                data = encode_picture(part.picture(one[0]), level) if lower is None else encode(lower.boundary, level)
+                seconds[cut, level].append(time.perf_counter() - started_s)
+                payloads[cut, level].append(data)
+            if lower is not None and cut.kind is CutKind.LM:
+                step = lower.step(0)
+                token_bytes |= {(cut, level): len(encode(step, level)) for level in levels_of(cut)}
+    return {key: median(values) for key, values in seconds.items()}, payloads, token_bytes
+
+
+def _decode(cut: Cut, data: bytes) -> object:
+    return decode_picture(data, max_pixels=MAX_PIXELS) if cut == IMAGE else decode(data, limits=Limits())
+
+
+def _nearest(cut: Cut, cuts: tuple[Cut, ...]) -> Cut:
+    """The representative of a cut among the first, middle and last of its kind."""
+    kind = [one for one in cuts if one.kind is cut.kind]
+    few = [kind[0], kind[len(kind) // 2], kind[-1]]
+    return min(few, key=lambda one: abs(one.layers - cut.layers))
+
+
+def _median_seconds(job: Callable[[], object]) -> float:
+    times = []
+    for _ in range(PICTURES):
+        started_s = time.perf_counter()
+        job()
+        times.append(time.perf_counter() - started_s)
+    return median(times)
+
+
+def _median_size(payloads: list[bytes]) -> int:
+    return int(median(len(data) for data in payloads))
