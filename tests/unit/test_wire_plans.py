@@ -1,0 +1,61 @@
+"""Planning's values cross the wire unchanged, and nonsense from a peer is refused."""
+
+import math
+
+import pytest
+
+from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut
+from splitvlm.errors import UsageError
+from splitvlm.planning.costs import CloudProfile, DeviceProfile, cost_lines
+from splitvlm.planning.table import Limits, PlanTable
+from splitvlm.rpc import plans
+from splitvlm.wire.v1 import control_pb2 as pb
+
+LM = Cut.parse("lm:2")
+DEVICE_PROFILE = DeviceProfile(
+    cuts={IMAGE: 0.0, TOKENS: 0.2, LM: 0.3, DEVICE: 0.9},
+    coding={(IMAGE, "jpeg75"): (0.01, 9000), (TOKENS, "int4"): (0.004, 6000), (LM, "int8"): (0.004, 30000)},
+    token_s={LM: 0.01, DEVICE: 0.05},
+    memory_bytes={IMAGE: 0, TOKENS: 10**7, LM: 2 * 10**7, DEVICE: 3 * 10**7},
+    token_bytes={(LM, "int8"): 300},
+)
+CLOUD_PROFILE = CloudProfile(
+    cuts={IMAGE: 0.03, TOKENS: 0.02, LM: 0.01},
+    coding={(IMAGE, "jpeg75"): 0.001, (TOKENS, "int4"): 0.001, (LM, "int8"): 0.001},
+    token_s={IMAGE: 0.002, TOKENS: 0.002, LM: 0.001},
+    queue_s=0.005,
+)
+
+
+def test_profiles_cross_unchanged() -> None:
+    assert plans.device_profile_from_wire(plans.device_profile_to_wire(DEVICE_PROFILE)) == DEVICE_PROFILE
+    assert plans.cloud_profile_from_wire(plans.cloud_profile_to_wire(CLOUD_PROFILE)) == CLOUD_PROFILE
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        Limits(),
+        Limits(max_accuracy_drop=0.0, device_memory_bytes=5, privacy_floor=TOKENS, levels=frozenset({"int4"})),
+        Limits(cuts=frozenset({IMAGE, LM})),
+    ],
+)
+def test_limits_cross_unchanged(limits: Limits) -> None:
+    assert plans.limits_from_wire(plans.limits_to_wire(limits)) == limits
+
+
+def test_a_table_crosses_unchanged() -> None:
+    table = PlanTable(7, cost_lines(DEVICE_PROFILE, CLOUD_PROFILE))
+    assert len(table.lines) == 4
+    assert plans.table_from_wire(plans.table_to_wire(table, cloud_node="c", cloud_address="h:1")) == table
+
+
+@pytest.mark.parametrize("seconds", [math.nan, math.inf, -1.0])
+def test_a_peer_cannot_report_an_impossible_time(seconds: float) -> None:
+    with pytest.raises(UsageError, match="profile"):
+        plans.cloud_profile_from_wire(pb.CloudProfile(cuts=[pb.CutTime(cut="tokens", seconds=seconds)]))
+
+
+def test_a_peer_cannot_report_an_unknown_cut() -> None:
+    with pytest.raises(UsageError, match="is not a cut"):
+        plans.device_profile_from_wire(pb.DeviceProfile(cuts=[pb.CutTime(cut="x" * 50, seconds=1)]))
