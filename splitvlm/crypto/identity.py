@@ -1,0 +1,143 @@
+"""What a node is at run time: its name, role, certificate, private key, and the authority that it trusts.
+
+A node's folder, as `splitvlm keys issue` makes it:
+
+    cert.pem   its certificate     key.pem   its private key, for its user only     ca.pem   the authority's certificate
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+import stat
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from splitvlm.crypto.certificates import SCHEME
+from splitvlm.errors import KeysError
+
+CERTIFICATE_FILE: Final = "cert.pem"
+KEY_FILE: Final = "key.pem"
+AUTHORITY_FILE: Final = "ca.pem"
+
+_ISSUE: Final = "Make a node's folder with `splitvlm keys issue NODE --role ROLE`."
+_URI: Final = re.compile(rf"{SCHEME}://[a-z0-9.-]+/([a-z]+)/([a-z0-9](?:[a-z0-9-]{{0,61}}[a-z0-9])?)")
+
+
+class Role(StrEnum):
+    """What a certificate lets its holder do."""
+
+    ORCHESTRATOR = "orchestrator"
+    CLOUD = "cloud"
+    EDGE = "edge"
+    APP = "app"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A node's own identity. The private key is PKCS #8 in PEM, unencrypted; it is in no repr."""
+
+    node: str
+    role: Role
+    certificate_pem: bytes = field(repr=False)
+    private_key_pem: bytes = field(repr=False)
+    authority_pem: bytes = field(repr=False)
+
+
+def load_identity(folder: Path, *, now: dt.datetime | None = None) -> Identity:
+    """The identity in a node's folder, checked at `now` (default: the clock).
+
+    Raises KeysError if a file is missing or is none, others may read the key, the key is another certificate's, the
+    certificate is another authority's, or the time is outside of the certificate's.
+    """
+    certificate_pem, authority_pem = _read(folder / CERTIFICATE_FILE), _read(folder / AUTHORITY_FILE)
+    private_key_pem = _read_private(folder / KEY_FILE)
+    certificate = _certificate(certificate_pem, folder / CERTIFICATE_FILE)
+    authority = _certificate(authority_pem, folder / AUTHORITY_FILE)
+    if private_key(private_key_pem).public_key() != certificate.public_key():
+        raise KeysError(f"The key in {folder} is not that of the certificate beside it.", advice=_ISSUE)
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature) as error:
+        raise KeysError(
+            f"The certificate in {folder} was not issued by the ca.pem beside it.", advice=_ISSUE
+        ) from error
+    for each, name in ((certificate, CERTIFICATE_FILE), (authority, AUTHORITY_FILE)):
+        _check_time(each, folder / name, now or dt.datetime.now(dt.UTC))
+    node, role = name_in(certificate)
+    return Identity(node, role, certificate_pem, private_key_pem, authority_pem)
+
+
+def peer_identity(certificate: bytes) -> tuple[str, Role]:
+    """The node and role that a certificate (PEM or DER) names. Raises KeysError.
+
+    It does not say that the certificate is to be trusted: TLS (or splitvlm.crypto.trust) has said that before.
+    """
+    try:
+        pem = certificate.startswith(b"-----BEGIN")
+        parsed = x509.load_pem_x509_certificate(certificate) if pem else x509.load_der_x509_certificate(certificate)
+    except ValueError as error:
+        raise KeysError("The peer's certificate cannot be read.") from error
+    return name_in(parsed)
+
+
+def name_in(certificate: x509.Certificate) -> tuple[str, Role]:
+    """The node and role in the one URI `splitvlm://<domain>/<role>/<node>`. Raises KeysError."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        (uri,) = names.get_values_for_type(x509.UniformResourceIdentifier)
+        match = _URI.fullmatch(uri)
+        if match is None:
+            raise ValueError(uri)
+        return match[2], Role(match[1])
+    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension) as error:
+        raise KeysError("A certificate names no node and role of splitvlm.", advice=_ISSUE) from error
+
+
+def private_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
+    """Raises KeysError unless it is an unencrypted key on P-256."""
+    try:
+        key = load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError) as error:
+        raise KeysError("A private key cannot be read: it is no unencrypted PEM key.", advice=_ISSUE) from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise KeysError("A private key is not ECDSA on P-256.", advice=_ISSUE)
+    return key
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise KeysError(f"Cannot read {path}: {error.strerror}.", advice=_ISSUE) from error
+
+
+def _read_private(path: Path) -> bytes:
+    data = _read(path)
+    if stat.S_IMODE(path.stat().st_mode) & 0o077:
+        raise KeysError(f"Others than its user may read the key {path}.", advice=f"Run `chmod 600 {path}`.")
+    return data
+
+
+def _certificate(pem: bytes, path: Path) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(pem)
+    except ValueError as error:
+        raise KeysError(f"{path} is not a certificate in PEM.", advice=_ISSUE) from error
+
+
+def _check_time(certificate: x509.Certificate, path: Path, now: dt.datetime) -> None:
+    if now > certificate.not_valid_after_utc:
+        raise KeysError(f"The certificate {path} expired on {certificate.not_valid_after_utc:%Y-%m-%d}.", advice=_ISSUE)
+    if now < certificate.not_valid_before_utc:
+        raise KeysError(
+            f"The certificate {path} is valid only from {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC.",
+            advice="Check this machine's clock.",
+        )
