@@ -1,0 +1,28 @@
+"""The tensors that cross at a cut, by name. Nothing else may be needed to run the rest of the model.
+
+Float tensors are coded by the codec level; integer tensors always cross losslessly. Batch is 1 everywhere and is squeezed
+away where the model has it as an axis of its own. What is constant or follows from other tensors is left out.
+
+    name    dtype   shape            at the cuts
+    hidden  float   [N, P, D]        vision:k: states of N tiles (or crops) of P patches; Qwen2.5-VL: [P, D]
+                    [V, D]           tokens: visual tokens in the order of their places in the prompt
+                    [T, D], [1, D]   lm:k: states of the prompt, then of each new token
+    ids     int64   [T]              vision:k, tokens: the prompt; lm:k only where a rule of token choice reads the prompt
+    types   uint8   [T]              lm:k without ids: 1 where an image token stands (Qwen2.5-VL, Gemma 3)
+    grid    int64   [N, 3]           Qwen2.5-VL: patches in time, height, width
+    patches uint8   [N, H, W]        Idefics3, vision:k, only where some tile is padded: 1 where a patch is real
+    sizes   int64   [N, 2]           LLaVA-OneVision, vision:k: height and width of the picture in pixels
+"""
+
+from __future__ import annotations
+
+import torch
+
+Boundary = dict[str, torch.Tensor]
+
+HIDDEN = "hidden"
+IDS = "ids"
+TYPES = "types"
+GRID = "grid"
+PATCHES = "patches"
+SIZES = "sizes"

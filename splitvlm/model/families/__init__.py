@@ -1,0 +1,29 @@
+"""The families of models that can be divided, by the `model_type` of their config."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from splitvlm.errors import UsageError
+
+if TYPE_CHECKING:
+    from splitvlm.model.families.family import Family
+
+_MODULES = {
+    "smolvlm": ("idefics3", "Idefics3"),
+    "idefics3": ("idefics3", "Idefics3"),
+    "llava_onevision": ("llava_onevision", "LlavaOnevision"),
+    "qwen2_5_vl": ("qwen2_5_vl", "Qwen25Vl"),
+    "gemma3": ("gemma3", "Gemma3"),
+}
+SUPPORTED = "SmolVLM, Idefics3, LLaVA-OneVision, Qwen2.5-VL and Gemma 3"
+
+
+def family_of(model_type: str, name: str) -> Family:
+    """The family of a config's `model_type`; `name` is the model's, for the error. Raises UsageError."""
+    if model_type not in _MODULES:
+        raise UsageError(f"{name} is of the kind '{model_type}', which cannot be divided.", advice=f"Try {SUPPORTED}.")
+    module, kind = _MODULES[model_type]
+    family: Family = getattr(import_module(f"splitvlm.model.families.{module}"), kind)()
+    return family

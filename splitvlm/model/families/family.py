@@ -1,0 +1,113 @@
+"""What a family of models must say so that its models can be divided.
+
+Shape letters: B batch (1), N tiles or crops, P patches, V visual tokens, T prompt tokens, Q new tokens, D width.
+A family names where the stages of the model are, and runs them by transformers' own forwards. It keeps no state of a
+request: one object serves many requests in turn.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from splitvlm.model.boundary import HIDDEN, IDS, TYPES, Boundary
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Prefixes of parameter names, stage by stage, from shallow to deep."""
+
+    patches: tuple[str, ...]
+    vision: str  # "...layers." before the layer's number
+    connector: tuple[str, ...]
+    language: str  # the language model's own prefix, with the final dot
+
+    def stage_of(self, name: str) -> tuple[str, int]:
+        """(kind, index) of a parameter: patches, vision i, connector, embed, lm i, norm, head, or unused. i from 0."""
+        for prefix, kind in ((self.vision, "vision"), (f"{self.language}layers.", "lm")):
+            if name.startswith(prefix):
+                return kind, int(name.removeprefix(prefix).split(".", 1)[0])
+        if name.startswith(self.patches):
+            return "patches", 0
+        if name.startswith(self.connector):
+            return "connector", 0
+        ends = {f"{self.language}embed_tokens.": "embed", f"{self.language}norm.": "norm", "lm_head.": "head"}
+        return next((kind for prefix, kind in ends.items() if name.startswith(prefix)), "unused"), 0
+
+
+class Family(ABC):
+    """One family. `inputs` is what the processor made of a picture and a prompt, with its batch axis."""
+
+    name: ClassVar[str]
+    layout: ClassVar[Layout]
+    needs_types: ClassVar[bool] = False  # the language model must know where image tokens stand
+    language_sides: ClassVar[tuple[str, ...]] = ()  # side tensors that the language model needs too
+
+    def vision_depth(self, config: Any) -> int:
+        """How many layers of the tower are used."""
+        return int(config.vision_config.num_hidden_layers)
+
+    def patches_of_tile(self, config: Any) -> int:
+        """Patches of one tile, for the bound on activations."""
+        return int(config.vision_config.image_size // config.vision_config.patch_size) ** 2
+
+    @abstractmethod
+    def lower_vision(self, model: Any, inputs: Mapping[str, torch.Tensor], layers: int) -> Boundary:
+        """Patches and the first `layers` layers of the tower: `hidden` and the side tensors that the rest needs."""
+
+    @abstractmethod
+    def upper_vision(self, model: Any, boundary: Boundary, layers: int) -> torch.Tensor:
+        """The tower's layers from `layers` on, its end. Returns states for `connect`."""
+
+    @abstractmethod
+    def connect(self, model: Any, states: torch.Tensor, boundary: Boundary) -> torch.Tensor:
+        """The connector: visual tokens [V, D]."""
+
+    @abstractmethod
+    def stack(self, model: Any) -> nn.Module:
+        """The language model: embed_tokens, layers, norm."""
+
+    def vision_layers(self, model: Any) -> nn.ModuleList:
+        found: nn.ModuleList = model.get_submodule(self.layout.vision.rstrip("."))
+        return found
+
+    def embed(self, model: Any, ids_T: torch.Tensor, visual_VD: torch.Tensor | None = None) -> torch.Tensor:
+        """Embeddings [T, D] of tokens, with visual tokens put in the places of the image tokens."""
+        embed: Any = self.stack(model).embed_tokens
+        if visual_VD is None:
+            states_TD: torch.Tensor = embed(ids_T)
+            return states_TD
+        places_T = ids_T == model.config.image_token_id
+        known_T = ids_T.masked_fill(places_T, 0) if model.config.image_token_id >= embed.num_embeddings else ids_T
+        states_TD = embed(known_T)
+        return states_TD.masked_scatter(places_T[:, None], visual_VD.to(states_TD.dtype))
+
+    def types(self, model: Any, boundary: Boundary) -> torch.Tensor:
+        """[T], 1 where an image token stands."""
+        if TYPES in boundary:
+            return boundary[TYPES].long()
+        return (boundary[IDS] == model.config.image_token_id).long()
+
+    def positions(self, model: Any, boundary: Boundary) -> tuple[torch.Tensor, int]:
+        """Position ids of the prompt as the language model takes them, and what is added to those of later tokens."""
+        num_tokens = boundary[HIDDEN].shape[0]
+        return torch.arange(num_tokens, device=boundary[HIDDEN].device)[None], 0
+
+    def later_positions(self, position: int, device: torch.device) -> torch.Tensor:
+        """Position ids of one later token."""
+        return torch.full((1, 1), position, device=device)
+
+    def prompt_mask(
+        self, model: Any, stack: Any, states_BTD: torch.Tensor, cache: Any, positions: torch.Tensor, boundary: Boundary
+    ) -> Any:
+        """The mask of the prefill as the language model takes it; all ones lets the model build its causal mask."""
+        return torch.ones(states_BTD.shape[:2], dtype=torch.long, device=states_BTD.device)
+
+    def shrunk(self, image_processor: Any, picture_CHW: Any) -> Any:
+        """The picture resized as the processor's first step would do it; None where only the original gives its result."""
+        return None

@@ -1,0 +1,60 @@
+"""Gemma 3: a SigLIP tower, pooled visual tokens that see one another, layers with sliding windows and full ones.
+
+Source: transformers models/gemma3/modeling_gemma3.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from splitvlm.model.boundary import HIDDEN, Boundary
+from splitvlm.model.families.family import Family, Layout
+from splitvlm.model.families.siglip import tower_slice
+
+
+class Gemma3(Family):
+    name = "gemma3"
+    layout = Layout(
+        patches=("model.vision_tower.embeddings.",),
+        vision="model.vision_tower.encoder.layers.",
+        connector=("model.vision_tower.post_layernorm.", "model.multi_modal_projector."),
+        language="model.language_model.",
+    )
+    needs_types = True
+
+    def stack(self, model: Any) -> nn.Module:
+        found: nn.Module = model.model.language_model
+        return found
+
+    def lower_vision(self, model: Any, inputs: Mapping[str, torch.Tensor], layers: int) -> Boundary:
+        return {HIDDEN: tower_slice(model.model.vision_tower, 0, layers, inputs["pixel_values"].to(model.dtype))}
+
+    def upper_vision(self, model: Any, boundary: Boundary, layers: int) -> torch.Tensor:
+        depth = self.vision_depth(model.config)
+        return tower_slice(model.model.vision_tower, layers, depth, boundary[HIDDEN], ends=True)
+
+    def connect(self, model: Any, states: torch.Tensor, boundary: Boundary) -> torch.Tensor:
+        tokens_NVD: torch.Tensor = model.model.multi_modal_projector(states)
+        return tokens_NVD.flatten(0, 1)
+
+    def prompt_mask(
+        self, model: Any, stack: Any, states_BTD: torch.Tensor, cache: Any, positions: torch.Tensor, boundary: Boundary
+    ) -> Any:
+        """Image tokens see their whole image: one mask for each kind of layer, by the slice's own cache."""
+        return model.create_masks_for_generate(
+            config=stack.config,
+            inputs_embeds=states_BTD,
+            attention_mask=super().prompt_mask(model, stack, states_BTD, cache, positions, boundary),
+            past_key_values=cache,
+            position_ids=positions,
+            token_type_ids=self.types(model, boundary)[None],
+        )
+
+    def shrunk(self, image_processor: Any, picture_CHW: Any) -> Any:
+        if image_processor.do_pan_and_scan:
+            return None  # crops are taken from the original
+        return image_processor.resize(picture_CHW, size=image_processor.size, resample=image_processor.resample)

@@ -1,0 +1,83 @@
+"""SmolVLM and Idefics3: pictures in tiles, pixel shuffle, a Llama stack.
+
+Source: transformers models/idefics3/modeling_idefics3.py and models/smolvlm/modeling_smolvlm.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from splitvlm.model.boundary import HIDDEN, PATCHES, Boundary
+from splitvlm.model.families.family import Family, Layout
+from splitvlm.model.slicing import Inlet, forward, twin
+
+
+class Idefics3(Family):
+    name = "idefics3"
+    layout = Layout(
+        patches=("model.vision_model.embeddings.",),
+        vision="model.vision_model.encoder.layers.",
+        connector=("model.vision_model.post_layernorm.", "model.connector."),
+        language="model.text_model.",
+    )
+
+    def stack(self, model: Any) -> nn.Module:
+        found: nn.Module = model.model.text_model
+        return found
+
+    def lower_vision(self, model: Any, inputs: Mapping[str, torch.Tensor], layers: int) -> Boundary:
+        tap = _Tap(_tower(model, 0, layers, ends=False))
+        whole = twin(model.model, vision_model=tap, connector=nn.Identity())
+        forward_features = type(model.model).get_image_features  # it drops empty tiles and makes the patches' mask
+        forward_features(whole, inputs["pixel_values"], inputs.get("pixel_attention_mask"), return_dict=True)
+        boundary = {HIDDEN: tap.states_NPD}
+        if not bool(tap.patches_NHW.all()):
+            boundary[PATCHES] = tap.patches_NHW.to(torch.uint8)
+        return boundary
+
+    def upper_vision(self, model: Any, boundary: Boundary, layers: int) -> torch.Tensor:
+        states_NPD = boundary[HIDDEN]
+        patches = boundary.get(PATCHES)
+        if patches is None:
+            patches = torch.ones((*states_NPD.shape[:2], 1), device=states_NPD.device)
+        tower = _tower(model, layers, self.vision_depth(model.config), ends=True)
+        found: torch.Tensor = forward(tower, states_NPD, patch_attention_mask=patches.bool()).last_hidden_state
+        return found
+
+    def connect(self, model: Any, states: torch.Tensor, boundary: Boundary) -> torch.Tensor:
+        tokens_NVD: torch.Tensor = model.model.connector(states)
+        return tokens_NVD.flatten(0, 1)
+
+    def shrunk(self, image_processor: Any, picture_CHW: Any) -> Any:
+        size = image_processor.size
+        return image_processor.resize(picture_CHW, size=size, resample=image_processor.resample)
+
+
+class _Tap(nn.Module):
+    """Runs the tower's first layers and remembers what crosses."""
+
+    states_NPD: torch.Tensor
+    patches_NHW: torch.Tensor
+
+    def __init__(self, tower: nn.Module) -> None:
+        super().__init__()
+        self.tower = tower
+
+    def forward(self, pixel_values: torch.Tensor, patch_attention_mask: torch.Tensor, **kwargs: Any) -> Any:
+        output = forward(self.tower, pixel_values, patch_attention_mask=patch_attention_mask)
+        self.states_NPD, self.patches_NHW = output.last_hidden_state, patch_attention_mask
+        return output
+
+
+def _tower(model: Any, start: int, stop: int, *, ends: bool) -> nn.Module:
+    tower = model.model.vision_model
+    changes: dict[str, nn.Module] = {"encoder": twin(tower.encoder, layers=tower.encoder.layers[start:stop])}
+    if ends:
+        changes["embeddings"] = Inlet()
+    else:
+        changes["post_layernorm"] = nn.Identity()
+    return twin(tower, **changes)

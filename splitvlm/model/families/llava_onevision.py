@@ -1,0 +1,63 @@
+"""LLaVA-OneVision: a SigLIP tower over a picture and its crops, packed row by row by the picture's size, a Qwen2 stack.
+
+Source: transformers models/llava_onevision/modeling_llava_onevision.py, models/siglip/modeling_siglip.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from splitvlm.errors import UsageError
+from splitvlm.model.boundary import HIDDEN, SIZES, Boundary
+from splitvlm.model.families.family import Family, Layout
+from splitvlm.model.families.siglip import tower_slice
+
+
+class LlavaOnevision(Family):
+    name = "llava_onevision"
+    layout = Layout(
+        patches=("model.vision_tower.embeddings.",),
+        vision="model.vision_tower.encoder.layers.",
+        connector=("model.multi_modal_projector.", "model.image_newline"),
+        language="model.language_model.",
+    )
+
+    def vision_depth(self, config: Any) -> int:
+        """The model takes the states after one layer of the tower (-1 is the last), before the tower's final norm."""
+        layer = config.vision_feature_layer
+        if not isinstance(layer, int) or config.vision_config.model_type != "siglip_vision_model":
+            raise UsageError(
+                "This LLaVA-OneVision model takes states of several layers, or has a tower that is not SigLIP.",
+                advice="Only one layer of a SigLIP tower is supported, as in the released checkpoints.",
+            )
+        depth = int(config.vision_config.num_hidden_layers)
+        return layer if layer >= 0 else depth + 1 + layer
+
+    def stack(self, model: Any) -> nn.Module:
+        found: nn.Module = model.model.language_model
+        return found
+
+    def lower_vision(self, model: Any, inputs: Mapping[str, torch.Tensor], layers: int) -> Boundary:
+        pixels_NCHW = inputs["pixel_values"].flatten(0, 1).to(model.dtype)
+        states_NPD = tower_slice(model.model.vision_tower, 0, layers, pixels_NCHW)
+        return {HIDDEN: states_NPD, SIZES: inputs["image_sizes"]}
+
+    def upper_vision(self, model: Any, boundary: Boundary, layers: int) -> torch.Tensor:
+        return tower_slice(model.model.vision_tower, layers, self.vision_depth(model.config), boundary[HIDDEN])
+
+    def connect(self, model: Any, states: torch.Tensor, boundary: Boundary) -> torch.Tensor:
+        inner = model.model
+        if model.config.vision_feature_select_strategy == "default":
+            states = states[:, 1:]  # a tower with a class token
+        tokens_NPD = inner.multi_modal_projector(states)
+        packed, _ = inner.pack_image_features(
+            [tokens_NPD],
+            boundary[SIZES],
+            image_newline=inner.image_newline,
+            vision_aspect_ratio=model.config.vision_aspect_ratio,
+        )
+        return torch.cat(list(packed))

@@ -1,0 +1,102 @@
+"""Qwen2.5-VL: a tower with attention in windows, positions in time, height and width.
+
+Patches stand in the processor's order at the boundary; the tower itself works in the order of its windows, which follows
+from the grid. Source: transformers models/qwen2_5_vl/modeling_qwen2_5_vl.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from splitvlm.model.boundary import GRID, HIDDEN, Boundary
+from splitvlm.model.families.family import Family, Layout
+from splitvlm.model.slicing import Inlet, forward, twin
+
+
+class Qwen25Vl(Family):
+    name = "qwen2_5_vl"
+    layout = Layout(
+        patches=("model.visual.patch_embed.",),
+        vision="model.visual.blocks.",
+        connector=("model.visual.merger.",),
+        language="model.language_model.",
+    )
+    needs_types = True
+    language_sides = (GRID,)
+
+    def vision_depth(self, config: Any) -> int:
+        return int(config.vision_config.depth)
+
+    def patches_of_tile(self, config: Any) -> int:
+        return 4096  # of a picture of 900 x 900; the tower takes any size
+
+    def stack(self, model: Any) -> nn.Module:
+        found: nn.Module = model.model.language_model
+        return found
+
+    def lower_vision(self, model: Any, inputs: Mapping[str, torch.Tensor], layers: int) -> Boundary:
+        tower, grid = model.model.visual, inputs["image_grid_thw"]
+        part = _tower(tower, 0, layers, merger=_First(tower.spatial_merge_unit))
+        states_PD = forward(part, inputs["pixel_values"].to(model.dtype), grid_thw=grid).last_hidden_state
+        order = torch.argsort(_window_index(tower, grid))
+        return {HIDDEN: tower.permute_input_for_window_attn(states_PD, order, states_PD.shape[0]), GRID: grid}
+
+    def upper_vision(self, model: Any, boundary: Boundary, layers: int) -> torch.Tensor:
+        """The merger's work is done here too: the tower's forward ends in it."""
+        tower = model.model.visual
+        part = _tower(tower, layers, self.vision_depth(model.config), merger=tower.merger, patch_embed=Inlet())
+        tokens_VD: torch.Tensor = forward(part, boundary[HIDDEN], grid_thw=boundary[GRID]).pooler_output
+        return tokens_VD
+
+    def connect(self, model: Any, states: torch.Tensor, boundary: Boundary) -> torch.Tensor:
+        return states
+
+    def positions(self, model: Any, boundary: Boundary) -> tuple[torch.Tensor, int]:
+        types_BT = self.types(model, boundary)[None]
+        positions_3BT, delta = model.model.get_rope_index(  # it reads of the ids only their shape
+            torch.zeros_like(types_BT), mm_token_type_ids=types_BT, image_grid_thw=boundary[GRID]
+        )
+        return positions_3BT, int(delta)
+
+    def later_positions(self, position: int, device: torch.device) -> torch.Tensor:
+        return torch.full((3, 1, 1), position, device=device)
+
+    def shrunk(self, image_processor: Any, picture_CHW: Any) -> Any:
+        factor = image_processor.patch_size * image_processor.merge_size
+        return image_processor.resize(
+            picture_CHW, size=image_processor.size, resample=image_processor.resample, factor=factor
+        )
+
+
+class _First(nn.Module):
+    """Stands in for the merger below a cut: one row for each merged patch, whose values nobody reads."""
+
+    def __init__(self, unit: int) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def forward(self, states_PD: torch.Tensor) -> torch.Tensor:
+        return states_PD[:: self.unit]
+
+
+def _tower(tower: Any, start: int, stop: int, **children: nn.Module) -> nn.Module:
+    part = twin(tower, blocks=tower.blocks[start:stop], **children)
+    part.fullatt_block_indexes = [i - start for i in tower.fullatt_block_indexes]
+    return part
+
+
+def _window_index(tower: Any, grid: torch.Tensor) -> torch.Tensor:
+    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import get_vision_window_index
+
+    index: torch.Tensor = get_vision_window_index(
+        grid,
+        spatial_merge_size=tower.spatial_merge_size,
+        window_size=tower.window_size,
+        patch_size=tower.patch_size,
+        kwargs={},
+    )[0]
+    return index

@@ -1,0 +1,54 @@
+"""One request's run through a slice of the language model, with its own cache."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from splitvlm.model.boundary import HIDDEN, Boundary
+from splitvlm.model.families.family import Family
+from splitvlm.model.slicing import forward
+
+
+class LanguageRun:
+    """Prefill once, then one token at a time. `stack` is the model's language stack or a slice of it.
+
+    All state of the request is here (the cache, its length, the offset of positions); the modules stay untouched.
+    """
+
+    def __init__(self, family: Family, model: Any, stack: nn.Module) -> None:
+        from transformers import DynamicCache
+
+        self._family, self._model, self._stack = family, model, stack
+        self._cache = DynamicCache(config=stack.config)
+        self._length = 0
+        self._offset = 0
+
+    def prefill(self, boundary: Boundary) -> torch.Tensor:
+        """`hidden` [T, D] with what tells positions and masks -> states [T, D]."""
+        states_BTD = boundary[HIDDEN][None]
+        positions, self._offset = self._family.positions(self._model, boundary)
+        mask = self._family.prompt_mask(self._model, self._stack, states_BTD, self._cache, positions, boundary)
+        self._length = states_BTD.shape[1]
+        return self._run(states_BTD, positions, mask)
+
+    def step(self, states_1D: torch.Tensor) -> torch.Tensor:
+        """States [1, D] of the next token -> states [1, D]."""
+        positions = self._family.later_positions(self._length + self._offset, states_1D.device)
+        self._length += 1
+        mask = torch.ones((1, self._length), dtype=torch.long, device=states_1D.device)
+        return self._run(states_1D[None], positions, mask)
+
+    def _run(self, states_BQD: torch.Tensor, positions: torch.Tensor, mask: Any) -> torch.Tensor:
+        output = forward(
+            self._stack,
+            inputs_embeds=states_BQD,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=self._cache,
+            use_cache=True,
+        )
+        found: torch.Tensor = output.last_hidden_state[0]
+        return found

@@ -1,0 +1,115 @@
+"""From a model's name to its spec, to one of its parts, or to the whole.
+
+A name is a folder, a Hugging Face id, `scenes` (the embedded model) or `shape:<id>` (random weights in a known shape).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from splitvlm.domain import DEVICE, Cut
+from splitvlm.errors import UsageError
+from splitvlm.model.families import family_of
+from splitvlm.model.spec import ModelSpec, cloud_stages, device_stages
+
+if TYPE_CHECKING:
+    import torch
+
+    from splitvlm.model.parts import CloudPart, DevicePart
+    from splitvlm.model.sources import Source
+
+
+def read_spec(name: str) -> ModelSpec:
+    """What is known without loading a weight. Raises UsageError."""
+    return _known(name)[1]
+
+
+def load_device(
+    name: str, cuts: Sequence[Cut], *, device: str = "cpu", dtype: str = "float32", threads: int | None = None
+) -> DevicePart:
+    """The lower part with the weights of the deepest of `cuts`, and no others. Raises UsageError."""
+    from splitvlm.model.parts import DevicePart
+
+    _set_threads(threads)
+    source, spec = _known(name)
+    _check(spec, cuts)
+    deepest = max(cuts, key=lambda cut: cut.depth)
+    served = tuple(cut for cut in spec.cuts() if cut.depth <= deepest.depth)
+    model = _partial(source, spec, device_stages(spec, deepest), device, dtype)
+    return DevicePart(spec, family_of(source.config.model_type, name), model, source.processor(), served)
+
+
+def load_cloud(
+    name: str, cuts: Sequence[Cut], *, device: str = "cpu", dtype: str = "float32", threads: int | None = None
+) -> CloudPart:
+    """The upper part with the weights that the shallowest of `cuts` needs, and no others. Raises UsageError."""
+    from splitvlm.model.parts import CloudPart
+
+    _set_threads(threads)
+    source, spec = _known(name)
+    _check(spec, cuts)
+    shallowest = min(cuts, key=lambda cut: cut.depth)
+    served = tuple(cut for cut in spec.cuts() if shallowest.depth <= cut.depth and cut != DEVICE)
+    model = _partial(source, spec, cloud_stages(spec, shallowest), device, dtype)
+    return CloudPart(spec, family_of(source.config.model_type, name), model, source.processor(), served)
+
+
+def load_whole(
+    name: str, *, device: str = "cpu", dtype: str = "float32", threads: int | None = None
+) -> tuple[Any, Any]:
+    """transformers' own undivided model and the processor, for `generate`. Raises UsageError."""
+    _set_threads(threads)
+    source, _ = _known(name)
+    return source.whole(_torch_device(device), _torch_dtype(dtype)), source.processor()
+
+
+@lru_cache(maxsize=16)
+def _known(name: str) -> tuple[Source, ModelSpec]:
+    from splitvlm.model.sources import find_source, spec_of
+
+    source = find_source(name)
+    return source, spec_of(source, name)
+
+
+def _partial(source: Source, spec: ModelSpec, stages: frozenset[tuple[str, int]], device: str, dtype: str) -> Any:
+    from splitvlm.model.skeleton import build_skeleton, put
+
+    family = family_of(source.config.model_type, spec.name)
+    model = build_skeleton(source.config, _torch_dtype(dtype))
+    model.generation_config = source.generation_config(model)
+    wanted = {name for name, _ in model.named_parameters() if family.layout.stage_of(name) in stages}
+    put(model, source.tensors(model, wanted), _torch_device(device), _torch_dtype(dtype))
+    return model
+
+
+def _check(spec: ModelSpec, cuts: Sequence[Cut]) -> None:
+    if not cuts:
+        raise UsageError("No cut was named.", advice="Name at least one cut that this node serves.")
+    for cut in cuts:
+        spec.check(cut)
+
+
+def _set_threads(threads: int | None) -> None:
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def _torch_device(device: str) -> torch.device:
+    import torch
+
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(f"There is no device '{device}' here.", advice="Use cpu, or install torch for your GPU.")
+    return torch.device(device)
+
+
+def _torch_dtype(dtype: str) -> torch.dtype:
+    import torch
+
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if dtype not in known:
+        raise UsageError(f"'{dtype}' is not a dtype that models are run in.", advice=f"Use {' or '.join(known)}.")
+    return known[dtype]

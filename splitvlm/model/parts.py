@@ -1,0 +1,265 @@
+"""The two parts of a divided model: what the device runs, and what the cloud runs from the boundary alone.
+
+Each request is an object of its own (LowerRun, UpperRun) that holds its caches; the modules are shared and stay untouched,
+so that one part serves many requests in turn from one thread. Everything runs under `torch.inference_mode`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut, CutKind
+from splitvlm.errors import UsageError
+from splitvlm.model.boundary import HIDDEN, IDS, TYPES, Boundary
+from splitvlm.model.families.family import Family
+from splitvlm.model.greedy import Greedy, reads_prompt
+from splitvlm.model.language import LanguageRun
+from splitvlm.model.processors import prompt_inputs
+from splitvlm.model.slicing import language_slice
+from splitvlm.model.spec import ModelSpec
+from splitvlm.model.stage_clock import OnStage, StageClock
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class _Part:
+    """What both parts share: the model as far as it is loaded, its family, its slices, its clock."""
+
+    def __init__(self, spec: ModelSpec, family: Family, model: Any, processor: Any, cuts: tuple[Cut, ...]) -> None:
+        self.spec = spec
+        self.cuts = cuts
+        self.family = family
+        self.model = model
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        self.device = torch.device(next((p.device for p in model.parameters() if not p.is_meta), "cpu"))
+        self.clock = StageClock(self.device)
+        self.clock.watch(family.vision_layers(model), "vision")
+        self.clock.watch(family.stack(model).layers, "lm")  # type: ignore[arg-type]
+        self.slice = lru_cache(maxsize=None)(self._slice)
+
+    @property
+    def on_stage(self) -> OnStage | None:
+        """Gets (stage, seconds) as stages end; None, the default, measures nothing."""
+        return self.clock.listener
+
+    @on_stage.setter
+    def on_stage(self, listener: OnStage | None) -> None:
+        self.clock.listener = listener
+
+    def language_run(self, start: int, stop: int, *, ends: bool) -> LanguageRun:
+        return LanguageRun(self.family, self.model, self.slice(start, stop, ends))
+
+    def logits(self, states_QD: torch.Tensor) -> torch.Tensor:
+        """Logits [V] after the last of the states, which have passed the final norm."""
+        with self.clock.stage("head"):
+            scores: torch.Tensor = self.model.lm_head(states_QD[None, -1:])[0, -1]
+        return scores
+
+    def check(self, cut: Cut) -> None:
+        self.spec.check(cut)
+        if cut not in self.cuts:
+            served = ", ".join(str(cut) for cut in (self.cuts[0], self.cuts[-1])) if self.cuts else "none"
+            raise UsageError(
+                f"The part of {self.spec.name} that is loaded here does not serve the cut {cut}.",
+                advice=f"It serves the cuts from {served.replace(', ', ' to ')}.",
+            )
+
+    def inputs(self, image: Image.Image, question: str) -> dict[str, torch.Tensor]:
+        """The processor's tensors on this part's device. Raises UsageError for an empty or too long question."""
+        if not question.strip():
+            raise UsageError("The question is empty.", advice="Ask something about the picture.")
+        with self.clock.stage("prepare"):
+            made = prompt_inputs(self.processor, image.convert("RGB"), question)
+        num_tokens = made["input_ids"].shape[1]
+        if num_tokens >= self.spec.max_context:
+            raise UsageError(
+                f"The prompt is too long: {num_tokens} tokens, of {self.spec.max_context} that {self.spec.name} can read.",
+                advice="Ask a shorter question or send a smaller picture.",
+            )
+        return {name: value.to(self.device) for name, value in made.items() if isinstance(value, torch.Tensor)}
+
+    def see(self, inputs: dict[str, torch.Tensor], layers: int) -> Boundary:
+        """The boundary at vision:`layers`."""
+        boundary = self.family.lower_vision(self.model, inputs, layers)
+        return boundary | {IDS: inputs["input_ids"][0]}
+
+    def visual_tokens(self, boundary: Boundary, layers: int) -> Boundary:
+        """From the boundary at vision:`layers` to that at `tokens`."""
+        states = self.family.upper_vision(self.model, boundary, layers)
+        with self.clock.stage("connector"):
+            tokens_VD = self.family.connect(self.model, states, boundary)
+        kept = (IDS, *self.family.language_sides)
+        return {HIDDEN: tokens_VD} | {name: boundary[name] for name in kept}
+
+    def embedded(self, boundary: Boundary) -> Boundary:
+        """From the boundary at `tokens` to the language model's input, `hidden` [T, D]."""
+        with self.clock.stage("embed"):
+            states_TD = self.family.embed(self.model, boundary[IDS], boundary[HIDDEN])
+        return boundary | {HIDDEN: states_TD}
+
+    def _slice(self, start: int, stop: int, ends: bool) -> nn.Module:
+        return language_slice(self.family.stack(self.model), start, stop, ends=ends)
+
+
+class DevicePart(_Part):
+    """The lower part. `cuts` are those that the loaded weights can serve."""
+
+    def picture(self, image: Image.Image) -> Image.Image:
+        """The picture for the cut `image`: resized as the processor's first step does it, where that makes it smaller.
+
+        Where the model reads the original's size (LLaVA-OneVision, Gemma 3 with crops), it stays as it is: a smaller one
+        would give other tokens.
+        """
+        image = image.convert("RGB")
+        pixels_CHW = np.asarray(image).transpose(2, 0, 1)
+        shrunk = self.family.shrunk(self.processor.image_processor, pixels_CHW)
+        if shrunk is None or shrunk[0].size >= pixels_CHW[0].size:
+            return image
+        return Image.fromarray(np.ascontiguousarray(shrunk.transpose(1, 2, 0).astype(np.uint8)))
+
+    @torch.inference_mode()
+    def lower(self, image: Image.Image, question: str, cut: Cut) -> LowerRun:
+        """Run the lower part at vision:k, tokens or lm:k. Raises UsageError."""
+        self.check(cut)
+        if cut in (IMAGE, DEVICE):
+            raise UsageError(f"The cut {cut} has no lower part to run.", advice="Use `picture` or `generate`.")
+        return LowerRun(self, self.inputs(image, question), cut)
+
+    @torch.inference_mode()
+    def generate(self, image: Image.Image, question: str, max_new_tokens: int) -> Iterator[int]:
+        """The cut `device`: the answer's token ids, computed here alone, up to and with the end token."""
+        self.check(DEVICE)
+        boundary = _to_tokens(self, self.inputs(image, question))
+        run = UpperRun(self, TOKENS, boundary, max_new_tokens)
+        return _tokens_of(run)
+
+
+def _tokens_of(run: UpperRun) -> Iterator[int]:
+    if not run.finished:
+        yield run.first()
+    while not run.finished:
+        yield run.next(None)
+
+
+def _to_tokens(part: _Part, inputs: dict[str, torch.Tensor]) -> Boundary:
+    depth = part.spec.vision_layers
+    return part.visual_tokens(part.see(inputs, depth), depth)
+
+
+class LowerRun:
+    """One request on the device. `boundary` is what crosses after the prefill."""
+
+    boundary: Boundary
+    num_prompt_tokens: int
+
+    def __init__(self, part: DevicePart, inputs: dict[str, torch.Tensor], cut: Cut) -> None:
+        self._part = part
+        self._language: LanguageRun | None = None
+        self.num_prompt_tokens = int(inputs["input_ids"].shape[1])
+        if cut.kind is CutKind.VISION:
+            self.boundary = part.see(inputs, cut.layers)
+        elif cut.kind is CutKind.TOKENS:
+            self.boundary = _to_tokens(part, inputs)
+        else:
+            self.boundary = self._into_language(part.embedded(_to_tokens(part, inputs)), cut.layers)
+
+    def _into_language(self, boundary: Boundary, layers: int) -> Boundary:
+        part = self._part
+        self._language = part.language_run(0, layers, ends=False)
+        crossing = {HIDDEN: self._language.prefill(boundary)}
+        if reads_prompt(part.model):
+            crossing[IDS] = boundary[IDS]
+        elif part.family.needs_types:
+            crossing[TYPES] = part.family.types(part.model, boundary).to(torch.uint8)
+        return crossing | {name: boundary[name] for name in part.family.language_sides}
+
+    @torch.inference_mode()
+    def step(self, token_id: int) -> Boundary:
+        """lm:k only: the boundary of the next token, `hidden` [1, D]."""
+        assert self._language is not None, "only a cut in the language model steps on the device"
+        with self._part.clock.stage("embed"):
+            states_1D = self._part.family.embed(self._part.model, torch.tensor([token_id], device=self._part.device))
+        return {HIDDEN: self._language.step(states_1D)}
+
+
+class CloudPart(_Part):
+    """The upper part. `cuts` are those that the loaded weights can serve."""
+
+    @torch.inference_mode()
+    def upper(self, cut: Cut, boundary: Boundary, max_new_tokens: int) -> UpperRun:
+        """From a boundary that arrived. Nothing runs before `first()`. Raises UsageError."""
+        self.check(cut)
+        here = {name: tensor.to(self.device) for name, tensor in boundary.items()}
+        return UpperRun(self, cut, here, max_new_tokens)
+
+    @torch.inference_mode()
+    def upper_from_picture(self, picture: Image.Image, question: str, max_new_tokens: int) -> UpperRun:
+        """The cut `image`: everything runs here. Raises UsageError."""
+        self.check(IMAGE)
+        return UpperRun(self, IMAGE, self.inputs(picture, question), max_new_tokens)
+
+
+class UpperRun:
+    """One request above the cut, with its own caches, which go when it is dropped."""
+
+    def __init__(self, part: _Part, cut: Cut, given: Boundary, max_new_tokens: int) -> None:
+        self._part, self._cut, self._given = part, cut, given
+        start = cut.layers if cut.kind is CutKind.LM else 0
+        stop = part.spec.lm_layers
+        self._language = part.language_run(start, stop, ends=True) if start < stop else None
+        self._limit = max_new_tokens
+        self._greedy: Greedy | None = None
+        self._last = -1
+
+    @property
+    def finished(self) -> bool:
+        """Whether the end token was chosen or the limit is reached."""
+        return self._limit <= 0 if self._greedy is None else self._greedy.finished
+
+    @torch.inference_mode()
+    def first(self) -> int:
+        """Run the prefill; the first token id."""
+        boundary = self._language_input()
+        self._given = {}
+        num_tokens = boundary[HIDDEN].shape[0]
+        self._greedy = Greedy(self._part.model, boundary.get(IDS), num_tokens, self._limit)
+        return self._choose(self._language.prefill(boundary) if self._language else self._normed(boundary[HIDDEN]))
+
+    @torch.inference_mode()
+    def next(self, boundary: Boundary | None) -> int:
+        """The next token id: from the last one, or at lm:k from the device's boundary of it."""
+        assert self._greedy is not None, "first() comes first"
+        if boundary is not None:
+            states_1D = boundary[HIDDEN].to(self._part.device)
+        else:
+            with self._part.clock.stage("embed"):
+                last = torch.tensor([self._last], device=self._part.device)
+                states_1D = self._part.family.embed(self._part.model, last)
+        return self._choose(self._language.step(states_1D) if self._language else self._normed(states_1D))
+
+    def _language_input(self) -> Boundary:
+        part, cut, given = self._part, self._cut, self._given
+        if cut.kind is CutKind.LM:
+            return given
+        if cut.kind is CutKind.TOKENS:
+            return part.embedded(given)
+        if cut.kind is CutKind.VISION:
+            return part.embedded(part.visual_tokens(given, cut.layers))
+        return part.embedded(_to_tokens(part, given))
+
+    def _normed(self, states_QD: torch.Tensor) -> torch.Tensor:
+        normed: torch.Tensor = self._part.family.stack(self._part.model).norm(states_QD)  # type: ignore[operator]
+        return normed
+
+    def _choose(self, states_QD: torch.Tensor) -> int:
+        assert self._greedy is not None
+        self._last = self._greedy.choose(self._part.logits(states_QD))
+        return self._last

@@ -1,0 +1,183 @@
+"""`shape:<id>`: the exact shape of a known checkpoint with seeded random weights. Its answers mean nothing.
+
+Each tensor is drawn from a seed of (id, tensor name), so that a part that holds half the model holds the same weights as
+the whole. Sizes are those of the checkpoints' config.json on the Hugging Face Hub. One difference: the SmolVLM shapes show
+a picture as one tile (the checkpoints cut it in up to 17), so that a request is one tile of work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from splitvlm.errors import UsageError
+from splitvlm.model.random_weights import draw
+from splitvlm.model.skeleton import build_skeleton, put
+from splitvlm.model.sources import Source
+
+_SEED = 1  # of all shapes; a new one makes new weights, and other hashes
+
+
+class ShapeSource(Source):
+    """A model that is nowhere saved."""
+
+    random_weights = True
+
+    def __init__(self, shape: str) -> None:
+        if shape not in SHAPES:
+            raise UsageError(f"There is no shape '{shape}'.", advice=f"Known shapes: {', '.join(SHAPES)}.")
+        self._shape = shape
+
+    @cached_property
+    def config(self) -> Any:
+        return SHAPES[self._shape]()
+
+    def processor(self) -> Any:
+        from splitvlm.model.stand_in import stand_in_processor
+
+        return stand_in_processor(self.config)
+
+    def generation_config(self, model: Any) -> Any:
+        config = model.generation_config
+        if self.config.model_type == "qwen2_5_vl":
+            config.repetition_penalty = 1.05  # as in the checkpoints' generation_config.json
+        return config
+
+    def tensors(self, model: Any, wanted: set[str]) -> Iterator[tuple[str, torch.Tensor]]:
+        for name in sorted(wanted):
+            yield name, draw(model, name, f"{_SEED}:{self._shape}")
+
+    def whole(self, device: torch.device, dtype: torch.dtype) -> Any:
+        model = build_skeleton(self.config, dtype)
+        model.generation_config = self.generation_config(model)
+        put(model, self.tensors(model, {name for name, _ in model.named_parameters()}), device, dtype)
+        return model
+
+    def hashes(self) -> tuple[str, str]:
+        facts = json.dumps(self.config.to_diff_dict(), sort_keys=True, default=str)
+        weights = hashlib.sha256(f"{self._shape}:{_SEED}:{facts}".encode()).hexdigest()
+        return weights, hashlib.sha256(f"stand-in 1:{facts}".encode()).hexdigest()
+
+
+def _smolvlm(*, width: int, inner: int, layers: int, heads: int, kv_heads: int) -> Any:
+    """SmolVLM-256M and -500M: a SigLIP-B tower at 512 px, SmolLM2."""
+    from transformers import SmolVLMConfig
+
+    vision = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+    text = _text("llama", width, inner, layers, heads, kv_heads, 49280, 100_000.0, 8192)
+    return SmolVLMConfig(
+        vision_config=vision | {"image_size": 512, "patch_size": 16},
+        text_config=text | {"bos_token_id": 1, "pad_token_id": 2, "eos_token_id": 49279},
+        scale_factor=4,
+        image_token_id=49190,
+        tie_word_embeddings=False,
+    )
+
+
+def _smolvlm_2b() -> Any:
+    """SmolVLM-Instruct, which is of the Idefics3 kind: a SigLIP-so400m tower at 384 px, SmolLM2-1.7B."""
+    from transformers import Idefics3Config
+
+    vision = _so400m(layers=27, image_size=384)
+    text = _text("llama", 2048, 8192, 24, 32, 32, 49155, 273_768.0, 16384)
+    return Idefics3Config(
+        vision_config=vision,
+        text_config=text | {"bos_token_id": 1, "pad_token_id": 2, "eos_token_id": 49154},
+        scale_factor=3,
+        image_token_id=49153,
+        tie_word_embeddings=False,
+    )
+
+
+def _qwen2_5_vl(*, width: int, inner: int, layers: int, heads: int, kv_heads: int, vocab: int, tied: bool) -> Any:
+    from transformers import Qwen2_5_VLConfig
+
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
+    text = _text("qwen2_5_vl_text", width, inner, layers, heads, kv_heads, vocab, 1e6, 128_000)
+    vision = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": width}
+    windows = {"patch_size": 14, "window_size": 112, "fullatt_block_indexes": [7, 15, 23, 31]}
+    return Qwen2_5_VLConfig(
+        vision_config=vision | windows,
+        text_config=text | {"rope_parameters": rope, "eos_token_id": 151645, "tie_word_embeddings": tied},
+        image_token_id=151655,
+        video_token_id=151656,
+        vision_start_token_id=151652,
+        vision_end_token_id=151653,
+        tie_word_embeddings=tied,
+    )
+
+
+def _llava_onevision() -> Any:
+    """LLaVA-OneVision on Qwen2-0.5B; 26 of the tower's 27 layers are kept, as in its config."""
+    from transformers import LlavaOnevisionConfig
+
+    text = _text("qwen2", 896, 4864, 24, 14, 2, 152_000, 1e6, 32_768)
+    return LlavaOnevisionConfig(
+        vision_config=_so400m(layers=26, image_size=384) | {"model_type": "siglip_vision_model"},
+        text_config=text | {"eos_token_id": 151645, "tie_word_embeddings": True},
+        image_token_id=151646,
+        video_token_id=151647,
+        tie_word_embeddings=True,
+    )
+
+
+def _gemma3() -> Any:
+    """Gemma 3 4B: a SigLIP-so400m tower at 896 px, five sliding layers to each full one."""
+    from transformers import Gemma3Config
+
+    text = _text("gemma3_text", 2560, 10240, 34, 8, 4, 262_208, 1e6, 131_072)
+    rope = {
+        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+    }
+    ids = {"bos_token_id": 2, "pad_token_id": 0, "eos_token_id": 106}
+    return Gemma3Config(
+        vision_config=_so400m(layers=27, image_size=896) | {"vision_use_head": False},
+        text_config=text | ids | {"head_dim": 256, "sliding_window": 1024, "rope_parameters": rope},
+        mm_tokens_per_image=256,
+        image_token_id=262_144,
+        boi_token_id=255_999,
+        eoi_token_id=256_000,
+    )
+
+
+def _so400m(*, layers: int, image_size: int) -> dict[str, Any]:
+    """SigLIP-so400m/14."""
+    sizes = {"hidden_size": 1152, "intermediate_size": 4304, "num_attention_heads": 16}
+    return sizes | {"num_hidden_layers": layers, "image_size": image_size, "patch_size": 14}
+
+
+def _text(
+    kind: str, width: int, inner: int, layers: int, heads: int, kv_heads: int, vocab: int, theta: float, context: int
+) -> dict[str, Any]:
+    return {
+        "model_type": kind,
+        "hidden_size": width,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "vocab_size": vocab,
+        "rope_parameters": {"rope_type": "default", "rope_theta": theta},
+        "max_position_embeddings": context,
+    }
+
+
+SHAPES: dict[str, Callable[[], Any]] = {
+    "smolvlm-256m": lambda: _smolvlm(width=576, inner=1536, layers=30, heads=9, kv_heads=3),
+    "smolvlm-500m": lambda: _smolvlm(width=960, inner=2560, layers=32, heads=15, kv_heads=5),
+    "smolvlm-2.2b": _smolvlm_2b,
+    "qwen2.5-vl-3b": lambda: _qwen2_5_vl(
+        width=2048, inner=11008, layers=36, heads=16, kv_heads=2, vocab=151_936, tied=True
+    ),
+    "qwen2.5-vl-7b": lambda: _qwen2_5_vl(
+        width=3584, inner=18944, layers=28, heads=28, kv_heads=4, vocab=152_064, tied=False
+    ),
+    "llava-onevision-0.5b": _llava_onevision,
+    "gemma-3-4b": _gemma3,
+}

@@ -1,0 +1,93 @@
+"""Law 1: at every cut of every family the divided model gives the tokens of transformers' own `generate`."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.unit.tiny_models import FAMILIES, picture, save
+
+from splitvlm.domain import DEVICE, IMAGE, Cut, every_cut
+from splitvlm.model.boundary import Boundary
+from splitvlm.model.loading import load_cloud, load_device, load_whole
+from splitvlm.model.parts import CloudPart, DevicePart, UpperRun
+from splitvlm.model.processors import prompt_inputs
+
+NUM_TOKENS = 12
+PROMPTS = [
+    (picture(64, 64, 1), "How many cells?"),
+    (picture(100, 40, 2), "Is there a fire?"),
+    (picture(30, 90, 3), "What is on the road, and where exactly does it stand?"),
+]
+KINDS = [pytest.param(kind, None, id=kind) for kind in FAMILIES]
+KINDS.append(pytest.param("qwen2.5-vl", 1.3, id="qwen2.5-vl-penalty"))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    @cache
+    def folder(kind: str, penalty: float | None) -> str:
+        path: Path = tmp_path_factory.mktemp("model")
+        return str(save(kind, path, repetition_penalty=penalty))
+
+    return folder
+
+
+def reference(model: Any, processor: Any, image: Any, question: str) -> list[int]:
+    inputs = prompt_inputs(processor, image, question)
+    made = model.generate(**inputs, do_sample=False, max_new_tokens=NUM_TOKENS)
+    return made[0, inputs["input_ids"].shape[1] :].tolist()
+
+
+def carried(boundary: Boundary) -> Boundary:
+    """As over a wire: nothing shared."""
+    return {name: torch.from_numpy(tensor.numpy().copy()) for name, tensor in boundary.items()}
+
+
+def divided(device: DevicePart, cloud: CloudPart, image: Any, question: str, cut: Cut) -> list[int]:
+    if cut == DEVICE:
+        return list(device.generate(image, question, NUM_TOKENS))
+    if cut == IMAGE:
+        return finish(cloud.upper_from_picture(device.picture(image), question, NUM_TOKENS))
+    lower = device.lower(image, question, cut)
+    run = cloud.upper(cut, carried(lower.boundary), NUM_TOKENS)
+    tokens = [run.first()]
+    while not run.finished:
+        tokens.append(run.next(carried(lower.step(tokens[-1])) if cut.trips_per_token else None))
+    return tokens
+
+
+def finish(run: UpperRun) -> list[int]:
+    tokens = [run.first()]
+    while not run.finished:
+        tokens.append(run.next(None))
+    return tokens
+
+
+@pytest.mark.parametrize(("kind", "penalty"), KINDS)
+def test_every_cut_gives_the_tokens_of_generate(saved: Any, kind: str, penalty: float | None) -> None:
+    name = saved(kind, penalty)
+    model, processor = load_whole(name)
+    expected = [reference(model, processor, image, question) for image, question in PROMPTS]
+    assert len({token for tokens in expected for token in tokens}) >= 3, "the reference is degenerate"
+    device, cloud = load_device(name, [DEVICE]), load_cloud(name, [IMAGE])
+    wrong = [
+        (str(cut), index)
+        for cut in every_cut(3, 3)
+        for index, (image, question) in enumerate(PROMPTS)
+        if divided(device, cloud, image, question, cut) != expected[index]
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_pictures_and_depth_matter(saved: Any, kind: str) -> None:
+    """Otherwise the comparison above could not fail."""
+    model, processor = load_whole(saved(kind, None))
+    one, other = (prompt_inputs(processor, picture(64, 64, seed), "What is this?") for seed in (1, 2))
+    with torch.inference_mode():
+        first, second = model(**one).logits[0, -1], model(**other).logits[0, -1]
+    assert (first - second).abs().max() > 1e-3
