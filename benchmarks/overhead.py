@@ -5,8 +5,8 @@
 - split: an edge process and a cloud process with mutual TLS and sealed frames; from the question's arrival at the edge
   process to the end of the answer, PNG decoding, processor, both codecs and all hops included.
 - unsplit: `model.generate` in one process on the same picture and question, processor included.
-- Both with the same number of threads, in turn (A B A B ...), after a warm-up each. Device and cloud never compute at the same time
-  for one question, so sharing the processor costs the split nothing; a real link would come on top.
+- Both with the same number of threads, in turn (A B A B ...), after a warm-up each. Device and cloud never compute at the
+  same time for one question, so sharing the processor costs the split nothing; a real link would come on top.
 
 `python benchmarks/overhead.py [--model shape:smolvlm-256m] [--tokens 32] [--runs 5] [--threads 2]`. Last line: JSON.
 """
@@ -65,18 +65,23 @@ async def _measure(
         expected = reference.tokens(picture, question, options.tokens)
         unsplit_took_s = time.perf_counter() - started_s
         started_s = time.perf_counter()
-        got = [
-            list(answer.account.token_ids)
-            async for answer in client.ask(png, question, max_new_tokens=options.tokens)
-            if answer.WhichOneof("body") == "account"
-        ][0]
+        got = await _split(client, png, question, options.tokens)
         split_took_s = time.perf_counter() - started_s
         same = same and got == expected
-        print(f"{'warm-up' if run == 0 else run}: unsplit {unsplit_took_s:.3f} s, split {split_took_s:.3f} s, {len(got)} tokens")
+        print(
+            f"{'warm-up' if run == 0 else run}: unsplit {unsplit_took_s:.3f} s, split {split_took_s:.3f} s, {len(got)} tokens"
+        )
         if run:
             unsplit_s.append(unsplit_took_s)
             split_s.append(split_took_s)
     return unsplit_s, split_s, same
+
+
+async def _split(client: LocalClient, png: bytes, question: str, tokens: int) -> list[int]:
+    ids: list[int] = []
+    async for answer in client.ask(png, question, max_new_tokens=tokens):
+        ids = list(answer.account.token_ids)
+    return ids
 
 
 def _memory(model: str, tokens: Node, image: Node) -> dict[str, float]:

@@ -1,1 +1,1 @@
-"""The edge node: the device daemon. Runs the lower part, measures the link, picks the plan, seals, streams, serves local applications."""
+"""The edge node, the device's daemon: runs the lower part, measures the link, picks the plan, serves local applications."""

@@ -53,7 +53,9 @@ class Exchange:
 class CloudSession:
     """One open session. One request at a time; `broken` once the stream failed or a request did not end in order."""
 
-    def __init__(self, call: grpc.aio.StreamStreamCall[pb.Envelope, pb.Envelope], peer: str, keys_context: bytes) -> None:
+    def __init__(
+        self, call: grpc.aio.StreamStreamCall[pb.Envelope, pb.Envelope], peer: str, keys_context: bytes
+    ) -> None:
         self._call = call
         self._peer = peer
         self._context = keys_context

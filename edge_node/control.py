@@ -23,7 +23,9 @@ WATCH_RETRY_S = 1.0
 class EdgeControl:
     """Follows one orchestrator. Nothing here is needed to answer a request once a table is there."""
 
-    def __init__(self, client: ControlClient, runtime: Runtime, planner: Planner, registration: pb.Registration) -> None:
+    def __init__(
+        self, client: ControlClient, runtime: Runtime, planner: Planner, registration: pb.Registration
+    ) -> None:
         self._client = client
         self._runtime = runtime
         self._planner = planner

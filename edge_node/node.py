@@ -38,9 +38,7 @@ async def run(settings: EdgeSettings) -> None:
     runtime = Runtime(settings, engine, cuts, agreement_of(spec, model.dtype), identity)
     planner = Planner(settings.planning, cuts)
     server = NodeServer(identity, [SERVICE], MAX_LOCAL_MESSAGE_BYTES)
-    local_pb2_grpc.add_LocalServicer_to_server(
-        LocalServicer(runtime, planner, plaintext=identity is None), server.grpc
-    )
+    local_pb2_grpc.add_LocalServicer_to_server(LocalServicer(runtime, planner, plaintext=identity is None), server.grpc)
     with stop_signals() as stop:
         address = await server.listen(settings.listen)
         if settings.cloud:
@@ -64,7 +62,7 @@ async def run(settings: EdgeSettings) -> None:
 
 
 def allowed_cuts(settings: EdgeSettings, spec: ModelSpec) -> tuple[Cut, ...]:
-    """The cuts to load for: allowed by the configuration, known to the model, and within the memory limit. Raises ConfigError."""
+    """The cuts that the configuration allows, the model has and the memory limit admits. Raises ConfigError."""
     planning = settings.planning
     limits = planning.limits()
     if planning.fixed_plan and not planning.cuts:

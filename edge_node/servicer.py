@@ -53,7 +53,9 @@ class LocalServicer(local_pb2_grpc.LocalServicer):
             yield pb.Answer(text=piece)
         self._runtime.count(choice.plan)
         account = running.account
-        _log.info("answered", extra={"request": account.request_id, "plan": str(account.plan), "total_s": account.total_s})
+        _log.info(
+            "answered", extra={"request": account.request_id, "plan": str(account.plan), "total_s": account.total_s}
+        )
         yield pb.Answer(account=account_to_wire(account))
 
     @unary

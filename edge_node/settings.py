@@ -31,11 +31,15 @@ class Planning(Section):
     """Which plans may be used. Null and empty forbid nothing."""
 
     fixed_plan: PlanText | None = Field(None, description="always this plan, e.g. `tokens/int4`; needs no orchestrator")
-    cuts: list[CutText] = Field([], description="allowed cuts; the weights that they need are loaded. Empty is all that fit")
+    cuts: list[CutText] = Field(
+        [], description="allowed cuts; the weights that they need are loaded. Empty is all that fit"
+    )
     levels: list[str] = Field([], description="allowed codec levels")
     privacy_floor: CutText | None = Field(None, description="the shallowest cut whose features may leave the device")
     max_accuracy_drop: float | None = Field(None, ge=0, le=1, description="share of answers: 0.01 is one point")
-    device_memory_bytes: int | None = Field(None, ge=1, description="for weights, caches and activations of the lower part")
+    device_memory_bytes: int | None = Field(
+        None, ge=1, description="for weights, caches and activations of the lower part"
+    )
     expected_tokens: int = Field(8, ge=1, le=4096, description="length of a usual answer, for predictions")
     max_new_tokens: int = Field(64, ge=1, le=4096)
 
@@ -61,7 +65,9 @@ class EdgeSettings(Section):
     node: NodeName = "edge-1"
     listen: Address = Field("127.0.0.1:7443", description="for applications on this machine")
     orchestrator: Address | None = None
-    cloud: Address | None = Field(None, description="the cloud node to use; null takes the one that the orchestrator names")
+    cloud: Address | None = Field(
+        None, description="the cloud node to use; null takes the one that the orchestrator names"
+    )
     model: ModelChoice = ModelChoice()
     planning: Planning = Planning()
     emulation: Emulation = Emulation()

@@ -29,9 +29,7 @@ class DeviceTable:
         )
 
 
-def device_table(
-    edge: EdgeNode, clouds: list[CloudNode], accuracy: Mapping[Plan, float], version: int
-) -> DeviceTable:
+def device_table(edge: EdgeNode, clouds: list[CloudNode], accuracy: Mapping[Plan, float], version: int) -> DeviceTable:
     """The table for the cloud node with the shortest queue. Raises ConfigError where the limits forbid every plan."""
     cloud = min(clouds, key=lambda node: (_rounded(node.queue_s), node.active_sessions, node.name), default=None)
     profile = replace(cloud.profile, queue_s=_rounded(cloud.queue_s)) if cloud else None

@@ -18,7 +18,9 @@ def read_picture_file(path: Path) -> bytes:
     try:
         size = path.stat().st_size
         if size > MAX_PICTURE_BYTES:
-            raise UsageError(f"{path} has {size} bytes; a picture has at most {MAX_PICTURE_BYTES}.", advice="Shrink it.")
+            raise UsageError(
+                f"{path} has {size} bytes; a picture has at most {MAX_PICTURE_BYTES}.", advice="Shrink it."
+            )
         return path.read_bytes()
     except OSError as error:
         raise UsageError(f"Cannot read the picture {path}: {error.strerror}.") from error

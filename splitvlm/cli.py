@@ -48,7 +48,7 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except Exception as error:  # noqa: BLE001  no traceback reaches a user, unless asked for
+    except Exception as error:
         if os.environ.get("SPLITVLM_DEBUG"):
             raise
         _fail(f"Unexpected {type(error).__name__}: {error}. SPLITVLM_DEBUG=1 shows where.", 1)
@@ -170,7 +170,9 @@ def demo(
     seed: Annotated[int, typer.Option(help="of the pictures and questions")] = 7,
     questions: Annotated[int, typer.Option(min=1, max=10_000)] = 60,
     trace: Annotated[str, typer.Option(help="a trace file, synthetic:NAME or constant:RATE")] = "synthetic:fade",
-    slowdown: Annotated[float, typer.Option(min=1, help="EMULATION: the device's stages take so many times as long")] = 20.0,
+    slowdown: Annotated[
+        float, typer.Option(min=1, help="EMULATION: the device's stages take so many times as long")
+    ] = 20.0,
     out: Annotated[Path, typer.Option(help="folder for the plot")] = Path("out"),
     json_file: JsonOption = None,
 ) -> None:
@@ -194,9 +196,7 @@ def link(
     from splitvlm.settings import host_and_port
 
     delay_s = None if delay_ms is None else delay_ms / 1e3
-    asyncio.run(
-        run(host_and_port(listen), host_and_port(upstream), trace, delay_s=delay_s, down=down, log_file=log)
-    )
+    asyncio.run(run(host_and_port(listen), host_and_port(upstream), trace, delay_s=delay_s, down=down, log_file=log))
 
 
 @keys_app.command("init")
@@ -217,12 +217,12 @@ def keys_issue(
     keys: KeysOption = Path("keys"),
 ) -> None:
     """Issue a node's certificate and key."""
-    from splitvlm.crypto.authority import DEFAULT_HOSTS, issue
+    from splitvlm.crypto.authority import LOOPBACK, issue
     from splitvlm.crypto.identity import Role
 
     if role not in list(Role):
         raise UsageError(f"'{role}' is not a role.", advice=f"Roles are {', '.join(Role)}.")
-    folder = issue(keys, node, Role(role), hosts=(*DEFAULT_HOSTS, *host), days=days)
+    folder = issue(keys, node, Role(role), hosts=(*LOOPBACK, *host), days=days)
     print(f"Keys of {node} ({role}) in {folder}. Copy that folder to the node; the key stays secret.")
 
 
@@ -236,7 +236,7 @@ def keys_show(keys: KeysOption = Path("keys")) -> None:
 
     table = Table("node", "role", "valid until", "names")
     for row in show(keys):
-        table.add_row(row.node, row.role, f"{row.not_after:%Y-%m-%d}", ", ".join(row.names))
+        table.add_row(row.name, row.role, f"{row.not_after:%Y-%m-%d}", ", ".join(row.names))
     Console().print(table)
 
 

@@ -91,13 +91,17 @@ async def _ask_all(
         orchestrator = await launcher.start("orchestrator", {"heartbeat_s": 1.0})
         cloud = await launcher.start("cloud", {"orchestrator": orchestrator.address, "model": {"threads": 1}})
         async with LinkEmulator(LOOPBACK, host_and_port(cloud.address), trace, delay_s=DELAY_S) as link:
-            edge = await launcher.start("edge", _edge_settings(orchestrator.address, f"127.0.0.1:{link.port}", slowdown, memory))
+            edge = await launcher.start(
+                "edge", _edge_settings(orchestrator.address, f"127.0.0.1:{link.port}", slowdown, memory)
+            )
             client = LocalClient(edge.address, launcher.identity("demo", Role.APP))
             try:
                 await _wait_for_table(client)
                 setup_s = time.perf_counter() - started_s
                 origin_s = link.t0_s
-                return [await _ask(client, one, number, len(asked), origin_s) for number, one in enumerate(asked, 1)], setup_s
+                return [
+                    await _ask(client, one, number, len(asked), origin_s) for number, one in enumerate(asked, 1)
+                ], setup_s
             finally:
                 await client.close()
 
@@ -146,10 +150,12 @@ def _unsplit(asked: Sequence[Asked]) -> list[bool]:
 
 
 def _introduce(trace: str, slowdown: float, memory: int, questions: int) -> None:
-    console.print("[bold]splitvlm demo[/]: orchestrator, cloud node and edge node as processes, mutual TLS, sealed features.")
     console.print(
-        f"[yellow]EMULATION[/]: the device has {memory / 2**20:.1f} MiB for the model (it does not fit whole), and its stages are "
-        f"slowed down {slowdown:g} x. The link is emulated: {trace}, {2e3 * DELAY_S:.0f} ms round trip."
+        "[bold]splitvlm demo[/]: orchestrator, cloud node and edge node as processes, mutual TLS, sealed features."
+    )
+    console.print(
+        f"[yellow]EMULATION[/]: the device has {memory / 2**20:.1f} MiB for the model (it does not fit whole), and its "
+        f"stages are slowed down {slowdown:g} x. The link is emulated: {trace}, {2e3 * DELAY_S:.0f} ms round trip."
     )
     console.print(f"{questions} questions about pictures that the model never saw.\n")
     console.print(f"{'':>7}  {'uplink':>9}  {'plan':<18} {'bytes':>7} {'JPEG':>6}  {'first':>6} {'total':>6}   answer")
@@ -197,4 +203,6 @@ def _plot(out: Path, told: Sequence[Told], trace: Trace, slowdown: float) -> Pat
         out.mkdir(parents=True, exist_ok=True)
         return plot(out / "demo.png", told, trace, slowdown)
     except OSError as error:
-        raise UsageError(f"Cannot write the plot to {out}: {error.strerror}.", advice="Choose another --out.") from error
+        raise UsageError(
+            f"Cannot write the plot to {out}: {error.strerror}.", advice="Choose another --out."
+        ) from error

@@ -37,7 +37,10 @@ def _print(result: dict[str, object]) -> None:
     for kind, row in sorted(kinds.items()):
         table.add_row(kind, f"{row['questions']}", *(_percent(row[name]) for name in ("accuracy", "majority", "blank")))
     table.add_row(
-        "all", f"{result['questions']}", *(_percent(result[name]) for name in ("accuracy", "majority", "blank")), style="bold"
+        "all",
+        f"{result['questions']}",
+        *(_percent(result[name]) for name in ("accuracy", "majority", "blank")),
+        style="bold",
     )
     Console().print(table)
 

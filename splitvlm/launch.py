@@ -1,4 +1,4 @@
-"""Starts nodes as processes of this machine, with freshly minted keys, and stops them: for the demo, `verify`, benchmarks, tests."""
+"""Starts nodes as processes of this machine, with fresh keys, and stops them: for demo, `verify`, benchmarks, tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Structured logs on standard error: one JSON object a line, or plain text for people. Never a picture, prompt, answer or key."""
+"""Logs on standard error: one JSON object a line, or plain text for people. Never a picture, prompt, answer or key."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -58,7 +59,7 @@ def profile_cloud(part: CloudPart, cuts: tuple[Cut, ...], model: ModelChoice) ->
     device = load_device(model.name, [deepest], device=model.device, dtype=model.dtype)
     prefill, step = _cloud_stages(part, device, min(cuts, key=lambda cut: cut.depth), asked)
     _, payloads, _ = _encoding(device, cuts, asked[:1])
-    decoding = {key: _median_seconds(lambda data=data: _decode(key[0], data[0])) for key, data in payloads.items()}
+    decoding = {key: _median_seconds(partial(_decode, key[0], data[0])) for key, data in payloads.items()}
     near = {cut: _nearest(cut, cuts) for cut in cuts}
     return CloudProfile(
         cuts={cut: _above(prefill, cut) for cut in cuts},

@@ -54,7 +54,9 @@ class ModelChoice(Section):
     name: str = Field("scenes", description="Hugging Face id or folder, `scenes`, or `shape:<id>`")
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:[0-9]+)?)$")
     dtype: Literal["float32", "bfloat16"] = "float32"
-    threads: int | None = Field(None, ge=1, le=256, description="torch threads of this process; null leaves the default")
+    threads: int | None = Field(
+        None, ge=1, le=256, description="torch threads of this process; null leaves the default"
+    )
 
 
 S = TypeVar("S", bound=Section)

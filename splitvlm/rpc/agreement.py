@@ -18,9 +18,7 @@ _NAMES = {
 }
 
 
-def agreement(
-    *, model: str, weights_hash: str, processor_hash: str, codec_hash: str, dtype: str
-) -> data_pb2.Agreement:
+def agreement(*, model: str, weights_hash: str, processor_hash: str, codec_hash: str, dtype: str) -> data_pb2.Agreement:
     return data_pb2.Agreement(
         protocol_version=PROTOCOL_VERSION,
         model=model,

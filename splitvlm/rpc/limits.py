@@ -61,7 +61,10 @@ def server_options(max_message_bytes: int = MAX_MESSAGE_BYTES) -> list[tuple[str
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_MS // 2),  # else a client's keepalive counts as abuse
+        (
+            "grpc.http2.min_ping_interval_without_data_ms",
+            KEEPALIVE_MS // 2,
+        ),  # else a client's keepalive counts as abuse
         ("grpc.http2.max_ping_strikes", 3),
         ("grpc.so_reuseport", 0),  # a second server on the same port must fail, not share it
         ("grpc.max_concurrent_streams", 256),  # of one connection

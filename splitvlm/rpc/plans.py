@@ -1,4 +1,4 @@
-"""Planning's values to and from the wire. What a peer sends is checked here, once: cuts and levels are parsed, times must be numbers."""
+"""Planning's values to and from the wire. What a peer sends is checked here, once: cuts are parsed, times are numbers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def cloud_profile_to_wire(profile: CloudProfile) -> pb.CloudProfile:
     return pb.CloudProfile(
         cuts=_times(profile.cuts),
         coding=[
-            pb.CodingCost(cut=str(cut), level=level, seconds=seconds) for (cut, level), seconds in profile.coding.items()
+            pb.CodingCost(cut=str(cut), level=level, seconds=seconds)
+            for (cut, level), seconds in profile.coding.items()
         ],
         tokens=_times(profile.token_s),
         queue_s=profile.queue_s,

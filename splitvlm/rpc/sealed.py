@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
@@ -26,13 +27,15 @@ class SealedStream(Generic[Out, In]):
         self._sealer = sealer
         self._opener = opener
         self._incoming = incoming
+        self._turn = asyncio.Lock()  # frames must be written in the order in which they were counted
         self.bytes_sent = 0
         self.bytes_received = 0
 
     async def send(self, frame: Out) -> None:
-        envelope = Envelope(sealed=self._sealer.seal(frame.SerializeToString()))
-        self.bytes_sent += envelope.ByteSize()
-        await self._write(envelope)
+        async with self._turn:
+            envelope = Envelope(sealed=self._sealer.seal(frame.SerializeToString()))
+            self.bytes_sent += envelope.ByteSize()
+            await self._write(envelope)
 
     def open(self, envelope: Envelope) -> In:
         """The frame in an envelope. Raises ProtocolError on anything that is not the peer's next frame."""

@@ -17,7 +17,9 @@ from splitvlm.rpc.limits import MAX_MESSAGE_BYTES, server_options
 class NodeServer:
     """A gRPC server of one node. Not ready until `set_ready`, and `drain` first says so to health watchers."""
 
-    def __init__(self, identity: Identity | None, services: Sequence[str], max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
+    def __init__(
+        self, identity: Identity | None, services: Sequence[str], max_message_bytes: int = MAX_MESSAGE_BYTES
+    ) -> None:
         self.grpc = grpc.aio.server(options=server_options(max_message_bytes))
         self._identity = identity
         self._services = ("", *services)

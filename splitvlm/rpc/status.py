@@ -59,7 +59,9 @@ def streaming(method: Callable[..., AsyncIterator[T]]) -> Callable[..., AsyncIte
     """The same for methods that yield."""
 
     @functools.wraps(method)
-    async def translated(self: object, request: object, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[T]:
+    async def translated(
+        self: object, request: object, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[T]:
         try:
             async for message in method(self, request, context):
                 yield message
@@ -94,12 +96,15 @@ def _of_status(status: grpc.StatusCode, detail: str, peer: str) -> SplitvlmError
             )
         case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.CANCELLED:
             return PeerUnavailable(
-                f"The {peer} does not answer.", advice="Check that it runs, that the address is right, and the keys of both."
+                f"The {peer} does not answer.",
+                advice="Check that it runs, that the address is right, and the keys of both.",
             )
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return DeadlineExceeded(f"The {peer} did not answer in time.", advice="Look at its load and at the link.")
         case grpc.StatusCode.UNAUTHENTICATED | grpc.StatusCode.PERMISSION_DENIED:
-            return PermissionRefused(f"The {peer} refuses this node: {detail}.", advice="Check the role in its certificate.")
+            return PermissionRefused(
+                f"The {peer} refuses this node: {detail}.", advice="Check the role in its certificate."
+            )
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
             return CapacityError(f"The {peer} has no room: {detail}.", advice="Try again in a few seconds.")
         case _:
