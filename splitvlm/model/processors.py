@@ -7,6 +7,7 @@ PIL ones on every node, because torchvision's resize gives other pixels.
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,9 @@ def stills(kind: type[Any], image_processor: Any, tokenizer: Any, **settings: An
     def init(self: Any, image_processor: Any, tokenizer: Any, **settings: Any) -> None:
         kind.__init__(self, image_processor, tokenizer, None, **settings)  # ProcessorMixin drops the third
 
+    signature = inspect.signature(kind.__init__)
+    kept = [p for p in signature.parameters.values() if p.name != "video_processor"]
+    init.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]  # by which it is saved
     made: type[Any] = type(kind.__name__, (kind,), {"__init__": init})
     processor = made(image_processor, tokenizer, **settings)
     assert isinstance(processor, ProcessorMixin)

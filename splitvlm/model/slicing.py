@@ -48,10 +48,10 @@ def language_slice(stack: nn.Module, start: int, stop: int, *, ends: bool) -> nn
     return part
 
 
-def _renumbered(layer: nn.Module, index: int) -> nn.Module:
-    attention = twin(layer.self_attn)  # type: ignore[arg-type]
+def _renumbered(layer: Any, index: int) -> nn.Module:
+    attention: nn.Module = twin(layer.self_attn)
     attention.__dict__["layer_idx"] = index
-    other = twin(layer, self_attn=attention)
+    other: nn.Module = twin(layer, self_attn=attention)
     if "layer_idx" in other.__dict__:
         other.__dict__["layer_idx"] = index
     return other

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests.unit.tiny_models import FAMILIES, picture, save
 
 from splitvlm.domain import DEVICE, IMAGE, Cut, every_cut
 from splitvlm.model.boundary import Boundary
 from splitvlm.model.loading import load_cloud, load_device, load_whole
 from splitvlm.model.parts import CloudPart, DevicePart, UpperRun
 from splitvlm.model.processors import prompt_inputs
+from tests.unit.tiny_models import FAMILIES, picture, save
 
 NUM_TOKENS = 12
 PROMPTS = [

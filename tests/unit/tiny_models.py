@@ -15,7 +15,7 @@ _VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "
 
 def _text(kind: str, **more: Any) -> dict[str, Any]:
     sizes = {"hidden_size": 48, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
-    ids = {"bos_token_id": 1, "pad_token_id": 2, "eos_token_id": 3}
+    ids = {"bos_token_id": 1, "pad_token_id": 2, "eos_token_id": 4}
     rest = {"num_hidden_layers": 3, "vocab_size": VOCAB, "max_position_embeddings": 2048}
     return {"model_type": kind} | sizes | ids | rest | more
 
@@ -117,7 +117,7 @@ def save(kind: str, folder: Path, *, repetition_penalty: float | None = None) ->
     model = build_skeleton(config, torch.float32)
     names = [name for name, _ in model.named_parameters()]
     put(model, ((name, draw(model, name, kind)) for name in names), torch.device("cpu"), torch.float32)
-    model.generation_config.eos_token_id = 3
+    model.generation_config.eos_token_id = 4
     model.generation_config.repetition_penalty = repetition_penalty
     model.save_pretrained(folder)
     stand_in_processor(config, image_settings).save_pretrained(folder)

@@ -85,7 +85,8 @@ class Family(ABC):
         places_T = ids_T == model.config.image_token_id
         known_T = ids_T.masked_fill(places_T, 0) if model.config.image_token_id >= embed.num_embeddings else ids_T
         states_TD = embed(known_T)
-        return states_TD.masked_scatter(places_T[:, None], visual_VD.to(states_TD.dtype))
+        merged_TD: torch.Tensor = states_TD.masked_scatter(places_T[:, None], visual_VD.to(states_TD.dtype))
+        return merged_TD
 
     def types(self, model: Any, boundary: Boundary) -> torch.Tensor:
         """[T], 1 where an image token stands."""

@@ -80,4 +80,5 @@ def _tower(model: Any, start: int, stop: int, *, ends: bool) -> nn.Module:
         changes["embeddings"] = Inlet()
     else:
         changes["post_layernorm"] = nn.Identity()
-    return twin(tower, **changes)
+    part: nn.Module = twin(tower, **changes)
+    return part

@@ -84,8 +84,8 @@ class _First(nn.Module):
 
 
 def _tower(tower: Any, start: int, stop: int, **children: nn.Module) -> nn.Module:
-    part = twin(tower, blocks=tower.blocks[start:stop], **children)
-    part.fullatt_block_indexes = [i - start for i in tower.fullatt_block_indexes]
+    part: nn.Module = twin(tower, blocks=tower.blocks[start:stop], **children)
+    part.__dict__["fullatt_block_indexes"] = [i - start for i in tower.fullatt_block_indexes]
     return part
 
 
