@@ -1,0 +1,76 @@
+"""Makes the synthetic traces: `python -m splitvlm.link.synthesis` writes them into synthetic/, byte for byte the same.
+
+    constant   2 Mbit/s
+    step       5 Mbit/s and 200 kbit/s, 15 s each
+    outage     2 Mbit/s with 5 s of nothing in every 25
+    walk       a random walk in the logarithm of the rate, 100 kbit/s to 10 Mbit/s
+    fade       driving away and back: 5 Mbit/s down to 50 kbit/s and up again, with shadow fading
+
+Rates of a walk are correlated over seconds and spread over a decade and more, as those of recorded cellular links are
+(Winstein et al., NSDI 2013); they stand for no real place.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+SEED = 20_240_517
+Row = tuple[float, float]  # seconds, uplink bit/s
+
+
+def constant() -> Iterator[Row]:
+    yield 0.0, 2e6
+
+
+def step() -> Iterator[Row]:
+    yield 0.0, 5e6
+    yield 15.0, 200e3  # the last row lasts as long as the one before
+
+
+def outage() -> Iterator[Row]:
+    for second in range(25):
+        yield float(second), 0.0 if 10 <= second < 15 else 2e6
+
+
+def walk(seconds: int = 120, low_bps: float = 100e3, high_bps: float = 10e6) -> Iterator[Row]:
+    """Steps of a half second, 0.25 of a natural logarithm wide, reflected at both ends."""
+    chance = random.Random(SEED)
+    low, high = math.log(low_bps), math.log(high_bps)
+    level = (low + high) / 2
+    for half in range(2 * seconds):
+        yield half / 2, math.exp(level)
+        level += chance.gauss(0, 0.25)
+        level = 2 * low - level if level < low else 2 * high - level if level > high else level
+
+
+def fade(seconds: int = 60, low_bps: float = 50e3, high_bps: float = 5e6) -> Iterator[Row]:
+    """A cosine in the logarithm from high to low and back; shadowing of 0.2 with a memory of about 2 s on top."""
+    chance = random.Random(SEED + 1)
+    middle, swing = math.log(low_bps * high_bps) / 2, math.log(high_bps / low_bps) / 2
+    shadow = 0.0
+    for half in range(2 * seconds):
+        level = middle + swing * math.cos(math.pi * half / seconds) + shadow
+        yield half / 2, min(max(math.exp(level), low_bps), high_bps)
+        shadow = 0.8 * shadow + chance.gauss(0, 0.2 * math.sqrt(1 - 0.8**2))
+
+
+TRACES = {"constant": constant, "step": step, "outage": outage, "walk": walk, "fade": fade}
+
+
+def render(rows: Iterator[Row]) -> str:
+    """CSV for tracefiles.py; whole bits a second."""
+    return "seconds,uplink_bps\n" + "".join(f"{seconds:g},{bps:.0f}\n" for seconds, bps in rows)
+
+
+def main() -> None:
+    folder = Path(__file__).parent / "synthetic"
+    folder.mkdir(exist_ok=True)
+    for name, rows in TRACES.items():
+        (folder / f"{name}.csv").write_text(render(rows()), "utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""A trace: how many bytes a link can carry by which time. Pure arithmetic; reading traces is tracefiles.py.
+
+A trace is kept as its integral: bytes carried since the start, linear between knots. So a rate, a capacity and the time
+of a transfer are look-ups, also over gaps without any capacity. A replay starts over at the end. Times are seconds from
+the trace's start, rates bit/s.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Trace:
+    """Capacity of one direction. `knots_s` rises strictly from 0; `bytes_at` never falls, from 0."""
+
+    name: str
+    knots_s: tuple[float, ...]
+    bytes_at: tuple[float, ...]
+
+    def __repr__(self) -> str:
+        return f"Trace({self.name}, {self.duration_s:g} s, mean {self.mean_bps / 1e6:.3g} Mbit/s)"
+
+    @classmethod
+    def of_rates(cls, name: str, spans: Sequence[tuple[float, float]]) -> Trace:
+        """From (seconds, bit/s) spans in their order."""
+        knots_s = tuple(accumulate((seconds for seconds, _ in spans), initial=0.0))
+        bytes_at = tuple(accumulate((seconds * bps / 8 for seconds, bps in spans), initial=0.0))
+        return cls(name, knots_s, bytes_at)
+
+    @classmethod
+    def constant(cls, uplink_bps: float) -> Trace:
+        return cls.of_rates(f"constant:{uplink_bps:g}bit", [(1.0, uplink_bps)])
+
+    @property
+    def duration_s(self) -> float:
+        """After so long the trace starts over."""
+        return self.knots_s[-1]
+
+    @property
+    def mean_bps(self) -> float:
+        return 8 * self.bytes_at[-1] / self.duration_s
+
+    def capacity_bytes(self, t0_s: float, t1_s: float) -> float:
+        """Bytes that can cross from t0 to t1."""
+        return self._bytes_by(t1_s) - self._bytes_by(t0_s)
+
+    def rate_bps(self, t_s: float, window_s: float = 1.0) -> float:
+        """Mean rate of the window that begins at t."""
+        return 8 * self.capacity_bytes(t_s, t_s + window_s) / window_s
+
+    def time_to_deliver(self, t0_s: float, n_bytes: float) -> float:
+        """Seconds from t0 until n bytes have crossed; infinite on a link that is dead for ever."""
+        loop_bytes = self.bytes_at[-1]
+        if n_bytes <= 0:
+            return 0.0
+        if loop_bytes <= 0:
+            return math.inf
+        phase_s = t0_s % self.duration_s
+        more, rest_bytes = divmod(self._bytes_within(phase_s) + n_bytes, loop_bytes)
+        if rest_bytes == 0:  # the last byte crosses at the end of this loop's capacity, not at the start of the next
+            more, rest_bytes = more - 1, loop_bytes
+        return more * self.duration_s + self._time_within(rest_bytes) - phase_s
+
+    def _bytes_by(self, t_s: float) -> float:
+        loops, phase_s = divmod(t_s, self.duration_s)
+        return loops * self.bytes_at[-1] + self._bytes_within(phase_s)
+
+    def _bytes_within(self, phase_s: float) -> float:
+        i = min(bisect_right(self.knots_s, phase_s), len(self.knots_s) - 1)
+        (t0, t1), (b0, b1) = self.knots_s[i - 1 : i + 1], self.bytes_at[i - 1 : i + 1]
+        return b0 + (b1 - b0) * (phase_s - t0) / (t1 - t0)
+
+    def _time_within(self, n_bytes: float) -> float:
+        """The first moment of the loop by which n bytes (from above 0 to the loop's) have crossed."""
+        i = bisect_left(self.bytes_at, n_bytes)
+        (t0, t1), (b0, b1) = self.knots_s[i - 1 : i + 1], self.bytes_at[i - 1 : i + 1]
+        return t0 + (t1 - t0) * (n_bytes - b0) / (b1 - b0)
+
+
+@dataclass(frozen=True, slots=True)
+class LinkTrace:
+    """What a trace file tells of a link: the uplink, and the downlink and round-trip times where it has them."""
+
+    up: Trace
+    down: Trace | None = None
+    rtt_knots: tuple[tuple[float, float], ...] = ()  # (seconds, rtt_s), each until the next
+
+    def rtt_s(self, t_s: float) -> float | None:
+        """The round-trip time at t, or None where the file tells none."""
+        if not self.rtt_knots:
+            return None
+        i = bisect_right(self.rtt_knots, (t_s % self.up.duration_s, math.inf))
+        return self.rtt_knots[max(i - 1, 0)][1]
+
+
+def spans(trace: Trace) -> tuple[tuple[float, float], ...]:
+    """The trace as (seconds, bit/s), for plots and files."""
+    rows = zip(pairwise(trace.knots_s), pairwise(trace.bytes_at), strict=True)
+    return tuple((t1 - t0, 8 * (b1 - b0) / (t1 - t0)) for (t0, t1), (b0, b1) in rows)
