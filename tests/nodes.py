@@ -1,0 +1,103 @@
+"""Real nodes inside the test process: grpc.aio servers on port 0 with mutual TLS and minted certificates."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from cloud_node.node import SERVICE
+from cloud_node.servicer import DataServicer
+from cloud_node.settings import Limits
+from cloud_node.worker import Worker
+from edge_node.cloud_link import CloudLink
+from edge_node.engine import Engine
+from edge_node.node import agreement_of
+from edge_node.request import Account, Request
+from splitvlm.crypto.authority import init_authority, issue
+from splitvlm.crypto.identity import Identity, Role, load_identity
+from splitvlm.domain import DEVICE, Plan
+from splitvlm.model.loading import load_cloud, load_device, read_spec
+from splitvlm.rpc.servers import NodeServer
+from splitvlm.wire.v1 import data_pb2, data_pb2_grpc
+
+
+class Keys:
+    """An authority of its own, and identities from it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        init_authority(folder)
+
+    def identity(self, name: str, role: Role) -> Identity:
+        return load_identity(issue(self.folder, name, role))
+
+
+@dataclass
+class Cloud:
+    address: str
+    servicer: DataServicer
+    worker: Worker
+    agreement: data_pb2.Agreement
+
+
+@contextlib.asynccontextmanager
+async def cloud_node(
+    model: str, keys: Keys, *, name: str = "cloud-1", limits: Limits | None = None
+) -> AsyncIterator[Cloud]:
+    """A cloud node that serves every cut of the model."""
+    spec = read_spec(model)
+    cuts = [cut for cut in spec.cuts() if cut != DEVICE]
+    part = load_cloud(model, cuts)
+    worker, agreed = Worker(), agreement_of(spec, "float32")
+    identity = keys.identity(name, Role.CLOUD)
+    servicer = DataServicer(part, worker, agreed, identity, limits or Limits())
+    server = NodeServer(identity, [SERVICE])
+    data_pb2_grpc.add_DataServicer_to_server(servicer, server.grpc)
+    address = await server.listen("127.0.0.1:0")
+    await server.set_ready()
+    try:
+        yield Cloud(address, servicer, worker, agreed)
+    finally:
+        await server.drain(1.0)
+        worker.close()
+
+
+@contextlib.asynccontextmanager
+async def device(model: str, cloud: Cloud, identity: Identity) -> AsyncIterator[Device]:
+    """A device part with a link to the cloud node."""
+    spec = read_spec(model)
+    engine = Engine(load_device(model, [DEVICE]))
+    link = CloudLink(cloud.address, cloud.agreement, identity, [str(cut) for cut in spec.cuts()])
+    try:
+        yield Device(engine, link)
+    finally:
+        engine.close()
+        await link.close()
+
+
+@dataclass
+class Device:
+    engine: Engine
+    link: CloudLink
+
+    def request(self, plan: str, image: Image.Image, question: str, tokens: int = 16) -> Request:
+        return Request(self.engine, self.link, Plan.parse(plan), image, question, tokens)
+
+    async def ask(self, plan: str, image: Image.Image, question: str, tokens: int = 16) -> Account:
+        request = self.request(plan, image, question, tokens)
+        async for _ in request.tokens():
+            pass
+        return request.account
+
+
+async def until(condition: object, timeout_s: float = 10.0) -> None:
+    """Poll a condition that another task makes true; fails instead of hanging."""
+    assert callable(condition)
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.01)
