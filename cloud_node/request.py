@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
 from cloud_node.worker import Spent, Worker
@@ -76,7 +76,7 @@ class Answering:
             known = ", ".join(map(str, part.cuts))
             raise UsageError(f"This cloud node does not serve the cut {self._cut}.", advice=f"It serves {known}.")
 
-    async def frames(self) -> AsyncIterator[CloudFrame]:
+    async def frames(self) -> AsyncGenerator[CloudFrame, None]:
         run, spent = await self._worker.run(self._decode)
         self._count("decode_us", spent)
         token, spent = await self._worker.run(run.first)

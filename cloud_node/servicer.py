@@ -87,7 +87,7 @@ class DataServicer(data_pb2_grpc.DataServicer):
             envelope = await asyncio.wait_for(context.read(), HANDSHAKE_TIMEOUT_S)
         except TimeoutError as error:
             raise DeadlineExceeded("The device did not open its session in time.") from error
-        if envelope is grpc.aio.EOF or envelope.WhichOneof("body") != "open":
+        if not isinstance(envelope, pb.Envelope) or envelope.WhichOneof("body") != "open":
             raise ProtocolError("A session begins with the message `open`.")
         check_agreement(envelope.open.agreement, self._agreement)
         offered = envelope.open.handshake
@@ -114,6 +114,6 @@ class DataServicer(data_pb2_grpc.DataServicer):
                 envelope = await asyncio.wait_for(context.read(), self._limits.idle_session_s)
             except TimeoutError as error:
                 raise DeadlineExceeded("The session was idle for too long.", advice="Open a new one.") from error
-            if envelope is grpc.aio.EOF:
+            if not isinstance(envelope, pb.Envelope):  # grpc.aio.EOF: the device closed
                 return
             yield envelope

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import grpc
 
@@ -42,7 +42,7 @@ class CloudLink:
     def estimate(self) -> LinkEstimate:
         return self.estimator.estimate(time.monotonic())
 
-    async def answer(self, payload: Payload, exchange: Exchange) -> AsyncIterator[int]:
+    async def answer(self, payload: Payload, exchange: Exchange) -> AsyncGenerator[int, None]:
         """One request over a session of its own for its duration."""
         self._busy += 1
         session: CloudSession | None = None

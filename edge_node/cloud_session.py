@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 import grpc
@@ -83,7 +83,7 @@ class CloudSession:
             ) from error
         return session
 
-    async def answer(self, payload: Payload, exchange: Exchange) -> AsyncIterator[int]:
+    async def answer(self, payload: Payload, exchange: Exchange) -> AsyncGenerator[int, None]:
         """Send the payload, yield the tokens as they come, fill in the exchange. A caller that stops early cancels."""
         sent, received = self._stream.bytes_sent, self._stream.bytes_received
         ended = False
@@ -127,9 +127,7 @@ class CloudSession:
             )
         )
         await self._call.write(opening)
-        envelope = await self._call.read()
-        if envelope is grpc.aio.EOF:
-            raise await self._why()
+        envelope = await self._read()
         if envelope.WhichOneof("body") != "accepted":
             raise ProtocolError(f"The {self._peer} did not accept the session.")
         offered = envelope.accepted.handshake
@@ -164,7 +162,7 @@ class CloudSession:
         exchange.upload_elapsed_s = time.perf_counter() - started_s
         await upload
 
-    async def _tokens(self, payload: Payload, exchange: Exchange) -> AsyncIterator[int]:
+    async def _tokens(self, payload: Payload, exchange: Exchange) -> AsyncGenerator[int, None]:
         timeout_s = FIRST_TOKEN_TIMEOUT_S
         while True:
             frame = await self._receive(timeout_s)
@@ -183,17 +181,21 @@ class CloudSession:
 
     async def _receive(self, timeout_s: float) -> pb.CloudFrame:
         try:
-            envelope = await asyncio.wait_for(self._call.read(), timeout_s)
+            envelope = await asyncio.wait_for(self._read(), timeout_s)
         except TimeoutError as error:
             raise DeadlineExceeded(
                 f"The {self._peer} did not answer within {timeout_s:.0f} s.", advice="Look at its load and at the link."
             ) from error
-        if envelope is grpc.aio.EOF:
-            raise await self._why()
         frame = self._stream.open(envelope)
         if frame.WhichOneof("body") == "failure":
             raise failure(frame.failure.code, frame.failure.sentence, frame.failure.advice)
         return frame
+
+    async def _read(self) -> pb.Envelope:
+        envelope = await self._call.read()
+        if not isinstance(envelope, pb.Envelope):  # grpc.aio.EOF
+            raise await self._why()
+        return envelope
 
     async def _abandon(self) -> None:
         """The request did not end: the stream's state is unknown, so it is given up. That frees the cloud's side at once."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
 from PIL import Image
 
 from edge_node.cloud_link import CloudLink
-from edge_node.cloud_session import Exchange, Payload
+from edge_node.cloud_session import Exchange, NextStep, Payload
 from edge_node.engine import Engine
 from splitvlm.domain import DEVICE, IMAGE, CutKind, Plan
 from splitvlm.errors import PeerUnavailable
@@ -49,7 +49,7 @@ class Request:
         self._started_s = time.perf_counter()
         self.account = Account(plan, engine.slowdown)
 
-    async def tokens(self) -> AsyncIterator[int]:
+    async def tokens(self) -> AsyncGenerator[int, None]:
         """The answer's token ids as they come; the account is complete when it ends."""
         source = self._on_device() if self.account.plan.cut == DEVICE else self._with_cloud()
         async with contextlib.aclosing(source) as tokens:
@@ -60,7 +60,7 @@ class Request:
                 yield token
         self.account.total_s = self._elapsed_s()
 
-    async def _on_device(self) -> AsyncIterator[int]:
+    async def _on_device(self) -> AsyncGenerator[int, None]:
         tokens, self.account.device_s = await self._engine.start(self._image, self._question, self._max_new_tokens)
         token, took_s = await self._engine.next(tokens)
         self.account.device_s += took_s
@@ -69,7 +69,7 @@ class Request:
             token, took_s = await self._engine.next(tokens)
             self.account.device_tokens_s += took_s
 
-    async def _with_cloud(self) -> AsyncIterator[int]:
+    async def _with_cloud(self) -> AsyncGenerator[int, None]:
         if self._link is None:
             raise PeerUnavailable(
                 "No cloud node is known.", advice="Set `cloud` or `orchestrator` in the edge node's configuration."
@@ -93,7 +93,7 @@ class Request:
         step = self._stepper(run) if plan.cut.kind is CutKind.LM else None
         return Payload(plan, data, self._max_new_tokens, step=step)
 
-    def _stepper(self, run: LowerRun):  # type: ignore[no-untyped-def]
+    def _stepper(self, run: LowerRun) -> NextStep:
         async def step(token_id: int) -> bytes:
             data, took_s = await self._engine.step(run, token_id, self.account.plan)
             self.account.device_tokens_s += took_s

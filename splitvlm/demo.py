@@ -31,7 +31,7 @@ from splitvlm.model.loading import load_whole, read_spec
 from splitvlm.rpc.local import LocalClient
 from splitvlm.scenes import held_out
 from splitvlm.settings import host_and_port
-from splitvlm.variants.evaluation import answers_of, same_answer
+from splitvlm.variants.evaluation import Example, answers, normalised
 from splitvlm.wire.v1 import local_pb2 as pb
 
 DELAY_S = 0.015  # one way: a cellular uplink's round trip without its queue is about 30 ms
@@ -137,7 +137,9 @@ async def _ask(client: LocalClient, one: Asked, number: int, total: int, origin_
                 account = message.account
             case "text":
                 text += message.text
-    told = Told(asked_at_s, chosen, account, text.strip(), same_answer(text, one.answer), len(one.coded("JPEG")))
+    told = Told(
+        asked_at_s, chosen, account, text.strip(), normalised(text) == normalised(one.answer), len(one.coded("JPEG"))
+    )
     _print_row(told, one, number, total)
     return told
 
@@ -145,8 +147,8 @@ async def _ask(client: LocalClient, one: Asked, number: int, total: int, origin_
 def _unsplit(asked: Sequence[Asked]) -> list[bool]:
     """Whether the unsplit model, by transformers' generate in this process, answers each question right."""
     network, processor = load_whole("scenes")
-    answers = answers_of(network, processor, [(one.image, one.question) for one in asked])
-    return [same_answer(text, one.answer) for text, one in zip(answers, asked, strict=True)]
+    examples = [Example(one.image, one.question, one.answer) for one in asked]
+    return [outcome.right for outcome in answers(network, processor, examples, lambda done: None)]
 
 
 def _introduce(trace: str, slowdown: float, memory: int, questions: int) -> None:

@@ -8,24 +8,24 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from splitvlm.errors import UsageError
 from splitvlm.model.loading import load_whole
-from splitvlm.variants.evaluation import evaluate
+from splitvlm.variants.evaluation import drawn, measure, read
 
 
 def evaluate_model(model: str, data: Path | None, questions: int, seed: int) -> dict[str, object]:
-    """The result of `splitvlm.variants.evaluation.evaluate`, printed for people too."""
+    """Accuracy in all and by kind, beside `majority` and `blank`, printed for people too. Raises UsageError."""
     network, processor = load_whole(model)
+    try:
+        examples = read(data) if data else list(drawn(questions, seed))
+    except ValueError as error:
+        raise UsageError(f"{error}.", advice='A line is {"image": path, "question": text, "answer": text}.') from error
     with Progress(console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task(f"Asking {model}", total=None)
-        result = evaluate(
-            network,
-            processor,
-            name=model,
-            data=data,
-            questions=questions,
-            seed=seed,
-            progress=lambda done, total: progress.update(bar, completed=done, total=total),
+        figures = measure(
+            network, processor, examples, lambda done, total: progress.update(bar, completed=done, total=total)
         )
+    result = {"model": model, **figures}
     _print(result)
     return result
 

@@ -53,7 +53,7 @@ class ControlClient:
         await self._channel.close()
 
     async def _register(self, registration: pb.Registration) -> float:
-        reply = await self.stub.Register(registration, timeout=CONTROL_TIMEOUT_S)
+        reply: pb.Registered = await self.stub.Register(registration, timeout=CONTROL_TIMEOUT_S)
         self.reachable = True
         _log.info("registered with the %s", self.peer)
         return reply.heartbeat_ms / 1e3

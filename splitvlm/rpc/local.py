@@ -39,7 +39,8 @@ class LocalClient:
 
     async def status(self) -> pb.StatusReply:
         try:
-            return await self._stub.Status(pb.StatusRequest(), timeout=10.0)
+            status: pb.StatusReply = await self._stub.Status(pb.StatusRequest(), timeout=10.0)
+            return status
         except grpc.aio.AioRpcError as error:
             raise from_rpc(error, self.peer) from error
 
