@@ -6,7 +6,8 @@
     form 2  steps         rest = runs of the differences: positions 0, 1, 2, ... are one run
     runs := bytes varint · block[varints]       varints = (zigzag(value - last run's value), length - 1) for each run
 
-A prompt's ids hold a run of 64 to 1,000 equal image-token ids, which costs a few bytes. The smallest form is taken.
+A prompt's ids hold a run of 64 to 1,000 equal image-token ids, which costs a few bytes. The smallest form is taken. Runs
+whose varints are longer than the values themselves (by more than _ROOM) are not formed, and not accepted.
 """
 
 from __future__ import annotations
@@ -25,18 +26,17 @@ I64 = npt.NDArray[np.int64]
 _PLANES: Final = 0
 _RUNS: Final = 1
 _STEPS: Final = 2
+_ROOM: Final = 32
 
 
 def encode(values: npt.NDArray[np.generic]) -> bytes:
     """A flat array of int64, int32, uint8 or bool as a body."""
     wide = values.astype(np.int64)
     steps = np.diff(wide, prepend=np.int64(0))  # wraps around at 64 bits, as its inverse does
-    forms = (
-        bytes((_PLANES,)) + lossless.encode(values.view(np.uint8) if values.dtype == np.bool_ else values),
-        bytes((_RUNS,)) + _pack_runs(wide),
-        bytes((_STEPS,)) + _pack_runs(steps),
-    )
-    return min(forms, key=len)
+    planes = lossless.encode(values.view(np.uint8) if values.dtype == np.bool_ else values)
+    runs = ((form, _pack_runs(of)) for form, of in ((_RUNS, wide), (_STEPS, steps)))
+    short = [bytes((form,)) + _packed(run) for form, run in runs if len(run) <= values.nbytes + _ROOM]
+    return min((bytes((_PLANES,)) + planes, *short), key=len)
 
 
 def decode(cursor: Cursor, dtype: np.dtype[np.generic], elements: int) -> npt.NDArray[np.generic]:
@@ -47,7 +47,7 @@ def decode(cursor: Cursor, dtype: np.dtype[np.generic], elements: int) -> npt.ND
         return _narrowed(lossless.decode(cursor, raw, elements), dtype)
     if form not in (_RUNS, _STEPS):
         malformed("its integers have an unknown form")
-    wide = _read_runs(cursor, elements)
+    wide = _read_runs(cursor, elements, dtype.itemsize)
     return _narrowed(np.cumsum(wide, dtype=np.int64) if form == _STEPS else wide, dtype)
 
 
@@ -56,12 +56,15 @@ def _pack_runs(values: I64) -> bytes:
     lengths = np.diff(starts, append=len(values))
     changes = np.diff(values[starts], prepend=np.int64(0))
     pairs = np.stack((varints.zigzag(changes), (lengths - 1).astype(np.uint64)), axis=1)
-    packed = varints.pack(pairs.reshape(-1))
-    return varint(len(packed)) + block(packed)
+    return varints.pack(pairs.reshape(-1))
 
 
-def _read_runs(cursor: Cursor, elements: int) -> I64:
-    packed_bytes = cursor.varint(2 * varints.MAX_BYTES * elements, "the length of its runs")
+def _packed(run: bytes) -> bytes:
+    return varint(len(run)) + block(run)
+
+
+def _read_runs(cursor: Cursor, elements: int, itemsize: int) -> I64:
+    packed_bytes = cursor.varint(elements * itemsize + _ROOM, "the length of its runs")
     flat = varints.unpack(read_block(cursor, packed_bytes), 2 * elements)
     if len(flat) % 2:
         malformed("a run has no length")

@@ -107,8 +107,8 @@ def _spread(of_groups_NG: F32, columns: int, length: int) -> F32:
 
 
 def _rounded_up(sizes: F32) -> F32:
-    """The least bfloat16 that is not below; of non-negative numbers."""
-    return ((sizes.view(np.uint32) + _BF16_ONE_ULP) & _BF16_KEPT).view(np.float32)
+    """The least bfloat16 that is not below; of non-negative numbers, -0.0 among them."""
+    return ((np.abs(sizes).view(np.uint32) + _BF16_ONE_ULP) & _BF16_KEPT).view(np.float32)
 
 
 def _rounded(numbers: F32) -> F32:
