@@ -68,7 +68,7 @@ def _forest(rng: np.random.Generator, pen: ImageDraw.ImageDraw, forest: Thing) -
     pen.polygon(canvas.blob(rng, forest.x, forest.y, forest.radius * 0.92, 0.14), fill=floor)
     reach = forest.radius * np.sqrt(rng.uniform(0, 1, 55)) * 0.92
     angle = rng.uniform(0, 2 * np.pi, 55)
-    for r, a in zip(reach.tolist(), angle.tolist()):
+    for r, a in zip(reach.tolist(), angle.tolist(), strict=True):
         x, y = forest.x + r * np.cos(a), forest.y + r * np.sin(a)
         size = rng.uniform(3, 5.5)
         canvas.disc(pen, x, y, size, canvas.tint(rng, (42, 88, 46), 14))

@@ -63,7 +63,8 @@ def blob(rng: np.random.Generator, x: float, y: float, radius: float, wobble: fl
     reach = np.ones_like(angle)
     for harmonic in (2, 3, 5):
         reach += wobble * rng.uniform(-1, 1) / harmonic * 2 * np.sin(harmonic * angle + rng.uniform(0, 6.3))
-    return list(zip((x + radius * reach * np.cos(angle)).tolist(), (y + radius * reach * np.sin(angle)).tolist()))
+    xs, ys = x + radius * reach * np.cos(angle), y + radius * reach * np.sin(angle)
+    return list(zip(xs.tolist(), ys.tolist(), strict=True))
 
 
 def turned_box(x: float, y: float, width: float, height: float, angle: float) -> list[tuple[float, float]]:
@@ -97,7 +98,7 @@ def place(
     left, top, right, bottom = bounds
     xs = rng.uniform(left + radius, right - radius, tries)
     ys = rng.uniform(top + radius, bottom - radius, tries)
-    for x, y in zip(xs.tolist(), ys.tolist()):
+    for x, y in zip(xs.tolist(), ys.tolist(), strict=True):
         if is_free(taken, x, y, radius, gap):
             taken.append((x, y, radius))
             return x, y

@@ -35,7 +35,10 @@ def draw(domain: str, seed: int) -> Scene:
 
 
 def ask(
-    scene: Scene, rng: np.random.Generator | int, n: int = QUESTIONS_A_PICTURE, weights: Mapping[str, float] | None = None
+    scene: Scene,
+    rng: np.random.Generator | int,
+    n: int = QUESTIONS_A_PICTURE,
+    weights: Mapping[str, float] | None = None,
 ) -> list[Question]:
     """`n` different questions about the scene (fewer where it has fewer), by kind first, then within the kind.
 

@@ -26,7 +26,8 @@ CHAT_TEMPLATE = (
     "<|im_start|>{% for message in messages %}{{ message['role'] | capitalize }}:"
     "{% if message['content'] is string %}{{ message['content'] | trim }}"
     "{% else %}{% for line in message['content'] %}"
-    "{% if line['type'] == 'text' %}{{ line['text'] | trim }}{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}"
+    "{% if line['type'] == 'text' %}{{ line['text'] | trim }}"
+    "{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}"
     "{% endfor %}{% endif %}<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )
 

@@ -1,4 +1,4 @@
-"""Trains the embedded model: `python -m splitvlm.scenes.train --out DIR [--minutes M | --steps N] [--seed S] [--resume]`.
+"""Trains the embedded model: `python -m splitvlm.scenes.train --out DIR (--minutes M | --steps N) [--seed S]`.
 
 Draws its pictures as it goes (one worker process), saves a checkpoint every few minutes and on Ctrl-C, and writes the
 finished folder to DIR. With `--steps` a run is a function of its seed, up to the rounding of the machine; with

@@ -1,0 +1,99 @@
+"""The engine of `splitvlm evaluate`: what counts as right, what is compared with, and what bad data is told."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from splitvlm.variants import evaluation
+from splitvlm.variants.evaluation import Example, Outcome
+
+
+def _picture(shade: int = 0) -> Image.Image:
+    return Image.new("RGB", (8, 8), (shade, shade, shade))
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"), [("Yes.", "yes"), (" 7  cells,2 infected ", "7 cells, 2 infected"), ("TOP left!", "top left")]
+)
+def test_case_spaces_and_punctuation_do_not_count(given: str, wanted: str) -> None:
+    assert Outcome("kind", wanted, given).right
+
+
+@pytest.mark.parametrize(("given", "wanted"), [("10", "1"), ("3.5", "35"), ("-1", "1"), ("", "no")])
+def test_other_answers_are_wrong(given: str, wanted: str) -> None:
+    assert not Outcome("kind", wanted, given).right
+
+
+def test_summary_by_kind() -> None:
+    seen = [
+        Outcome("count", "1", "1"),
+        Outcome("count", "2", "1"),
+        Outcome("count", "1", "1"),
+        Outcome("is", "no", "no"),
+    ]
+    blind = [Outcome("count", "1", "2")]
+    told = evaluation.summary(seen, blind)
+    assert told["accuracy"] == 0.75
+    assert told["majority"] == pytest.approx(0.75)
+    assert told["kinds"]["count"] == {
+        "accuracy": pytest.approx(2 / 3), "questions": 3, "majority": pytest.approx(2 / 3), "blank": 0.0,
+    }  # fmt: skip
+    assert told["kinds"]["is"]["blank"] is None
+
+
+def test_blank_pictures_are_shown_for_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    def knows_black(_model: object, _processor: object, images: list[Image.Image], _questions: list[str]) -> list[str]:
+        return ["yes" if image.getpixel((0, 0)) == (0, 0, 0) else "no" for image in images]
+
+    monkeypatch.setattr(evaluation, "generate", knows_black)
+    examples = [Example(_picture(), "Is it black?", "yes", "black")] * 100
+    steps: list[tuple[int, int]] = []
+    told = evaluation.measure(
+        None, None, examples, lambda done, in_all: steps.append((done, in_all)), blank_questions=10
+    )
+    assert (told["questions"], told["blank_questions"]) == (100, 10)
+    assert (told["accuracy"], told["blank"]) == (1.0, 0.0)
+    assert steps[-1] == (110, 110)
+
+
+def test_reads_examples_beside_the_file(tmp_path: Path) -> None:
+    _picture().save(tmp_path / "a.png")
+    lines = [
+        {"image": "a.png", "question": "q", "answer": "1"},
+        {"image": "a.png", "question": "r", "answer": "2", "kind": "k"},
+    ]
+    (tmp_path / "data.jsonl").write_text("\n".join(json.dumps(line) for line in lines) + "\n\n")
+    first, second = evaluation.read(tmp_path / "data.jsonl")
+    assert (first.kind, second.kind, second.answer) == (evaluation.UNNAMED_KIND, "k", "2")
+    assert first.image is second.image
+    assert len(evaluation.read(tmp_path / "data.jsonl", most=1)) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("{", "not JSON"),
+        ("[1]", "expected an object"),
+        ('{"image": "a.png", "question": "q"}', "`answer`"),
+        ('{"image": "none.png", "question": "q", "answer": "1"}', "no picture"),
+        ('{"image": "data.jsonl", "question": "q", "answer": "1"}', "no picture"),
+        ('{"image": "a.png", "question": "q", "answer": "1", "kind": 3}', "`kind`"),
+    ],
+)
+def test_bad_lines_are_named(tmp_path: Path, line: str, told: str) -> None:
+    _picture().save(tmp_path / "a.png")
+    good = json.dumps({"image": "a.png", "question": "q", "answer": "1"})
+    (tmp_path / "data.jsonl").write_text(f"{good}\n{line}\n")
+    with pytest.raises(ValueError, match=r"data\.jsonl:2") as caught:
+        evaluation.read(tmp_path / "data.jsonl")
+    assert told in str(caught.value)
+
+
+def test_missing_and_empty_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no such file"):
+        evaluation.read(tmp_path / "data.jsonl")
+    (tmp_path / "data.jsonl").write_text("\n")
+    with pytest.raises(ValueError, match="no examples"):
+        evaluation.read(tmp_path / "data.jsonl")
