@@ -10,7 +10,6 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
 from splitvlm.errors import SplitvlmError, UsageError
@@ -26,6 +25,9 @@ config_app = typer.Typer(help="Check configuration files, print their schema.", 
 app.add_typer(keys_app, name="keys")
 app.add_typer(config_app, name="config")
 
+# Typer brings its own copy of click since 0.26, and has no public name for the base of its usage errors.
+_WrongUse: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="YAML file")]
 KeysOption = Annotated[Path, typer.Option("--keys", help="folder of the authority")]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="also write the result to this file")]
@@ -37,12 +39,15 @@ def main() -> None:
         sys.exit(app(standalone_mode=False) or 0)
     except SplitvlmError as error:
         _fail(str(error), error.exit_code)
-    except click.exceptions.Exit as error:
+    except typer.Exit as error:
         sys.exit(error.exit_code)
-    except click.exceptions.Abort:
+    except typer.Abort:
         _fail("Stopped.", 130)
-    except click.ClickException as error:
-        _fail(f"{error.format_message()} Try `splitvlm --help`.", 2)
+    except _WrongUse as error:
+        message = error.format_message()
+        if not message:  # no verb at all: the help was printed
+            sys.exit(2)
+        _fail(f"{message} Try `splitvlm --help`.", 2)
     except KeyboardInterrupt:
         _fail("Stopped.", 130)
     except BrokenPipeError:
@@ -148,7 +153,7 @@ def verify(
     result = asyncio.run(verify_model(model, wanted, questions, tokens))
     _write_json(json_file, result)
     if not result["exact"]:
-        raise click.exceptions.Exit(1)
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -180,6 +185,26 @@ def demo(
     from splitvlm.demo import run_demo
 
     _write_json(json_file, asyncio.run(run_demo(seed, questions, trace, slowdown, out)))
+
+
+@app.command()
+def draw(
+    domain: Annotated[str, typer.Argument(help="microscopy, aerial, road or orchard")],
+    file: Annotated[Path, typer.Argument(help="where the picture goes: .png, .jpg or .webp")],
+    seed: Annotated[int, typer.Option(min=0, help="the same seed draws the same picture")] = 0,
+) -> None:
+    """Draw a picture of the kind that the embedded model knows, and print questions about it with their answers."""
+    from splitvlm import scenes
+
+    if domain not in scenes.DOMAINS:
+        raise UsageError(f"'{domain}' is not a domain.", advice=f"Domains are {', '.join(scenes.DOMAINS)}.")
+    scene = scenes.draw(domain, seed)
+    try:
+        scene.image.save(file)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"Cannot write {file}: {error}.", advice="Name a .png, .jpg or .webp file.") from error
+    for question in scenes.ask(scene, seed):
+        print(f"{question.text} {question.answer}")
 
 
 @app.command()

@@ -1,0 +1,129 @@
+"""Wrong input at the command line: one clear sentence, the right exit code, no traceback, and quickly."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from splitvlm.crypto.authority import init_authority, issue
+from splitvlm.crypto.identity import Role
+from tests.samples import PICTURE, tiny_model
+
+
+def splitvlm(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "splitvlm.cli", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
+
+
+def check(done: subprocess.CompletedProcess[str], exit_code: int, *words: str) -> None:
+    assert done.returncode == exit_code, done.stderr
+    assert "Traceback" not in done.stderr
+    sentence = done.stderr.strip().splitlines()[-1]
+    assert all(word in sentence for word in words), sentence
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    init_authority(tmp_path / "keys")
+    for name, role in (("cloud-1", Role.CLOUD), ("edge-1", Role.EDGE), ("app", Role.APP)):
+        issue(tmp_path / "keys", name, role)
+    return tmp_path / "keys"
+
+
+def config(folder: Path, text: str) -> str:
+    file = folder / "node.yaml"
+    file.write_text(text)
+    return str(file)
+
+
+def test_a_wrong_key_in_a_configuration(tmp_path: Path) -> None:
+    file = config(tmp_path, "planing: {}\n")
+    check(splitvlm("edge", "--config", file), 2, "planing is not a known key", "planning")
+    check(splitvlm("config", "check", "edge", file), 2, "planing is not a known key")
+
+
+def test_a_missing_configuration(tmp_path: Path) -> None:
+    check(splitvlm("cloud", "--config", str(tmp_path / "none.yaml")), 2, "none.yaml", "No such file")
+
+
+def test_no_keys(tmp_path: Path) -> None:
+    check(splitvlm("orchestrator", "--config", config(tmp_path, "node: o\n")), 2, "security.keys", "splitvlm keys init")
+
+
+def test_a_missing_certificate(tmp_path: Path) -> None:
+    done = splitvlm("orchestrator", "--config", config(tmp_path, "security: {keys: nowhere}\n"))
+    check(done, 3, "nowhere", "keys issue")
+
+
+def test_a_port_in_use(tmp_path: Path, keys: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        issue(keys, "o", Role.ORCHESTRATOR)
+        file = config(tmp_path, f"listen: 127.0.0.1:{port}\nsecurity: {{keys: keys/o}}\n")
+        check(splitvlm("orchestrator", "--config", file), 4, str(port), "in use")
+
+
+def test_an_unknown_model(tmp_path: Path, keys: Path) -> None:
+    done = splitvlm("cloud", "--config", config(tmp_path, "model: {name: scense}\nsecurity: {keys: keys/cloud-1}\n"))
+    check(done, 2, "scense", "shape:")
+
+
+def test_a_cut_that_the_model_lacks(tmp_path: Path, keys: Path) -> None:
+    model = tiny_model("scenes-like")
+    text = f"model: {{name: {model}}}\nplanning: {{cuts: [lm:99]}}\nsecurity: {{keys: keys/edge-1}}\n"
+    check(splitvlm("edge", "--config", config(tmp_path, text)), 2, "lm:99", "layers")
+    check(splitvlm("verify", model, "--cuts", "vision:77"), 2, "vision:77", "layers")
+
+
+def test_plaintext_beyond_loopback(tmp_path: Path) -> None:
+    file = config(tmp_path, "listen: 0.0.0.0:0\nsecurity: {plaintext: true}\n")
+    check(splitvlm("orchestrator", "--config", file), 2, "not loopback")
+
+
+def test_no_edge_node(tmp_path: Path, keys: Path) -> None:
+    PICTURE.save(tmp_path / "p.png")
+    done = splitvlm("ask", "p.png", "Is there a lake?", "--edge", "127.0.0.1:9", cwd=tmp_path)
+    check(done, 5, "edge node at 127.0.0.1:9", "could not be reached")
+
+
+def test_asking_without_keys_or_picture(tmp_path: Path) -> None:
+    check(splitvlm("ask", "p.png", "What?", cwd=tmp_path), 3, "keys/app")
+    check(splitvlm("ask", "p.png", "What?", "--plaintext", cwd=tmp_path), 2, "p.png", "No such file")
+
+
+def test_a_wrong_flag_verb_and_value(tmp_path: Path) -> None:
+    check(splitvlm("ask", "--colour"), 2, "--colour", "--help")
+    check(splitvlm("aks"), 2, "aks")
+    check(splitvlm("demo", "--questions", "many"), 2, "--questions", "integer")
+    check(splitvlm("link", "--trace", "constant:fast", "--upstream", "127.0.0.1:1"), 2, "fast", "rate")
+    check(splitvlm("link", "--trace", "synthetic:fade", "--upstream", "nowhere"), 2, "nowhere", "host:port")
+    check(splitvlm("keys", "issue", "x", "--role", "king", cwd=tmp_path), 2, "king", "edge")
+    check(splitvlm("config", "schema", "phone"), 2, "phone")
+
+
+def test_an_authority_is_never_overwritten(tmp_path: Path, keys: Path) -> None:
+    check(splitvlm("keys", "init", cwd=tmp_path), 3, "authority")
+    check(splitvlm("keys", "issue", "edge-1", "--role", "edge", cwd=tmp_path), 3, "edge-1")
+
+
+def test_help_is_quick_and_loads_no_torch() -> None:
+    code = "import sys, splitvlm.cli; print('torch' in sys.modules or 'grpc' in sys.modules)"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+        == "False"
+    )
+    assert "verify" in splitvlm("--help").stdout
+
+
+def test_the_orchestrator_loads_no_torch() -> None:
+    code = "import sys, orchestrator.node; print('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+        == "False"
+    )

@@ -1,0 +1,156 @@
+"""The nodes as processes: ready lines, health, several devices at once, a device that dies, an orchestrator that goes and comes."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from PIL import Image
+
+from splitvlm.crypto.identity import Identity, Role
+from splitvlm.errors import PeerUnavailable
+from splitvlm.launch import Launcher, Node
+from splitvlm.rpc.channels import open_channel
+from splitvlm.rpc.local import LocalClient
+from splitvlm.scenes import MODEL_DIR, held_out
+from splitvlm.wire.v1 import local_pb2 as pb
+from tests.samples import PICTURE, tiny_model
+
+QUESTION = "How many cells are infected?"
+needs_scenes = pytest.mark.skipif(
+    not (MODEL_DIR / "model.safetensors").exists(), reason="the embedded model is missing"
+)
+
+
+@pytest.fixture
+async def launcher(tmp_path: Path) -> AsyncIterator[Launcher]:
+    async with Launcher(tmp_path) as one:
+        yield one
+
+
+async def ask(client: LocalClient, picture: Image.Image, question: str, **more: object) -> tuple[str, pb.Account]:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    text, account = "", pb.Account()
+    async for answer in client.ask(buffer.getvalue(), question, **more):  # type: ignore[arg-type]
+        text += answer.text
+        account = answer.account if answer.HasField("account") else account
+    return text.strip(), account
+
+
+async def status_when(client: LocalClient, ready: object) -> pb.StatusReply:
+    """The edge node's status once it is as wanted; fails after 30 s."""
+    assert callable(ready)
+    async with asyncio.timeout(30):
+        while not ready(status := await client.status()):
+            await asyncio.sleep(0.05)
+    return status
+
+
+async def start_all(launcher: Launcher, model: str) -> tuple[Node, Node, Node]:
+    orchestrator = await launcher.start("orchestrator", {"heartbeat_s": 0.5})
+    common = {"orchestrator": orchestrator.address, "model": {"name": model, "threads": 1}}
+    cloud = await launcher.start("cloud", common)
+    edge = await launcher.start("edge", common | {"planning": {"cuts": ["image", "tokens"]}})
+    return orchestrator, cloud, edge
+
+
+async def test_the_orchestrator_plans_and_is_not_needed_to_answer(launcher: Launcher) -> None:
+    orchestrator, _, edge = await start_all(launcher, tiny_model("scenes-like"))
+    client = LocalClient(edge.address, launcher.identity("app", Role.APP))
+    status = await status_when(client, lambda status: bool(status.plans) and status.cloud_reachable)
+    assert {plan.partition("/")[0] for plan in status.plans} <= {"image", "tokens"}
+    before, account = await ask(client, PICTURE, QUESTION, max_new_tokens=6)
+    assert account.plan in status.plans
+    assert await orchestrator.stop() == 0
+    await status_when(client, lambda status: not status.orchestrator_reachable)
+    after, _ = await ask(client, PICTURE, QUESTION, max_new_tokens=6, plan=account.plan)
+    assert after == before
+    again = await launcher.start("orchestrator", {"node": "o-2", "heartbeat_s": 0.5, "listen": orchestrator.address})
+    await status_when(client, lambda status: status.orchestrator_reachable)
+    await client.close()
+    assert [await node.stop() for node in (edge, again)] == [0, 0]
+
+
+async def test_a_cloud_node_that_goes_away_is_an_error_and_comes_back(launcher: Launcher) -> None:
+    model = {"name": tiny_model("scenes-like"), "threads": 1}
+    cloud = await launcher.start("cloud", {"model": model})
+    fixed = {"cloud": cloud.address, "model": model, "planning": {"fixed_plan": "tokens/lossless"}}
+    edge = await launcher.start("edge", fixed)
+    client = LocalClient(edge.address, launcher.identity("app", Role.APP))
+    before, _ = await ask(client, PICTURE, QUESTION, max_new_tokens=6)
+    cloud.process.kill()
+    await cloud.process.wait()
+    with pytest.raises(PeerUnavailable):
+        await ask(client, PICTURE, QUESTION, max_new_tokens=6)
+    await launcher.start("cloud", {"node": "cloud-2", "model": model, "listen": cloud.address})
+    await status_when(client, lambda status: status.cloud_reachable)
+    assert (await ask(client, PICTURE, QUESTION, max_new_tokens=6))[0] == before
+    await client.close()
+
+
+@needs_scenes
+async def test_two_devices_at_once_and_one_that_dies(launcher: Launcher) -> None:
+    cloud = await launcher.start("cloud", {"model": {"threads": 1}})
+    fixed = {"cloud": cloud.address, "model": {"threads": 1}, "planning": {"fixed_plan": "tokens/lossless"}}
+    edges = [await launcher.start("edge", {"node": f"edge-{number}", **fixed}) for number in (1, 2)]
+    identity = launcher.identity("app", Role.APP)
+    clients = [LocalClient(edge.address, identity) for edge in edges]
+    asked = [(scene.image, q) for scene, q in held_out(12, 3)]
+
+    async def right(client: LocalClient) -> int:
+        answers = [(await ask(client, image, q.text))[0] for image, q in asked]
+        return sum(answer == q.answer for answer, (_, q) in zip(answers, asked, strict=True))
+
+    scores = await asyncio.gather(*map(right, clients))
+    assert scores[0] == scores[1] >= 10
+    dying = asyncio.create_task(ask(clients[0], *asked[0][:1], "Describe the picture."))
+    edges[0].process.kill()
+    with pytest.raises(PeerUnavailable):
+        await dying
+    assert await right(clients[1]) == scores[1]
+    for client in clients:
+        await client.close()
+
+
+async def test_health_and_reflection(launcher: Launcher) -> None:
+    node = await launcher.start("orchestrator", {})
+    identity = launcher.identity("app", Role.APP)
+    async with open_channel(node.address, identity) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        reply = await stub.Check(health_pb2.HealthCheckRequest(service="splitvlm.wire.v1.Control"))
+        assert reply.status == health_pb2.HealthCheckResponse.SERVING
+    assert "splitvlm.wire.v1.Control" in await asyncio.to_thread(services, node.address, identity)
+    assert await node.stop() == 0
+
+
+def services(address: str, identity: Identity) -> list[str]:
+    pair = (identity.authority_pem, identity.private_key_pem, identity.certificate_pem)
+    with grpc.secure_channel(address, grpc.ssl_channel_credentials(*pair)) as channel:
+        return list(ProtoReflectionDescriptorDatabase(channel).get_services())
+
+
+@needs_scenes
+async def test_a_short_demo(tmp_path: Path) -> None:
+    arguments = ("demo", "--questions", "6", "--slowdown", "2", "--json", "demo.json", "--trace", "constant:3mbit")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "splitvlm.cli", *arguments), cwd=tmp_path, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    said = (await asyncio.wait_for(process.stdout.read(), 120)).decode()
+    assert await process.wait() == 0
+    assert "EMULATION" in said
+    result = json.loads((tmp_path / "demo.json").read_text())
+    assert result["questions"] == result["answered"] == sum(result["cuts"].values()) == 6
+    assert result["correct"] >= 4
+    assert result["bytes_sent"] > 1000
+    assert result["jpeg_bytes"] > 1000
+    assert (tmp_path / "out/demo.png").stat().st_size > 10_000
