@@ -93,12 +93,13 @@ class LinkEstimator:
         server_s: float,
         now_s: float,
         *,
-        first_frame_bytes: int = 0,
+        first_frame_bytes: int | None = None,
     ) -> None:
         """A transfer that was answered.
 
         `receive_span_s` is from the first to the last frame by the receiver's clock, None for a single frame;
-        `first_frame_bytes` had already arrived when the span began, and are not of it. `elapsed_s` is from the first
+        `first_frame_bytes` had already arrived when the span began, and are not of it; unless they are known, the span
+        is no measure (of two frames it holds one), and the sender's clock counts. `elapsed_s` is from the first
         byte sent to the first byte of the answer by the sender's clock, and `server_s` the server's own part of that.
         """
         self._heard_s = now_s
@@ -107,14 +108,14 @@ class LinkEstimator:
         away_s = elapsed_s - server_s
         if receive_span_s is not None:
             self.on_rtt(away_s - receive_span_s, now_s)
-        spanned = payload_bytes - first_frame_bytes
+        spanned = payload_bytes - first_frame_bytes if first_frame_bytes is not None else 0
         if receive_span_s is not None and receive_span_s >= RESOLUTION_S and spanned > 0:
             self._on_rate(8 * spanned / receive_span_s, spanned, now_s)
         else:
-            self._on_single(payload_bytes, away_s, now_s)
+            self._on_whole(payload_bytes, away_s, now_s)
 
-    def _on_single(self, payload_bytes: int, away_s: float, now_s: float) -> None:
-        """One small frame: what is left after the round trip is its serialisation, when that can be told from noise."""
+    def _on_whole(self, payload_bytes: int, away_s: float, now_s: float) -> None:
+        """By the sender's clock: what is left after the round trip is serialisation, if it can be told from noise."""
         rtt_s = self._rtts[0][1] if self._rtts else 0.0
         serialisation_s = away_s - rtt_s
         readable = bool(self._rtts) and serialisation_s >= max(RESOLUTION_S, 0.1 * rtt_s)

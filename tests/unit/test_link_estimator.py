@@ -15,7 +15,7 @@ rates = st.floats(20e3, 200e6)
 def send(estimator: LinkEstimator, payload_bytes: int, bps: float, now_s: float, *, server_s: float = 0.0) -> None:
     """A transfer in many frames over an ideal link of this rate."""
     span_s = 8 * payload_bytes / bps
-    estimator.on_transfer(payload_bytes, span_s, span_s + RTT_S + server_s, server_s, now_s)
+    estimator.on_transfer(payload_bytes, span_s, span_s + RTT_S + server_s, server_s, now_s, first_frame_bytes=0)
 
 
 def settled(bps: float, *, until_s: float = 10.0) -> LinkEstimator:
@@ -68,6 +68,13 @@ def test_a_large_transfer_outweighs_a_small_one():
 def test_bytes_that_came_before_the_span_are_not_of_it():
     estimator = LinkEstimator()
     estimator.on_transfer(20_000, 0.8, 2, 0, 1, first_frame_bytes=10_000)
+    assert estimator.estimate(1).uplink_bps == pytest.approx(100e3)
+
+
+def test_a_span_without_its_first_frame_s_size_is_not_taken_for_the_transfer():
+    estimator = LinkEstimator()
+    estimator.on_rtt(RTT_S, 0)
+    estimator.on_transfer(20_000, 0.32, 1.6 + RTT_S, 0, 1)  # frames of 16 and 4 kB: the span holds the second only
     assert estimator.estimate(1).uplink_bps == pytest.approx(100e3)
 
 
