@@ -87,7 +87,7 @@ def read(path: Path, most: int | None = None) -> list[Example]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     pictures: dict[Path, Image] = {}
-    examples = []
+    examples: list[Example] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         if most is not None and len(examples) >= most:
             break
@@ -162,7 +162,7 @@ def _blanked(examples: Iterable[Example]) -> list[Example]:
 
 def summary(seen: list[Outcome], blind: list[Outcome]) -> dict[str, Any]:
     """Accuracy in all and by kind. `blank` is None for a kind that the sample did not meet."""
-    kinds = {}
+    kinds: dict[str, dict[str, Any]] = {}
     for kind in sorted({outcome.kind for outcome in seen}):
         mine = [outcome for outcome in seen if outcome.kind == kind]
         kinds[kind] = {
@@ -171,7 +171,7 @@ def summary(seen: list[Outcome], blind: list[Outcome]) -> dict[str, Any]:
             "majority": _majority(mine) / len(mine),
             "blank": _share([outcome for outcome in blind if outcome.kind == kind]),
         }
-    majority = sum(entry["majority"] * entry["questions"] for entry in kinds.values()) / max(1, len(seen))
+    majority = sum(float(entry["majority"]) * entry["questions"] for entry in kinds.values()) / max(1, len(seen))
     return {
         "questions": len(seen), "accuracy": _share(seen), "majority": majority, "blank": _share(blind),
         "blank_questions": len(blind), "kinds": kinds,
@@ -225,7 +225,7 @@ def seen_once(model: Any, images: list[Image]) -> Iterator[None]:
     For models whose `get_image_features` takes pictures as (batch, pictures, ...) and gives one tensor for each row of
     the batch (SmolVLM and Idefics3); the others go their usual way. The answers are the same.
     """
-    inner = getattr(model, "model", None)
+    inner: Any = getattr(model, "model", None)
     places = {key: place for place, key in enumerate(dict.fromkeys(map(id, images)))}
     rows = [places[id(image)] for image in images]
     if len(places) == len(rows) or getattr(model.config, "model_type", "") not in ("smolvlm", "idefics3"):

@@ -97,3 +97,22 @@ def test_missing_and_empty_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "data.jsonl").write_text("\n")
     with pytest.raises(ValueError, match="no examples"):
         evaluation.read(tmp_path / "data.jsonl")
+
+
+def test_shared_pictures_are_seen_once_with_the_same_answers() -> None:
+    """`generate` on questions that share pictures gives what each question gives by itself."""
+    from splitvlm.model.loading import load_whole
+    from splitvlm.scenes import draw
+
+    model, processor = load_whole("scenes")
+    seen = []
+    model.model.vision_model.register_forward_pre_hook(
+        lambda _module, _args, named: seen.append(len(named["pixel_values"])), with_kwargs=True
+    )
+    first, second = draw("microscopy", 1).image, draw("road", 2).image
+    images = [first, second, first]
+    questions = ["How many cells are infected?", "Describe the picture.", "Is there a red cell?"]
+    together = evaluation.generate(model, processor, images, questions)
+    assert seen == [2]
+    alone = [evaluation.generate(model, processor, [i], [q])[0] for i, q in zip(images, questions, strict=True)]
+    assert together == alone
