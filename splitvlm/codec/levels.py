@@ -33,7 +33,7 @@ FEATURE_LEVELS: tuple[str, ...] = (LOSSLESS, *BITS)
 PICTURE_LEVELS: tuple[str, ...] = (LOSSLESS, *PICTURE_FORMATS)
 
 # Quantiser and outlier rule: a change of any of these changes the bytes, and so the hash.
-TOKEN_GROUP = 32
+TOKEN_GROUP = 64
 """Channels that share a scale where groups lie within a token."""
 CHANNEL_GROUP = 128
 """Tokens, at most, that share a scale where groups lie within a channel."""

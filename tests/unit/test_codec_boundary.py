@@ -23,8 +23,8 @@ def round_trip(tensor: torch.Tensor, level: str) -> torch.Tensor:
     return decode(encode({"hidden": tensor}, level), limits=LIMITS)["hidden"]
 
 
-def bits_of(tensor: torch.Tensor) -> bytes:
-    return bytes(tensor.contiguous().reshape(-1).view(torch.uint8).tolist())
+def bits_of(tensor: torch.Tensor) -> str:
+    return repr(tensor.reshape(-1).view(torch.int16 if tensor.element_size() == 2 else torch.int32).tolist())
 
 
 @st.composite
