@@ -7,6 +7,7 @@ so that one part serves many requests in turn from one thread. Everything runs u
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,7 @@ class _Part:
         self.tokenizer = processor.tokenizer
         self.device = torch.device(next((p.device for p in model.parameters() if not p.is_meta), "cpu"))
         self.clock = StageClock(self.device)
+        self.clock.watch_one(family.patch_embedding(model), "patches")
         self.clock.watch(family.vision_layers(model), "vision")
         self.clock.watch(family.stack(model).layers, "lm")  # type: ignore[arg-type]
         self.slice = lru_cache(maxsize=None)(self._slice)
@@ -76,7 +78,7 @@ class _Part:
         """The processor's tensors on this part's device. Raises UsageError for an empty or too long question."""
         if not question.strip():
             raise UsageError("The question is empty.", advice="Ask something about the picture.")
-        with self.clock.stage("prepare"):
+        with self.clock.stage("prepare"), _picture_errors():
             made = prompt_inputs(self.processor, image.convert("RGB"), question)
         num_tokens = made["input_ids"].shape[1]
         if num_tokens >= self.spec.max_context:
@@ -120,8 +122,12 @@ class DevicePart(_Part):
         """
         image = image.convert("RGB")
         pixels_CHW = np.asarray(image).transpose(2, 0, 1)
-        shrunk = self.family.shrunk(self.processor.image_processor, pixels_CHW)
-        if shrunk is None or shrunk[0].size >= pixels_CHW[0].size:
+        with _picture_errors():
+            shrunk = self.family.shrunk(self.processor.image_processor, pixels_CHW)
+            if shrunk is None or shrunk[0].size >= pixels_CHW[0].size:
+                return image
+            again = self.family.shrunk(self.processor.image_processor, shrunk)
+        if again.shape != shrunk.shape:  # the cloud's own resize would not leave it as it is
             return image
         return Image.fromarray(np.ascontiguousarray(shrunk.transpose(1, 2, 0).astype(np.uint8)))
 
@@ -140,6 +146,18 @@ class DevicePart(_Part):
         boundary = _to_tokens(self, self.inputs(image, question))
         run = UpperRun(self, TOKENS, boundary, max_new_tokens)
         return _tokens_of(run)
+
+
+@contextmanager
+def _picture_errors() -> Iterator[None]:
+    """transformers' processors refuse pictures (of extreme proportions, say) and prompts by ValueError."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(
+            f"The model's processor does not take this picture and question: {str(error).splitlines()[0].rstrip('.')}.",
+            advice="Use a picture of ordinary proportions, and no special tokens in the question.",
+        ) from error
 
 
 def _tokens_of(run: UpperRun) -> Iterator[int]:

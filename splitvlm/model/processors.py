@@ -1,8 +1,8 @@
 """Processors for still pictures, with PIL, and prompts made by them.
 
 transformers' processors of SmolVLM, LLaVA-OneVision and Qwen2.5-VL hold a video processor too, which needs torchvision. We
-show pictures only: a subclass without that argument is made, so that the rest is their own code. Image processors are the
-PIL ones on every node, because torchvision's resize gives other pixels.
+show pictures only: a subclass without that argument is made, so that the rest is their own code; for SmolVLM's, Idefics3's
+is taken. Image processors are the PIL ones on every node, because torchvision's resize gives other pixels.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import Any
 
 from splitvlm.errors import UsageError
 
+# SmolVLM's processor asks its video processor even about stills; Idefics3's makes the same prompt without one.
+_STILLS = {"SmolVLMProcessor": "Idefics3Processor"}
 _FILES = ("*.json", "*.jinja", "*.txt", "*.model")
 
 
@@ -79,7 +81,7 @@ def _processor_class(folder: Path) -> tuple[type[Any], dict[str, Any]]:
     settings, _ = ProcessorMixin.get_processor_dict(folder)
     named = settings.get("processor_class") or _named_class(folder)
     named = named or PROCESSOR_MAPPING_NAMES[AutoConfig.from_pretrained(folder).model_type]
-    kind = getattr(transformers, named)
+    kind = getattr(transformers, _STILLS.get(named, named))
     dropped = {"processor_class", "auto_map", "image_processor", "tokenizer", "video_processor"}
     return kind, {key: value for key, value in settings.items() if key not in dropped}
 

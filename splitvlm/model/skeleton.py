@@ -24,7 +24,9 @@ def build_skeleton(config: Any, dtype: torch.dtype) -> Any:
     return model.eval().requires_grad_(False)
 
 
-def put(model: nn.Module, tensors: Iterable[tuple[str, torch.Tensor]], device: torch.device, dtype: torch.dtype) -> None:
+def put(
+    model: nn.Module, tensors: Iterable[tuple[str, torch.Tensor]], device: torch.device, dtype: torch.dtype
+) -> None:
     """Replace meta parameters by real ones, keep tied ones tied, and move the buffers to `device`."""
     tied = _tied_names(model)
     for name, tensor in tensors:

@@ -56,7 +56,9 @@ class FolderSource(Source):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         if not (folder / "config.json").is_file():
-            raise UsageError(f"{folder} holds no model: there is no config.json.", advice="Name a saved model's folder.")
+            raise UsageError(
+                f"{folder} holds no model: there is no config.json.", advice="Name a saved model's folder."
+            )
         self._files = sorted(folder.glob("*.safetensors"))
         if not self._files:
             raise UsageError(
@@ -87,12 +89,10 @@ class FolderSource(Source):
         return GenerationConfig.from_pretrained(self.folder)
 
     def tensors(self, model: Any, wanted: set[str]) -> Iterator[tuple[str, torch.Tensor]]:
-        from safetensors import safe_open
-
         rename = _renamer(model)
         missing = set(wanted)
-        for path in self._files:
-            with safe_open(path, framework="pt") as file:
+        for path in self._files if wanted else ():
+            with _opened(path) as file:
                 for stored in file.keys():  # noqa: SIM118 (not a mapping)
                     name = rename(stored)
                     if name in missing:
@@ -117,8 +117,7 @@ class FolderSource(Source):
 def find_source(name: str) -> Source:
     """The source of a model's name. Raises UsageError."""
     if name == "scenes":
-        folder = resources.files("splitvlm") / "scenes" / "files"
-        return FolderSource(Path(str(folder)))
+        return FolderSource(_embedded_folder())
     if name.startswith("shape:"):
         from splitvlm.model.shapes import ShapeSource
 
@@ -132,6 +131,16 @@ def find_source(name: str) -> Source:
             advice="A model is a folder, a Hugging Face id (owner/name), `scenes` or `shape:<id>`.",
         )
     return FolderSource(_download(name))
+
+
+def _embedded_folder() -> Path:
+    folder = Path(str(resources.files("splitvlm") / "scenes" / "files"))
+    if not (folder / "config.json").is_file():
+        raise UsageError(
+            "The files of the embedded model `scenes` are missing from this installation.",
+            advice="Install splitvlm again, or train it: python -m splitvlm.scenes.train.",
+        )
+    return folder
 
 
 def spec_of(source: Source, name: str) -> ModelSpec:
@@ -178,6 +187,17 @@ def _counted(family: Any, model: Any, vision_layers: int, lm_layers: int) -> Sta
         lm=tuple(counts[("lm", i)] for i in range(lm_layers)),
         tied=one["head"] == 0,
     )
+
+
+def _opened(path: Path) -> Any:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise UsageError(
+            f"The weights in {path} cannot be read.", advice="The file is damaged: fetch it again."
+        ) from error
 
 
 def _renamer(model: Any) -> Any:

@@ -44,7 +44,7 @@ def reference(model: Any, processor: Any, image: Any, question: str) -> list[int
 
 def carried(boundary: Boundary) -> Boundary:
     """As over a wire: nothing shared."""
-    return {name: torch.from_numpy(tensor.numpy().copy()) for name, tensor in boundary.items()}
+    return {name: torch.tensor(tensor.tolist(), dtype=tensor.dtype) for name, tensor in boundary.items()}
 
 
 def divided(device: DevicePart, cloud: CloudPart, image: Any, question: str, cut: Cut) -> list[int]:
@@ -70,7 +70,7 @@ def finish(run: UpperRun) -> list[int]:
 @pytest.mark.parametrize(("kind", "penalty"), KINDS)
 def test_every_cut_gives_the_tokens_of_generate(saved: Any, kind: str, penalty: float | None) -> None:
     name = saved(kind, penalty)
-    model, processor = load_whole(name)
+    model, processor = load_whole(name, threads=1)
     expected = [reference(model, processor, image, question) for image, question in PROMPTS]
     assert len({token for tokens in expected for token in tokens}) >= 3, "the reference is degenerate"
     device, cloud = load_device(name, [DEVICE]), load_cloud(name, [IMAGE])
@@ -81,6 +81,21 @@ def test_every_cut_gives_the_tokens_of_generate(saved: Any, kind: str, penalty: 
         if divided(device, cloud, image, question, cut) != expected[index]
     ]
     assert wrong == []
+
+
+@pytest.mark.parametrize("kind", ["scenes-like", "gemma3"])
+def test_bfloat16_is_exact_too(saved: Any, kind: str) -> None:
+    name = saved(kind, None)
+    model, processor = load_whole(name, dtype="bfloat16", threads=1)
+    device, cloud = (
+        load(name, cuts, dtype="bfloat16") for load, cuts in ((load_device, [DEVICE]), (load_cloud, [IMAGE]))
+    )
+    image, question = PROMPTS[1]
+    expected = reference(model, processor, image, question)
+    for cut in every_cut(3, 3):
+        lossless = None if cut in (IMAGE, DEVICE) else device.lower(image, question, cut).boundary["hidden"].dtype
+        assert lossless in (None, torch.bfloat16)
+        assert divided(device, cloud, image, question, cut) == expected, cut
 
 
 @pytest.mark.parametrize("kind", FAMILIES)

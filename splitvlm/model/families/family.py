@@ -72,6 +72,11 @@ class Family(ABC):
     def stack(self, model: Any) -> nn.Module:
         """The language model: embed_tokens, layers, norm."""
 
+    def patch_embedding(self, model: Any) -> nn.Module:
+        """The first module of the tower."""
+        found: nn.Module = model.get_submodule(self.layout.patches[0].rstrip("."))
+        return found
+
     def vision_layers(self, model: Any) -> nn.ModuleList:
         found: nn.ModuleList = model.get_submodule(self.layout.vision.rstrip("."))
         return found
@@ -80,19 +85,19 @@ class Family(ABC):
         """Embeddings [T, D] of tokens, with visual tokens put in the places of the image tokens."""
         embed: Any = self.stack(model).embed_tokens
         if visual_VD is None:
-            states_TD: torch.Tensor = embed(ids_T)
-            return states_TD
+            text_TD: torch.Tensor = embed(ids_T)
+            return text_TD
         places_T = ids_T == model.config.image_token_id
         known_T = ids_T.masked_fill(places_T, 0) if model.config.image_token_id >= embed.num_embeddings else ids_T
-        states_TD = embed(known_T)
-        merged_TD: torch.Tensor = states_TD.masked_scatter(places_T[:, None], visual_VD.to(states_TD.dtype))
-        return merged_TD
+        states_TD: torch.Tensor = embed(known_T)
+        return states_TD.masked_scatter(places_T[:, None], visual_VD.to(states_TD.dtype))
 
     def types(self, model: Any, boundary: Boundary) -> torch.Tensor:
         """[T], 1 where an image token stands."""
         if TYPES in boundary:
             return boundary[TYPES].long()
-        return (boundary[IDS] == model.config.image_token_id).long()
+        places_T: torch.Tensor = boundary[IDS] == int(model.config.image_token_id)
+        return places_T.long()
 
     def positions(self, model: Any, boundary: Boundary) -> tuple[torch.Tensor, int]:
         """Position ids of the prompt as the language model takes them, and what is added to those of later tokens."""
