@@ -15,6 +15,7 @@ from splitvlm.crypto.identity import Identity
 from splitvlm.errors import SplitvlmError
 from splitvlm.link.estimator import LinkEstimate, LinkEstimator
 from splitvlm.rpc.channels import open_channel
+from splitvlm.rpc.limits import CHUNK_BYTES
 from splitvlm.rpc.status import from_rpc
 from splitvlm.wire.v1 import data_pb2 as pb
 from splitvlm.wire.v1 import data_pb2_grpc
@@ -99,9 +100,14 @@ class CloudLink:
             self.estimator.on_transfer(request.ByteSize(), None, now_s - started_s, server_s, now_s)
 
     def _observe(self, exchange: Exchange) -> None:
-        span_s = 1e-6 * exchange.receipt.span_us or None
+        receipt = exchange.receipt
         self.estimator.on_transfer(
-            exchange.receipt.bytes, None if span_s is None else span_s, exchange.upload_elapsed_s, 0.0, time.monotonic()
+            receipt.bytes,
+            1e-6 * receipt.span_us if receipt.span_us else None,
+            exchange.upload_elapsed_s,
+            0.0,
+            time.monotonic(),
+            first_frame_bytes=min(CHUNK_BYTES, receipt.bytes),
         )
 
     async def _session(self) -> CloudSession:

@@ -1,4 +1,4 @@
-"""The nodes as processes: ready lines, health, several devices at once, a device that dies, an orchestrator that goes and comes."""
+"""The nodes as processes: health, several devices at once, a device that dies, an orchestrator that goes and comes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def status_when(client: LocalClient, ready: object) -> pb.StatusReply:
     """The edge node's status once it is as wanted; fails after 30 s."""
     assert callable(ready)
     async with asyncio.timeout(30):
-        while not ready(status := await client.status()):
+        while not ready(status := await client.status()):  # noqa: ASYNC110  another process changes it
             await asyncio.sleep(0.05)
     return status
 

@@ -42,6 +42,19 @@ def reference(model: Any, processor: Any, image: Any, question: str) -> list[int
     return made[0, inputs["input_ids"].shape[1] :].tolist()
 
 
+def logits_of(part: DevicePart | CloudPart) -> list[torch.Tensor]:
+    """A list that the part's logits are put in as it makes them."""
+    made: list[torch.Tensor] = []
+    original = part.logits
+
+    def recorded(states: torch.Tensor) -> torch.Tensor:
+        made.append(original(states))
+        return made[-1]
+
+    part.logits = recorded  # type: ignore[method-assign]
+    return made
+
+
 def carried(boundary: Boundary) -> Boundary:
     """As over a wire: nothing shared."""
     return {name: torch.tensor(tensor.tolist(), dtype=tensor.dtype) for name, tensor in boundary.items()}
@@ -81,6 +94,22 @@ def test_every_cut_gives_the_tokens_of_generate(saved: Any, kind: str, penalty: 
         if divided(device, cloud, image, question, cut) != expected[index]
     ]
     assert wrong == []
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_every_cut_gives_the_logits_of_generate(saved: Any, kind: str) -> None:
+    """Sharper than tokens: a mask or a position that is a little wrong changes no token of a short answer."""
+    name = saved(kind, None)
+    model, processor = load_whole(name, threads=1)
+    inputs = prompt_inputs(processor, *PROMPTS[1])
+    wanted = {"output_logits": True, "return_dict_in_generate": True}
+    expected = torch.cat(model.generate(**inputs, do_sample=False, max_new_tokens=NUM_TOKENS, **wanted).logits)
+    device, cloud = load_device(name, [DEVICE]), load_cloud(name, [IMAGE])
+    found = [logits_of(device), logits_of(cloud)]
+    for cut in every_cut(3, 3):
+        divided(device, cloud, *PROMPTS[1], cut)
+        torch.testing.assert_close(torch.stack(found[cut != DEVICE]), expected, atol=1e-5, rtol=1e-5, msg=str(cut))
+        found[cut != DEVICE].clear()
 
 
 @pytest.mark.parametrize("kind", ["scenes-like", "gemma3"])
