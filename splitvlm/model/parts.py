@@ -173,7 +173,7 @@ def _to_tokens(part: _Part, inputs: dict[str, torch.Tensor]) -> Boundary:
 
 
 class LowerRun:
-    """One request on the device. `boundary` is what crosses after the prefill."""
+    """One request on the device. `boundary` is what crosses after the prefill, in the host's memory."""
 
     boundary: Boundary
     num_prompt_tokens: int
@@ -183,11 +183,12 @@ class LowerRun:
         self._language: LanguageRun | None = None
         self.num_prompt_tokens = int(inputs["input_ids"].shape[1])
         if cut.kind is CutKind.VISION:
-            self.boundary = part.see(inputs, cut.layers)
+            crossing = part.see(inputs, cut.layers)
         elif cut.kind is CutKind.TOKENS:
-            self.boundary = _to_tokens(part, inputs)
+            crossing = _to_tokens(part, inputs)
         else:
-            self.boundary = self._into_language(part.embedded(_to_tokens(part, inputs)), cut.layers)
+            crossing = self._into_language(part.embedded(_to_tokens(part, inputs)), cut.layers)
+        self.boundary = {name: tensor.cpu() for name, tensor in crossing.items()}
 
     def _into_language(self, boundary: Boundary, layers: int) -> Boundary:
         part = self._part
@@ -205,7 +206,7 @@ class LowerRun:
         assert self._language is not None, "only a cut in the language model steps on the device"
         with self._part.clock.stage("embed"):
             states_1D = self._part.family.embed(self._part.model, torch.tensor([token_id], device=self._part.device))
-        return {HIDDEN: self._language.step(states_1D)}
+        return {HIDDEN: self._language.step(states_1D).cpu()}
 
 
 class CloudPart(_Part):
