@@ -5,12 +5,14 @@ from __future__ import annotations
 from cloud_node.servicer import DataServicer
 from cloud_node.settings import CloudSettings
 from cloud_node.worker import Worker
+from splitvlm.accuracy import read_accuracy
 from splitvlm.planning.costs import CloudProfile
 from splitvlm.rpc.plans import cloud_profile_to_wire
 from splitvlm.wire.v1 import control_pb2 as pb
 
 
 def registration(settings: CloudSettings, address: str, weights_hash: str, profile: CloudProfile) -> pb.Registration:
+    drops = read_accuracy(settings.model.name)
     return pb.Registration(
         node=settings.node,
         role="cloud",
@@ -18,6 +20,7 @@ def registration(settings: CloudSettings, address: str, weights_hash: str, profi
         weights_hash=weights_hash,
         address=settings.advertise or address,
         cloud=cloud_profile_to_wire(profile),
+        accuracy=[pb.PlanAccuracy(plan=plan, drop=drop) for plan, drop in drops.items()],
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
+from splitvlm.domain import Plan
 from splitvlm.planning.costs import CloudProfile, DeviceProfile
 from splitvlm.planning.table import Limits
 
@@ -30,6 +32,7 @@ class CloudNode:
     seen_s: float
     queue_s: float = 0.0
     active_sessions: int = 0
+    accuracy: Mapping[Plan, float] = field(default_factory=dict)  # drops measured for its model
 
 
 class Registry:

@@ -136,5 +136,9 @@ def _node(request: pb.Registration, now_s: float) -> EdgeNode | CloudNode:
         return EdgeNode(request.node, request.model, request.weights_hash, profile, limits, now_s)
     if request.role == "cloud":
         cloud_profile = cloud_profile_from_wire(request.cloud)
-        return CloudNode(request.node, request.model, request.weights_hash, request.address, cloud_profile, now_s)
+        accuracy = {Plan.parse(entry.plan): entry.drop for entry in request.accuracy}
+        return CloudNode(
+            *(request.node, request.model, request.weights_hash, request.address, cloud_profile, now_s),
+            accuracy=accuracy,
+        )
     raise UsageError(f"'{request.role}' is not a role that registers.", advice="Roles are edge and cloud.")

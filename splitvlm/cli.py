@@ -162,12 +162,17 @@ def evaluate(
     data: Annotated[Path | None, typer.Option(help="JSON lines with image, question, answer, kind")] = None,
     questions: Annotated[int, typer.Option(min=1, help="held-out questions, without --data")] = 20_000,
     seed: Annotated[int, typer.Option()] = 0,
+    plans: Annotated[
+        bool,
+        typer.Option("--plans", help="measure every codec level of the middle cuts instead, split as the nodes do"),
+    ] = False,
     json_file: JsonOption = None,
 ) -> None:
     """Measure a model's accuracy by kind of question, beside the majority answer and a blank picture."""
-    from splitvlm.evaluate import evaluate_model
+    from splitvlm.evaluate import evaluate_model, evaluate_plans
 
-    _write_json(json_file, evaluate_model(model, data, questions, seed))
+    measure = evaluate_plans if plans else evaluate_model
+    _write_json(json_file, measure(model, data, questions, seed))
 
 
 @app.command()

@@ -8,18 +8,16 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from splitvlm.accuracy import measure_plans, middle_cuts
 from splitvlm.errors import UsageError
 from splitvlm.model.loading import load_whole
-from splitvlm.variants.evaluation import drawn, measure, read
+from splitvlm.variants.evaluation import Example, drawn, measure, read
 
 
 def evaluate_model(model: str, data: Path | None, questions: int, seed: int) -> dict[str, object]:
     """Accuracy in all and by kind, beside `majority` and `blank`, printed for people too. Raises UsageError."""
     network, processor = load_whole(model)
-    try:
-        examples = read(data) if data else list(drawn(questions, seed))
-    except ValueError as error:
-        raise UsageError(f"{error}.", advice='A line is {"image": path, "question": text, "answer": text}.') from error
+    examples = _examples(data, questions, seed)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task(f"Asking {model}", total=None)
         figures = measure(
@@ -28,6 +26,28 @@ def evaluate_model(model: str, data: Path | None, questions: int, seed: int) -> 
     result = {"model": model, **figures}
     _print(result)
     return result
+
+
+def evaluate_plans(model: str, data: Path | None, questions: int, seed: int) -> dict[str, object]:
+    """{"model", "questions", "seed", "plans": {plan: {"accuracy", "drop", "differing", "payload_bytes"}}}, printed too."""
+    examples = _examples(data, questions, seed)
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task(f"Asking {model}, split", total=len(examples))
+        plans = measure_plans(model, middle_cuts(model), examples, lambda done: progress.update(bar, completed=done))
+    table = Table("plan", "payload, mean bytes", "accuracy", "drop, points", "other answers", title=model)
+    for plan, row in plans.items():
+        shown = (_percent(row["accuracy"]), f"{100 * row['drop']:.2f}", _percent(row["differing"]))
+        table.add_row(plan, f"{row['payload_bytes']:.0f}", *shown)
+    Console().print(table)
+    return {"model": model, "questions": len(examples), "seed": seed, "plans": plans}
+
+
+def _examples(data: Path | None, questions: int, seed: int) -> list[Example]:
+    try:
+        return read(data) if data else list(drawn(questions, seed))
+    except ValueError as error:
+        advice = 'A line is {"image": path, "question": text, "answer": text}.'
+        raise UsageError(f"{error}.", advice=advice) from error
 
 
 def _print(result: dict[str, object]) -> None:

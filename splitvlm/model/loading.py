@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from splitvlm.domain import DEVICE, Cut
@@ -24,6 +25,13 @@ if TYPE_CHECKING:
 def read_spec(name: str) -> ModelSpec:
     """What is known without loading a weight. Raises UsageError."""
     return _known(name)[1]
+
+
+def model_file(name: str, file: str) -> Path | None:
+    """A further file beside the model's weights, where there is one."""
+    folder = getattr(_known(name)[0], "folder", None)  # a `shape:` has none
+    path = folder / file if isinstance(folder, Path) else None
+    return path if path is not None and path.is_file() else None
 
 
 def load_device(

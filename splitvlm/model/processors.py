@@ -69,7 +69,7 @@ def prompt_inputs(processor: Any, image: Any, question: str) -> dict[str, Any]:
 
 def processor_files(folder: Path) -> list[Path]:
     """Files that decide what a prompt becomes: all small ones but the model's own config and index."""
-    others = {"config.json", "generation_config.json", "model.safetensors.index.json"}
+    others = {"config.json", "generation_config.json", "model.safetensors.index.json", "accuracy.json", "training.json"}
     return sorted(p for pattern in _FILES for p in folder.glob(pattern) if p.name not in others)
 
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1esplitvlm/wire/v1/control.proto\x12\x10splitvlm.wire.v1\"\xee\x01\n\x0cRegistration\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x14\n\x0cweights_hash\x18\x04 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x05 \x01(\t\x12/\n\x06\x64\x65vice\x18\x06 \x01(\x0b\x32\x1f.splitvlm.wire.v1.DeviceProfile\x12-\n\x05\x63loud\x18\x07 \x01(\x0b\x32\x1e.splitvlm.wire.v1.CloudProfile\x12,\n\x06limits\x18\x08 \x01(\x0b\x32\x1c.splitvlm.wire.v1.PlanLimits\"\"\n\nRegistered\x12\x14\n\x0cheartbeat_ms\x18\x01 \x01(\r\"?\n\x04\x42\x65\x61t\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x17\n\x0f\x61\x63tive_sessions\x18\x02 \x01(\r\x12\x10\n\x08queue_us\x18\x03 \x01(\x04\"\x08\n\x06\x42\x65\x61ten\"\x89\x01\n\nLinkReport\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x12\n\nuplink_bps\x18\x02 \x01(\x01\x12\r\n\x05rtt_s\x18\x03 \x01(\x01\x12\x0e\n\x06spread\x18\x04 \x01(\x01\x12\x10\n\x08requests\x18\x05 \x01(\r\x12(\n\x05plans\x18\x06 \x03(\x0b\x32\x19.splitvlm.wire.v1.PlanUse\")\n\x07PlanUse\x12\x0c\n\x04plan\x18\x01 \x01(\t\x12\x10\n\x08requests\x18\x02 \x01(\r\"\n\n\x08Reported\"\xbd\x01\n\rDeviceProfile\x12\'\n\x04\x63uts\x18\x01 \x03(\x0b\x32\x19.splitvlm.wire.v1.CutTime\x12,\n\x06\x63oding\x18\x02 \x03(\x0b\x32\x1c.splitvlm.wire.v1.CodingCost\x12)\n\x06tokens\x18\x03 \x03(\x0b\x32\x19.splitvlm.wire.v1.CutTime\x12*\n\x06memory\x18\x04 \x03(\x0b\x32\x1a.splitvlm.wire.v1.CutBytes\"\xa1\x01\n\x0c\x43loudProfile\x12\'\n\x04\x63uts\x18\x01 \x03(\x0b\x32\x19.splitvlm.wire.v1.CutTime\x12,\n\x06\x63oding\x18\x02 \x03(\x0b\x32\x1c.splitvlm.wire.v1.CodingCost\x12)\n\x06tokens\x18\x03 \x03(\x0b\x32\x19.splitvlm.wire.v1.CutTime\x12\x0f\n\x07queue_s\x18\x04 \x01(\x01\"\'\n\x07\x43utTime\x12\x0b\n\x03\x63ut\x18\x01 \x01(\t\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\"&\n\x08\x43utBytes\x12\x0b\n\x03\x63ut\x18\x01 \x01(\t\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\"e\n\nCodingCost\x12\x0b\n\x03\x63ut\x18\x01 \x01(\t\x12\r\n\x05level\x18\x02 \x01(\t\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\x12\x15\n\rpayload_bytes\x18\x04 \x01(\x04\x12\x13\n\x0btoken_bytes\x18\x05 \x01(\x04\"\x94\x01\n\nPlanLimits\x12\x1b\n\x13\x64\x65vice_memory_bytes\x18\x01 \x01(\x04\x12\x1e\n\x11max_accuracy_drop\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x15\n\rprivacy_floor\x18\x03 \x01(\t\x12\x0c\n\x04\x63uts\x18\x04 \x03(\t\x12\x0e\n\x06levels\x18\x05 \x03(\tB\x14\n\x12_max_accuracy_drop\"\x1c\n\x0cWatchRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\"r\n\tPlanTable\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x12\n\ncloud_node\x18\x02 \x01(\t\x12\x15\n\rcloud_address\x18\x03 \x01(\t\x12)\n\x05lines\x18\x04 \x03(\x0b\x32\x1a.splitvlm.wire.v1.CostLine\"\x89\x02\n\x08\x43ostLine\x12\x0c\n\x04plan\x18\x01 \x01(\t\x12\x10\n\x08\x64\x65vice_s\x18\x02 \x01(\x01\x12\x10\n\x08\x65ncode_s\x18\x03 \x01(\x01\x12\x15\n\rpayload_bytes\x18\x04 \x01(\x04\x12\x10\n\x08\x64\x65\x63ode_s\x18\x05 \x01(\x01\x12\x0f\n\x07queue_s\x18\x06 \x01(\x01\x12\x0f\n\x07\x63loud_s\x18\x07 \x01(\x01\x12\x0f\n\x07token_s\x18\x08 \x01(\x01\x12\r\n\x05trips\x18\t \x01(\r\x12\x17\n\x0ftrips_per_token\x18\n \x01(\r\x12\x1b\n\x13\x64\x65vice_memory_bytes\x18\x0b \x01(\x04\x12\x15\n\raccuracy_drop\x18\x0c \x01(\x01\x12\x13\n\x0btoken_bytes\x18\r \x01(\x04\"\x0e\n\x0cNodesRequest\"7\n\x08NodeList\x12+\n\x05nodes\x18\x01 \x03(\x0b\x32\x1c.splitvlm.wire.v1.NodeStatus\"l\n\nNodeStatus\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x13\n\x0blast_seen_s\x18\x05 \x01(\x01\x12\r\n\x05\x61live\x18\x06 \x01(\x08\x32\xe8\x02\n\x07\x43ontrol\x12H\n\x08Register\x12\x1e.splitvlm.wire.v1.Registration\x1a\x1c.splitvlm.wire.v1.Registered\x12=\n\tHeartbeat\x12\x16.splitvlm.wire.v1.Beat\x1a\x18.splitvlm.wire.v1.Beaten\x12\x42\n\x06Report\x12\x1c.splitvlm.wire.v1.LinkReport\x1a\x1a.splitvlm.wire.v1.Reported\x12K\n\nWatchPlans\x12\x1e.splitvlm.wire.v1.WatchRequest\x1a\x1b.splitvlm.wire.v1.PlanTable0\x01\x12\x43\n\x05Nodes\x12\x1e.splitvlm.wire.v1.NodesRequest\x1a\x1a.splitvlm.wire.v1.NodeListb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1esplitvlm/wire/v1/control.proto\x12\x10splitvlm.wire.v1\"\xa0\x02\n\x0cRegistration\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x14\n\x0cweights_hash\x18\x04 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x05 \x01(\t\x12/\n\x06\x64\x65vice\x18\x06 \x01(\x0b\x32\x1f.splitvlm.wire.v1.DeviceProfile\x12-\n\x05\x63loud\x18\x07 \x01(\x0b\x32\x1e.splitvlm.wire.v1.CloudProfile\x12,\n\x06limits\x18\x08 \x01(\x0b\x32\x1c.splitvlm.wire.v1.PlanLimits\x12\x30\n\x08\x61\x63\x63uracy\x18\t \x03(\x0b\x32\x1e.splitvlm.wire.v1.PlanAccuracy\"*\n\x0cPlanAccuracy\x12\x0c\n\x04plan\x18\x01 \x01(\t\x12\x0c\n\x04\x64rop\x18\x02 \x01(\x01\"\"\n\nRegistered\x12\x14\n\x0cheartbeat_ms\x18\x01 \x01(\r\"?\n\x04\x42\x65\x61t\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x17\n\x0f\x61\x63tive_sessions\x18\x02 \x01(\r\x12\x10\n\x08queue_us\x18\x03 \x01(\x04\"\x08\n\x06\x42\x65\x61ten\"\x89\x01\n\nLinkReport\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x12\n\nuplink_bps\x18\x02 \x01(\x01\x12\r\n\x05rtt_s\x18\x03 \x01(\x01\x12\x0e\n\x06spread\x18\x04 \x01(\x01\x12\x10\n\x08requests\x18\x05 \x01(\r\x12(\n\x05plans\x18\x06 \x03(\x0b\x32\x19.splitvlm.wire.v1.PlanUse\")\n\x07PlanUse\x12\x0c\n\x04plan\x18\x01 \x01(\t\x12\x10\n\x08requests\x18\x02 \x01(\r\"\n\n\x08Reported\"\xbd\x01\n\rDeviceProfile\x12\'\n\x04\x63uts\x18\x01 \x03(\x0b\x32\x19.splitvlm.wire.v1.CutTime\x12,\n\x06\x63oding\x18\x02 \x03(\x0b\x32\x1c.splitvlm.wire.v1.CodingCost\x12)\n\x06tokens\x18\x03 \x03(\x0b\x32\x19.splitvlm.wire.v1.CutTime\x12*\n\x06memory\x18\x04 \x03(\x0b\x32\x1a.splitvlm.wire.v1.CutBytes\"\xa1\x01\n\x0c\x43loudProfile\x12\'\n\x04\x63uts\x18\x01 \x03(\x0b\x32\x19.splitvlm.wire.v1.CutTime\x12,\n\x06\x63oding\x18\x02 \x03(\x0b\x32\x1c.splitvlm.wire.v1.CodingCost\x12)\n\x06tokens\x18\x03 \x03(\x0b\x32\x19.splitvlm.wire.v1.CutTime\x12\x0f\n\x07queue_s\x18\x04 \x01(\x01\"\'\n\x07\x43utTime\x12\x0b\n\x03\x63ut\x18\x01 \x01(\t\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\"&\n\x08\x43utBytes\x12\x0b\n\x03\x63ut\x18\x01 \x01(\t\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\"e\n\nCodingCost\x12\x0b\n\x03\x63ut\x18\x01 \x01(\t\x12\r\n\x05level\x18\x02 \x01(\t\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\x12\x15\n\rpayload_bytes\x18\x04 \x01(\x04\x12\x13\n\x0btoken_bytes\x18\x05 \x01(\x04\"\x94\x01\n\nPlanLimits\x12\x1b\n\x13\x64\x65vice_memory_bytes\x18\x01 \x01(\x04\x12\x1e\n\x11max_accuracy_drop\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x15\n\rprivacy_floor\x18\x03 \x01(\t\x12\x0c\n\x04\x63uts\x18\x04 \x03(\t\x12\x0e\n\x06levels\x18\x05 \x03(\tB\x14\n\x12_max_accuracy_drop\"\x1c\n\x0cWatchRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\"r\n\tPlanTable\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x12\n\ncloud_node\x18\x02 \x01(\t\x12\x15\n\rcloud_address\x18\x03 \x01(\t\x12)\n\x05lines\x18\x04 \x03(\x0b\x32\x1a.splitvlm.wire.v1.CostLine\"\x89\x02\n\x08\x43ostLine\x12\x0c\n\x04plan\x18\x01 \x01(\t\x12\x10\n\x08\x64\x65vice_s\x18\x02 \x01(\x01\x12\x10\n\x08\x65ncode_s\x18\x03 \x01(\x01\x12\x15\n\rpayload_bytes\x18\x04 \x01(\x04\x12\x10\n\x08\x64\x65\x63ode_s\x18\x05 \x01(\x01\x12\x0f\n\x07queue_s\x18\x06 \x01(\x01\x12\x0f\n\x07\x63loud_s\x18\x07 \x01(\x01\x12\x0f\n\x07token_s\x18\x08 \x01(\x01\x12\r\n\x05trips\x18\t \x01(\r\x12\x17\n\x0ftrips_per_token\x18\n \x01(\r\x12\x1b\n\x13\x64\x65vice_memory_bytes\x18\x0b \x01(\x04\x12\x15\n\raccuracy_drop\x18\x0c \x01(\x01\x12\x13\n\x0btoken_bytes\x18\r \x01(\x04\"\x0e\n\x0cNodesRequest\"7\n\x08NodeList\x12+\n\x05nodes\x18\x01 \x03(\x0b\x32\x1c.splitvlm.wire.v1.NodeStatus\"l\n\nNodeStatus\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x13\n\x0blast_seen_s\x18\x05 \x01(\x01\x12\r\n\x05\x61live\x18\x06 \x01(\x08\x32\xe8\x02\n\x07\x43ontrol\x12H\n\x08Register\x12\x1e.splitvlm.wire.v1.Registration\x1a\x1c.splitvlm.wire.v1.Registered\x12=\n\tHeartbeat\x12\x16.splitvlm.wire.v1.Beat\x1a\x18.splitvlm.wire.v1.Beaten\x12\x42\n\x06Report\x12\x1c.splitvlm.wire.v1.LinkReport\x1a\x1a.splitvlm.wire.v1.Reported\x12K\n\nWatchPlans\x12\x1e.splitvlm.wire.v1.WatchRequest\x1a\x1b.splitvlm.wire.v1.PlanTable0\x01\x12\x43\n\x05Nodes\x12\x1e.splitvlm.wire.v1.NodesRequest\x1a\x1a.splitvlm.wire.v1.NodeListb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,43 +32,45 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'splitvlm.wire.v1.control_pb
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_REGISTRATION']._serialized_start=53
-  _globals['_REGISTRATION']._serialized_end=291
-  _globals['_REGISTERED']._serialized_start=293
-  _globals['_REGISTERED']._serialized_end=327
-  _globals['_BEAT']._serialized_start=329
-  _globals['_BEAT']._serialized_end=392
-  _globals['_BEATEN']._serialized_start=394
-  _globals['_BEATEN']._serialized_end=402
-  _globals['_LINKREPORT']._serialized_start=405
-  _globals['_LINKREPORT']._serialized_end=542
-  _globals['_PLANUSE']._serialized_start=544
-  _globals['_PLANUSE']._serialized_end=585
-  _globals['_REPORTED']._serialized_start=587
-  _globals['_REPORTED']._serialized_end=597
-  _globals['_DEVICEPROFILE']._serialized_start=600
-  _globals['_DEVICEPROFILE']._serialized_end=789
-  _globals['_CLOUDPROFILE']._serialized_start=792
-  _globals['_CLOUDPROFILE']._serialized_end=953
-  _globals['_CUTTIME']._serialized_start=955
-  _globals['_CUTTIME']._serialized_end=994
-  _globals['_CUTBYTES']._serialized_start=996
-  _globals['_CUTBYTES']._serialized_end=1034
-  _globals['_CODINGCOST']._serialized_start=1036
-  _globals['_CODINGCOST']._serialized_end=1137
-  _globals['_PLANLIMITS']._serialized_start=1140
-  _globals['_PLANLIMITS']._serialized_end=1288
-  _globals['_WATCHREQUEST']._serialized_start=1290
-  _globals['_WATCHREQUEST']._serialized_end=1318
-  _globals['_PLANTABLE']._serialized_start=1320
-  _globals['_PLANTABLE']._serialized_end=1434
-  _globals['_COSTLINE']._serialized_start=1437
-  _globals['_COSTLINE']._serialized_end=1702
-  _globals['_NODESREQUEST']._serialized_start=1704
-  _globals['_NODESREQUEST']._serialized_end=1718
-  _globals['_NODELIST']._serialized_start=1720
-  _globals['_NODELIST']._serialized_end=1775
-  _globals['_NODESTATUS']._serialized_start=1777
-  _globals['_NODESTATUS']._serialized_end=1885
-  _globals['_CONTROL']._serialized_start=1888
-  _globals['_CONTROL']._serialized_end=2248
+  _globals['_REGISTRATION']._serialized_end=341
+  _globals['_PLANACCURACY']._serialized_start=343
+  _globals['_PLANACCURACY']._serialized_end=385
+  _globals['_REGISTERED']._serialized_start=387
+  _globals['_REGISTERED']._serialized_end=421
+  _globals['_BEAT']._serialized_start=423
+  _globals['_BEAT']._serialized_end=486
+  _globals['_BEATEN']._serialized_start=488
+  _globals['_BEATEN']._serialized_end=496
+  _globals['_LINKREPORT']._serialized_start=499
+  _globals['_LINKREPORT']._serialized_end=636
+  _globals['_PLANUSE']._serialized_start=638
+  _globals['_PLANUSE']._serialized_end=679
+  _globals['_REPORTED']._serialized_start=681
+  _globals['_REPORTED']._serialized_end=691
+  _globals['_DEVICEPROFILE']._serialized_start=694
+  _globals['_DEVICEPROFILE']._serialized_end=883
+  _globals['_CLOUDPROFILE']._serialized_start=886
+  _globals['_CLOUDPROFILE']._serialized_end=1047
+  _globals['_CUTTIME']._serialized_start=1049
+  _globals['_CUTTIME']._serialized_end=1088
+  _globals['_CUTBYTES']._serialized_start=1090
+  _globals['_CUTBYTES']._serialized_end=1128
+  _globals['_CODINGCOST']._serialized_start=1130
+  _globals['_CODINGCOST']._serialized_end=1231
+  _globals['_PLANLIMITS']._serialized_start=1234
+  _globals['_PLANLIMITS']._serialized_end=1382
+  _globals['_WATCHREQUEST']._serialized_start=1384
+  _globals['_WATCHREQUEST']._serialized_end=1412
+  _globals['_PLANTABLE']._serialized_start=1414
+  _globals['_PLANTABLE']._serialized_end=1528
+  _globals['_COSTLINE']._serialized_start=1531
+  _globals['_COSTLINE']._serialized_end=1796
+  _globals['_NODESREQUEST']._serialized_start=1798
+  _globals['_NODESREQUEST']._serialized_end=1812
+  _globals['_NODELIST']._serialized_start=1814
+  _globals['_NODELIST']._serialized_end=1869
+  _globals['_NODESTATUS']._serialized_start=1871
+  _globals['_NODESTATUS']._serialized_end=1979
+  _globals['_CONTROL']._serialized_start=1982
+  _globals['_CONTROL']._serialized_end=2342
 # @@protoc_insertion_point(module_scope)

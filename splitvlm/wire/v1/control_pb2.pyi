@@ -30,6 +30,7 @@ class Registration(_message.Message):
     DEVICE_FIELD_NUMBER: _builtins.int
     CLOUD_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    ACCURACY_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     """must be the name in the caller's certificate"""
     role: _builtins.str
@@ -50,6 +51,10 @@ class Registration(_message.Message):
     def limits(self) -> Global___PlanLimits:
         """of an edge node"""
 
+    @_builtins.property
+    def accuracy(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlanAccuracy]:
+        """of a cloud node: what was measured for its model"""
+
     def __init__(
         self,
         *,
@@ -61,14 +66,38 @@ class Registration(_message.Message):
         device: Global___DeviceProfile | None = ...,
         cloud: Global___CloudProfile | None = ...,
         limits: Global___PlanLimits | None = ...,
+        accuracy: _abc.Iterable[Global___PlanAccuracy] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cloud", b"cloud", "device", b"device", "limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "cloud", b"cloud", "device", b"device", "limits", b"limits", "model", b"model", "node", b"node", "role", b"role", "weights_hash", b"weights_hash"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "address", b"address", "cloud", b"cloud", "device", b"device", "limits", b"limits", "model", b"model", "node", b"node", "role", b"role", "weights_hash", b"weights_hash"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Registration: _TypeAlias = Registration  # noqa: Y015
+
+@_typing.final
+class PlanAccuracy(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLAN_FIELD_NUMBER: _builtins.int
+    DROP_FIELD_NUMBER: _builtins.int
+    plan: _builtins.str
+    drop: _builtins.float
+    """share of answers lost against the lossless ones, 0.01 is one point"""
+    def __init__(
+        self,
+        *,
+        plan: _builtins.str = ...,
+        drop: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drop", b"drop", "plan", b"plan"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanAccuracy: _TypeAlias = PlanAccuracy  # noqa: Y015
 
 @_typing.final
 class Registered(_message.Message):

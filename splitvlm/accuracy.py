@@ -1,0 +1,112 @@
+"""What plans cost in answers: accuracy at each codec level of a few cuts, through the parts and bytes that the nodes use.
+
+A plan's drop is the share of questions that it loses against the unsplit answers on the same questions (lossless, law 1).
+The result is kept beside a model's weights as `accuracy.json`; a cloud node reports it to the orchestrator, which lends a cut
+that was not measured the figure of the nearest cut of its kind.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from splitvlm.codec import Limits, decode, decode_picture, encode, encode_picture, levels_of
+from splitvlm.domain import IMAGE, TOKENS, Cut, CutKind, Plan
+from splitvlm.errors import UsageError
+from splitvlm.model.loading import load_cloud, load_device, model_file, read_spec
+from splitvlm.model.parts import CloudPart, DevicePart, LowerRun, UpperRun
+from splitvlm.variants.evaluation import Example, normalised
+
+FILE = "accuracy.json"
+MAX_PIXELS = 64 * 2**20
+MAX_NEW_TOKENS = 64
+
+
+@dataclass
+class _Tally:
+    right: int = 0
+    payload_bytes: int = 0
+    differing: int = 0  # answers that are not the lossless ones
+
+
+@dataclass
+class _Parts:
+    device: DevicePart
+    cloud: CloudPart
+    tallies: defaultdict[Plan, _Tally] = field(default_factory=lambda: defaultdict(_Tally))
+
+
+def middle_cuts(name: str) -> tuple[Cut, ...]:
+    """`image`, the middle of the tower, `tokens`, the middle of the language model."""
+    spec = read_spec(name)
+    vision, lm = (max(1, layers // 2) for layers in (spec.vision_layers, spec.lm_layers))
+    return IMAGE, Cut(CutKind.VISION, vision), TOKENS, Cut(CutKind.LM, lm)
+
+
+def measure_plans(
+    name: str, cuts: Sequence[Cut], examples: Iterable[Example], progress: Callable[[int], None]
+) -> dict[str, dict[str, float]]:
+    """{plan: {"accuracy", "drop", "differing", "payload_bytes"}} for every level of the cuts; bytes are means."""
+    deepest = max(cuts, key=lambda cut: cut.depth)
+    parts = _Parts(load_device(name, [deepest]), load_cloud(name, list(cuts)))
+    count = 0
+    for count, example in enumerate(examples, 1):
+        for cut in cuts:
+            _ask(parts, cut, example)
+        progress(count)
+    if not count:
+        raise UsageError("There are no questions to measure with.")
+    return {str(plan): _figures(parts.tallies, plan, count) for plan in parts.tallies}
+
+
+def read_accuracy(name: str) -> dict[str, float]:
+    """Drops by plan as measured for this model, or nothing where they were not."""
+    file = model_file(name, FILE)
+    if file is None:
+        return {}
+    return {plan: row["drop"] for plan, row in json.loads(file.read_text("utf-8"))["plans"].items()}
+
+
+def _figures(tallies: Mapping[Plan, _Tally], plan: Plan, count: int) -> dict[str, float]:
+    tally, exact = tallies[plan], tallies[Plan(plan.cut, "lossless")]
+    return {
+        "accuracy": tally.right / count,
+        "drop": max(0.0, (exact.right - tally.right) / count),
+        "differing": tally.differing / count,
+        "payload_bytes": round(tally.payload_bytes / count, 1),
+    }
+
+
+def _ask(parts: _Parts, cut: Cut, example: Example) -> None:
+    lossless = ""
+    for level in levels_of(cut):
+        lower = None if cut == IMAGE else parts.device.lower(example.image, example.question, cut)
+        data, run = _cross(parts, cut, level, example, lower)
+        text = _answer(parts, run, lower, cut, level)
+        lossless = text if level == "lossless" else lossless
+        tally = parts.tallies[Plan(cut, level)]
+        tally.right += normalised(text) == normalised(example.answer)
+        tally.differing += text != lossless
+        tally.payload_bytes += len(data)
+
+
+def _cross(parts: _Parts, cut: Cut, level: str, example: Example, lower: LowerRun | None) -> tuple[bytes, UpperRun]:
+    """Encode, decode, and start the upper part from what came out."""
+    if lower is None:
+        data = encode_picture(parts.device.picture(example.image), level)
+        picture = decode_picture(data, max_pixels=MAX_PIXELS)
+        return data, parts.cloud.upper_from_picture(picture, example.question, MAX_NEW_TOKENS)
+    data = encode(lower.boundary, level)
+    return data, parts.cloud.upper(cut, decode(data, limits=Limits()), MAX_NEW_TOKENS)
+
+
+def _answer(parts: _Parts, run: UpperRun, lower: LowerRun | None, cut: Cut, level: str) -> str:
+    tokens = [run.first()]
+    while not run.finished:
+        step = None
+        if cut.kind is CutKind.LM and lower is not None:
+            step = decode(encode(lower.step(tokens[-1]), level), limits=Limits())
+        tokens.append(run.next(step))
+    return str(parts.cloud.tokenizer.decode(tokens, skip_special_tokens=True)).strip()
