@@ -7,111 +7,21 @@ so that one part serves many requests in turn from one thread. Everything runs u
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from PIL import Image
 
 from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut, CutKind
-from splitvlm.errors import UsageError
+from splitvlm.errors import ProtocolError, UsageError
+from splitvlm.model.arrival import check_boundary, check_step
 from splitvlm.model.boundary import HIDDEN, IDS, TYPES, Boundary
-from splitvlm.model.families.family import Family
 from splitvlm.model.greedy import Greedy, reads_prompt
 from splitvlm.model.language import LanguageRun
-from splitvlm.model.processors import prompt_inputs
-from splitvlm.model.slicing import language_slice
-from splitvlm.model.spec import ModelSpec
-from splitvlm.model.stage_clock import OnStage, StageClock
-
-if TYPE_CHECKING:
-    from torch import nn
+from splitvlm.model.part import Part, picture_errors
 
 
-class _Part:
-    """What both parts share: the model as far as it is loaded, its family, its slices, its clock."""
-
-    def __init__(self, spec: ModelSpec, family: Family, model: Any, processor: Any, cuts: tuple[Cut, ...]) -> None:
-        self.spec = spec
-        self.cuts = cuts
-        self.family = family
-        self.model = model
-        self.processor = processor
-        self.tokenizer = processor.tokenizer
-        self.device = torch.device(next((p.device for p in model.parameters() if not p.is_meta), "cpu"))
-        self.clock = StageClock(self.device)
-        self.clock.watch_one(family.patch_embedding(model), "patches")
-        self.clock.watch(family.vision_layers(model), "vision")
-        self.clock.watch(family.stack(model).layers, "lm")  # type: ignore[arg-type]
-        self.slice = lru_cache(maxsize=None)(self._slice)
-
-    @property
-    def on_stage(self) -> OnStage | None:
-        """Gets (stage, seconds) as stages end; None, the default, measures nothing."""
-        return self.clock.listener
-
-    @on_stage.setter
-    def on_stage(self, listener: OnStage | None) -> None:
-        self.clock.listener = listener
-
-    def language_run(self, start: int, stop: int, *, ends: bool) -> LanguageRun:
-        return LanguageRun(self.family, self.model, self.slice(start, stop, ends))
-
-    def logits(self, states_QD: torch.Tensor) -> torch.Tensor:
-        """Logits [V] after the last of the states, which have passed the final norm."""
-        with self.clock.stage("head"):
-            scores: torch.Tensor = self.model.lm_head(states_QD[None, -1:])[0, -1]
-        return scores
-
-    def check(self, cut: Cut) -> None:
-        self.spec.check(cut)
-        if cut not in self.cuts:
-            served = ", ".join(str(cut) for cut in (self.cuts[0], self.cuts[-1])) if self.cuts else "none"
-            raise UsageError(
-                f"The part of {self.spec.name} that is loaded here does not serve the cut {cut}.",
-                advice=f"It serves the cuts from {served.replace(', ', ' to ')}.",
-            )
-
-    def inputs(self, image: Image.Image, question: str) -> dict[str, torch.Tensor]:
-        """The processor's tensors on this part's device. Raises UsageError for an empty or too long question."""
-        if not question.strip():
-            raise UsageError("The question is empty.", advice="Ask something about the picture.")
-        with self.clock.stage("prepare"), _picture_errors():
-            made = prompt_inputs(self.processor, image.convert("RGB"), question)
-        num_tokens = made["input_ids"].shape[1]
-        if num_tokens >= self.spec.max_context:
-            raise UsageError(
-                f"The prompt is too long: {num_tokens} tokens, of {self.spec.max_context} that {self.spec.name} can read.",
-                advice="Ask a shorter question or send a smaller picture.",
-            )
-        return {name: value.to(self.device) for name, value in made.items() if isinstance(value, torch.Tensor)}
-
-    def see(self, inputs: dict[str, torch.Tensor], layers: int) -> Boundary:
-        """The boundary at vision:`layers`."""
-        boundary = self.family.lower_vision(self.model, inputs, layers)
-        return boundary | {IDS: inputs["input_ids"][0]}
-
-    def visual_tokens(self, boundary: Boundary, layers: int) -> Boundary:
-        """From the boundary at vision:`layers` to that at `tokens`."""
-        states = self.family.upper_vision(self.model, boundary, layers)
-        with self.clock.stage("connector"):
-            tokens_VD = self.family.connect(self.model, states, boundary)
-        kept = (IDS, *self.family.language_sides)
-        return {HIDDEN: tokens_VD} | {name: boundary[name] for name in kept}
-
-    def embedded(self, boundary: Boundary) -> Boundary:
-        """From the boundary at `tokens` to the language model's input, `hidden` [T, D]."""
-        with self.clock.stage("embed"):
-            states_TD = self.family.embed(self.model, boundary[IDS], boundary[HIDDEN])
-        return boundary | {HIDDEN: states_TD}
-
-    def _slice(self, start: int, stop: int, ends: bool) -> nn.Module:
-        return language_slice(self.family.stack(self.model), start, stop, ends=ends)
-
-
-class DevicePart(_Part):
+class DevicePart(Part):
     """The lower part. `cuts` are those that the loaded weights can serve."""
 
     def picture(self, image: Image.Image) -> Image.Image:
@@ -122,7 +32,7 @@ class DevicePart(_Part):
         """
         image = image.convert("RGB")
         pixels_CHW = np.asarray(image).transpose(2, 0, 1)
-        with _picture_errors():
+        with picture_errors():
             shrunk = self.family.shrunk(self.processor.image_processor, pixels_CHW)
             if shrunk is None or shrunk[0].size >= pixels_CHW[0].size:
                 return image
@@ -148,18 +58,6 @@ class DevicePart(_Part):
         return _tokens_of(run)
 
 
-@contextmanager
-def _picture_errors() -> Iterator[None]:
-    """transformers' processors refuse pictures (of extreme proportions, say) and prompts by ValueError."""
-    try:
-        yield
-    except ValueError as error:
-        raise UsageError(
-            f"The model's processor does not take this picture and question: {str(error).splitlines()[0].rstrip('.')}.",
-            advice="Use a picture of ordinary proportions, and no special tokens in the question.",
-        ) from error
-
-
 def _tokens_of(run: UpperRun) -> Iterator[int]:
     if not run.finished:
         yield run.first()
@@ -167,7 +65,7 @@ def _tokens_of(run: UpperRun) -> Iterator[int]:
         yield run.next(None)
 
 
-def _to_tokens(part: _Part, inputs: dict[str, torch.Tensor]) -> Boundary:
+def _to_tokens(part: Part, inputs: dict[str, torch.Tensor]) -> Boundary:
     depth = part.spec.vision_layers
     return part.visual_tokens(part.see(inputs, depth), depth)
 
@@ -209,13 +107,14 @@ class LowerRun:
         return {HIDDEN: self._language.step(states_1D).cpu()}
 
 
-class CloudPart(_Part):
+class CloudPart(Part):
     """The upper part. `cuts` are those that the loaded weights can serve."""
 
     @torch.inference_mode()
     def upper(self, cut: Cut, boundary: Boundary, max_new_tokens: int) -> UpperRun:
-        """From a boundary that arrived. Nothing runs before `first()`. Raises UsageError."""
+        """From a boundary that arrived. Nothing runs before `first()`. Raises UsageError, ProtocolError."""
         self.check(cut)
+        check_boundary(self, cut, boundary)
         here = {name: tensor.to(self.device) for name, tensor in boundary.items()}
         return UpperRun(self, cut, here, max_new_tokens)
 
@@ -229,7 +128,7 @@ class CloudPart(_Part):
 class UpperRun:
     """One request above the cut, with its own caches, which go when it is dropped."""
 
-    def __init__(self, part: _Part, cut: Cut, given: Boundary, max_new_tokens: int) -> None:
+    def __init__(self, part: Part, cut: Cut, given: Boundary, max_new_tokens: int) -> None:
         self._part, self._cut, self._given = part, cut, given
         start = cut.layers if cut.kind is CutKind.LM else 0
         stop = part.spec.lm_layers
@@ -254,9 +153,12 @@ class UpperRun:
 
     @torch.inference_mode()
     def next(self, boundary: Boundary | None) -> int:
-        """The next token id: from the last one, or at lm:k from the device's boundary of it."""
+        """The next token id: from the last one, or at lm:k from the device's boundary of it. Raises ProtocolError."""
         assert self._greedy is not None, "first() comes first"
+        if (boundary is not None) != (self._cut.kind is CutKind.LM):
+            raise ProtocolError(f"At the cut {self._cut} a step came with the wrong tensors.")
         if boundary is not None:
+            check_step(self._part, boundary)
             states_1D = boundary[HIDDEN].to(self._part.device)
         else:
             with self._part.clock.stage("embed"):

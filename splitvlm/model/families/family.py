@@ -46,7 +46,10 @@ class Family(ABC):
     name: ClassVar[str]
     layout: ClassVar[Layout]
     needs_types: ClassVar[bool] = False  # the language model must know where image tokens stand
-    language_sides: ClassVar[tuple[str, ...]] = ()  # side tensors that the language model needs too
+    vision_sides: ClassVar[tuple[str, ...]] = ()  # side tensors that cross at vision:k,
+    optional_sides: ClassVar[tuple[str, ...]] = ()  # or may,
+    language_sides: ClassVar[tuple[str, ...]] = ()  # and those that the language model needs too
+    states_axes: ClassVar[int] = 3  # of `hidden` at vision:k
 
     def vision_depth(self, config: Any) -> int:
         """How many layers of the tower are used."""
@@ -59,6 +62,13 @@ class Family(ABC):
     @abstractmethod
     def lower_vision(self, model: Any, inputs: Mapping[str, torch.Tensor], layers: int) -> Boundary:
         """Patches and the first `layers` layers of the tower: `hidden` and the side tensors that the rest needs."""
+
+    def check_sides(self, model: Any, boundary: Boundary, *, visual_tokens: int | None) -> bool:
+        """Whether side tensors of a peer fit `hidden` and the model; `visual_tokens` is their number above `vision:k`.
+
+        All sizes that the rest of the run allocates by must be checked here.
+        """
+        return True
 
     @abstractmethod
     def upper_vision(self, model: Any, boundary: Boundary, layers: int) -> torch.Tensor:

@@ -26,6 +26,9 @@ class Gemma3(Family):
     )
     needs_types = True
 
+    def check_sides(self, model: Any, boundary: Boundary, *, visual_tokens: int | None) -> bool:
+        return visual_tokens is not None or boundary[HIDDEN].shape[1] == self.patches_of_tile(model.config)
+
     def stack(self, model: Any) -> nn.Module:
         found: nn.Module = model.model.language_model
         return found

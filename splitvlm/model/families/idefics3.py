@@ -5,6 +5,7 @@ Source: transformers models/idefics3/modeling_idefics3.py and models/smolvlm/mod
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +25,17 @@ class Idefics3(Family):
         connector=("model.vision_model.post_layernorm.", "model.connector."),
         language="model.text_model.",
     )
+
+    optional_sides = (PATCHES,)
+
+    def check_sides(self, model: Any, boundary: Boundary, *, visual_tokens: int | None) -> bool:
+        if visual_tokens is not None:
+            return True
+        tiles, num_patches, _ = boundary[HIDDEN].shape
+        patches = boundary.get(PATCHES)
+        fits = patches is None or (patches.shape[0] == tiles and patches[0].numel() == num_patches)
+        side = math.isqrt(num_patches)  # the pixel shuffle takes squares
+        return fits and side * side == num_patches and side % model.config.scale_factor == 0
 
     def stack(self, model: Any) -> nn.Module:
         found: nn.Module = model.model.text_model

@@ -10,11 +10,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.models.llava_onevision.modeling_llava_onevision import image_size_to_num_patches
 
 from splitvlm.errors import UsageError
 from splitvlm.model.boundary import HIDDEN, SIZES, Boundary
 from splitvlm.model.families.family import Family, Layout
 from splitvlm.model.families.siglip import tower_slice
+
+_MAX_EDGE = 65_535  # pixels; no picture format that we take has longer edges
 
 
 class LlavaOnevision(Family):
@@ -25,6 +28,18 @@ class LlavaOnevision(Family):
         connector=("model.multi_modal_projector.", "model.image_newline"),
         language="model.language_model.",
     )
+
+    vision_sides = (SIZES,)
+
+    def check_sides(self, model: Any, boundary: Boundary, *, visual_tokens: int | None) -> bool:
+        if visual_tokens is not None:
+            return True
+        sizes, (tiles, num_patches, _) = boundary[SIZES], boundary[HIDDEN].shape
+        config, vision = model.config, model.config.vision_config
+        if sizes.dtype != torch.int64 or sizes.shape != (1, 2) or not bool(((sizes > 0) & (sizes <= _MAX_EDGE)).all()):
+            return False
+        expected = image_size_to_num_patches(sizes[0].tolist(), config.image_grid_pinpoints, vision.image_size)
+        return bool(tiles == expected) and num_patches == (vision.image_size // vision.patch_size) ** 2
 
     def vision_depth(self, config: Any) -> int:
         """The model takes the states after one layer of the tower (-1 is the last), before the tower's final norm."""

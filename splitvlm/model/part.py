@@ -1,0 +1,120 @@
+"""What both parts of a divided model share: the modules as far as they are loaded, their slices, the prompt, the clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+
+from splitvlm.domain import Cut
+from splitvlm.errors import ProtocolError, UsageError
+from splitvlm.model.boundary import HIDDEN, IDS, Boundary
+from splitvlm.model.families.family import Family
+from splitvlm.model.language import LanguageRun
+from splitvlm.model.processors import prompt_inputs
+from splitvlm.model.slicing import language_slice
+from splitvlm.model.spec import ModelSpec
+from splitvlm.model.stage_clock import OnStage, StageClock
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Part:
+    """What both parts share: the model as far as it is loaded, its family, its slices, its clock."""
+
+    def __init__(self, spec: ModelSpec, family: Family, model: Any, processor: Any, cuts: tuple[Cut, ...]) -> None:
+        self.spec = spec
+        self.cuts = cuts
+        self.family = family
+        self.model = model
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        self.device = torch.device(next((p.device for p in model.parameters() if not p.is_meta), "cpu"))
+        self.clock = StageClock(self.device)
+        self.clock.watch_one(family.patch_embedding(model), "patches")
+        self.clock.watch(family.vision_layers(model), "vision")
+        self.clock.watch(family.stack(model).layers, "lm")  # type: ignore[arg-type]
+        self.slice = lru_cache(maxsize=None)(self._slice)
+
+    @property
+    def on_stage(self) -> OnStage | None:
+        """Gets (stage, seconds) as stages end; None, the default, measures nothing."""
+        return self.clock.listener
+
+    @on_stage.setter
+    def on_stage(self, listener: OnStage | None) -> None:
+        self.clock.listener = listener
+
+    def language_run(self, start: int, stop: int, *, ends: bool) -> LanguageRun:
+        return LanguageRun(self.family, self.model, self.slice(start, stop, ends))
+
+    def logits(self, states_QD: torch.Tensor) -> torch.Tensor:
+        """Logits [V] after the last of the states, which have passed the final norm."""
+        with self.clock.stage("head"):
+            scores: torch.Tensor = self.model.lm_head(states_QD[None, -1:])[0, -1]
+        return scores
+
+    def check(self, cut: Cut) -> None:
+        self.spec.check(cut)
+        if cut not in self.cuts:
+            served = ", ".join(str(cut) for cut in (self.cuts[0], self.cuts[-1])) if self.cuts else "none"
+            raise UsageError(
+                f"The part of {self.spec.name} that is loaded here does not serve the cut {cut}.",
+                advice=f"It serves the cuts from {served.replace(', ', ' to ')}.",
+            )
+
+    def inputs(self, image: Image.Image, question: str) -> dict[str, torch.Tensor]:
+        """The processor's tensors on this part's device. Raises UsageError for an empty or too long question."""
+        if not question.strip():
+            raise UsageError("The question is empty.", advice="Ask something about the picture.")
+        with self.clock.stage("prepare"), picture_errors():
+            made = prompt_inputs(self.processor, image.convert("RGB"), question)
+        num_tokens = made["input_ids"].shape[1]
+        if num_tokens >= self.spec.max_context:
+            raise UsageError(
+                f"The prompt is too long: {num_tokens} tokens, of {self.spec.max_context} that {self.spec.name} can read.",
+                advice="Ask a shorter question or send a smaller picture.",
+            )
+        return {name: value.to(self.device) for name, value in made.items() if isinstance(value, torch.Tensor)}
+
+    def see(self, inputs: dict[str, torch.Tensor], layers: int) -> Boundary:
+        """The boundary at vision:`layers`."""
+        boundary = self.family.lower_vision(self.model, inputs, layers)
+        return boundary | {IDS: inputs["input_ids"][0]}
+
+    def visual_tokens(self, boundary: Boundary, layers: int) -> Boundary:
+        """From the boundary at vision:`layers` to that at `tokens`."""
+        states = self.family.upper_vision(self.model, boundary, layers)
+        with self.clock.stage("connector"):
+            tokens_VD = self.family.connect(self.model, states, boundary)
+        places = int((boundary[IDS] == self.model.config.image_token_id).sum())
+        if places != tokens_VD.shape[0]:
+            raise ProtocolError(f"The prompt has {places} places for {tokens_VD.shape[0]} visual tokens.")
+        kept = (IDS, *self.family.language_sides)
+        return {HIDDEN: tokens_VD} | {name: boundary[name] for name in kept}
+
+    def embedded(self, boundary: Boundary) -> Boundary:
+        """From the boundary at `tokens` to the language model's input, `hidden` [T, D]."""
+        with self.clock.stage("embed"):
+            states_TD = self.family.embed(self.model, boundary[IDS], boundary[HIDDEN])
+        return boundary | {HIDDEN: states_TD}
+
+    def _slice(self, start: int, stop: int, ends: bool) -> nn.Module:
+        return language_slice(self.family.stack(self.model), start, stop, ends=ends)
+
+
+@contextmanager
+def picture_errors() -> Iterator[None]:
+    """transformers' processors refuse pictures (of extreme proportions, say) and prompts by ValueError."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(
+            f"The model's processor does not take this picture and question: {str(error).splitlines()[0].rstrip('.')}.",
+            advice="Use a picture of ordinary proportions, and no special tokens in the question.",
+        ) from error
