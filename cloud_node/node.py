@@ -6,7 +6,7 @@ from cloud_node.control import beat, registration
 from cloud_node.servicer import DataServicer
 from cloud_node.settings import CloudSettings
 from cloud_node.worker import Worker
-from splitvlm.codec import codec_hash
+from splitvlm.calibration import codec_of
 from splitvlm.domain import DEVICE, Cut
 from splitvlm.errors import ConfigError, UsageError
 from splitvlm.model.loading import load_cloud, read_spec
@@ -28,15 +28,16 @@ async def run(settings: CloudSettings) -> None:
     spec = read_spec(model.name)
     cuts = served_cuts(settings, spec)
     part = load_cloud(model.name, cuts, device=model.device, dtype=model.dtype, threads=model.threads)
+    codec = codec_of(model.name)
     worker = Worker()
     agreed = agreement(
         model=spec.name,
         weights_hash=spec.weights_hash,
         processor_hash=spec.processor_hash,
-        codec_hash=codec_hash(),
+        codec_hash=codec.hash,
         dtype=model.dtype,
     )
-    servicer = DataServicer(part, worker, agreed, identity, settings.limits)
+    servicer = DataServicer(part, codec, worker, agreed, identity, settings.limits)
     server = NodeServer(identity, [SERVICE])
     data_pb2_grpc.add_DataServicer_to_server(servicer, server.grpc)
     with stop_signals() as stop:
@@ -44,7 +45,7 @@ async def run(settings: CloudSettings) -> None:
         work, client = [], None
         if settings.orchestrator:
             client = ControlClient(settings.orchestrator, identity)
-            profile, _ = await worker.run(profile_cloud, part, cuts, model)
+            profile, _ = await worker.run(profile_cloud, part, cuts, codec, model)
             entry = registration(settings, address, spec.weights_hash, profile)
             work.append(client.stay_registered(entry, lambda: beat(settings, servicer, worker)))
         try:

@@ -8,8 +8,8 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
 from cloud_node.worker import Spent, Worker
-from splitvlm.codec import Limits as CodecLimits
-from splitvlm.codec import check_level, decode, decode_picture
+from splitvlm.codec import decode_picture
+from splitvlm.codec.codec import Codec
 from splitvlm.domain import IMAGE, Cut, CutKind
 from splitvlm.errors import ProtocolError, UsageError
 from splitvlm.model.parts import CloudPart, UpperRun
@@ -60,9 +60,12 @@ class Upload:
 class Answering:
     """Runs the upper part of one request on the worker and yields its frames. Dropping it frees its caches."""
 
-    def __init__(self, part: CloudPart, worker: Worker, upload: Upload, steps: asyncio.Queue[bytes]) -> None:
+    def __init__(
+        self, part: CloudPart, codec: Codec, worker: Worker, upload: Upload, steps: asyncio.Queue[bytes]
+    ) -> None:
         begin = upload.begin
         self._part = part
+        self._codec = codec
         self._worker = worker
         self._cut = Cut.parse(begin.cut)
         self._level = begin.level
@@ -71,7 +74,7 @@ class Answering:
         self._payload = b"".join(upload.parts)
         self._steps = steps
         self._end = End()
-        check_level(self._cut, self._level)
+        codec.check(self._cut, self._level)
         if self._cut not in part.cuts:
             known = ", ".join(map(str, part.cuts))
             raise UsageError(f"This cloud node does not serve the cut {self._cut}.", advice=f"It serves {known}.")
@@ -97,12 +100,11 @@ class Answering:
         if self._cut == IMAGE:
             picture = decode_picture(self._payload, max_pixels=MAX_PICTURE_PIXELS)
             return self._part.upper_from_picture(picture, self._question, self._max_new_tokens)
-        boundary = decode(self._payload, limits=CodecLimits())
+        boundary = self._codec.decode(self._cut, self._payload)
         return self._part.upper(self._cut, boundary, self._max_new_tokens)
 
-    @staticmethod
-    def _next(run: UpperRun, step: bytes | None) -> int:
-        return run.next(None if step is None else decode(step, limits=CodecLimits()))
+    def _next(self, run: UpperRun, step: bytes | None) -> int:
+        return run.next(None if step is None else self._codec.decode(self._cut, step))
 
     def _count(self, field_name: str, spent: Spent) -> None:
         setattr(self._end, field_name, getattr(self._end, field_name) + int(1e6 * spent.busy_s))

@@ -14,6 +14,7 @@ import grpc
 from cloud_node.session import Session
 from cloud_node.settings import Limits
 from cloud_node.worker import Worker
+from splitvlm.codec.codec import Codec
 from splitvlm.crypto.handshake import CloudHandshake, Hello
 from splitvlm.crypto.identity import Identity, Role
 from splitvlm.crypto.sealing import Opener, Sealer
@@ -37,9 +38,16 @@ class DataServicer(data_pb2_grpc.DataServicer):
     """Serves sessions of devices. `active` counts open sessions by device."""
 
     def __init__(
-        self, part: CloudPart, worker: Worker, agreement: pb.Agreement, identity: Identity | None, limits: Limits
+        self,
+        part: CloudPart,
+        codec: Codec,
+        worker: Worker,
+        agreement: pb.Agreement,
+        identity: Identity | None,
+        limits: Limits,
     ) -> None:
         self._part = part
+        self._codec = codec
         self._worker = worker
         self._agreement = agreement
         self._identity = identity
@@ -77,7 +85,7 @@ class DataServicer(data_pb2_grpc.DataServicer):
 
     async def _serve(self, device: str, context: Context) -> None:
         stream = await self._shake_hands(device, context)
-        session = Session(stream, self._part, self._worker, self._limits)
+        session = Session(stream, self._part, self._codec, self._worker, self._limits)
         _log.info("session open", extra={"device": device})
         await session.run(self._envelopes(context))
         _log.info("session closed", extra={"device": device, "requests": session.requests})

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from cloud_node.request import Answering, Upload
 from cloud_node.settings import Limits
 from cloud_node.worker import Worker
+from splitvlm.codec.codec import Codec
 from splitvlm.errors import ProtocolError, SplitvlmError, UsageError
 from splitvlm.model.parts import CloudPart
 from splitvlm.rpc.sealed import SealedStream
@@ -23,9 +24,10 @@ SessionStream = SealedStream[CloudFrame, DeviceFrame]
 class Session:
     """The cloud's side of an open session."""
 
-    def __init__(self, stream: SessionStream, part: CloudPart, worker: Worker, limits: Limits) -> None:
+    def __init__(self, stream: SessionStream, part: CloudPart, codec: Codec, worker: Worker, limits: Limits) -> None:
         self._stream = stream
         self._part = part
+        self._codec = codec
         self._worker = worker
         self._limits = limits
         self._upload: Upload | None = None
@@ -85,7 +87,7 @@ class Session:
 
     async def _run_answer(self, upload: Upload) -> None:
         try:
-            answering = Answering(self._part, self._worker, upload, self._steps)
+            answering = Answering(self._part, self._codec, self._worker, upload, self._steps)
             async with contextlib.aclosing(answering.frames()) as frames:
                 async for frame in frames:
                     await self._stream.send(frame)

@@ -14,7 +14,8 @@ from typing import ParamSpec, TypeVar
 
 from PIL import Image
 
-from splitvlm.codec import encode, encode_picture
+from splitvlm.codec import encode_picture
+from splitvlm.codec.codec import Codec
 from splitvlm.domain import IMAGE, Plan
 from splitvlm.model.parts import DevicePart, LowerRun
 
@@ -25,23 +26,24 @@ T = TypeVar("T")
 class Engine:
     """Runs stages of the device part. Every method returns its result and the seconds that it took, slow-down included."""
 
-    def __init__(self, part: DevicePart, slowdown: float = 1.0) -> None:
+    def __init__(self, part: DevicePart, codec: Codec, slowdown: float = 1.0) -> None:
         self.part = part
+        self.codec = codec
         self.slowdown = slowdown
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="torch")
 
     async def lower(self, image: Image.Image, question: str, plan: Plan) -> tuple[LowerRun, float]:
         return await self._run(self.part.lower, image, question, plan.cut)
 
-    async def encode(self, run: LowerRun, level: str) -> tuple[bytes, float]:
-        return await self._run(encode, run.boundary, level)
+    async def encode(self, run: LowerRun, plan: Plan) -> tuple[bytes, float]:
+        return await self._run(self.codec.encode, plan.cut, run.boundary, plan.level)
 
     async def encode_picture(self, image: Image.Image, level: str) -> tuple[bytes, float]:
         return await self._run(lambda: encode_picture(self.part.picture(image), level))
 
     async def step(self, run: LowerRun, token_id: int, plan: Plan) -> tuple[bytes, float]:
         """The coded boundary of one more token (cuts `lm:k`)."""
-        return await self._run(lambda: encode(run.step(token_id), plan.level))
+        return await self._run(lambda: self.codec.encode(plan.cut, run.step(token_id), plan.level))
 
     async def start(self, image: Image.Image, question: str, max_new_tokens: int) -> tuple[Iterator[int], float]:
         """Begin an answer on the device alone (cut `device`)."""

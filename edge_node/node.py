@@ -10,7 +10,8 @@ from edge_node.planner import Planner
 from edge_node.runtime import Runtime
 from edge_node.servicer import LocalServicer
 from edge_node.settings import EdgeSettings
-from splitvlm.codec import codec_hash
+from splitvlm.calibration import codec_of
+from splitvlm.codec.codec import Codec
 from splitvlm.domain import IMAGE, Cut, Plan
 from splitvlm.errors import ConfigError
 from splitvlm.model.loading import load_device, read_spec
@@ -34,9 +35,10 @@ async def run(settings: EdgeSettings) -> None:
     cuts = allowed_cuts(settings, spec)
     model = settings.model
     part = load_device(model.name, cuts, device=model.device, dtype=model.dtype, threads=model.threads)
-    engine = Engine(part, settings.emulation.slowdown)
-    runtime = Runtime(settings, engine, cuts, agreement_of(spec, model.dtype), identity)
-    planner = Planner(settings.planning, cuts)
+    codec = codec_of(model.name)
+    engine = Engine(part, codec, settings.emulation.slowdown)
+    runtime = Runtime(settings, engine, cuts, agreement_of(spec, codec, model.dtype), identity)
+    planner = Planner(settings.planning, cuts, codec)
     server = NodeServer(identity, [SERVICE], MAX_LOCAL_MESSAGE_BYTES)
     local_pb2_grpc.add_LocalServicer_to_server(LocalServicer(runtime, planner, plaintext=identity is None), server.grpc)
     with stop_signals() as stop:
@@ -46,7 +48,7 @@ async def run(settings: EdgeSettings) -> None:
         work, client = [], None
         if settings.orchestrator:
             client = ControlClient(settings.orchestrator, identity)
-            profile = profile_device(part, cuts, slowdown=settings.emulation.slowdown)
+            profile = profile_device(part, cuts, codec, slowdown=settings.emulation.slowdown)
             entry = registration(runtime, spec.weights_hash, profile)
             work.append(EdgeControl(client, runtime, planner, entry).run())
         try:
@@ -91,12 +93,12 @@ def allowed_cuts(settings: EdgeSettings, spec: ModelSpec) -> tuple[Cut, ...]:
     return tuple(fitting)
 
 
-def agreement_of(spec: ModelSpec, dtype: str) -> data_pb2.Agreement:
+def agreement_of(spec: ModelSpec, codec: Codec, dtype: str) -> data_pb2.Agreement:
     return agreement(
         model=spec.name,
         weights_hash=spec.weights_hash,
         processor_hash=spec.processor_hash,
-        codec_hash=codec_hash(),
+        codec_hash=codec.hash,
         dtype=dtype,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from edge_node.settings import Planning
-from splitvlm.codec import check_level
+from splitvlm.codec.codec import Codec
 from splitvlm.domain import DEVICE, Cut, Plan
 from splitvlm.errors import PeerUnavailable, UsageError
 from splitvlm.link.estimator import LinkEstimate
@@ -16,9 +16,10 @@ from splitvlm.planning.table import PlanTable
 class Planner:
     """Holds the table. A new table counts from the next request on."""
 
-    def __init__(self, settings: Planning, cuts: tuple[Cut, ...]) -> None:
+    def __init__(self, settings: Planning, cuts: tuple[Cut, ...], codec: Codec) -> None:
         self._settings = settings
         self._cuts = cuts
+        self._codec = codec
         self._policy = Policy()
         self.table: PlanTable | None = None
         self._fixed = self.checked(settings.fixed_plan) if settings.fixed_plan else None
@@ -33,7 +34,7 @@ class Planner:
                 advice=f"It serves {known}; planning.cuts, planning.privacy_floor and planning.device_memory_bytes decide.",
             )
         if plan.cut != DEVICE:
-            check_level(plan.cut, plan.level)
+            self._codec.check(plan.cut, plan.level)
         return plan
 
     def choose(self, wanted: str, link: LinkEstimate | None, cloud_reachable: bool) -> Choice:

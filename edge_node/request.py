@@ -89,7 +89,7 @@ class Request:
             data, account.encode_s = await self._engine.encode_picture(self._image, plan.level)
             return Payload(plan, data, self._max_new_tokens, question=self._question)
         run, account.device_s = await self._engine.lower(self._image, self._question, plan)
-        data, account.encode_s = await self._engine.encode(run, plan.level)
+        data, account.encode_s = await self._engine.encode(run, plan)
         step = self._stepper(run) if plan.cut.kind is CutKind.LM else None
         return Payload(plan, data, self._max_new_tokens, step=step)
 

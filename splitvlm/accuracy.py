@@ -12,7 +12,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from splitvlm.codec import Limits, decode, decode_picture, encode, encode_picture, levels_of
+from splitvlm.calibration import codec_of
+from splitvlm.codec import decode_picture, encode_picture
+from splitvlm.codec.codec import Codec
 from splitvlm.domain import IMAGE, TOKENS, Cut, CutKind, Plan
 from splitvlm.errors import UsageError
 from splitvlm.model.loading import load_cloud, load_device, model_file, read_spec
@@ -35,6 +37,7 @@ class _Tally:
 class _Parts:
     device: DevicePart
     cloud: CloudPart
+    codec: Codec
     tallies: defaultdict[Plan, _Tally] = field(default_factory=lambda: defaultdict(_Tally))
 
 
@@ -50,7 +53,7 @@ def measure_plans(
 ) -> dict[str, dict[str, float]]:
     """{plan: {"accuracy", "drop", "differing", "payload_bytes"}} for every level of the cuts; bytes are means."""
     deepest = max(cuts, key=lambda cut: cut.depth)
-    parts = _Parts(load_device(name, [deepest]), load_cloud(name, list(cuts)))
+    parts = _Parts(load_device(name, [deepest]), load_cloud(name, list(cuts)), codec_of(name))
     count = 0
     for count, example in enumerate(examples, 1):
         for cut in cuts:
@@ -81,7 +84,7 @@ def _figures(tallies: Mapping[Plan, _Tally], plan: Plan, count: int) -> dict[str
 
 def _ask(parts: _Parts, cut: Cut, example: Example) -> None:
     lossless = ""
-    for level in levels_of(cut):
+    for level in parts.codec.levels(cut):
         lower = None if cut == IMAGE else parts.device.lower(example.image, example.question, cut)
         data, run = _cross(parts, cut, level, example, lower)
         text = _answer(parts, run, lower, cut, level)
@@ -98,8 +101,8 @@ def _cross(parts: _Parts, cut: Cut, level: str, example: Example, lower: LowerRu
         data = encode_picture(parts.device.picture(example.image), level)
         picture = decode_picture(data, max_pixels=MAX_PIXELS)
         return data, parts.cloud.upper_from_picture(picture, example.question, MAX_NEW_TOKENS)
-    data = encode(lower.boundary, level)
-    return data, parts.cloud.upper(cut, decode(data, limits=Limits()), MAX_NEW_TOKENS)
+    data = parts.codec.encode(cut, lower.boundary, level)
+    return data, parts.cloud.upper(cut, parts.codec.decode(cut, data), MAX_NEW_TOKENS)
 
 
 def _answer(parts: _Parts, run: UpperRun, lower: LowerRun | None, cut: Cut, level: str) -> str:
@@ -107,6 +110,6 @@ def _answer(parts: _Parts, run: UpperRun, lower: LowerRun | None, cut: Cut, leve
     while not run.finished:
         step = None
         if cut.kind is CutKind.LM and lower is not None:
-            step = decode(encode(lower.step(tokens[-1]), level), limits=Limits())
+            step = parts.codec.decode(cut, parts.codec.encode(cut, lower.step(tokens[-1]), level))
         tokens.append(run.next(step))
     return str(parts.cloud.tokenizer.decode(tokens, skip_special_tokens=True)).strip()

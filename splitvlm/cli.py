@@ -176,6 +176,18 @@ def evaluate(
 
 
 @app.command()
+def calibrate(
+    model: Annotated[str, typer.Argument(help="Hugging Face id or folder, or scenes")] = "scenes",
+    images: Annotated[Path | None, typer.Option(help="folder of pictures like those that will be asked about")] = None,
+    number: Annotated[int, typer.Option(min=1, max=100_000, help="of pictures, at most")] = 300,
+) -> None:
+    """Learn the codec's calibrated levels for a model from pictures without labels."""
+    from splitvlm.calibration import calibrate as learn
+
+    print(f"Calibration written to {learn(model, images, number)}. Give every node the same file.")
+
+
+@app.command()
 def demo(
     seed: Annotated[int, typer.Option(help="of the pictures and questions")] = 7,
     questions: Annotated[int, typer.Option(min=1, max=10_000)] = 60,

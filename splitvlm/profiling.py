@@ -17,7 +17,8 @@ from typing import Any
 
 from PIL import Image
 
-from splitvlm.codec import Limits, decode, decode_picture, encode, encode_picture, levels_of
+from splitvlm.codec import decode_picture, encode_picture
+from splitvlm.codec.codec import Codec
 from splitvlm.domain import DEVICE, IMAGE, Cut, CutKind
 from splitvlm.model.loading import load_device
 from splitvlm.model.parts import CloudPart, DevicePart, UpperRun
@@ -33,13 +34,13 @@ Stages = dict[str, float]
 Payloads = dict[tuple[Cut, str], list[bytes]]
 
 
-def profile_device(part: DevicePart, cuts: tuple[Cut, ...], *, slowdown: float = 1.0) -> DeviceProfile:
+def profile_device(part: DevicePart, cuts: tuple[Cut, ...], codec: Codec, *, slowdown: float = 1.0) -> DeviceProfile:
     """Profile of `cuts` on this device. `slowdown` is the emulated factor, which all seconds are multiplied by."""
     asked = list(samples(PICTURES, part.spec.name))
     prefill, step = _device_stages(part, max(cuts, key=lambda cut: cut.depth), asked)
-    seconds, payloads, token_bytes = _encoding(part, cuts, asked)
+    seconds, payloads, token_bytes = _encoding(part, cuts, codec, asked)
     near = {cut: _nearest(cut, cuts) for cut in cuts}
-    levels = [(cut, level) for cut in cuts if cut != DEVICE for level in levels_of(cut)]
+    levels = [(cut, level) for cut in cuts if cut != DEVICE for level in codec.levels(cut)]
     return DeviceProfile(
         cuts={cut: slowdown * _below(prefill, cut) for cut in cuts},
         coding={
@@ -52,18 +53,18 @@ def profile_device(part: DevicePart, cuts: tuple[Cut, ...], *, slowdown: float =
     )
 
 
-def profile_cloud(part: CloudPart, cuts: tuple[Cut, ...], model: ModelChoice) -> CloudProfile:
+def profile_cloud(part: CloudPart, cuts: tuple[Cut, ...], codec: Codec, model: ModelChoice) -> CloudProfile:
     """Profile of `cuts` on this cloud node. Loads the lower part for a moment, to have boundaries to measure with."""
     asked = list(samples(PICTURES, part.spec.name))
     deepest = max(cuts, key=lambda cut: cut.depth)
     device = load_device(model.name, [deepest], device=model.device, dtype=model.dtype)
     prefill, step = _cloud_stages(part, device, min(cuts, key=lambda cut: cut.depth), asked)
-    _, payloads, _ = _encoding(device, cuts, asked[:1])
-    decoding = {key: _median_seconds(partial(_decode, key[0], data[0])) for key, data in payloads.items()}
+    _, payloads, _ = _encoding(device, cuts, codec, asked[:1])
+    decoding = {key: _median_seconds(partial(_decode, codec, key[0], data[0])) for key, data in payloads.items()}
     near = {cut: _nearest(cut, cuts) for cut in cuts}
     return CloudProfile(
         cuts={cut: _above(prefill, cut) for cut in cuts},
-        coding={(cut, level): decoding[near[cut], level] for cut in cuts for level in levels_of(cut)},
+        coding={(cut, level): decoding[near[cut], level] for cut in cuts for level in codec.levels(cut)},
         token_s={cut: _above(step, cut) for cut in cuts},
     )
 
@@ -167,7 +168,7 @@ def _on_device(stage: str, cut: Cut) -> bool:
 
 
 def _encoding(
-    part: DevicePart, cuts: tuple[Cut, ...], asked: list[Asked]
+    part: DevicePart, cuts: tuple[Cut, ...], codec: Codec, asked: list[Asked]
 ) -> tuple[dict[tuple[Cut, str], float], Payloads, dict[tuple[Cut, str], int]]:
     """Of the representative cuts: median seconds of encoding, payloads, bytes of a decoding step."""
     payloads: Payloads = defaultdict(list)
@@ -176,19 +177,22 @@ def _encoding(
     for cut in sorted({_nearest(cut, cuts) for cut in cuts if cut != DEVICE}, key=lambda cut: cut.depth):
         for one in asked:
             lower = None if cut == IMAGE else part.lower(*one, cut)
-            for level in levels_of(cut):
+            for level in codec.levels(cut):
                 started_s = time.perf_counter()
-                data = encode_picture(part.picture(one[0]), level) if lower is None else encode(lower.boundary, level)
+                if lower is None:
+                    data = encode_picture(part.picture(one[0]), level)
+                else:
+                    data = codec.encode(cut, lower.boundary, level)
                 seconds[cut, level].append(time.perf_counter() - started_s)
                 payloads[cut, level].append(data)
             if lower is not None and cut.kind is CutKind.LM:
                 step = lower.step(0)
-                token_bytes |= {(cut, level): len(encode(step, level)) for level in levels_of(cut)}
+                token_bytes |= {(cut, level): len(codec.encode(cut, step, level)) for level in codec.levels(cut)}
     return {key: median(values) for key, values in seconds.items()}, payloads, token_bytes
 
 
-def _decode(cut: Cut, data: bytes) -> object:
-    return decode_picture(data, max_pixels=MAX_PIXELS) if cut == IMAGE else decode(data, limits=Limits())
+def _decode(codec: Codec, cut: Cut, data: bytes) -> object:
+    return decode_picture(data, max_pixels=MAX_PIXELS) if cut == IMAGE else codec.decode(cut, data)
 
 
 def _nearest(cut: Cut, cuts: tuple[Cut, ...]) -> Cut:

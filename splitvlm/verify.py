@@ -19,6 +19,7 @@ from edge_node.cloud_link import CloudLink
 from edge_node.engine import Engine
 from edge_node.node import agreement_of
 from edge_node.request import Request
+from splitvlm.calibration import codec_of
 from splitvlm.crypto.identity import Role
 from splitvlm.domain import DEVICE, Cut, Plan
 from splitvlm.launch import Launcher
@@ -58,14 +59,14 @@ async def _split_answers(
 ) -> dict[Cut, list[list[int]]]:
     with tempfile.TemporaryDirectory(prefix="splitvlm-verify-") as folder:
         async with Launcher(Path(folder)) as launcher:
-            link = None
+            link, codec = None, codec_of(model)
             remote = [str(cut) for cut in cuts if cut != DEVICE]
             if remote:
                 _console.print("Starting a cloud node ...")
                 cloud = await launcher.start("cloud", {"model": {"name": model}, "cuts": remote})
                 identity = launcher.identity("verifier", Role.EDGE)
-                link = CloudLink(cloud.address, agreement_of(spec, "float32"), identity, remote)
-            engine = Engine(load_device(model, cuts))
+                link = CloudLink(cloud.address, agreement_of(spec, codec, "float32"), identity, remote)
+            engine = Engine(load_device(model, cuts), codec)
             try:
                 return {cut: [await _answer(engine, link, cut, *one, tokens) for one in asked] for cut in cuts}
             finally:

@@ -18,6 +18,7 @@ from edge_node.cloud_link import CloudLink
 from edge_node.engine import Engine
 from edge_node.node import agreement_of
 from edge_node.request import Account, Request
+from splitvlm.calibration import codec_of
 from splitvlm.crypto.authority import init_authority, issue
 from splitvlm.crypto.identity import Identity, Role, load_identity
 from splitvlm.domain import DEVICE, Plan
@@ -53,9 +54,10 @@ async def cloud_node(
     spec = read_spec(model)
     cuts = [cut for cut in spec.cuts() if cut != DEVICE]
     part = load_cloud(model, cuts)
-    worker, agreed = Worker(), agreement_of(spec, "float32")
+    codec = codec_of(model)
+    worker, agreed = Worker(), agreement_of(spec, codec, "float32")
     identity = keys.identity(name, Role.CLOUD)
-    servicer = DataServicer(part, worker, agreed, identity, limits or Limits())
+    servicer = DataServicer(part, codec, worker, agreed, identity, limits or Limits())
     server = NodeServer(identity, [SERVICE])
     data_pb2_grpc.add_DataServicer_to_server(servicer, server.grpc)
     address = await server.listen("127.0.0.1:0")
@@ -71,7 +73,7 @@ async def cloud_node(
 async def device(model: str, cloud: Cloud, identity: Identity) -> AsyncIterator[Device]:
     """A device part with a link to the cloud node."""
     spec = read_spec(model)
-    engine = Engine(load_device(model, [DEVICE]))
+    engine = Engine(load_device(model, [DEVICE]), codec_of(model))
     link = CloudLink(cloud.address, cloud.agreement, identity, [str(cut) for cut in spec.cuts()])
     try:
         yield Device(engine, link)

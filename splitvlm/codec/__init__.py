@@ -10,6 +10,9 @@
     outliers.py   which channels and tokens are kept apart
     packing.py    codes of 2 to 16 bits as bytes
     quantise.py   groups of values on a uniform grid, and the law of their error
+    klt.py        a float tensor in a calibrated basis
+    calibration.py  the file of such bases
+    codec.py      Codec: the levels of one model
     lossy.py      a float tensor as groups of codes, scales and what is kept apart
     boundary.py   encode, decode: all tensors at a cut
     picture.py    encode_picture, decode_picture: the cut `image`

@@ -12,33 +12,37 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from splitvlm.codec import header, integers, lossless, lossy
+from splitvlm.codec import header, integers, klt, lossless, lossy
 from splitvlm.codec.header import Coding, Cursor, TensorHead, malformed, varint
-from splitvlm.codec.levels import BITS, FEATURE_LEVELS
+from splitvlm.codec.klt import Basis
+from splitvlm.codec.levels import BITS, FEATURE_LEVELS, KLT_STEPS
 from splitvlm.codec.limits import Limits
 from splitvlm.errors import UsageError
+
+CALIBRATED: Final = "hidden"
+"""The tensor that a basis is for."""
 
 _TORCH: Final[dict[str, torch.dtype]] = {name: getattr(torch, name) for name in header.DTYPES}
 _NAMES: Final = {dtype: name for name, dtype in _TORCH.items()}
 _SAME_WIDTH: Final = {2: torch.int16, 4: torch.int32}  # numpy knows no bfloat16: floats pass as integers of their width
 
 
-def encode(boundary: dict[str, torch.Tensor], level: str) -> bytes:
-    """All tensors of a boundary, at one of FEATURE_LEVELS.
+def encode(boundary: dict[str, torch.Tensor], level: str, basis: Basis | None = None) -> bytes:
+    """All tensors of a boundary, at one of FEATURE_LEVELS, or of KLT_STEPS with the `basis` of its tensor `hidden`.
 
     Raises UsageError for an unknown level, a dtype that does not cross cuts, and NaN or infinity.
     """
-    if level not in FEATURE_LEVELS:
+    if level not in FEATURE_LEVELS and (level not in KLT_STEPS or basis is None):
         raise UsageError(
             f"'{level}' is no codec level of features.", advice=f"Known levels: {', '.join(FEATURE_LEVELS)}."
         )
     if len(boundary) > 255:
         raise UsageError(f"A boundary of {len(boundary)} tensors does not fit the format.")
-    tensors = (_encode_tensor(name, tensor.detach().cpu(), level) for name, tensor in boundary.items())
+    tensors = (_encode_tensor(name, tensor.detach().cpu(), level, basis) for name, tensor in boundary.items())
     return bytes((header.VERSION, len(boundary))) + b"".join(tensors)
 
 
-def decode(data: bytes, *, limits: Limits) -> dict[str, torch.Tensor]:
+def decode(data: bytes, *, limits: Limits, basis: Basis | None = None) -> dict[str, torch.Tensor]:
     """The tensors of a coded boundary, on the CPU, in their own dtypes and order. Raises ProtocolError."""
     cursor = Cursor(data)
     if cursor.byte() != header.VERSION:
@@ -53,12 +57,13 @@ def decode(data: bytes, *, limits: Limits) -> dict[str, torch.Tensor]:
         if head.name in boundary:
             malformed("a name occurs twice")
         left = left.less(head.elements, head.elements * header.ITEM_BYTES[head.dtype])
-        boundary[head.name] = _decode_tensor(head, Cursor(cursor.take(cursor.varint(cursor.left, "a body's length"))))
+        body = Cursor(cursor.take(cursor.varint(cursor.left, "a body's length")))
+        boundary[head.name] = _decode_tensor(head, body, basis)
     cursor.end()
     return boundary
 
 
-def _encode_tensor(name: str, tensor: torch.Tensor, level: str) -> bytes:
+def _encode_tensor(name: str, tensor: torch.Tensor, level: str, basis: Basis | None) -> bytes:
     dtype = _NAMES.get(tensor.dtype)
     if dtype is None:
         raise UsageError(f"The tensor '{name}' is {tensor.dtype}.", advice=f"At a cut: {', '.join(header.DTYPES)}.")
@@ -67,13 +72,17 @@ def _encode_tensor(name: str, tensor: torch.Tensor, level: str) -> bytes:
             f"The tensor '{name}' at the cut holds NaN or infinity.",
             advice="Some models overflow in float16: try float32.",
         )
-    coding, body = _encode_body(tensor, dtype, level)
+    coding, body = _encode_body(tensor, dtype, level, basis if name == CALIBRATED else None)
     return header.pack_head(TensorHead(name, dtype, tuple(tensor.shape), coding)) + varint(len(body)) + body
 
 
-def _encode_body(tensor: torch.Tensor, dtype: str, level: str) -> tuple[Coding, bytes]:
+def _encode_body(tensor: torch.Tensor, dtype: str, level: str, basis: Basis | None) -> tuple[Coding, bytes]:
     if dtype not in header.FLOATS:
         return Coding.INTEGERS, integers.encode(tensor.contiguous().reshape(-1).numpy())
+    if level in KLT_STEPS and basis is not None:
+        x_TC = tensor.to(torch.float32).contiguous().reshape(-1, _channels(tuple(tensor.shape))).numpy()
+        if klt.fits(x_TC, basis, level):
+            return Coding.KLT, klt.encode(x_TC, basis, level)
     if level in BITS and tensor.numel() >= lossy.SMALLEST_ELEMENTS:
         x_TC = tensor.to(torch.float32).contiguous().reshape(-1, _channels(tuple(tensor.shape))).numpy()
         if lossy.fits(x_TC):
@@ -82,11 +91,13 @@ def _encode_body(tensor: torch.Tensor, dtype: str, level: str) -> tuple[Coding, 
     return Coding.PLANES, lossless.encode_floats(bits.view(f"u{tensor.element_size()}"))
 
 
-def _decode_tensor(head: TensorHead, body: Cursor) -> torch.Tensor:
+def _decode_tensor(head: TensorHead, body: Cursor, basis: Basis | None) -> torch.Tensor:
     if head.coding is Coding.INTEGERS:
         tensor = torch.from_numpy(integers.decode(body, np.dtype(head.dtype), head.elements))
     elif head.coding is Coding.GROUPS:
         tensor = _decode_groups(head, body)
+    elif head.coding is Coding.KLT:
+        tensor = _decode_klt(head, body, basis)
     else:
         tensor = _decode_planes(head, body)
     body.end()
@@ -100,6 +111,13 @@ def _decode_groups(head: TensorHead, body: Cursor) -> torch.Tensor:
     x_TC = torch.from_numpy(lossy.decode(body, head.elements // channels, channels))
     largest = torch.finfo(_TORCH[head.dtype]).max  # the end of the grid may lie just beyond the dtype's range
     return x_TC.clamp_(-largest, largest).to(_TORCH[head.dtype])
+
+
+def _decode_klt(head: TensorHead, body: Cursor, basis: Basis | None) -> torch.Tensor:
+    if basis is None or head.name != CALIBRATED or _channels(head.shape) != basis.channels or not head.elements:
+        malformed("this boundary has no calibration for it")
+    x_TC = torch.from_numpy(klt.decode(body, head.elements // basis.channels, basis))
+    return x_TC.to(_TORCH[head.dtype])
 
 
 def _decode_planes(head: TensorHead, body: Cursor) -> torch.Tensor:

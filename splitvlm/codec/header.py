@@ -59,6 +59,7 @@ class Coding(IntEnum):
     PLANES = 0  # lossless.py
     INTEGERS = 1  # integers.py
     GROUPS = 2  # lossy.py
+    KLT = 3  # klt.py, where the boundary was calibrated
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +152,9 @@ def read_head(cursor: Cursor, limits: Limits) -> TensorHead:
     if kind & 15 >= len(DTYPES) or kind >> 4 >= len(Coding):
         malformed("its dtype or coding is unknown")
     dtype, coding = DTYPES[kind & 15], Coding(kind >> 4)
-    if (coding is Coding.GROUPS and dtype not in FLOATS) or (coding is Coding.INTEGERS and dtype in FLOATS):
+    if (coding in (Coding.GROUPS, Coding.KLT) and dtype not in FLOATS) or (
+        coding is Coding.INTEGERS and dtype in FLOATS
+    ):
         malformed(f"{dtype} is not coded that way")
     ndim = cursor.byte()
     if ndim > limits.max_dims:

@@ -19,6 +19,9 @@ NONE = "none"
 BITS: dict[str, int] = {"int8": 8, "int6": 6, "int4": 4, "int3": 3, "int2": 2}
 """Bits of a code at each lossy level of features."""
 
+KLT_STEPS: dict[str, float] = {"klt1": 0.25, "klt2": 0.5, "klt3": 1.0, "klt4": 1.5}
+"""Steps of the calibrated levels, in root mean squares of the features (klt.py). Only where a boundary was calibrated."""
+
 PICTURE_FORMATS: dict[str, tuple[str, int]] = {
     "webp90": ("WEBP", 90),
     "webp75": ("WEBP", 75),
@@ -70,6 +73,7 @@ def codec_hash() -> str:
         "dtypes": header.DTYPES,
         "codings": [coding.name for coding in header.Coding],
         "bits": BITS,
+        "klt": KLT_STEPS,
         "pictures": PICTURE_FORMATS,
         "groups": [TOKEN_GROUP, CHANNEL_GROUP],
         "outliers": [OUTLIER_RATIO, OUTLIER_SHARE, APART_BITS],

@@ -1,0 +1,49 @@
+"""The codec of one model: the levels that every model has, and those that its calibration adds."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from splitvlm.codec import boundary, calibration, levels
+from splitvlm.codec.klt import Basis
+from splitvlm.codec.levels import KLT_STEPS
+from splitvlm.codec.limits import Limits
+from splitvlm.domain import Cut
+from splitvlm.errors import UsageError
+
+
+class Codec:
+    """Both nodes of a session hold the same one: `hash` is compared in the handshake."""
+
+    def __init__(self, bases: Mapping[Cut, Basis] | None = None, calibration_hash: str = "") -> None:
+        self._bases = dict(bases or {})
+        self.hash = hashlib.sha256(f"{levels.codec_hash()} {calibration_hash}".encode()).hexdigest()
+
+    @classmethod
+    def from_file(cls, path: Path | None) -> Codec:
+        """With the calibration in `path`, or without one. Raises UsageError."""
+        return cls() if path is None else cls(*calibration.read(path))
+
+    def levels(self, cut: Cut) -> tuple[str, ...]:
+        """The levels at a cut, lossless first."""
+        plain = levels.levels_of(cut)
+        return (*plain, *KLT_STEPS) if cut in self._bases else plain
+
+    def check(self, cut: Cut, level: str) -> None:
+        """Raises UsageError, naming the known levels."""
+        if level not in self.levels(cut):
+            known = ", ".join(self.levels(cut))
+            raise UsageError(f"The cut {cut} has no codec level '{level}'.", advice=f"Its levels are {known}.")
+
+    def encode(self, cut: Cut, tensors: dict[str, torch.Tensor], level: str) -> bytes:
+        """The boundary at `cut` as bytes. Raises UsageError."""
+        self.check(cut, level)
+        return boundary.encode(tensors, level, self._bases.get(cut))
+
+    def decode(self, cut: Cut, data: bytes, limits: Limits | None = None) -> dict[str, torch.Tensor]:
+        """The boundary at `cut` from a peer's bytes. Raises ProtocolError."""
+        return boundary.decode(data, limits=limits or Limits(), basis=self._bases.get(cut))
