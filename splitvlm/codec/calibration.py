@@ -1,7 +1,7 @@
 """What a model's boundaries were calibrated with, as one safetensors file beside its weights.
 
-`tokens.mean` [C], `tokens.vectors` [C, C] (float16) and `tokens.scale` []: the basis at the cut `tokens`. The file's SHA-256 is
-part of the codec's hash, so that two nodes with different calibrations refuse each other.
+`tokens.mean` [C], `tokens.analysis` and `tokens.synthesis` [C, C] (float16): the basis at the cut `tokens`. The file's SHA-256
+is part of the codec's hash, so that two nodes with different calibrations refuse each other.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def write(path: Path, bases: Mapping[Cut, Basis]) -> None:
     tensors = {}
     for cut, basis in bases.items():
         tensors[f"{cut}.mean"] = basis.mean
-        tensors[f"{cut}.vectors"] = basis.vectors.astype(np.float16)
-        tensors[f"{cut}.scale"] = np.array(basis.scale, np.float32)
+        tensors[f"{cut}.analysis"] = basis.analysis.astype(np.float16)
+        tensors[f"{cut}.synthesis"] = basis.synthesis.astype(np.float16)
     save_file(tensors, path)
 
 
@@ -42,8 +42,12 @@ def read(path: Path) -> tuple[dict[Cut, Basis], str]:
 
 
 def _basis(tensors: Mapping[str, np.ndarray], cut: str) -> Basis:  # type: ignore[type-arg]
-    mean, vectors = (tensors[f"{cut}.{name}"].astype(np.float32) for name in ("mean", "vectors"))
-    scale = float(tensors[f"{cut}.scale"])
-    if vectors.shape != (len(mean), len(mean)) or not (np.isfinite(vectors).all() and 0 < scale < np.inf):
+    mean, analysis, synthesis = (
+        tensors[f"{cut}.{name}"].astype(np.float32) for name in ("mean", "analysis", "synthesis")
+    )
+    square = (len(mean), len(mean))
+    if not (
+        analysis.shape == synthesis.shape == square and np.isfinite(analysis).all() and np.isfinite(synthesis).all()
+    ):
         raise ValueError(cut)
-    return Basis(mean, vectors, scale)
+    return Basis(mean, analysis, synthesis)

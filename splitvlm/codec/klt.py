@@ -1,11 +1,15 @@
 """A float tensor in the basis that its boundary was calibrated for: decorrelated channels, one uniform step for all.
 
-    y = (x - mean) · V          V: eigenvectors of the channels' covariance, falling variance (Karhunen-Loève, PCA)
-    q = sign(y) · floor(|y| / step + ROUNDING)
-    step = STEPS[level] · scale,  scale = root mean square of x - mean over the calibration's tokens
+    y = (x - mean) · A          A = M·V, M the square root of the model's sensitivity G to each direction of x,
+    q = sign(y) · floor(|y| / step + ROUNDING)         V the eigenvectors of the covariance of (x - mean)·M, falling
+    x' = q · step · S + mean    S = inverse of A
+    step = KLT_STEPS[level], in root mean squares of y
 
-With one step for all, coefficients of little variance fall to zero: reverse water-filling (Cover and Thomas, 10.3.3). What a
-step loses is judged by the model's answers (`splitvlm evaluate --plans`), not by this module.
+G is the Fisher information of the model's answer about x (mean outer product of the gradients of the log-likelihood of
+answers that the model itself gives: no labels). An error e in x changes the answer's distribution by about e·G·e / 2, so in
+y all directions are equally dear, and one step fits all. What the model does not look at, or what hardly varies, falls to zero:
+reverse water-filling (Cover and Thomas, 10.3.3). With G = 1 it is the Karhunen-Loève transform (PCA). What a step loses is
+judged by the model's answers (`splitvlm evaluate --plans`), not by this module.
 
     body    := level u8 · kept varint · wide u8 · segment*      kept: columns up to the last that is not all zero
     segment := block of the low bytes of zigzag(q), column by column; after it, where wide = 1, that of the high bytes
@@ -28,8 +32,10 @@ from splitvlm.codec.levels import KLT_STEPS
 from splitvlm.codec.varints import unzigzag, zigzag
 
 F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
 
 ROUNDING: Final = 0.4  # below a half: a small coefficient costs more bits than it is worth (dead zone)
+FLOOR: Final = 1e-3  # of the mean sensitivity
 LARGEST: Final = 2**15 - 1
 _EDGES: Final = (2, 6, 14, 30, 62, 126, 254)  # first columns of the segments after the first
 _LEVELS: Final = tuple(KLT_STEPS)
@@ -37,35 +43,50 @@ _LEVELS: Final = tuple(KLT_STEPS)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Basis:
-    """What calibration learned of one boundary: mean [C], vectors [C, C] by column, and the scale of the step."""
+    """What calibration learned of one boundary: mean [C], analysis A [C, C], synthesis S [C, C]."""
 
     mean: F32
-    vectors: F32
-    scale: float
+    analysis: F32
+    synthesis: F32
 
     @property
     def channels(self) -> int:
         return len(self.mean)
 
 
-def basis_of(x_NC: F32) -> Basis:
-    """Learn a basis from N tokens. N should be several times C."""
+def basis_of(x_NC: F32, sensitivity_CC: F64 | None = None) -> Basis:
+    """Learn a basis from N tokens, several times C, and the model's sensitivity G (None: to all directions alike)."""
     mean = x_NC.mean(axis=0, dtype=np.float64)
     centred = x_NC - mean
-    variances, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
-    falling = np.argsort(variances)[::-1]
-    return Basis(mean.astype(np.float32), vectors[:, falling].astype(np.float32), float(np.sqrt(variances.mean())))
+    root, inverse_root = _roots(sensitivity_CC, len(mean))
+    weighted = centred @ root
+    variances, vectors = np.linalg.eigh(weighted.T @ weighted / len(weighted))
+    vectors = vectors[:, np.argsort(variances)[::-1]]
+    analysis, synthesis = root @ vectors, vectors.T @ inverse_root
+    scale = float(np.sqrt(variances.mean()))
+    return Basis(*(array.astype(np.float32) for array in (mean, analysis / scale, synthesis * scale)))
+
+
+def _roots(sensitivity_CC: F64 | None, channels: int) -> tuple[F64, F64]:
+    """The symmetric square root of G, and its inverse. A floor keeps directions that no answer looked at finite."""
+    if sensitivity_CC is None:
+        return np.eye(channels), np.eye(channels)
+    values, vectors = np.linalg.eigh(sensitivity_CC)
+    roots = np.sqrt(np.maximum(values, 0) + FLOOR * values.mean())
+    return vectors * roots @ vectors.T, vectors / roots @ vectors.T
 
 
 def fits(x_TC: F32, basis: Basis, level: str) -> bool:
     """Whether every coefficient has room in 16 bits."""
-    largest = float(np.linalg.norm(x_TC - basis.mean, axis=1).max(initial=0.0))
-    return x_TC.shape[1] == basis.channels and largest < LARGEST * _step(basis, level)
+    if x_TC.shape[1] != basis.channels:
+        return False
+    largest = np.abs((x_TC - basis.mean) @ basis.analysis).max(initial=0.0)
+    return bool(largest < LARGEST * KLT_STEPS[level])
 
 
 def encode(x_TC: F32, basis: Basis, level: str) -> bytes:
     """An array [T, C] that `fits`, as a body."""
-    y_TC = (x_TC - basis.mean) @ basis.vectors / np.float32(_step(basis, level))
+    y_TC = (x_TC - basis.mean) @ basis.analysis / np.float32(KLT_STEPS[level])
     q_TC = (np.sign(y_TC) * np.floor(np.abs(y_TC) + np.float32(ROUNDING))).astype(np.int64)
     used = np.flatnonzero(q_TC.any(axis=0))
     kept = int(used[-1]) + 1 if len(used) else 0
@@ -93,8 +114,8 @@ def decode(cursor: Cursor, num_tokens: int, basis: Basis) -> F32:
         codes_KT[start:stop] = _plane(cursor, stop - start, num_tokens)
         if wide:
             codes_KT[start:stop] |= _plane(cursor, stop - start, num_tokens) << np.uint64(8)
-    y_TK = unzigzag(codes_KT).T.astype(np.float32) * np.float32(_step(basis, _LEVELS[level]))
-    return np.asarray(y_TK @ basis.vectors[:, :kept].T + basis.mean, np.float32)
+    y_TK = unzigzag(codes_KT).T.astype(np.float32) * np.float32(KLT_STEPS[_LEVELS[level]])
+    return np.asarray(y_TK @ basis.synthesis[:kept] + basis.mean, np.float32)
 
 
 def _plane(cursor: Cursor, columns: int, num_tokens: int) -> npt.NDArray[np.uint64]:
@@ -105,7 +126,3 @@ def _plane(cursor: Cursor, columns: int, num_tokens: int) -> npt.NDArray[np.uint
 def _segments(kept: int) -> list[tuple[int, int]]:
     edges = [0, *(edge for edge in _EDGES if edge < kept), kept]
     return [(start, stop) for start, stop in pairwise(edges) if stop > start]
-
-
-def _step(basis: Basis, level: str) -> float:
-    return KLT_STEPS[level] * basis.scale

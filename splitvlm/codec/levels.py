@@ -19,8 +19,8 @@ NONE = "none"
 BITS: dict[str, int] = {"int8": 8, "int6": 6, "int4": 4, "int3": 3, "int2": 2}
 """Bits of a code at each lossy level of features."""
 
-KLT_STEPS: dict[str, float] = {"klt1": 0.25, "klt2": 0.5, "klt3": 1.0, "klt4": 1.5}
-"""Steps of the calibrated levels, in root mean squares of the features (klt.py). Only where a boundary was calibrated."""
+KLT_STEPS: dict[str, float] = {"klt1": 0.5, "klt2": 1.0, "klt3": 2.0, "klt4": 4.0}
+"""Steps of the calibrated levels, in root mean squares of the weighted features (klt.py). For calibrated boundaries only."""
 
 PICTURE_FORMATS: dict[str, tuple[str, int]] = {
     "webp90": ("WEBP", 90),

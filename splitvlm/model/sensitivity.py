@@ -1,0 +1,65 @@
+"""How much a model's answers depend on each direction of its visual tokens: their Fisher information, without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from splitvlm.model.loading import load_whole
+from splitvlm.model.processors import prompt_inputs
+
+MAX_NEW_TOKENS = 16
+_CONNECTORS = ("connector", "multi_modal_projector", "visual.merger")
+
+
+def sensitivity(name: str, asked: Sequence[tuple[Image.Image, str]]) -> np.ndarray[Any, Any]:
+    """G [C, C]: mean over visual tokens and answers of g·g', g the gradient of an answer's log-likelihood.
+
+    The answers are sampled from the model's own distribution: that makes it the Fisher information, not the empirical one
+    (Kunstner et al., NeurIPS 2019).
+    """
+    torch.manual_seed(0)
+    model, processor = load_whole(name)
+    sum_CC, count = None, 0
+    for image, question in asked:
+        g_NC = _gradient(model, processor, image, question)
+        sum_CC = g_NC.T @ g_NC if sum_CC is None else sum_CC + g_NC.T @ g_NC
+        count += len(g_NC)
+    assert sum_CC is not None, "no pictures"
+    return (sum_CC / count).double().numpy()
+
+
+def _gradient(model: Any, processor: Any, image: Image.Image, question: str) -> torch.Tensor:
+    """[N, C], a row for each visual token."""
+    inputs = prompt_inputs(processor, image.convert("RGB"), question)
+    start = inputs["input_ids"].shape[1]
+    ids = model.generate(**inputs, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=MAX_NEW_TOKENS)
+    whole = {**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if "token_type_ids" in inputs:  # Gemma 3: answers are text
+        whole["token_type_ids"] = nn.functional.pad(inputs["token_type_ids"], (0, ids.shape[1] - start))
+    leaves: list[torch.Tensor] = []
+
+    def detach(module: nn.Module, arguments: Any, output: torch.Tensor) -> torch.Tensor:
+        leaves.append(output.detach().requires_grad_(True))
+        return leaves[-1]
+
+    hook = _connector(model).register_forward_hook(detach)
+    try:
+        with torch.enable_grad():
+            scores_TV = model(**whole).logits[0, start - 1 : -1].log_softmax(-1)
+            scores_TV.gather(1, ids[0, start:, None]).sum().backward()
+    finally:
+        hook.remove()
+    return torch.cat([leaf.grad.reshape(-1, leaf.shape[-1]) for leaf in leaves if leaf.grad is not None])
+
+
+def _connector(model: Any) -> nn.Module:
+    """The module whose output are the visual tokens, in whatever order."""
+    found = [path for path in _CONNECTORS if hasattr(model.model, path.partition(".")[0])]
+    module: nn.Module = model.model.get_submodule(found[0])
+    return module
