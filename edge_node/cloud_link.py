@@ -12,9 +12,9 @@ import grpc
 
 from edge_node.cloud_session import CloudSession, Exchange, Payload
 from splitvlm.crypto.identity import Identity
-from splitvlm.errors import SplitvlmError
+from splitvlm.errors import PeerUnavailable, SplitvlmError
 from splitvlm.link.estimator import LinkEstimate, LinkEstimator
-from splitvlm.rpc.channels import open_channel
+from splitvlm.rpc.channels import connected, open_channel
 from splitvlm.rpc.limits import CHUNK_BYTES
 from splitvlm.rpc.status import from_rpc
 from splitvlm.wire.v1 import data_pb2 as pb
@@ -80,11 +80,15 @@ class CloudLink:
         await self._channel.close()
 
     async def _probe(self, stub: data_pb2_grpc.DataStub) -> None:
-        """An empty probe for the round trip, then one whose size the estimator asks for, for the rate."""
+        """Empty probes for the round trip (the least counts), then one whose size the estimator asks for, for the rate."""
         try:
-            for size in (0, self.estimator.probe_bytes(time.monotonic())):
+            # A connection's own set-up must not pass for a round trip: it would hide the transfer's time for ten seconds.
+            await connected(self._channel, self.peer, PROBE_TIMEOUT_S)
+            for size in (0, 0, self.estimator.probe_bytes(time.monotonic())):
                 await self._probe_once(stub, size)
             self.reachable = True
+        except PeerUnavailable:
+            self.reachable = False
         except grpc.aio.AioRpcError as error:
             self.reachable = from_rpc(error, self.peer).code not in ("peer-unavailable", "deadline")
 

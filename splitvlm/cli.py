@@ -195,13 +195,14 @@ def demo(
     slowdown: Annotated[
         float, typer.Option(min=1, help="EMULATION: the device's stages take so many times as long")
     ] = 20.0,
+    every: Annotated[float, typer.Option(min=0, help="seconds from one question to the next: the camera's rate")] = 1.0,
     out: Annotated[Path, typer.Option(help="folder for the plot")] = Path("out"),
     json_file: JsonOption = None,
 ) -> None:
     """Run the whole system on this machine: three processes, a shaped link, questions about drawn pictures."""
     from splitvlm.demo import run_demo
 
-    _write_json(json_file, asyncio.run(run_demo(seed, questions, trace, slowdown, out)))
+    _write_json(json_file, asyncio.run(run_demo(seed, questions, trace, slowdown, every, out)))
 
 
 @app.command()

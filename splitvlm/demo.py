@@ -67,14 +67,16 @@ class Told:
     jpeg_bytes: int
 
 
-async def run_demo(seed: int, questions: int, trace: str, slowdown: float, out: Path) -> dict[str, object]:
+async def run_demo(
+    seed: int, questions: int, trace: str, slowdown: float, every_s: float, out: Path
+) -> dict[str, object]:
     """Runs, prints, plots; returns the summary that `--json` writes."""
     shaped = load(trace).up
     asked = [Asked(scene.image, q.text, q.answer) for scene, q in held_out(questions, seed)]
     memory = read_spec("scenes").device_memory_bytes(TOKENS, "float32", CONTEXT_TOKENS)
     _introduce(trace, slowdown, memory, len(asked))
     with tempfile.TemporaryDirectory(prefix="splitvlm-demo-") as folder:
-        told, setup_s = await _ask_all(Path(folder), asked, shaped, slowdown, memory)
+        told, setup_s = await _ask_all(Path(folder), asked, shaped, slowdown, memory, every_s)
     unsplit = _unsplit(asked)
     summary = _summary(told, unsplit, seed, slowdown)
     _print_summary(summary)
@@ -84,7 +86,7 @@ async def run_demo(seed: int, questions: int, trace: str, slowdown: float, out: 
 
 
 async def _ask_all(
-    folder: Path, asked: Sequence[Asked], trace: Trace, slowdown: float, memory: int
+    folder: Path, asked: Sequence[Asked], trace: Trace, slowdown: float, memory: int, every_s: float
 ) -> tuple[list[Told], float]:
     started_s = time.perf_counter()
     async with Launcher(folder) as launcher:
@@ -98,12 +100,19 @@ async def _ask_all(
             try:
                 await _wait_for_table(client)
                 setup_s = time.perf_counter() - started_s
-                origin_s = link.t0_s
-                return [
-                    await _ask(client, one, number, len(asked), origin_s) for number, one in enumerate(asked, 1)
-                ], setup_s
+                return await _ask_in_turn(client, asked, link.t0_s, every_s), setup_s
             finally:
                 await client.close()
+
+
+async def _ask_in_turn(client: LocalClient, asked: Sequence[Asked], origin_s: float, every_s: float) -> list[Told]:
+    """One question at a time, at the camera's rate: the next one starts `every_s` after the last, or when that is answered."""
+    told = []
+    for number, one in enumerate(asked, 1):
+        due_s = time.monotonic() + every_s
+        told.append(await _ask(client, one, number, len(asked), origin_s))
+        await asyncio.sleep(max(0.0, due_s - time.monotonic()))
+    return told
 
 
 def _edge_settings(orchestrator: str, link: str, slowdown: float, memory: int) -> dict[str, object]:

@@ -104,7 +104,9 @@ class FolderSource(Source):
 
     def whole(self, device: torch.device, dtype: torch.dtype) -> Any:
         from transformers import AutoModelForImageTextToText
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()  # a bar for a second of loading tears every table that a verb prints
         loaded: Any = AutoModelForImageTextToText.from_pretrained(self.folder, dtype=dtype, attn_implementation="sdpa")
         return loaded.eval().requires_grad_(False).to(device)
 
