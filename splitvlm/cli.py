@@ -194,7 +194,7 @@ def demo(
     trace: Annotated[str, typer.Option(help="a trace file, synthetic:NAME or constant:RATE")] = "synthetic:fade",
     slowdown: Annotated[
         float, typer.Option(min=1, help="EMULATION: the device's stages take so many times as long")
-    ] = 20.0,
+    ] = 10.0,
     every: Annotated[float, typer.Option(min=0, help="seconds from one question to the next: the camera's rate")] = 1.0,
     out: Annotated[Path, typer.Option(help="folder for the plot")] = Path("out"),
     json_file: JsonOption = None,
