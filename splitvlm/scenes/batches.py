@@ -108,16 +108,19 @@ def stack(packed: list[Packed], pad: int) -> tuple[torch.Tensor, torch.Tensor, t
 
 
 def grid(scene: Scene, cells: int) -> np.ndarray:
-    """float32 (cells², C): 1 where a thing of the class stands; broad things (a lake) fill all the cells they cover."""
+    """float32 (cells², C): 1 where a thing of the class stands.
+
+    The tower's grid is filled as far as things reach; in the tokens' grid a thing that is no broader than a cell has
+    one cell, that of its middle, so that a sum over the grid is a count.
+    """
     marks = np.zeros((cells, cells, len(LABELS)), dtype=np.float32)
     middles = (np.arange(cells) + 0.5) * EDGE / cells
     for thing in scene.things:
         label = LABELS.index(thing.label)
-        if thing.radius > EDGE / TOKEN_GRID / 1.2:  # broad
+        marks[int(thing.y * cells / EDGE), int(thing.x * cells / EDGE), label] = 1
+        if cells > TOKEN_GRID or thing.radius > EDGE / TOKEN_GRID / 1.2:
             away = (middles[None, :] - thing.x) ** 2 + (middles[:, None] - thing.y) ** 2
             marks[away < (0.9 * thing.radius) ** 2, label] = 1
-        else:
-            marks[int(thing.y * cells / EDGE), int(thing.x * cells / EDGE), label] = 1
     return marks.reshape(cells * cells, -1)
 
 

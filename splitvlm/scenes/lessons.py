@@ -16,12 +16,13 @@ from transformers import SmolVLMForConditionalGeneration
 from splitvlm.scenes.batches import ASIDE, Batch
 from splitvlm.scenes.network import VISUAL_TOKENS, GridHeads
 
-TOWER_UNTIL = 0.12  # of the run: the grids only
-FROZEN_UNTIL = 0.22  # of the run: the tower rests
+TOWER_UNTIL = 0.22  # of the run: the grids only
+FROZEN_UNTIL = 0.26  # of the run: the tower rests
 WARM_UP = 0.015
 LAST_RATE = 0.01  # of the peak rate, at the end
-GRID_WEIGHT = 4.0  # a grid has few ones: its mean loss is small
-POSITIVE_WEIGHT = 4.0
+GRID_WEIGHT = 40.0  # a grid has few ones: its mean loss is small, and with a weight of 4 the tower stops improving
+POSITIVE_WEIGHT = 2.0
+LAST_GRID_SHARE = 0.1
 IMAGE_START = 5  # where the first visual token stands: <|im_start|> User : <fake> <global-img>
 
 
@@ -33,8 +34,8 @@ def rate(progress: float) -> float:
 
 
 def grid_share(progress: float) -> float:
-    """The weight of the grid loss: whole while the tower learns alone, then down to nothing at 90 %."""
-    return max(0.0, min(1.0, (0.9 - progress) / (0.9 - FROZEN_UNTIL)))
+    """The weight of the grid loss: whole while the tower learns alone, then down to LAST_GRID_SHARE at 90 %."""
+    return max(LAST_GRID_SHARE, min(1.0, (0.9 - progress) / (0.9 - FROZEN_UNTIL)))
 
 
 def losses(
@@ -89,13 +90,15 @@ def answer_loss(
 
 
 class Average:
-    """The running mean of a model's weights: steadier than the last step's."""
+    """The running mean of a model's weights: steadier than the last step's. Early steps are forgotten faster."""
 
     def __init__(self, model: nn.Module, decay: float = 0.998) -> None:
-        self.decay = decay
+        self.decay, self.updates = decay, 0
         self.weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
+        self.updates += 1
+        decay = min(self.decay, self.updates / (self.updates + 10))
         for name, value in model.state_dict().items():
-            self.weights[name].lerp_(value.detach(), 1 - self.decay)
+            self.weights[name].lerp_(value.detach(), 1 - decay)

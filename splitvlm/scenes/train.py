@@ -43,6 +43,7 @@ class Options:
     batch: int
     precision: str
     resume: bool
+    start: Path | None
 
     @property
     def work(self) -> Path:
@@ -65,12 +66,13 @@ class Student:
         return {
             "model": self.model.state_dict(), "heads": self.heads.state_dict(), "average": self.average.weights,
             "optimizer": self.optimizer.state_dict(), "step": self.step, "spent_s": self.spent_s,
+            "updates": self.average.updates,
         }  # fmt: skip
 
     def restore(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.heads.load_state_dict(state["heads"])
-        self.average.weights = state["average"]
+        self.average.weights, self.average.updates = state["average"], state["updates"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.spent_s = state["step"], state["spent_s"]
 
@@ -86,6 +88,8 @@ def enrol(options: Options, words: PreTrainedTokenizerFast) -> Student:
     model = network.fresh(words, options.seed)
     model.set_attn_implementation("sdpa")
     heads = network.GridHeads(len(LABELS))
+    if options.start:
+        model.load_state_dict(torch.load(options.start, weights_only=True)["model"])
     named = [*model.named_parameters(), *heads.named_parameters()]
     matrices = [p for name, p in named if p.dim() > 1 and "embed" not in name]
     others = [p for name, p in named if p.dim() <= 1 or "embed" in name]
@@ -170,9 +174,9 @@ def run(options: Options) -> None:
 
 def finish(options: Options, student: Student, words: PreTrainedTokenizerFast) -> None:
     student.model.load_state_dict(student.average.weights)
-    told = {key: value for key, value in asdict(options).items() if key not in ("out", "resume")}
-    pictures = student.step * options.batch
-    report = {**told, "steps_run": student.step, "seconds": round(student.spent_s), "pictures": pictures}
+    told = {key: value for key, value in asdict(options).items() if key not in ("out", "resume", "start")}
+    ran = {"steps_run": student.step, "pictures": student.step * options.batch, "seconds": round(student.spent_s)}
+    report = {**told, "warm_start": options.start is not None, **ran}
     folder.write(options.out, student.model.eval(), words, report)
     print(f"wrote {options.out}", flush=True)
 
@@ -196,6 +200,7 @@ def parse(arguments: list[str] | None = None) -> Options:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=24, help="pictures a step")
     parser.add_argument("--precision", choices=("auto", "bf16", "fp32"), default="auto")
+    parser.add_argument("--start", type=Path, help="begin with the weights of this checkpoint of another run")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     options = Options(**vars(parser.parse_args(arguments)))
     if (options.minutes is None) == (options.steps is None):
