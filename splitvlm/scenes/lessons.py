@@ -26,10 +26,13 @@ LAST_GRID_SHARE = 0.1
 IMAGE_START = 5  # where the first visual token stands: <|im_start|> User : <fake> <global-img>
 
 
-def rate(progress: float) -> float:
-    """Cosine from 1 to LAST_RATE after a linear warm-up, which is repeated where the language model enters."""
+def rate(progress: float, began: float = 0.0) -> float:
+    """Cosine from 1 to LAST_RATE after a linear warm-up, which is repeated where the language model enters.
+
+    A warm start begins its run at `began`, with a warm-up of its own.
+    """
     cosine = LAST_RATE + (1 - LAST_RATE) * (0.5 + 0.5 * math.cos(math.pi * min(1.0, progress)))
-    since = progress if progress < TOWER_UNTIL else progress - TOWER_UNTIL
+    since = progress - max(began, TOWER_UNTIL if progress >= TOWER_UNTIL else 0.0)
     return cosine * min(1.0, since / WARM_UP + 0.02)
 
 

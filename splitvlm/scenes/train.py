@@ -89,7 +89,9 @@ def enrol(options: Options, words: PreTrainedTokenizerFast) -> Student:
     model.set_attn_implementation("sdpa")
     heads = network.GridHeads(len(LABELS))
     if options.start:
-        model.load_state_dict(torch.load(options.start, weights_only=True)["model"])
+        earlier = torch.load(options.start, weights_only=True)
+        model.load_state_dict(earlier["average"])
+        heads.load_state_dict(earlier["heads"])
     named = [*model.named_parameters(), *heads.named_parameters()]
     matrices = [p for name, p in named if p.dim() > 1 and "embed" not in name]
     others = [p for name, p in named if p.dim() <= 1 or "embed" in name]
@@ -101,10 +103,10 @@ def enrol(options: Options, words: PreTrainedTokenizerFast) -> Student:
     return student
 
 
-def teach(student: Student, batch: Batch, progress: float, low: bool) -> dict[str, float]:
+def teach(student: Student, batch: Batch, progress: float, low: bool, began: float = 0.0) -> dict[str, float]:
     """One step."""
     for group in student.optimizer.param_groups:
-        group["lr"] = PEAK_RATE * lessons.rate(progress)
+        group["lr"] = PEAK_RATE * lessons.rate(progress, began)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=low):
         loss, shown = lessons.losses(student.model, student.heads, batch, progress)
     loss.backward()
@@ -140,10 +142,17 @@ def lecture(options: Options, student: Student, words: PreTrainedTokenizerFast) 
 
 
 def progress_of(options: Options, student: Student) -> float:
+    """The share of the run that is done. A warm start enters where all parts learn together."""
     if options.steps is not None:
-        return student.step / options.steps
-    assert options.minutes is not None
-    return student.spent_s / (60 * options.minutes)
+        share = student.step / options.steps
+    else:
+        assert options.minutes is not None
+        share = student.spent_s / (60 * options.minutes)
+    return began(options) + (1 - began(options)) * share
+
+
+def began(options: Options) -> float:
+    return lessons.FROZEN_UNTIL if options.start else 0.0
 
 
 def run(options: Options) -> None:
@@ -158,7 +167,7 @@ def run(options: Options) -> None:
     saved_s = student.spent_s
     while (progress := progress_of(options, student)) < 1 and not stop:
         start = time.perf_counter()
-        shown = teach(student, next(batches), progress, low)
+        shown = teach(student, next(batches), progress, low, began(options))
         student.spent_s += time.perf_counter() - start
         if student.step % SHOW_EVERY == 0:
             figures = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())
