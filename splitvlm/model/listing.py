@@ -27,18 +27,20 @@ def table(listed: list[Row]) -> Table:
     """The rows for people; memory in MiB."""
     from rich.table import Table
 
-    made = Table(title="A Hugging Face id or folder can be named too")
-    for title in ("model", "family", "vision layers", "LM layers", "parameters (M)"):
-        made.add_column(title, justify="left" if title in ("model", "family") else "right", no_wrap=title == "model")
-    for title in ("device: tokens (MiB)", "device: whole (MiB)", "cloud: image (MiB)", "cloud: tokens (MiB)"):
+    made = Table(
+        title="A Hugging Face id or folder can be named too",
+        caption="MiB in float32: on the device for the cuts `tokens` and `device`, in the cloud for `image`.\n"
+        f"* {RANDOM}",
+    )
+    made.add_column("model", no_wrap=True)
+    for title in ("layers", "million\nweights", "tokens", "device", "image"):
         made.add_column(title, justify="right")
-    made.add_column("note")
     for row in listed:
-        sizes = (_mib(row.get(key)) for key in _MEMORY)
-        layers = (str(row.get(key, "")) for key in ("vision_layers", "lm_layers"))
+        layers = f"{row['vision_layers']} + {row['lm_layers']}" if "lm_layers" in row else str(row["note"])
         count = row.get("parameters")
-        millions = f"{count / 1e6:.1f}" if isinstance(count, int) else ""
-        made.add_row(str(row["name"]), str(row.get("family", "")), *layers, millions, *sizes, str(row["note"]))
+        millions = f"{count / 1e6:,.1f}" if isinstance(count, int) else ""
+        star = " *" if row["note"] == RANDOM else ""
+        made.add_row(f"{row['name']}{star}", layers, millions, *(_mib(row.get(key)) for key in _MEMORY[:3]))
     return made
 
 

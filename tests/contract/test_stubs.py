@@ -12,11 +12,9 @@ SOURCES = sorted((ROOT / "proto").rglob("*.proto"))
 
 
 def test_the_stubs_are_up_to_date(tmp_path: Path) -> None:
-    subprocess.run(
-        [sys.executable, "-m", "grpc_tools.protoc", "-I", str(ROOT / "proto"), f"--python_out={tmp_path}"]
-        + [f"--grpc_python_out={tmp_path}", *map(str, SOURCES)],
-        check=True,
-    )
+    outputs = [f"--python_out={tmp_path}", f"--grpc_python_out={tmp_path}"]
+    compiler = [sys.executable, "-m", "grpc_tools.protoc", "-I", str(ROOT / "proto")]
+    subprocess.run([*compiler, *outputs, *map(str, SOURCES)], check=True)
     made = sorted(path for path in tmp_path.rglob("*.py"))
     assert len(made) == 2 * len(SOURCES)
     for path in made:
