@@ -16,7 +16,7 @@ from PIL import Image
 
 from splitvlm.codec import encode_picture
 from splitvlm.codec.codec import Codec
-from splitvlm.domain import IMAGE, Plan
+from splitvlm.domain import Plan
 from splitvlm.model.parts import DevicePart, LowerRun
 
 P = ParamSpec("P")
@@ -65,7 +65,3 @@ class Engine:
             return result, took_s * self.slowdown
 
         return await asyncio.get_running_loop().run_in_executor(self._executor, timed)
-
-
-def is_picture(plan: Plan) -> bool:
-    return plan.cut == IMAGE
