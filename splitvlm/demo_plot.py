@@ -41,7 +41,7 @@ def plot(file: Path, points: Sequence[Point], trace: Trace, slowdown: float) -> 
     link.plot(at, [point.chosen.uplink_bps / 1e3 for point in points], "k.", label="the device's estimate")
     link.set_yscale("log")
     link.set_ylabel("uplink, kbit/s")
-    link.legend(loc="upper right")
+    link.legend(loc="lower left")
     names = sorted({point.account.plan for point in points})
     colours = {name: plt.get_cmap("tab10")(index % 10) for index, name in enumerate(names)}
     for name in names:
