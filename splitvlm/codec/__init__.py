@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from splitvlm.codec.boundary import decode, encode
-    from splitvlm.codec.levels import CODEC_VERSION, FEATURE_LEVELS, PICTURE_LEVELS, check_level, codec_hash, levels_of
+    from splitvlm.codec.levels import CODEC_VERSION, FEATURE_LEVELS, PICTURE_LEVELS, codec_hash, levels_of
     from splitvlm.codec.limits import Limits
     from splitvlm.codec.picture import decode_picture, encode_picture
     from splitvlm.codec.quantise import error_bound
@@ -38,7 +38,6 @@ __all__ = [
     "FEATURE_LEVELS",
     "PICTURE_LEVELS",
     "Limits",
-    "check_level",
     "codec_hash",
     "decode",
     "decode_picture",

@@ -11,7 +11,6 @@ import json
 
 from splitvlm.codec import header
 from splitvlm.domain import Cut, CutKind
-from splitvlm.errors import UsageError
 
 LOSSLESS = "lossless"
 NONE = "none"
@@ -56,13 +55,6 @@ def levels_of(cut: Cut) -> tuple[str, ...]:
     if cut.kind is CutKind.DEVICE:
         return (NONE,)
     return PICTURE_LEVELS if cut.kind is CutKind.IMAGE else FEATURE_LEVELS
-
-
-def check_level(cut: Cut, level: str) -> None:
-    """Raises UsageError, naming the known levels, if `cut` cannot be coded at `level`."""
-    known = levels_of(cut)
-    if level not in known:
-        raise UsageError(f"The cut {cut} has no codec level '{level}'.", advice=f"Its levels are {', '.join(known)}.")
 
 
 def codec_hash() -> str:

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from splitvlm.codec import FEATURE_LEVELS, PICTURE_LEVELS, check_level, codec_hash, error_bound, levels_of
+from splitvlm.codec import FEATURE_LEVELS, PICTURE_LEVELS, codec_hash, error_bound, levels_of
+from splitvlm.codec.codec import Codec
 from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut
 from splitvlm.errors import UsageError
 
@@ -22,13 +23,13 @@ def test_levels_of_every_kind_of_cut() -> None:
 @pytest.mark.parametrize(("cut", "level"), [("image", "int4"), ("tokens", "jpeg75"), ("device", "int8"), ("lm:2", "")])
 def test_an_unknown_level_names_the_known_ones(cut: str, level: str) -> None:
     with pytest.raises(UsageError, match=levels_of(Cut.parse(cut))[-1]):
-        check_level(Cut.parse(cut), level)
+        Codec().check(Cut.parse(cut), level)
 
 
 def test_every_level_is_known_to_its_cut() -> None:
     for cut in (IMAGE, TOKENS, DEVICE):
         for level in levels_of(cut):
-            check_level(cut, level)
+            Codec().check(cut, level)
 
 
 def test_bounds_rise_along_the_ladder() -> None:
