@@ -32,7 +32,7 @@ lint: install
 
 # The stubs are committed, so that an installation needs no compiler; CI compares them.
 proto: install
-	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=. --grpc_python_out=. --mypy_out=. proto/splitvlm/wire/v1/*.proto
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I proto --python_out=. --grpc_python_out=. --mypy_out=. proto/splitvlm/wire/v1/*.proto
 
 proto-check: proto
 	git diff --exit-code -- splitvlm/wire/v1
