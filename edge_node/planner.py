@@ -20,7 +20,7 @@ class Planner:
         self._settings = settings
         self._cuts = cuts
         self._codec = codec
-        self._policy = Policy()
+        self._policy = Policy(hedging=False)
         self.table: PlanTable | None = None
         self._fixed = self.checked(settings.fixed_plan) if settings.fixed_plan else None
 

@@ -39,12 +39,31 @@ class CostLine:
     device_memory_bytes: int
     accuracy_drop: float  # share of answers lost against the unsplit model, 0.01 is one point
     token_bytes: int = 0  # uplink bytes of each decoding step, for lm:k
+    cloud: str = ""  # the cloud node's name; empty where there is one only
+    cloud_rtt_s: float = 0.0  # its distance beyond the access link, which every trip pays besides
+
+    @property
+    def key(self) -> tuple[Plan, str]:
+        """What tells lines of one table apart."""
+        return self.plan, self.cloud
+
+    @property
+    def local(self) -> bool:
+        """Whether the device answers alone."""
+        return self.plan.cut == DEVICE
 
     def latency_s(self, uplink_bps: float, rtt_s: float, n_tokens: int) -> float:
         """Seconds from the question to the last token."""
-        bits = 8 * (self.payload_bytes + n_tokens * self.token_bytes)
-        trips = self.trips + n_tokens * self.trips_per_token
-        return self.fixed_s + bits / uplink_bps + trips * rtt_s + n_tokens * self.token_s
+        trips_s = self.trips_of(n_tokens) * (rtt_s + self.cloud_rtt_s)
+        return self.fixed_s + self.bits_of(n_tokens) / uplink_bps + trips_s + n_tokens * self.token_s
+
+    def bits_of(self, n_tokens: int) -> int:
+        """What crosses the uplink for an answer of so many decoding steps."""
+        return 8 * (self.payload_bytes + n_tokens * self.token_bytes)
+
+    def trips_of(self, n_tokens: int) -> int:
+        """Round trips of such an answer."""
+        return self.trips + n_tokens * self.trips_per_token
 
     def first_token_s(self, uplink_bps: float, rtt_s: float) -> float:
         """Seconds from the question to the first token."""

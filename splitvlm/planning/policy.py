@@ -1,7 +1,10 @@
 """Picks the plan of the next request from the table and the link. Decides only; it has no clock and measures nothing.
 
-- It compares plans at the conservative end of the link estimate (robustMPC: Yin et al., SIGCOMM 2015), for what is
-  lost by a slow transfer is more than what is won by a fast one.
+- Where the device can answer alone and hedging is allowed, the device starts beside the plan that uses the cloud, and the
+  first token decides. What counts is then the expected smaller of both times, over the spread of the estimate: an
+  outage costs no more than the device's own time.
+- Without a hedge it compares plans at the conservative end of the estimate (robustMPC: Yin et al., SIGCOMM 2015), for what
+  is lost by a slow transfer is more than what is won by a fast one.
 - It changes its plan only for a gain that exceeds the margin, and the margin grows with the predictor's error: within
   the error two plans cannot be told apart, and changing between them is noise. It keeps a plan for a dwell at
   least, except for one that is much better.
@@ -13,11 +16,13 @@ A pick from 20 lines takes at most 50 microseconds: `pytest -s tests/unit/test_p
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from splitvlm.domain import DEVICE, Plan
+from splitvlm.domain import Plan
 from splitvlm.planning.costs import CostLine
+from splitvlm.planning.energy import EnergyModel
 from splitvlm.planning.table import PlanTable
 
 MARGIN = 0.05  # gains below 5 % are within the noise of measured stage times
@@ -25,6 +30,9 @@ MARGIN_PER_SPREAD = 0.25  # both plans share most of the link's error; a quarter
 MAX_MARGIN = 0.4  # below 1 - 1 / VASTLY, so that a vastly better plan always passes
 VASTLY = 2.0  # a plan that is so many times faster does not wait for the dwell
 MIN_DWELL_S = 2.0  # a few requests, and below the 5 s in which the plan must follow the link
+WORTH_HEDGING = 0.02  # a cloud plan that shortens the device's time by less is not worth its bytes
+SECONDS_A_DAY = 86_400.0
+BUDGET_BURST_S = 3_600.0  # an hour's share of the daily bytes may be spent at once
 
 
 class LinkView(NamedTuple):
@@ -36,6 +44,14 @@ class LinkView(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Objective:
+    """What is made least: weighted seconds and joules. (1, 0) is latency alone, (0, 1) energy alone."""
+
+    latency_weight: float = 1.0
+    energy_weight_per_j: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
     """The plan to use, or None when the cloud is away and the device cannot answer alone."""
 
@@ -43,66 +59,217 @@ class Choice:
     predicted_s: float  # to the last token, at the estimate itself
     conservative_s: float  # the same at the estimate's conservative end: deadlines build on it
     reason: str
+    cloud: str = ""
+    hedge_after_s: float | None = None  # start `device` beside the plan after so long without a token; None: do not
+
+
+class Budget:
+    """Bytes that may be sent, filled at the daily rate: an hour's share may be spent at once. Without a limit, all."""
+
+    def __init__(self, bytes_per_day: float | None) -> None:
+        self._rate = bytes_per_day / SECONDS_A_DAY if bytes_per_day is not None else math.inf
+        self._room = self._rate * BUDGET_BURST_S
+        self._at_s = -math.inf
+
+    def room(self, now_s: float) -> float:
+        """Bytes that may be sent now."""
+        if math.isfinite(self._rate):
+            if math.isfinite(self._at_s):
+                grown = self._room + self._rate * max(0.0, now_s - self._at_s)
+                self._room = min(grown, self._rate * BUDGET_BURST_S)
+            self._at_s = max(self._at_s, now_s)
+        return self._room
+
+    def spent(self, n_bytes: float, now_s: float) -> None:
+        self._room = self.room(now_s) - n_bytes
+
+
+class _Row(NamedTuple):
+    """A line for one length of answer: what is left is two divisions."""
+
+    line: CostLine
+    fixed_s: float
+    bits: int
+    trips: int
+    compute_s: float
+
+
+class _Rows(NamedTuple):
+    table: PlanTable
+    n_tokens: int
+    remote: tuple[_Row, ...]
+    local: _Row | None  # the fastest
 
 
 class Policy:
     """Remembers the plan in use and since when. One object a device."""
 
-    def __init__(self, *, margin: float = MARGIN, min_dwell_s: float = MIN_DWELL_S) -> None:
+    def __init__(
+        self,
+        *,
+        objective: Objective | None = None,
+        energy: EnergyModel | None = None,
+        hedging: bool = True,
+        deadline_s: float | None = None,
+        bytes_per_day: float | None = None,
+        margin: float = MARGIN,
+        min_dwell_s: float = MIN_DWELL_S,
+    ) -> None:
+        self._objective = objective or Objective()
+        self._energy = energy or EnergyModel()
+        self._latency_only = self._objective.energy_weight_per_j == 0
+        self._hedging = hedging
+        self._deadline_s = deadline_s
+        self._budget = Budget(bytes_per_day)
         self._margin = margin
         self._min_dwell_s = min_dwell_s
-        self._plan: Plan | None = None
+        self._key: tuple[Plan, str] | None = None
         self._since_s = -math.inf
+        self._rows: _Rows | None = None
+
+    def spent(self, n_bytes: float, now_s: float) -> None:
+        """Books bytes that a request or a probe has sent against the daily limit."""
+        self._budget.spent(n_bytes, now_s)
 
     def pick(
         self, table: PlanTable, link: LinkView, n_tokens: int, now_s: float, *, cloud_reachable: bool = True
     ) -> Choice:
         """The plan for a request of about `n_tokens` tokens that starts now."""
+        rows = self._rows
+        if rows is None or rows.table is not table or rows.n_tokens != n_tokens:
+            rows = self._rows = _prepare(table, n_tokens)
         if not cloud_reachable:
-            return self._without_cloud(table, link, n_tokens)
-        uplink_bps, rtt_s, spread = link
-        slow_bps, slow_rtt_s = uplink_bps / (1 + spread), rtt_s * (1 + spread)
-        current, best, best_s = None, table.lines[0], math.inf
-        for line in table.lines:
-            line_s = line.latency_s(slow_bps, slow_rtt_s, n_tokens)
-            if line_s < best_s:
-                best, best_s = line, line_s
-            if line.plan == self._plan:
-                current, current_s = line, line_s
-        if current is None:
-            return self._take(best, best_s, link, n_tokens, now_s, "the best, picked afresh")
-        if best is current:
-            return _choice(current, current_s, link, n_tokens, "still the best")
-        kept = self._reason_to_keep(best_s, current_s, spread, now_s)
-        if kept:
-            return _choice(current, current_s, link, n_tokens, kept)
-        return self._take(best, best_s, link, n_tokens, now_s, f"{current_s / best_s:.2f} x faster than {current.plan}")
+            return self._alone(rows, "the cloud is away")
+        remote: Sequence[_Row] = rows.remote
+        room = self._budget.room(now_s)
+        if room < math.inf:
+            remote = [row for row in remote if row.bits <= 8 * room]
+            if not remote and rows.remote:
+                return self._alone(rows, "bytes_per_day is used up for now")
+        return self._best(rows, remote, link, now_s)
 
-    def _reason_to_keep(self, best_s: float, current_s: float, spread: float, now_s: float) -> str:
-        """Why the current plan stays although another one is faster; empty when it should not."""
-        if current_s > VASTLY * best_s:
+    def _best(self, rows: _Rows, remote: Sequence[_Row], link: LinkView, now_s: float) -> Choice:
+        local = rows.local
+        if local is None or not (self._hedging and self._latency_only):
+            candidates = remote if local is None else [*remote, local]
+            row, _, reason = self._settle(candidates, _slow(link), math.inf, link.spread, now_s)
+            return self._choice(row, local, link, reason)
+        if remote:
+            row, cost_s, reason = self._settle(remote, _around(link), local.fixed_s, link.spread, now_s)
+            if cost_s <= (1 - WORTH_HEDGING) * local.fixed_s:
+                return self._choice(row, local, link, reason)
+        # Changing to the device and back needs no margin and no dwell: a hedge is never slower than the device.
+        return self._choice(local, local, link, "no cloud plan would be faster")
+
+    def _settle(
+        self,
+        candidates: Sequence[_Row],
+        links: Sequence[tuple[float, float, float]],
+        other_s: float,
+        spread: float,
+        now_s: float,
+    ) -> tuple[_Row, float, str]:
+        """The row to use, the least cost of all, and why."""
+        current, best, best_cost, current_cost = None, candidates[0], math.inf, math.inf
+        for row in candidates:
+            cost = self._cost(row, links, other_s)
+            if cost < best_cost:
+                best, best_cost = row, cost
+            if row.line.key == self._key:
+                current, current_cost = row, cost
+        if current is best:
+            return best, best_cost, "still the best"
+        reason = "the best, picked afresh"
+        if current is not None:
+            kept = self._reason_to_keep(best_cost, current_cost, spread, now_s)
+            if kept:
+                return current, best_cost, kept
+            reason = f"{current_cost / best_cost:.2f} x better than {current.line.plan}"
+        self._key, self._since_s = best.line.key, now_s
+        return best, best_cost, reason
+
+    def _cost(self, row: _Row, links: Sequence[tuple[float, float, float]], other_s: float) -> float:
+        """Weighted seconds and joules, the mean over links; another run beside it is done after `other_s`."""
+        total = 0.0
+        for weight, uplink_bps, rtt_s in links:
+            send_s = row.bits / uplink_bps
+            row_s = row.fixed_s + send_s + row.trips * rtt_s
+            seconds = row_s if row_s < other_s else other_s
+            if self._latency_only:
+                total += weight * seconds
+                continue
+            wait_s = max(0.0, row_s - row.compute_s - send_s)
+            joules = self._energy.joules(row.compute_s, send_s, wait_s, row.bits)
+            cost = self._objective.latency_weight * seconds + self._objective.energy_weight_per_j * joules
+            total += weight * (
+                cost if self._deadline_s is None or seconds <= self._deadline_s else cost + _LATE * seconds
+            )
+        return total
+
+    def _reason_to_keep(self, best: float, current: float, spread: float, now_s: float) -> str:
+        """Why the current plan stays although another one is better; empty when it should not."""
+        if current > VASTLY * best:
             return ""
         margin = min(self._margin + MARGIN_PER_SPREAD * spread, MAX_MARGIN)
-        if best_s > (1 - margin) * current_s:
+        if best > (1 - margin) * current:
             return "kept: the gain is within the margin"
         if now_s - self._since_s < self._min_dwell_s:
             return "kept: changed a moment ago"
         return ""
 
-    def _take(self, line: CostLine, line_s: float, link: LinkView, n_tokens: int, now_s: float, reason: str) -> Choice:
-        self._plan, self._since_s = line.plan, now_s
-        return _choice(line, line_s, link, n_tokens, reason)
+    def _choice(self, row: _Row, local: _Row | None, link: LinkView, reason: str) -> Choice:
+        uplink_bps, rtt_s, spread = link
+        slow = 1 + spread
+        predicted_s = row.fixed_s + row.bits / uplink_bps + row.trips * rtt_s
+        conservative_s = row.fixed_s + (row.bits / uplink_bps + row.trips * rtt_s) * slow
+        hedge_after_s = None
+        if self._hedging and local is not None and row is not local:
+            hedge_after_s = self._hedge_after_s(local.fixed_s, conservative_s)
+        if hedge_after_s is not None and local is not None:
+            predicted_s = min(predicted_s, hedge_after_s + local.fixed_s)
+            conservative_s = min(conservative_s, hedge_after_s + local.fixed_s)
+        return Choice(row.line.plan, predicted_s, conservative_s, reason, row.line.cloud, hedge_after_s)
 
-    def _without_cloud(self, table: PlanTable, link: LinkView, n_tokens: int) -> Choice:
-        self._plan = None
-        lines = [line for line in table.lines if line.plan.cut == DEVICE]
-        if not lines:
-            return Choice(None, math.inf, math.inf, "the cloud is away, and no allowed plan runs on the device alone")
-        line = min(lines, key=lambda line: line.latency_s(link.uplink_bps, link.rtt_s, n_tokens))
-        line_s = line.latency_s(link.uplink_bps, link.rtt_s, n_tokens)
-        return _choice(line, line_s, link, n_tokens, "the cloud is away")
+    def _hedge_after_s(self, local_s: float, conservative_s: float) -> float:
+        """At once where only time counts; where energy counts, when the cloud is overdue or the deadline presses."""
+        if self._latency_only:
+            return 0.0
+        overdue_s = conservative_s
+        if self._deadline_s is not None:
+            overdue_s = min(overdue_s, max(0.0, self._deadline_s - local_s))
+        return overdue_s
+
+    def _alone(self, rows: _Rows, reason: str) -> Choice:
+        self._key = None
+        if rows.local is None:
+            return Choice(None, math.inf, math.inf, f"{reason}, and no allowed plan runs on the device alone")
+        return Choice(rows.local.line.plan, rows.local.fixed_s, rows.local.fixed_s, reason)
 
 
-def _choice(line: CostLine, conservative_s: float, link: LinkView, n_tokens: int, reason: str) -> Choice:
-    predicted_s = line.latency_s(link.uplink_bps, link.rtt_s, n_tokens)
-    return Choice(line.plan, predicted_s, conservative_s, reason)
+_LATE = 1e3  # what each second costs in a request that misses its deadline: more than any energy saved
+
+
+def _prepare(table: PlanTable, n_tokens: int) -> _Rows:
+    rows = [_row(line, n_tokens) for line in table.lines]
+    local = min((row for row in rows if row.line.local), key=lambda row: row.fixed_s, default=None)
+    return _Rows(table, n_tokens, tuple(row for row in rows if not row.line.local), local)
+
+
+def _row(line: CostLine, n_tokens: int) -> _Row:
+    trips = line.trips_of(n_tokens)
+    fixed_s = line.fixed_s + n_tokens * line.token_s + trips * line.cloud_rtt_s
+    compute_s = line.device_s + line.encode_s + (n_tokens * line.token_s if line.local else 0.0)
+    return _Row(line, fixed_s, line.bits_of(n_tokens), trips, compute_s)
+
+
+def _slow(link: LinkView) -> tuple[tuple[float, float, float], ...]:
+    """The conservative end: weight, uplink_bps, rtt_s."""
+    wide = 1 + link.spread
+    return ((1.0, link.uplink_bps / wide, link.rtt_s * wide),)
+
+
+def _around(link: LinkView) -> tuple[tuple[float, float, float], ...]:
+    """Three links that stand for the spread: as far below the estimate, in the logarithm, as above it."""
+    uplink_bps, rtt_s, spread = link
+    wide = 1 + spread
+    return ((0.3, uplink_bps / wide, rtt_s * wide), (0.4, uplink_bps, rtt_s), (0.3, uplink_bps * wide, rtt_s))

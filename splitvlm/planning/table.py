@@ -1,18 +1,24 @@
 """The plan table: the cost lines that are allowed and not dominated. Frozen, versioned; the device picks from it.
 
 A line is dominated when another one is at most as high in every coefficient of the cost line: then it is never strictly
-the best, whatever the uplink rate, the round-trip time and the number of tokens. `device` sends nothing and waits for
-nobody, so only another `device` line can dominate it: the way out of an outage always stays in the table.
+the best, whatever the uplink rate, the round-trip time and the number of tokens. Of the rest, only the lower envelope
+stays: lines that are the fastest at some uplink rate, round-trip time and length of answer. The device's own lines are
+held apart from the cloud's: they are the way out of an outage, and a hedge takes the best of both kinds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
-from splitvlm.domain import DEVICE, Cut
+from splitvlm.domain import DEVICE, Cut, Plan
 from splitvlm.errors import ConfigError
 from splitvlm.planning.costs import CostLine
+
+GRID_BPS = tuple(10 ** (3 + step / 8) for step in range(49))  # 1 kbit/s to 1 Gbit/s, each 1.33 x the one before
+GRID_RTT_S = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0)
+GRID_TOKENS = (0, 1, 4, 16, 64, 256)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +64,7 @@ def build_table(lines: Sequence[CostLine], limits: Limits, version: int) -> Plan
     allowed = [line for line in lines if not limits.forbidding(line)]
     if not allowed:
         raise _nothing_left(lines, limits)
-    return PlanTable(version, _undominated(allowed))
+    return PlanTable(version, _envelope(_undominated(allowed)))
 
 
 def dominates(one: CostLine, other: CostLine) -> bool:
@@ -67,7 +73,27 @@ def dominates(one: CostLine, other: CostLine) -> bool:
 
 
 def _coefficients(line: CostLine) -> tuple[float, ...]:
-    return (line.fixed_s, line.payload_bytes, line.trips, line.token_s, line.token_bytes, line.trips_per_token)
+    """All that the line grows with; a cloud's distance counts only where a trip is paid."""
+    far_s = line.cloud_rtt_s
+    return (
+        line.fixed_s + line.trips * far_s,
+        line.payload_bytes,
+        line.trips,
+        line.token_s + line.trips_per_token * far_s,
+        line.token_bytes,
+        line.trips_per_token,
+    )
+
+
+def _envelope(lines: tuple[CostLine, ...]) -> tuple[CostLine, ...]:
+    """The lines that are the fastest of their kind (cloud, device) somewhere on the grid of links and answers."""
+    best: set[tuple[Plan, str]] = set()
+    for kind in (True, False):
+        alike = [line for line in lines if line.local is kind]
+        if alike:
+            for point in product(GRID_BPS, GRID_RTT_S, GRID_TOKENS):
+                best.add(min(alike, key=lambda line: line.latency_s(*point)).key)
+    return tuple(line for line in lines if line.key in best)
 
 
 def _undominated(lines: list[CostLine]) -> tuple[CostLine, ...]:

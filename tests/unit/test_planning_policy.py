@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from splitvlm.domain import Plan
 from splitvlm.planning.costs import CostLine
-from splitvlm.planning.policy import LinkView, Policy
+from splitvlm.planning.policy import LinkView, Objective, Policy
 from splitvlm.planning.table import Limits, PlanTable, build_table
 
 
@@ -34,15 +34,15 @@ def test_it_follows_the_link_down_to_the_device_and_comes_back():
 
 
 def test_a_small_gain_is_not_worth_a_change():
-    policy = Policy(margin=0.1)
+    policy = Policy(margin=0.1, hedging=False)
     crossing_bps = 8 * (12_000 - 3_000) / 0.2  # image and tokens are equally fast
     assert plans_over(policy, (LinkView(1.1 * crossing_bps, 0.02, 0), 0)) == [IMAGE.plan]
     assert plans_over(policy, (LinkView(0.9 * crossing_bps, 0.02, 0), 100)) == [IMAGE.plan]
-    assert Policy().pick(TABLE, LinkView(0.9 * crossing_bps, 0.02, 0), 5, 0).plan == TOKENS.plan
+    assert Policy(hedging=False).pick(TABLE, LinkView(0.9 * crossing_bps, 0.02, 0), 5, 0).plan == TOKENS.plan
 
 
 def test_the_margin_grows_with_the_predictor_s_error():
-    sure, unsure = Policy(), Policy()
+    sure, unsure = Policy(hedging=False), Policy(hedging=False)
     for policy in (sure, unsure):
         policy.pick(TABLE, FAST, 5, 0)
     slow_bps = 200e3
@@ -75,8 +75,42 @@ def test_without_a_cloud_and_without_a_device_there_is_no_plan():
 
 def test_the_prediction_is_that_of_the_estimate_and_its_slow_end():
     choice = Policy().pick(TABLE, FAST, 5, 0)
-    assert choice.predicted_s == IMAGE.latency_s(10e6, 0.02, 5)
-    assert choice.conservative_s == IMAGE.latency_s(10e6 / 1.1, 0.02 * 1.1, 5)
+    assert choice.predicted_s == pytest.approx(IMAGE.latency_s(10e6, 0.02, 5))
+    assert choice.conservative_s == pytest.approx(IMAGE.latency_s(10e6 / 1.1, 0.02 * 1.1, 5))
+
+
+def test_a_hedge_costs_at_most_the_device_s_own_time_and_is_left_out_where_the_cloud_is_no_help():
+    choice = Policy().pick(TABLE, SLOW, 5, 0)
+    assert (choice.plan, choice.hedge_after_s) == (TOKENS.plan, 0)
+    assert choice.conservative_s <= ALONE.latency_s(1, 1, 5)
+    assert Policy(hedging=False).pick(TABLE, SLOW, 5, 0).hedge_after_s is None
+    alone = Policy().pick(TABLE, DEAD, 5, 0)
+    assert (alone.plan, alone.hedge_after_s) == (ALONE.plan, None)
+
+
+def test_where_energy_counts_the_device_starts_only_when_the_cloud_is_overdue():
+    policy = Policy(objective=Objective(1.0, 0.1))
+    choice = policy.pick(TABLE, FAST, 5, 0)
+    assert choice.plan == IMAGE.plan
+    assert choice.hedge_after_s == pytest.approx(IMAGE.latency_s(10e6 / 1.1, 0.022, 5))
+    pressed = Policy(objective=Objective(1.0, 0.1), deadline_s=1.1).pick(TABLE, FAST, 5, 0)
+    assert pressed.hedge_after_s == pytest.approx(1.1 - ALONE.latency_s(1, 1, 5))
+
+
+def test_energy_alone_prefers_the_plan_that_computes_least():
+    assert Policy(objective=Objective(0.0, 1.0)).pick(TABLE, FAST, 5, 0).plan == IMAGE.plan
+
+
+def test_a_metered_link_sends_no_more_than_its_bytes():
+    policy = Policy(bytes_per_day=24 * 20_000)  # 20,000 bytes an hour
+    sent = 0
+    for second in range(7200):
+        choice = policy.pick(TABLE, FAST, 5, second)
+        line = next(line for line in TABLE.lines if line.plan == choice.plan)
+        policy.spent(line.payload_bytes, second)
+        sent += line.payload_bytes
+    assert 40_000 <= sent <= 60_000  # the hours that have passed, and the first hour's burst
+    assert policy.pick(PlanTable(1, (IMAGE,)), FAST, 5, 7200).plan is None
 
 
 @given(st.lists(st.tuples(links, st.integers(0, 100), st.booleans()), max_size=20))
@@ -94,13 +128,13 @@ def test_no_sequence_of_links_picks_a_forbidden_plan(steps):
 @given(links, st.integers(0, 100))
 def test_the_first_pick_is_the_best_at_the_slow_end(link, n_tokens):
     slow = (link.uplink_bps / (1 + link.spread), link.rtt_s * (1 + link.spread), n_tokens)
-    choice = Policy().pick(TABLE, link, n_tokens, 0)
+    choice = Policy(hedging=False).pick(TABLE, link, n_tokens, 0)
     assert choice.conservative_s == pytest.approx(TABLE.best(*slow).latency_s(*slow))
 
 
 @given(st.lists(links, max_size=20))
 def test_what_it_keeps_is_never_twice_as_slow_as_the_best(seen):
-    policy = Policy()
+    policy = Policy(hedging=False)
     for now_s, link in enumerate(seen):
         slow = (link.uplink_bps / (1 + link.spread), link.rtt_s * (1 + link.spread), 5)
         choice = policy.pick(TABLE, link, 5, now_s)
@@ -109,7 +143,8 @@ def test_what_it_keeps_is_never_twice_as_slow_as_the_best(seen):
 
 def test_time_of_a_pick():
     lines = tuple(a_line(f"vision:{k}/int8", payload_bytes=1_000 * k, fixed_s=2 / k) for k in range(1, 21))
-    policy, table = Policy(), PlanTable(1, lines)
+    alone = a_line("device", payload_bytes=0, fixed_s=1.5, trips=0)
+    policy, table = Policy(), PlanTable(1, (*lines, alone))
     links = [LinkView(10.0**k, 0.02, 0.2) for k in (4, 5, 6, 7)]
     policy.pick(table, links[0], 5, 0)
     rounds = timeit.repeat(lambda: [policy.pick(table, link, 5, 0) for link in links], number=50, repeat=20)
