@@ -40,7 +40,7 @@ def _layout(rng: np.random.Generator) -> list[Thing]:
         if spot is not None:
             things.append(Thing(name, "", *spot, radius))
     for _ in range(int(rng.integers(0, MOST_HOUSES + 1))):
-        spot = canvas.place(rng, taken, 13, gap=10)
+        spot = canvas.place(rng, taken, 13, gap=20)
         if spot is not None:
             things.append(Thing("house", "red" if rng.random() < 0.5 else "grey", *spot, 13))
     return things

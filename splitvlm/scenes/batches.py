@@ -24,7 +24,7 @@ from splitvlm.scenes.scene import EDGE, Question, Scene
 from splitvlm.scenes.tokenizer import BOS, EOS, FAKE, GLOBAL, IMAGE
 
 LABELS = (*microscopy.LABELS, *aerial.LABELS, *road.LABELS)  # the classes of the grids
-QUESTIONS_A_PICTURE = 8
+QUESTIONS_A_PICTURE = 10
 COUNTING = ("cells", "infected cells", "red cells", "other cells", "houses", "red roofs", "pedestrians", "cars")
 WEIGHTS = {**dict.fromkeys(COUNTING, 3.0), "cells": 4.0, "houses": 4.0, "caption": 3.0, "domain": 0.3, "absent": 1.5}
 RECODED_SHARE = 0.3  # of pictures that go through JPEG, as on one of the system's plans
@@ -97,7 +97,7 @@ def pack(tokenizer: PreTrainedTokenizerBase, questions: list[Question]) -> Packe
 
 def stack(packed: list[Packed], pad: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """ids, positions, labels (B, L), and the mask (B, 1, L, L): True where a token (row) sees another (column)."""
-    longest = (max(len(p.ids) for p in packed) + 7) // 8 * 8
+    longest = (max(len(p.ids) for p in packed) + 31) // 32 * 32  # few lengths: each may be compiled anew
     rows = []
     for values, filler in (("ids", pad), ("positions", 0), ("labels", ASIDE), ("blocks", -1)):
         rows.append(torch.tensor([getattr(p, values) + [filler] * (longest - len(p.ids)) for p in packed]))

@@ -82,8 +82,9 @@ def answer_loss(
     words = model.get_input_embeddings()(batch.ids)
     after = IMAGE_START + VISUAL_TOKENS
     embedded = torch.cat([words[:, :IMAGE_START], tokens.to(words.dtype), words[:, after:]], dim=1)
+    barred = torch.zeros(batch.mask.shape, dtype=embedded.dtype).masked_fill_(~batch.mask, -1e9)
     states = model.model.text_model(
-        inputs_embeds=embedded, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
+        inputs_embeds=embedded, attention_mask=barred, position_ids=batch.positions, use_cache=False
     ).last_hidden_state
     asked = batch.labels != ASIDE
     logits = model.lm_head(states[asked]).float()

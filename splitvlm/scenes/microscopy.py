@@ -14,6 +14,8 @@ from splitvlm.scenes.scene import EDGE, Question, Scene, Thing, select
 
 NAME = "microscopy"
 MOST_CELLS = 10
+MOST_RADIUS = 17.0
+CELL_SPACING = 46.0  # pixels from middle to middle: two never share a visual token (32 px, 45 across)
 COLOURS: dict[str, canvas.Colour] = {"red": (205, 72, 78), "blue": (82, 102, 196), "green": (88, 160, 92)}
 LABELS = tuple(f"{mark}{colour} cell" for mark in ("", "infected ") for colour in COLOURS)
 PLATES = (((236, 214, 214), (222, 196, 204)), ((232, 228, 208), (214, 208, 188)), ((214, 222, 232), (198, 206, 222)))
@@ -40,8 +42,8 @@ def _cells(rng: np.random.Generator) -> list[Thing]:
     taken: list[tuple[float, float, float]] = []
     things = []
     for index in range(count):
-        radius = rng.uniform(12, 17)
-        spot = canvas.place(rng, taken, radius, gap=max(4.0, 36 - 2 * radius), bounds=(2, 2, EDGE - 2, EDGE - 2))
+        radius = rng.uniform(12, MOST_RADIUS)
+        spot = canvas.place(rng, taken, MOST_RADIUS, CELL_SPACING - 2 * MOST_RADIUS, (2, 2, EDGE - 2, EDGE - 2))
         if spot is not None:
             colour = list(COLOURS)[rng.choice(3, p=lean)]
             things.append(Thing("cell", colour, *spot, radius, "infected" if index < infected else ""))

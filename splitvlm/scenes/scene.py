@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 EDGE = 256  # pixels; the picture is square
 MIDDLE = EDGE / 2
-MIDDLE_MARGIN = 10  # pixels from the middle line within which no question asks for the side
+MIDDLE_MARGIN = 14  # pixels from the middle line within which no question asks for the side
 
 
 @dataclass(frozen=True)
