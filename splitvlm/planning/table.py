@@ -2,12 +2,14 @@
 
 A line is dominated when another one is at most as high in every coefficient of the cost line: then it is never strictly
 the best, whatever the uplink rate, the round-trip time and the number of tokens. Of the rest, only the lower envelope
-stays: lines that are the fastest at some uplink rate, round-trip time and length of answer. The device's own lines are
-held apart from the cloud's: they are the way out of an outage, and a hedge takes the best of both kinds.
+stays: lines that are the fastest at some uplink rate, for some of a grid of round-trip times and lengths of answer. The
+device's own lines are held apart from the cloud's: they are the way out of an outage, and a hedge takes the best of both
+kinds.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -16,9 +18,8 @@ from splitvlm.domain import DEVICE, Cut, Plan
 from splitvlm.errors import ConfigError
 from splitvlm.planning.costs import CostLine
 
-GRID_BPS = tuple(10 ** (3 + step / 8) for step in range(49))  # 1 kbit/s to 1 Gbit/s, each 1.33 x the one before
-GRID_RTT_S = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0)
-GRID_TOKENS = (0, 1, 4, 16, 64, 256)
+GRID_RTT_S = (0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+GRID_TOKENS = (0, 1, 2, 4, 8, 16, 64, 256)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +87,30 @@ def _coefficients(line: CostLine) -> tuple[float, ...]:
 
 
 def _envelope(lines: tuple[CostLine, ...]) -> tuple[CostLine, ...]:
-    """The lines that are the fastest of their kind (cloud, device) somewhere on the grid of links and answers."""
+    """The lines that are the fastest of their kind (cloud, device) somewhere: at any rate, at the grid's other numbers."""
     best: set[tuple[Plan, str]] = set()
-    for kind in (True, False):
-        alike = [line for line in lines if line.local is kind]
-        if alike:
-            for point in product(GRID_BPS, GRID_RTT_S, GRID_TOKENS):
-                best.add(min(alike, key=lambda line: line.latency_s(*point)).key)
+    for local in (True, False):
+        alike = [line for line in lines if line.local is local]
+        for rtt_s, n_tokens in product(GRID_RTT_S, GRID_TOKENS):
+            best |= {line.key for _, line in envelope(alike, rtt_s, n_tokens)}
     return tuple(line for line in lines if line.key in best)
+
+
+def envelope(lines: Sequence[CostLine], rtt_s: float, n_tokens: int) -> list[tuple[float, CostLine]]:
+    """Which line is the fastest at which rate: (highest uplink_bps of its span, line), from fast links to slow ones.
+
+    The first span begins at infinity. Exact: latency is linear in 1 / uplink_bps, so this walks the lower hull of lines.
+    """
+    left = [(line.latency_s(math.inf, rtt_s, n_tokens), line.bits_of(n_tokens), line) for line in lines]
+    spans: list[tuple[float, CostLine]] = []
+    per_bps = 0.0  # 1 / rate at which the walk stands
+    while left:
+        fixed_s, bits, line = min(left, key=lambda item: (item[0] + item[1] * per_bps, item[1]))
+        spans.append((1 / per_bps if per_bps else math.inf, line))
+        left = [item for item in left if item[1] < bits]
+        if left:
+            per_bps = max(per_bps, min((other - fixed_s) / (bits - fewer) for other, fewer, _ in left))
+    return spans
 
 
 def _undominated(lines: list[CostLine]) -> tuple[CostLine, ...]:
