@@ -16,6 +16,8 @@ import math
 from collections import deque
 from dataclasses import dataclass
 
+from splitvlm.link.outlook import History, Point
+
 RTT_WINDOW_S = 10.0  # BBR's window for the minimum
 PEAK_WINDOW_S = 600.0  # what the link could do within ten minutes is what it may do again
 MAX_SAMPLES = 5  # robustMPC's history
@@ -26,6 +28,7 @@ RESOLUTION_S = 0.004  # spans below this are timer and scheduler, not link
 FULL_WEIGHT_BYTES = 16_384  # beyond it, a transfer has left TCP's first window (10 segments, RFC 6928)
 HALF_LIFE_S = 2.0  # a cellular rate's memory: capacities of 1 s bins are correlated over a few seconds
 STEP = 2.0  # two samples in a row so many times off, on one side, are another link, not noise
+OUTAGE_S = 2.0  # a small transfer that took longer sat out an outage, unless the next one takes as long
 FRESH_S = 3.0  # younger estimates are taken as they are
 OPTIMISM_HALF_LIFE_S = 10.0  # an older one goes half the way (in log) to the best rate in such a time
 PROBE_AFTER_S = 2.0
@@ -43,6 +46,8 @@ class LinkEstimate:
     spread: float  # relative error of recent predictions: 0.2 is 20 %
     age_s: float  # since the last sample of the rate; infinite when there is none
     samples: int
+    peak_bps: float = 0.0  # the best sample of PEAK_WINDOW_S
+    outlook: tuple[Point, ...] = ()  # the next transfer as a distribution
 
     def transfer_s(self, payload_bytes: float) -> float:
         """Seconds until the answer to so many bytes could be here: serialisation and a round trip."""
@@ -74,6 +79,8 @@ class LinkEstimator:
         self._peaks: deque[tuple[float, float]] = deque()  # (at, rate), rates falling: the maximum stands first
         self._streak: tuple[int, int] = (0, 0)  # side of the last surprises (-1, 0, 1), and how many
         self._heard_s: float | None = None
+        self._history = History()
+        self._sat_out = False  # whether the last sample was an outage, waited for to its end
 
     def on_rtt(self, rtt_s: float, now_s: float) -> None:
         """A round trip of next to no bytes, without the server's time."""
@@ -123,8 +130,16 @@ class LinkEstimator:
         if readable or bound_bps > self._level_bps():  # else a lower bound that tells nothing new
             self._on_rate(bound_bps, payload_bytes, now_s)
 
-    def _on_rate(self, bps: float, payload_bytes: int, now_s: float) -> None:
+    def _on_rate(self, bps: float, payload_bytes: float, now_s: float, *, over: bool = True) -> None:
+        """A sample; `over`: the transfer ended, and with it an outage that it may have sat out."""
         bps = min(max(bps, MIN_BPS), MAX_BPS)
+        small = payload_bytes <= FULL_WEIGHT_BYTES
+        outage = over and small and 8 * payload_bytes / bps > OUTAGE_S and bps * STEP < self._level_bps()
+        if outage and not self._sat_out and self._samples:
+            self._sat_out = True
+            self._history.add(bps, payload_bytes, now_s)
+            return
+        self._sat_out = outage
         sample = _Sample(now_s, bps, min(1.0, payload_bytes / FULL_WEIGHT_BYTES))
         if self._samples:
             predicted = self._level_bps()
@@ -134,7 +149,9 @@ class LinkEstimator:
                 self._samples.append(before)
                 self._errors.clear()
                 predicted = before.bps
+            self._history.score(bps, predicted, self._spread())
             self._errors.append(min(abs(predicted - bps) / bps, MAX_ERROR))
+        self._history.add(bps, payload_bytes, now_s)
         self._samples.append(sample)
         self._remember_peak(bps, now_s)
 
@@ -156,14 +173,40 @@ class LinkEstimator:
         """The link as of now. Without a new sample the conservative end never falls."""
         rtt_s = self._rtts[0][1] if self._rtts else self._prior_rtt_s
         if not self._samples:
-            return LinkEstimate(self._prior_bps, rtt_s, PRIOR_ERROR, math.inf, 0)
+            return LinkEstimate(self._prior_bps, rtt_s, PRIOR_ERROR, math.inf, 0, self._prior_bps)
         age_s = max(0.0, now_s - self._samples[-1].at_s)
-        spread = max([MIN_ERROR, *self._errors]) if self._errors else PRIOR_ERROR
-        return LinkEstimate(self._aged_bps(age_s), rtt_s, spread, age_s, len(self._samples))
+        spread = self._spread()
+        outlook = self._history.outlook(self._level_bps(), spread, age_s)
+        uplink_bps, peak_bps = self._aged_bps(age_s), max(self._prior_bps, self._peaks[0][1])
+        return LinkEstimate(uplink_bps, rtt_s, spread, age_s, len(self._samples), peak_bps, outlook)
 
-    def wants_probe(self, now_s: float) -> bool:
-        """Whether nothing was transferred lately, a probe included."""
-        return self._heard_s is None or now_s - self._heard_s >= PROBE_AFTER_S
+    def _spread(self) -> float:
+        return max([MIN_ERROR, *self._errors]) if self._errors else PRIOR_ERROR
+
+    def on_stall(self, sent_bytes: float, elapsed_s: float, now_s: float) -> None:
+        """A transfer that was given up: at most so many bytes crossed in so long. Tells something if that was slow."""
+        if elapsed_s < RESOLUTION_S or sent_bytes < 0:
+            return
+        bound_bps = 8 * sent_bytes / elapsed_s
+        if bound_bps < self._level_bps():
+            # Seconds without a byte weigh as much as a transfer of many: what counts is how long the link was watched.
+            self._heard_s = now_s
+            self._on_rate(bound_bps, max(sent_bytes, FULL_WEIGHT_BYTES * min(1.0, elapsed_s)), now_s, over=False)
+
+    def wants_probe(self, now_s: float, asked_s: float | None = None) -> bool:
+        """Whether nothing was transferred lately, a probe included. `asked_s`: see probe_wait_s."""
+        return self.probe_wait_s(now_s, asked_s) <= 0
+
+    def probe_wait_s(self, now_s: float, asked_s: float | None = None) -> float:
+        """Seconds until a probe is wanted. `asked_s` is when somebody last asked a question, wherever it was answered.
+
+        While questions come, silence of PROBE_AFTER_S is enough. Without questions the pauses grow by half:
+        an idle sensor must not spend its day's bytes on probes.
+        """
+        if self._heard_s is None:
+            return 0.0
+        idle_s = self._heard_s - asked_s if asked_s is not None else 0.0
+        return self._heard_s + max(PROBE_AFTER_S, 0.5 * idle_s) - now_s
 
     def probe_bytes(self, now_s: float) -> int:
         """A probe's size: long enough to be read off the clock, too short to be in the way."""

@@ -25,14 +25,17 @@ from splitvlm.planning.costs import CostLine
 from splitvlm.planning.energy import EnergyModel
 from splitvlm.planning.table import PlanTable
 
-MARGIN = 0.05  # gains below 5 % are within the noise of measured stage times
-MARGIN_PER_SPREAD = 0.25  # both plans share most of the link's error; a quarter of it may fall between them
-MAX_MARGIN = 0.4  # below 1 - 1 / VASTLY, so that a vastly better plan always passes
-VASTLY = 2.0  # a plan that is so many times faster does not wait for the dwell
+MARGIN = 0.02  # gains below 2 % are within the noise of measured stage times
+MARGIN_PER_SPREAD = 0.02  # both plans share most of the link's error; a quarter of it may fall between them
+MAX_MARGIN = 0.2  # below 1 - 1 / VASTLY, so that a vastly better plan always passes
+VASTLY = 1.25  # a plan that is so many times faster does not wait for the dwell
 MIN_DWELL_S = 2.0  # a few requests, and below the 5 s in which the plan must follow the link
 WORTH_HEDGING = 0.02  # a cloud plan that shortens the device's time by less is not worth its bytes
 SECONDS_A_DAY = 86_400.0
 BUDGET_BURST_S = 3_600.0  # an hour's share of the daily bytes may be spent at once
+
+_Point = tuple[float, float, float, float]
+"""Weight, uplink_bps, rtt_s, wait_s: one of the links that stand for the next transfer."""
 
 
 class LinkView(NamedTuple):
@@ -41,6 +44,8 @@ class LinkView(NamedTuple):
     uplink_bps: float
     rtt_s: float
     spread: float  # relative error of the estimate, 0.2 is 20 %
+    peak_bps: float = 0.0  # the best of the last minutes: what the link may be again at any moment
+    outlook: Sequence[tuple[float, float, float]] = ()  # weight, uplink_bps, wait_s of the next transfer's distribution
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +160,10 @@ class Policy:
             row, _, reason = self._settle(candidates, _slow(link), math.inf, link.spread, now_s)
             return self._choice(row, local, link, reason)
         if remote:
-            row, cost_s, reason = self._settle(remote, _around(link), local.fixed_s, link.spread, now_s)
-            if cost_s <= (1 - WORTH_HEDGING) * local.fixed_s:
+            row, _, reason = self._settle(remote, _around(link), local.fixed_s, link.spread, now_s)
+            best_bps = max(link.peak_bps, link.uplink_bps * (1 + link.spread))
+            hoped_s = min(row.fixed_s + row.bits / best_bps + row.trips * link.rtt_s for row in remote)
+            if hoped_s <= (1 - WORTH_HEDGING) * local.fixed_s:
                 return self._choice(row, local, link, reason)
         # Changing to the device and back needs no margin and no dwell: a hedge is never slower than the device.
         return self._choice(local, local, link, "no cloud plan would be faster")
@@ -164,7 +171,7 @@ class Policy:
     def _settle(
         self,
         candidates: Sequence[_Row],
-        links: Sequence[tuple[float, float, float]],
+        links: Sequence[_Point],
         other_s: float,
         spread: float,
         now_s: float,
@@ -188,18 +195,18 @@ class Policy:
         self._key, self._since_s = best.line.key, now_s
         return best, best_cost, reason
 
-    def _cost(self, row: _Row, links: Sequence[tuple[float, float, float]], other_s: float) -> float:
+    def _cost(self, row: _Row, links: Sequence[_Point], other_s: float) -> float:
         """Weighted seconds and joules, the mean over links; another run beside it is done after `other_s`."""
         total = 0.0
-        for weight, uplink_bps, rtt_s in links:
+        for weight, uplink_bps, rtt_s, wait_s in links:
             send_s = row.bits / uplink_bps
-            row_s = row.fixed_s + send_s + row.trips * rtt_s
+            row_s = row.fixed_s + send_s + row.trips * rtt_s + (wait_s if row.bits else 0.0)
             seconds = row_s if row_s < other_s else other_s
             if self._latency_only:
                 total += weight * seconds
                 continue
-            wait_s = max(0.0, row_s - row.compute_s - send_s)
-            joules = self._energy.joules(row.compute_s, send_s, wait_s, row.bits)
+            idle_s = max(0.0, row_s - row.compute_s - send_s)
+            joules = self._energy.joules(row.compute_s, send_s, idle_s, row.bits)
             cost = self._objective.latency_weight * seconds + self._objective.energy_weight_per_j * joules
             total += weight * (
                 cost if self._deadline_s is None or seconds <= self._deadline_s else cost + _LATE * seconds
@@ -218,7 +225,7 @@ class Policy:
         return ""
 
     def _choice(self, row: _Row, local: _Row | None, link: LinkView, reason: str) -> Choice:
-        uplink_bps, rtt_s, spread = link
+        uplink_bps, rtt_s, spread = link[:3]
         slow = 1 + spread
         predicted_s = row.fixed_s + row.bits / uplink_bps + row.trips * rtt_s
         conservative_s = row.fixed_s + (row.bits / uplink_bps + row.trips * rtt_s) * slow
@@ -262,14 +269,26 @@ def _row(line: CostLine, n_tokens: int) -> _Row:
     return _Row(line, fixed_s, line.bits_of(n_tokens), trips, compute_s)
 
 
-def _slow(link: LinkView) -> tuple[tuple[float, float, float], ...]:
-    """The conservative end: weight, uplink_bps, rtt_s."""
+def _slow(link: LinkView) -> Sequence[_Point]:
+    """The conservative end of the spread, or the outlook: a mean of times lies at its slow end."""
+    if link.outlook:
+        return _of_outlook(link)
     wide = 1 + link.spread
-    return ((1.0, link.uplink_bps / wide, link.rtt_s * wide),)
+    return ((1.0, link.uplink_bps / wide, link.rtt_s * wide, 0.0),)
 
 
-def _around(link: LinkView) -> tuple[tuple[float, float, float], ...]:
-    """Three links that stand for the spread: as far below the estimate, in the logarithm, as above it."""
-    uplink_bps, rtt_s, spread = link
+def _around(link: LinkView) -> Sequence[_Point]:
+    """The links that stand for the spread: as far below the estimate, in the logarithm, as above it."""
+    if link.outlook:
+        return _of_outlook(link)
+    uplink_bps, rtt_s, spread = link[:3]
     wide = 1 + spread
-    return ((0.3, uplink_bps / wide, rtt_s * wide), (0.4, uplink_bps, rtt_s), (0.3, uplink_bps * wide, rtt_s))
+    return (
+        (0.3, uplink_bps / wide, rtt_s * wide, 0.0),
+        (0.4, uplink_bps, rtt_s, 0.0),
+        (0.3, uplink_bps * wide, rtt_s, 0.0),
+    )
+
+
+def _of_outlook(link: LinkView) -> Sequence[_Point]:
+    return [(weight, bps, link.rtt_s, wait_s) for weight, bps, wait_s in link.outlook]

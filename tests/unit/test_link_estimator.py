@@ -137,7 +137,9 @@ def test_the_spread_is_the_worst_recent_error():
 
 
 def test_nothing_measured_is_the_prior_with_a_wide_spread():
-    assert LinkEstimator(prior_uplink_bps=2e6, prior_rtt_s=0.1).estimate(5) == LinkEstimate(2e6, 0.1, 0.5, math.inf, 0)
+    assert LinkEstimator(prior_uplink_bps=2e6, prior_rtt_s=0.1).estimate(5) == LinkEstimate(
+        2e6, 0.1, 0.5, math.inf, 0, peak_bps=2e6
+    )
 
 
 def test_it_asks_for_a_probe_when_nothing_was_sent_lately():

@@ -1,0 +1,354 @@
+"""The events of a simulation: requests start, boundaries arrive at a cloud, answers come back.
+
+One request at a time a device, in the order of their arrival; a cloud has a queue and `workers` model copies. A transfer
+takes what the true integral of the trace says. A hedged request has two runs: the cloud answers from its first token on,
+unless the device has finished by then; the other run ends there. The hot path is plain numbers: a fleet's run is a
+million requests.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from orchestrator.simulator.results import Run
+from splitvlm.link.estimator import LinkEstimator
+from splitvlm.link.traces import Trace
+from splitvlm.planning.costs import CostLine
+from splitvlm.planning.energy import EnergyModel
+
+FRAME_BYTES = 16 * 1024  # the transfer's first frame has arrived when the receiver's span begins (splitvlm.rpc.limits)
+PROBE_LOOK_S = 0.5  # how often an edge node looks whether to probe
+
+
+@dataclass(slots=True)
+class Device:
+    """A device's link and what it has learnt of it."""
+
+    number: int
+    trace: Trace
+    offset_s: float  # where in the trace its clock begins
+    rtt_s: float
+    estimator: LinkEstimator | None  # None where the contender does not measure
+    free_s: float = 0.0
+    quiet_s: float = 0.0  # since when nothing of it crosses the link
+    asked_s: float = 0.0
+    probe_bytes: float = 0.0
+    last_plan: int = -1
+
+    def deliver_s(self, at_s: float, n_bytes: float) -> float:
+        """Seconds until so many bytes have crossed."""
+        return self.trace.time_to_deliver(self.offset_s + at_s, n_bytes)
+
+
+class Ask(NamedTuple):
+    """A request as it starts."""
+
+    device: Device
+    now_s: float
+    arrival_s: float
+    size: float  # its pictures' payload against the plan's median
+
+
+class Decision(NamedTuple):
+    """`hedge` is the device's own line that runs beside, `hedge_after_s` after the start."""
+
+    line: CostLine
+    hedge: CostLine | None = None
+    hedge_after_s: float = 0.0
+    predicted_s: float = 0.0
+
+
+class Contender(Protocol):
+    """Who decides."""
+
+    name: str
+    measures: bool  # whether its devices estimate the link, and probe
+
+    def decide(self, ask: Ask) -> Decision:
+        """The plan of a request."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What is the same for every contender. Arrivals rise; without a period (closed) a device asks after its answer."""
+
+    trace: Trace
+    trace_name: str
+    lines: Sequence[CostLine]
+    workers: dict[str, int]  # by cloud
+    n_tokens: int
+    rtt_s: float
+    offsets_s: Sequence[float]  # one a device
+    arrivals_s: Sequence[Sequence[float]]  # by device; for closed loops the pauses
+    sizes: Sequence[float]
+    closed: bool = False
+    energy: EnergyModel = field(default_factory=EnergyModel)
+
+
+class _Costs(NamedTuple):
+    """A line with the answer's length put in."""
+
+    number: int
+    name: str
+    local: bool
+    before_s: float  # device and encoding
+    payload_bytes: int
+    token_bytes: int
+    cloud_first_s: float  # decoding and prefill
+    first_s: float  # of a local line
+    tokens_s: float
+    trips_per_token: int
+    cloud_rtt_s: float
+    drop: float
+    cloud: str
+
+
+class _Sending(NamedTuple):
+    """A request between its upload and its answer."""
+
+    ask: Ask
+    decision: Decision
+    costs: _Costs
+    ready_s: float
+    sent_s: float
+    payload_bytes: float
+
+
+def simulate(world: World, contender: Contender) -> Run:
+    """Every request of every device under one contender."""
+    return _Simulation(world, contender).run()
+
+
+class _Simulation:
+    def __init__(self, world: World, contender: Contender) -> None:
+        self._world = world
+        self._contender = contender
+        self._run = Run(contender.name, world.trace_name)
+        self._costs: dict[int, _Costs] = {}
+        self._free = {cloud: [0.0] * count for cloud, count in world.workers.items()}
+        self._devices = [
+            Device(number, world.trace, offset_s, world.rtt_s, LinkEstimator() if contender.measures else None)
+            for number, offset_s in enumerate(world.offsets_s)
+        ]
+        self._next = array("l", [0] * len(self._devices))
+        self._events: list[tuple[float, int, _Sending | int]] = []
+        self._order = 0
+
+    def run(self) -> Run:
+        for device in self._devices:
+            if device.estimator is not None:
+                self._probe_at(device, device.estimator, -1.0)  # as a node does when it has started
+            self._await_next(device)
+        while self._events:
+            at_s, _, what = heapq.heappop(self._events)
+            if isinstance(what, int):
+                self._start(self._devices[what], at_s)
+            else:
+                self._at_cloud(what, at_s)
+        self._run.probe_bytes = sum(device.probe_bytes for device in self._devices)
+        return self._run
+
+    def _push(self, at_s: float, what: _Sending | int) -> None:
+        self._order += 1
+        heapq.heappush(self._events, (at_s, self._order, what))
+
+    def _await_next(self, device: Device) -> None:
+        place = self._next[device.number]
+        arrivals = self._world.arrivals_s[device.number]
+        if place < len(arrivals):
+            self._push(max(device.free_s, self._arrival_s(device, place)), device.number)
+
+    def _arrival_s(self, device: Device, place: int) -> float:
+        given = self._world.arrivals_s[device.number][place]
+        return device.free_s + given if self._world.closed else given
+
+    def _start(self, device: Device, now_s: float) -> None:
+        place = self._next[device.number]
+        arrival_s = now_s if self._world.closed else self._world.arrivals_s[device.number][place]
+        self._next[device.number] = place + 1
+        size = self._world.sizes[(place + 7 * device.number) % len(self._world.sizes)]
+        if device.estimator is not None:
+            self._probe(device, now_s)
+        device.asked_s = now_s
+        ask = Ask(device, now_s, arrival_s, size)
+        decision = self._contender.decide(ask)
+        costs = self._of(decision.line)
+        if costs.local:
+            first_s = now_s + costs.first_s
+            self._done(ask, decision, costs, first_s, first_s + costs.tokens_s, 0.0, 0.0, True)
+            return
+        ready_s = now_s + costs.before_s
+        payload_bytes = costs.payload_bytes * size
+        sent_s = ready_s + device.deliver_s(ready_s, payload_bytes)
+        sending = _Sending(ask, decision, costs, ready_s, sent_s, payload_bytes)
+        at_cloud_s = sent_s + 0.5 * (device.rtt_s + costs.cloud_rtt_s)
+        alone_s = self._device_done_s(ask, decision)
+        if alone_s <= at_cloud_s:
+            self._device_wins(sending, alone_s)
+        else:
+            self._push(at_cloud_s, sending)
+
+    def _at_cloud(self, sending: _Sending, now_s: float) -> None:
+        ask, decision, costs, ready_s, sent_s, payload_bytes = sending
+        device, estimator = ask.device, ask.device.estimator
+        trip_s = device.rtt_s + costs.cloud_rtt_s
+        if estimator is not None:
+            self._observe(estimator, device, payload_bytes, ready_s, sent_s)
+        workers = self._free[costs.cloud]
+        begin_s = max(now_s, workers[0])
+        heapq.heapreplace(workers, begin_s + costs.cloud_first_s + costs.tokens_s)
+        first_s = begin_s + costs.cloud_first_s + 0.5 * trip_s
+        alone_s = self._device_done_s(ask, decision)
+        if alone_s < first_s:
+            self._device_wins(sending, alone_s)
+            return
+        done_s = first_s + costs.tokens_s
+        if costs.trips_per_token:
+            for _ in range(self._world.n_tokens):
+                done_s += trip_s * costs.trips_per_token + device.deliver_s(done_s, costs.token_bytes)
+        sent_bytes = payload_bytes + self._world.n_tokens * costs.token_bytes
+        self._done(ask, decision, costs, first_s, done_s, sent_s - ready_s, sent_bytes, False)
+
+    def _observe(
+        self, estimator: LinkEstimator, device: Device, payload_bytes: float, ready_s: float, sent_s: float
+    ) -> None:
+        """What the edge node would tell its estimator of this transfer (edge_node.cloud_link)."""
+        span_s, first = None, min(FRAME_BYTES, int(payload_bytes))
+        if payload_bytes > FRAME_BYTES:
+            span_s = sent_s - ready_s - device.deliver_s(ready_s, FRAME_BYTES)
+        heard_s = sent_s + device.rtt_s
+        estimator.on_transfer(int(payload_bytes), span_s, heard_s - ready_s, 0.0, heard_s, first_frame_bytes=first)
+
+    def _device_wins(self, sending: _Sending, done_s: float) -> None:
+        """The device's own answer is complete and goes out whole: until then the cloud's was hoped for."""
+        ask, decision, costs, ready_s, sent_s, payload_bytes = sending
+        if done_s < sent_s:
+            crossed = ask.device.trace.capacity_bytes(ask.device.offset_s + ready_s, ask.device.offset_s + done_s)
+            sent_bytes = min(payload_bytes, max(0.0, crossed)) if done_s > ready_s else 0.0
+            if ask.device.estimator is not None and done_s > ready_s:
+                ask.device.estimator.on_stall(int(sent_bytes), done_s - ready_s, done_s)
+        else:
+            sent_bytes = payload_bytes
+        sending_s = max(0.0, min(done_s, sent_s) - ready_s)
+        self._done(ask, decision, costs, done_s, done_s, sending_s, sent_bytes, True)
+
+    def _device_done_s(self, ask: Ask, decision: Decision) -> float:
+        if decision.hedge is None:
+            return math.inf
+        local = self._of(decision.hedge)
+        return ask.now_s + decision.hedge_after_s + local.first_s + local.tokens_s
+
+    def _done(
+        self,
+        ask: Ask,
+        decision: Decision,
+        costs: _Costs,
+        first_s: float,
+        done_s: float,
+        sending_s: float,
+        sent_bytes: float,
+        device_won: bool,
+    ) -> None:
+        device, run, energy = ask.device, self._run, self._world.energy
+        device.free_s = done_s
+        if not costs.local:
+            device.quiet_s = first_s if device_won else done_s
+        took_s = done_s - ask.now_s
+        if costs.local:
+            joules = energy.joules(took_s, 0.0, 0.0)
+        elif decision.hedge is not None:
+            alone_s = min(took_s, decision.hedge_after_s)
+            beside_s = (done_s if device_won else first_s) - ask.now_s - alone_s
+            compute_s = min(costs.before_s, alone_s) + max(0.0, beside_s)
+            joules = energy.joules(compute_s, 0.0, max(0.0, took_s - compute_s), 8 * sent_bytes)
+            joules += (energy.transmit_w - energy.wait_w) * sending_s
+        else:
+            wait_s = max(0.0, took_s - costs.before_s - sending_s)
+            joules = energy.joules(costs.before_s, sending_s, wait_s, 8 * sent_bytes)
+        run.device.append(device.number)
+        run.arrival_s.append(ask.arrival_s)
+        run.start_s.append(ask.now_s)
+        run.plan.append(costs.number)
+        run.hedged.append(decision.hedge is not None)
+        run.device_won.append(device_won)
+        run.latency_s.append(done_s - ask.arrival_s)
+        run.first_token_s.append(first_s - ask.arrival_s)
+        run.predicted_s.append(decision.predicted_s)
+        run.payload_bytes.append(sent_bytes)
+        run.energy_j.append(joules)
+        run.accuracy_drop.append(self._of(decision.hedge).drop if device_won and decision.hedge else costs.drop)
+        if device.last_plan not in (-1, costs.number):
+            run.switches += 1
+        device.last_plan = costs.number
+        self._await_next(device)
+
+    def _probe(self, device: Device, now_s: float) -> None:
+        """The probes between the last answer and now."""
+        estimator = device.estimator
+        assert estimator is not None
+        at_s = device.quiet_s
+        while True:
+            at_s += PROBE_LOOK_S
+            wait_s = estimator.probe_wait_s(at_s, device.asked_s)
+            at_s += math.ceil(wait_s / PROBE_LOOK_S) * PROBE_LOOK_S if wait_s > 0 else 0.0
+            if at_s >= now_s:
+                return
+            device.quiet_s = at_s
+            at_s = self._probe_at(device, estimator, at_s)
+
+    def _probe_at(self, device: Device, estimator: LinkEstimator, at_s: float) -> float:
+        """One probe; when its answer is here."""
+        estimator.on_rtt(device.rtt_s, at_s)
+        size = estimator.probe_bytes(at_s)
+        took_s = device.deliver_s(at_s, size) + device.rtt_s
+        device.probe_bytes += size
+        estimator.on_transfer(size, None, took_s, 0.0, at_s + took_s)
+        return at_s + took_s
+
+    def _of(self, line: CostLine) -> _Costs:
+        costs = self._costs.get(id(line))
+        if costs is None:
+            costs = _costs(line, len(self._run.plans), self._world.n_tokens)
+            self._costs[id(line)] = costs
+            self._run.plans.append(costs.name)
+        return costs
+
+
+def _costs(line: CostLine, index: int, n_tokens: int) -> _Costs:
+    name = f"{line.plan} at {line.cloud}" if line.cloud else str(line.plan)
+    return _Costs(
+        number=index,
+        name=name,
+        local=line.local,
+        before_s=line.device_s + line.encode_s,
+        payload_bytes=line.payload_bytes,
+        token_bytes=line.token_bytes,
+        cloud_first_s=line.decode_s + line.cloud_s,
+        first_s=line.device_s,
+        tokens_s=n_tokens * line.token_s,
+        trips_per_token=line.trips_per_token,
+        cloud_rtt_s=line.cloud_rtt_s,
+        drop=line.accuracy_drop,
+        cloud=line.cloud,
+    )
+
+
+def answer_s(world: World, ask: Ask, line: CostLine) -> tuple[float, float]:
+    """First and last token of a request under one line, after its start, by the true trace and without a queue."""
+    costs = _costs(line, 0, world.n_tokens)
+    if costs.local:
+        return costs.first_s, costs.first_s + costs.tokens_s
+    device, trip_s = ask.device, ask.device.rtt_s + costs.cloud_rtt_s
+    ready_s = ask.now_s + costs.before_s
+    at_s = ready_s + device.deliver_s(ready_s, costs.payload_bytes * ask.size) + trip_s + costs.cloud_first_s
+    done_s = at_s + costs.tokens_s
+    if costs.trips_per_token:
+        for _ in range(world.n_tokens):
+            done_s += trip_s + device.deliver_s(done_s, costs.token_bytes)
+    return at_s - ask.now_s, done_s - ask.now_s

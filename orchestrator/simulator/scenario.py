@@ -1,0 +1,114 @@
+"""The configuration of a simulation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, PositiveFloat
+
+from splitvlm.domain import Cut
+from splitvlm.errors import UsageError
+from splitvlm.planning.policy import Objective
+from splitvlm.planning.table import Limits
+from splitvlm.settings import NodeName, Section
+
+
+def _cut(text: str) -> str:
+    try:
+        Cut.parse(text)
+    except UsageError as error:
+        raise ValueError(str(error)) from error
+    return text
+
+
+CutText = Annotated[str, AfterValidator(_cut)]
+
+
+class Devices(Section):
+    """The devices, all of one kind. `slowdown` scales the profile's device seconds: name what it stands for."""
+
+    count: int = Field(1, ge=1, le=100_000)
+    slowdown: PositiveFloat = 1.0
+    stands_for: str = Field("this profile's own machine", description="the device that the slow-down makes of it")
+
+
+class Cloud(Section):
+    """A cloud node of `workers` model copies. `speedup` divides the profile's cloud seconds."""
+
+    name: NodeName = "cloud"
+    workers: int = Field(1, ge=1, le=10_000)
+    speedup: PositiveFloat = 1.0
+    rtt_s: float = Field(0.0, ge=0, le=10, description="distance beyond the access link")
+    stands_for: str = "this profile's own machine"
+
+
+class Link(Section):
+    """The uplink of every device. With several devices, each replays the trace from a place of its own."""
+
+    traces: list[str] = Field(
+        ["synthetic:walk"], min_length=1, description="FILE, constant:, step:, outage:, synthetic:"
+    )
+    rtt_s: float = Field(0.05, gt=0, le=10)
+    framing_bytes: int = Field(200, ge=0, le=10_000, description="headers, sealing and TLS of a request")
+
+
+class Arrivals(Section):
+    """`every` and `poisson`: a request each `period_s` (on average); `closed`: the next one `period_s` after an answer."""
+
+    kind: Literal["every", "poisson", "closed"] = "every"
+    period_s: float = Field(3.0, ge=0, le=86_400)
+    requests: int = Field(300, ge=1, le=10_000_000, description="of each device")
+
+
+class Requests(Section):
+    """What is asked."""
+
+    tokens: int = Field(8, ge=1, le=4096, description="decoding steps of an answer")
+    deadline_ms: float | None = Field(None, gt=0)
+
+
+class PlanLimits(Section):
+    """What forbids plans, as in the edge node's configuration."""
+
+    cuts: list[CutText] = Field([])
+    levels: list[str] = Field([])
+    privacy_floor: CutText | None = None
+    max_accuracy_drop: float | None = Field(None, ge=0, le=1)
+    device_memory_bytes: int | None = Field(None, ge=1)
+    bytes_per_day: float | None = Field(None, gt=0, description="of each device's uplink")
+
+    def limits(self) -> Limits:
+        return Limits(
+            max_accuracy_drop=self.max_accuracy_drop,
+            device_memory_bytes=self.device_memory_bytes,
+            privacy_floor=Cut.parse(self.privacy_floor) if self.privacy_floor else None,
+            levels=frozenset(self.levels) or None,
+            cuts=frozenset(map(Cut.parse, self.cuts)) or None,
+        )
+
+
+class Weights(Section):
+    """What the policy makes least: weighted seconds and joules."""
+
+    latency: float = Field(1.0, ge=0)
+    energy_per_j: float = Field(0.0, ge=0, description="seconds that a joule is worth")
+
+    def objective(self) -> Objective:
+        return Objective(self.latency, self.energy_per_j)
+
+
+class Scenario(Section):
+    """`splitvlm simulate FILE`."""
+
+    name: str = Field("scenario", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    profiles: Path = Field(description="a file written by `splitvlm profile`")
+    devices: Devices = Devices()
+    clouds: list[Cloud] = Field([Cloud()], min_length=1, max_length=100)
+    link: Link = Link()
+    arrivals: Arrivals = Arrivals()
+    requests: Requests = Requests()
+    planning: PlanLimits = PlanLimits()
+    objective: Weights = Weights()
+    contenders: Literal["all", "adaptive"] = Field("all", description="`adaptive` leaves the comparison out")
+    seed: int = 0

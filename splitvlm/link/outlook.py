@@ -1,0 +1,116 @@
+"""The distribution of the next transfer's rate, for whoever weighs risks: what the link is now, or what it usually is.
+
+Three predictors are mixed. *Level* says that the rate stays near the recent mean, within the recent error; it is right on a
+noisy steady link. *Last* says that it is what the last transfer saw; it is right on a link of steps. *Usual* says that it
+is drawn from those of the last minutes; it is right on a cellular link, whose next seconds have little to do with the
+last ones. Their weights follow how well each foretold the samples (log scores with a fading memory: prediction with
+expert advice, Vovk 1990). So on a link that cannot be foretold the policy takes what is best on average, and loses nothing
+against a fixed plan.
+
+A sample far below the usual rate was most often a wait and then the usual rate: a smaller transfer would have waited as long.
+So it counts as a wait, and not as a rate by which every plan's bytes would be multiplied.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import NamedTuple
+
+MAX_HISTORY = 48  # samples
+LEAST_HISTORY = 4  # below it there is only the level
+APART_S = 0.5  # samples nearer in time are one
+MEMORY = 0.96  # of the scores, a sample: the last 25 count
+LEAST_WEIGHT = 0.03  # no predictor is ever certain
+SURPRISE = 0.02  # density of what nobody expected: one miss weighs as much as three hits
+KERNEL = 0.25  # around each rate of the history, in its logarithm
+LEAST_SCALE = 0.08  # of the logarithm of a rate: two transfers over a constant link differ by so much
+AGE_HALF_LIFE_S = 30.0  # what is not `usual` fades without samples
+SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the history that stand for it
+WIDTHS = ((0.25, -1.0), (0.5, 0.0), (0.25, 1.0))  # weights and places, in scales, that stand for the level
+WAITED = 4.0  # a sample so many times below the median was a wait
+
+
+class Point(NamedTuple):
+    """One of the links that stand for the next transfer."""
+
+    weight: float  # all weights sum to 1
+    uplink_bps: float
+    wait_s: float  # before the first byte crosses
+
+
+class _Seen(NamedTuple):
+    at_s: float
+    log_bps: float
+    payload_bytes: float
+
+
+class History:
+    """Rates as they came, and how well each predictor foretold them."""
+
+    def __init__(self) -> None:
+        self._seen: deque[_Seen] = deque(maxlen=MAX_HISTORY)
+        self._scores = (0.0, 0.0, 0.0)  # of level, last, usual: logarithms, fading
+        self._quantiles: tuple[tuple[float, float], ...] = ()  # uplink_bps, wait_s
+
+    def score(self, bps: float, level_bps: float, spread: float) -> None:
+        """A sample has come; `level_bps` and `spread` are what was expected of it."""
+        if len(self._seen) < LEAST_HISTORY:
+            return
+        seen = math.log(bps)
+        densities = (
+            _laplace(seen - math.log(level_bps), max(LEAST_SCALE, 0.5 * math.log1p(spread))),
+            _laplace(seen - self._seen[-1].log_bps, LEAST_SCALE),
+            sum(_laplace(seen - one.log_bps, KERNEL) for one in self._seen) / len(self._seen),
+        )
+        level, last, usual = (
+            MEMORY * score + math.log(density + SURPRISE)
+            for score, density in zip(self._scores, densities, strict=True)
+        )
+        self._scores = (level, last, usual)
+
+    def add(self, bps: float, payload_bytes: float, now_s: float) -> None:
+        """Remember a rate and how many bytes it was measured by.
+
+        Those of one moment count once: a burst of small requests must not be the whole history.
+        """
+        if self._seen and now_s - self._seen[-1].at_s < APART_S:
+            self._seen.pop()
+        self._seen.append(_Seen(now_s, math.log(bps), payload_bytes))
+        self._quantiles = ()
+
+    def outlook(self, level_bps: float, spread: float, age_s: float) -> tuple[Point, ...]:
+        """The points that stand for the next transfer; `level_bps` and `spread` are the estimate's, `age_s` its age."""
+        scale = max(LEAST_SCALE, math.log1p(spread))
+        if len(self._seen) < LEAST_HISTORY:
+            return tuple(Point(weight, level_bps * math.exp(place * scale), 0.0) for weight, place in WIDTHS)
+        best = max(self._scores)
+        level, last, usual = (max(LEAST_WEIGHT, math.exp(score - best)) for score in self._scores)
+        fresh = math.exp2(-age_s / AGE_HALF_LIFE_S) / (level + last + usual)
+        level, last = level * fresh, last * fresh
+        each = (1 - level - last) / len(SHARES)
+        return (
+            *(Point(level * weight, level_bps * math.exp(place * scale), 0.0) for weight, place in WIDTHS),
+            Point(last, math.exp(self._seen[-1].log_bps), 0.0),
+            *(Point(each, bps, wait_s) for bps, wait_s in self._usual()),
+        )
+
+    def _usual(self) -> tuple[tuple[float, float], ...]:
+        if not self._quantiles:
+            ordered = sorted(self._seen, key=lambda one: one.log_bps)
+            median_bps = math.exp(ordered[len(ordered) // 2].log_bps)
+            self._quantiles = tuple(_split(ordered[int(share * len(ordered))], median_bps) for share in SHARES)
+        return self._quantiles
+
+
+def _laplace(distance: float, scale: float) -> float:
+    return math.exp(-abs(distance) / scale) / (2 * scale)
+
+
+def _split(one: _Seen, median_bps: float) -> tuple[float, float]:
+    """A sample as rate and wait."""
+    bps = math.exp(one.log_bps)
+    if bps * WAITED >= median_bps:
+        return bps, 0.0
+    bits = 8 * one.payload_bytes
+    return median_bps, bits / bps - bits / median_bps
