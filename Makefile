@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install demo test test-slow lint proto proto-check bench-overhead clean
+.PHONY: install demo test test-slow lint proto proto-check bench-overhead bench-policy clean
 
 install: $(STAMP)
 
@@ -39,6 +39,9 @@ proto-check: proto
 
 bench-overhead: install
 	$(BIN)/python benchmarks/overhead.py
+
+bench-policy: install
+	$(BIN)/python benchmarks/policy.py
 
 clean:
 	rm -rf $(VENV) out build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -23,6 +23,7 @@ from splitvlm.wire.v1 import data_pb2_grpc
 PROBE_TIMEOUT_S = 5.0
 PROBE_PERIOD_S = 0.5
 IDLE_SESSIONS = 4  # kept open for the next requests
+STALLED = 2.0  # an upload that takes so many times its predicted time tells of the link before it ends
 
 
 class CloudLink:
@@ -39,6 +40,9 @@ class CloudLink:
         self._channel = open_channel(address, identity)
         self._idle: list[CloudSession] = []
         self._busy = 0
+        self._unbooked_bytes = 0
+        self._asked_s: float | None = None
+        self._opening: asyncio.Task[None] | None = None
 
     def estimate(self) -> LinkEstimate:
         return self.estimator.estimate(time.monotonic())
@@ -47,6 +51,7 @@ class CloudLink:
         """One request over a session of its own for its duration."""
         self._busy += 1
         session: CloudSession | None = None
+        watching = asyncio.create_task(self._watch(len(payload.data), exchange))
         try:
             session = await self._session()
             async with contextlib.aclosing(session.answer(payload, exchange)) as tokens:
@@ -59,22 +64,43 @@ class CloudLink:
             raise
         finally:
             self._busy -= 1
+            watching.cancel()
+            self._unbooked_bytes += exchange.bytes_sent
+            if exchange.upload_began_s is not None and not exchange.receipt.bytes:
+                self._on_stall(len(payload.data), exchange)
             if session is not None:
                 await self._put_back(session)
+
+    def asked(self) -> None:
+        """A question came, wherever it is answered: while they come, the link is probed more often."""
+        self._asked_s = time.monotonic()
+
+    def take_bytes(self) -> int:
+        """Bytes of requests, sessions and probes sent since the last call: what a metered link counts."""
+        taken, self._unbooked_bytes = self._unbooked_bytes, 0
+        return taken
 
     async def warm_up(self) -> None:
         """Open a session ahead of the first request. Raises what CloudSession.open raises."""
         self._idle.append(await self._open())
 
+    def open_ahead(self) -> None:
+        """A session for the next request, after one that was cancelled: that must not cost the next a handshake."""
+        if self.reachable and not self._idle and (self._opening is None or self._opening.done()):
+            self._opening = asyncio.create_task(self._warm_up_quietly())
+
     async def probe_forever(self) -> None:
         """Probe while nothing else measures: an estimate that is never refreshed would never bring a plan back."""
         stub = data_pb2_grpc.DataStub(self._channel)
         while True:
-            if self._busy == 0 and (not self.reachable or self.estimator.wants_probe(time.monotonic())):
+            if self._busy == 0 and (not self.reachable or self._wants_probe()):
                 await self._probe(stub)
             await asyncio.sleep(PROBE_PERIOD_S)
 
     async def close(self) -> None:
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.gather(self._opening, return_exceptions=True)
         for session in self._idle:
             await session.close()
         await self._channel.close()
@@ -94,6 +120,7 @@ class CloudLink:
 
     async def _probe_once(self, stub: data_pb2_grpc.DataStub, size: int) -> None:
         request = pb.ProbeRequest(payload=os.urandom(size))
+        self._unbooked_bytes += request.ByteSize()
         started_s = time.monotonic()
         reply = await stub.Probe(request, timeout=PROBE_TIMEOUT_S)
         now_s = time.monotonic()
@@ -102,6 +129,24 @@ class CloudLink:
             self.estimator.on_rtt(now_s - started_s - server_s, now_s)
         else:
             self.estimator.on_transfer(request.ByteSize(), None, now_s - started_s, server_s, now_s)
+
+    def _wants_probe(self) -> bool:
+        return self.estimator.wants_probe(time.monotonic(), self._asked_s)
+
+    async def _watch(self, payload_bytes: int, exchange: Exchange) -> None:
+        """Tell the estimator of an upload that hangs while it hangs, each time after twice as long."""
+        wait_s = STALLED * self.estimate().transfer_s(payload_bytes)
+        while not exchange.receipt.bytes:
+            await asyncio.sleep(wait_s)
+            if exchange.upload_began_s is not None and not exchange.receipt.bytes:
+                self._on_stall(payload_bytes, exchange)
+                wait_s *= 2
+
+    def _on_stall(self, payload_bytes: int, exchange: Exchange) -> None:
+        """At most the payload crossed: what the sockets between here and there hold cannot be seen."""
+        assert exchange.upload_began_s is not None
+        away_s = time.perf_counter() - exchange.upload_began_s - self.estimate().rtt_s
+        self.estimator.on_stall(payload_bytes, max(0.0, away_s), time.monotonic())
 
     def _observe(self, exchange: Exchange) -> None:
         receipt = exchange.receipt
@@ -122,10 +167,16 @@ class CloudLink:
         return await self._open()
 
     async def _open(self) -> CloudSession:
-        return await CloudSession.open(self._channel, self.peer, self._agreement, self._identity, self._cuts)
+        session = await CloudSession.open(self._channel, self.peer, self._agreement, self._identity, self._cuts)
+        self._unbooked_bytes += session.setup_bytes
+        return session
 
     async def _put_back(self, session: CloudSession) -> None:
         if session.broken or len(self._idle) >= IDLE_SESSIONS:
             await session.close()
         else:
             self._idle.append(session)
+
+    async def _warm_up_quietly(self) -> None:
+        with contextlib.suppress(SplitvlmError):
+            await self.warm_up()

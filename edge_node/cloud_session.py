@@ -45,6 +45,7 @@ class Exchange:
 
     bytes_sent: int = 0
     bytes_received: int = 0
+    upload_began_s: float | None = None  # of time.perf_counter
     upload_elapsed_s: float = 0.0  # from the first frame sent until the receipt
     receipt: pb.Receipt = field(default_factory=pb.Receipt)
     end: pb.End = field(default_factory=pb.End)
@@ -153,7 +154,7 @@ class CloudSession:
             await self._stream.send(pb.DeviceFrame(chunk=data[start : start + CHUNK_BYTES]))
 
     async def _await_receipt(self, payload: Payload, exchange: Exchange, upload: asyncio.Task[None]) -> None:
-        started_s = time.perf_counter()
+        exchange.upload_began_s = started_s = time.perf_counter()
         deadline_s = CONNECT_TIMEOUT_S + 8 * len(payload.data) / SLOWEST_UPLINK_BPS
         frame = await self._receive(deadline_s)
         if frame.WhichOneof("body") != "receipt":

@@ -37,6 +37,11 @@ class EdgeControl:
             tasks.create_task(self._watch())
             tasks.create_task(self._report())
 
+    def limits_changed(self) -> None:
+        """Tell the orchestrator this node's limits again, for a table that follows them."""
+        self._registration.limits.CopyFrom(limits_to_wire(self._runtime.settings.planning.limits()))
+        self._client.register_again()
+
     def _beat(self) -> pb.Beat:
         self._runtime.orchestrator_reachable = self._client.reachable
         return pb.Beat(node=self._registration.node)

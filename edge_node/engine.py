@@ -49,6 +49,10 @@ class Engine:
         """Begin an answer on the device alone (cut `device`)."""
         return await self._run(self.part.generate, image, question, max_new_tokens)
 
+    async def go_on(self, run: LowerRun, max_new_tokens: int) -> tuple[Iterator[int], float]:
+        """The same from a lower part that has run (cuts `vision:k` and `tokens`): its work is not done again."""
+        return await self._run(self.part.go_on, run, max_new_tokens)
+
     async def next(self, tokens: Iterator[int]) -> tuple[int | None, float]:
         return await self._run(lambda: next(tokens, None))
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 from edge_node.control import EdgeControl, registration
 from edge_node.engine import Engine
 from edge_node.planner import Planner
 from edge_node.runtime import Runtime
 from edge_node.servicer import LocalServicer
-from edge_node.settings import EdgeSettings
+from edge_node.settings import CHANGEABLE, EdgeSettings
 from splitvlm.calibration import codec_of
 from splitvlm.codec.codec import Codec
 from splitvlm.domain import IMAGE, Cut, Plan
@@ -21,6 +22,7 @@ from splitvlm.rpc.agreement import agreement
 from splitvlm.rpc.control import ControlClient
 from splitvlm.rpc.lifecycle import background, identity_of, print_ready, stop_signals, until
 from splitvlm.rpc.limits import MAX_LOCAL_MESSAGE_BYTES
+from splitvlm.rpc.reload import reloading
 from splitvlm.rpc.servers import NodeServer
 from splitvlm.wire.v1 import data_pb2, local_pb2, local_pb2_grpc
 
@@ -28,8 +30,8 @@ _log = logging.getLogger("splitvlm.edge")
 SERVICE = local_pb2.DESCRIPTOR.services_by_name["Local"].full_name
 
 
-async def run(settings: EdgeSettings) -> None:
-    """Serve until SIGTERM or SIGINT. Raises the errors of configuration, keys, model and port."""
+async def run(settings: EdgeSettings, source: Path | None = None) -> None:
+    """Serve until SIGTERM or SIGINT; SIGHUP reads `source` again. Raises the errors of configuration, keys, model and port."""
     identity = identity_of(settings.security)
     spec = read_spec(settings.model.name)
     cuts = allowed_cuts(settings, spec)
@@ -45,18 +47,27 @@ async def run(settings: EdgeSettings) -> None:
         address = await server.listen(settings.listen)
         if settings.cloud:
             runtime.use_cloud(settings.cloud)
-        work, client = [], None
+        work, client, control = [], None, None
         if settings.orchestrator:
             client = ControlClient(settings.orchestrator, identity)
             profile = profile_device(part, cuts, codec, slowdown=settings.emulation.slowdown)
             entry = registration(runtime, spec.weights_hash, profile)
-            work.append(EdgeControl(client, runtime, planner, entry).run())
+            control = EdgeControl(client, runtime, planner, entry)
+            work.append(control.run())
+
+        def apply(new: EdgeSettings) -> None:
+            planner.use(new.planning)
+            runtime.settings = new
+            if control is not None:
+                control.limits_changed()
+
         try:
-            async with background(*work) as tasks:
-                await server.set_ready()
-                print_ready("edge", node=settings.node, listen=address, model=model.name, **emulated(settings))
-                await until(stop, tasks)
-                await server.drain(settings.drain_s)
+            with reloading(source, settings, CHANGEABLE, apply):
+                async with background(*work) as tasks:
+                    await server.set_ready()
+                    print_ready("edge", node=settings.node, listen=address, model=model.name, **emulated(settings))
+                    await until(stop, tasks)
+                    await server.drain(settings.drain_s)
         finally:
             await runtime.close()
             if client is not None:

@@ -9,7 +9,7 @@ from splitvlm.codec.codec import Codec
 from splitvlm.domain import DEVICE, Cut, Plan
 from splitvlm.errors import PeerUnavailable, UsageError
 from splitvlm.link.estimator import LinkEstimate
-from splitvlm.planning.policy import Choice, LinkView, Policy
+from splitvlm.planning.policy import Choice, LinkView
 from splitvlm.planning.table import PlanTable
 
 
@@ -20,9 +20,35 @@ class Planner:
         self._settings = settings
         self._cuts = cuts
         self._codec = codec
-        self._policy = Policy(hedging=False)
-        self.table: PlanTable | None = None
+        self._policy = settings.policy()
+        self._table: PlanTable | None = None
+        self._allowed: PlanTable | None = None
         self._fixed = self.checked(settings.fixed_plan) if settings.fixed_plan else None
+
+    @property
+    def table(self) -> PlanTable | None:
+        """The newest table, less what this node's own limits forbid."""
+        return self._allowed
+
+    @table.setter
+    def table(self, table: PlanTable | None) -> None:
+        self._table = table
+        limits = self._settings.limits()
+        lines = tuple(line for line in table.lines if not limits.forbidding(line)) if table else ()
+        self._allowed = PlanTable(table.version, lines) if table and lines else None
+
+    def use(self, settings: Planning) -> None:
+        """Other settings, from the next request on. Raises UsageError where fixed_plan cannot run; nothing changes then."""
+        fixed = self.checked(settings.fixed_plan) if settings.fixed_plan else None
+        if settings.policy_keys != self._settings.policy_keys:
+            self._policy = settings.policy()
+        self._settings, self._fixed = settings, fixed
+        self.table = self._table
+
+    def spent(self, n_bytes: int) -> None:
+        """Books sealed bytes against planning.bytes_per_day."""
+        if n_bytes:
+            self._policy.spent(n_bytes, time.monotonic())
 
     def checked(self, text: str) -> Plan:
         """A plan by its text, if this node can run it. Raises UsageError."""
@@ -45,7 +71,7 @@ class Planner:
             return self._given(self._fixed, "fixed by planning.fixed_plan", link)
         if self.table is None:
             return self._without_table()
-        view = LinkView(link.uplink_bps, link.rtt_s, link.spread) if link else LinkView(1.0, 1.0, 0.0)
+        view = _view(link) if link else LinkView(1.0, 1.0, 0.0)
         choice = self._policy.pick(
             self.table,
             view,
@@ -74,3 +100,7 @@ class Planner:
             "There is no plan table yet: the orchestrator does not answer, or knows no cloud node with this model.",
             advice="Start the orchestrator and the cloud node, or set planning.fixed_plan and `cloud`.",
         )
+
+
+def _view(link: LinkEstimate) -> LinkView:
+    return LinkView(link.uplink_bps, link.rtt_s, link.spread, link.peak_bps, link.outlook)

@@ -39,11 +39,17 @@ class LocalServicer(local_pb2_grpc.LocalServicer):
         settings = self._runtime.settings.planning
         link = self._runtime.link
         estimate = link.estimate() if link else None
+        if link is not None:
+            link.asked()
+            self._planner.spent(link.take_bytes())
         choice = self._planner.choose(request.plan, estimate, link.reachable if link else False)
         assert choice.plan is not None
         yield _chosen(choice, estimate)
         max_new_tokens = request.max_new_tokens or settings.max_new_tokens
-        running = Request(self._runtime.engine, link, choice.plan, image, request.text, max_new_tokens)
+        running = Request(
+            *(self._runtime.engine, link, choice.plan, image, request.text, max_new_tokens),
+            hedge_after_s=choice.hedge_after_s,
+        )
         text = TextStream(self._runtime.engine.part.tokenizer)
         async with contextlib.aclosing(running.tokens()) as tokens:
             async for token in tokens:
@@ -54,7 +60,13 @@ class LocalServicer(local_pb2_grpc.LocalServicer):
         self._runtime.count(choice.plan)
         account = running.account
         _log.info(
-            "answered", extra={"request": account.request_id, "plan": str(account.plan), "total_s": account.total_s}
+            "answered",
+            extra={
+                "request": account.request_id,
+                "plan": str(account.plan),
+                "answered_by": str(account.answered_by),
+                "total_s": account.total_s,
+            },
         )
         yield pb.Answer(account=account_to_wire(account))
 
@@ -84,6 +96,7 @@ def _chosen(choice: Choice, estimate: Any) -> pb.Answer:
             uplink_bps=estimate.uplink_bps if estimate else 0.0,
             rtt_s=estimate.rtt_s if estimate else 0.0,
             predicted_s=choice.predicted_s,
+            hedge_after_s=choice.hedge_after_s,
         )
     )
 
@@ -107,4 +120,7 @@ def account_to_wire(account: Account) -> pb.Account:
         tokens=len(account.token_ids),
         token_ids=account.token_ids,
         emulated_slowdown=account.emulated_slowdown,
+        hedged=account.hedged,
+        answered_by=str(account.answered_by or ""),
+        hedge_s=account.hedge_s,
     )

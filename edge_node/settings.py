@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
 from splitvlm.domain import Cut, Plan
 from splitvlm.errors import UsageError
+from splitvlm.planning.policy import Objective, Policy
 from splitvlm.planning.table import Limits
 from splitvlm.settings import Address, Logging, ModelChoice, NodeName, Section, Security
 
@@ -27,6 +28,13 @@ CutText = Annotated[str, _parses_as(Cut)]
 PlanText = Annotated[str, _parses_as(Plan)]
 
 
+class Weights(Section):
+    """What a second and a joule cost, when both count."""
+
+    latency_weight: float = Field(1.0, ge=0, description="for each second of latency")
+    energy_weight_per_j: float = Field(0.0, ge=0, description="for each joule of the device")
+
+
 class Planning(Section):
     """Which plans may be used. Null and empty forbid nothing."""
 
@@ -42,6 +50,32 @@ class Planning(Section):
     )
     expected_tokens: int = Field(8, ge=1, le=4096, description="length of a usual answer, for predictions")
     max_new_tokens: int = Field(64, ge=1, le=4096)
+
+    hedging: bool = Field(True, description="start on the device beside the cloud, where it can answer alone")
+    objective: Literal["latency", "energy"] | Weights = Field("latency", description="what is made least")
+    deadline_ms: float | None = Field(None, gt=0, description="an answer that comes later is of no use")
+    bytes_per_day: int | None = Field(None, ge=0, description="sealed bytes that may be sent, for metered links")
+
+    @property
+    def policy_keys(self) -> tuple[object, ...]:
+        """What the policy is made from: it is made anew, and forgets, only where one of these changes."""
+        return self.hedging, self.objective, self.deadline_ms, self.bytes_per_day
+
+    def policy(self) -> Policy:
+        """A policy that follows these settings and has nothing to remember yet."""
+        match self.objective:
+            case Weights(latency_weight=latency, energy_weight_per_j=energy):
+                objective = Objective(latency, energy)
+            case "energy":
+                objective = Objective(0.0, 1.0)
+            case _:
+                objective = Objective()
+        return Policy(
+            objective=objective,
+            hedging=self.hedging,
+            deadline_s=None if self.deadline_ms is None else self.deadline_ms / 1e3,
+            bytes_per_day=self.bytes_per_day,
+        )
 
     def limits(self) -> Limits:
         return Limits(
@@ -74,3 +108,13 @@ class EdgeSettings(Section):
     security: Security = Security()
     logging: Logging = Logging()
     drain_s: float = Field(10.0, ge=0)
+
+
+CHANGEABLE = frozenset(
+    {
+        "logging",
+        "drain_s",
+        *(f"planning.{name}" for name in Planning.model_fields if name not in ("cuts", "device_memory_bytes")),
+    }
+)
+"""Keys that SIGHUP changes. The weights in memory follow from the others."""

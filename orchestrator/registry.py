@@ -13,6 +13,17 @@ MISSED_BEATS = 3
 
 
 @dataclass(frozen=True, slots=True)
+class LinkSeen:
+    """What a device last said of its link, and what it used since the report before."""
+
+    uplink_bps: float
+    rtt_s: float
+    spread: float
+    requests: Mapping[str, int]  # by plan
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class EdgeNode:
     name: str
     model: str
@@ -41,9 +52,19 @@ class Registry:
     def __init__(self, heartbeat_s: float) -> None:
         self._limit_s = MISSED_BEATS * heartbeat_s
         self.nodes: dict[str, EdgeNode | CloudNode] = {}
+        self.links: dict[str, LinkSeen] = {}  # by edge node
 
     def register(self, node: EdgeNode | CloudNode) -> None:
         self.nodes[node.name] = node
+
+    def expect_beats(self, heartbeat_s: float) -> None:
+        """Another period of beats from now on."""
+        self._limit_s = MISSED_BEATS * heartbeat_s
+
+    def report(self, name: str, seen: LinkSeen) -> None:
+        """Keep the newest report of a node that is known; others are dropped, for a stranger must not fill the memory."""
+        if name in self.nodes:
+            self.links[name] = seen
 
     def beat(self, name: str, now_s: float, *, queue_s: float = 0.0, active_sessions: int = 0) -> bool:
         """Note a sign of life. False where the node is not known and must register."""

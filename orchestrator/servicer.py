@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-from orchestrator.registry import CloudNode, EdgeNode, Registry
+from orchestrator.registry import CloudNode, EdgeNode, LinkSeen, Registry
 from orchestrator.tables import DeviceTable, device_table
 from splitvlm.crypto.identity import Role
 from splitvlm.domain import Plan
@@ -30,6 +30,12 @@ class ControlServicer(control_pb2_grpc.ControlServicer):
         self._registry = Registry(heartbeat_s)
         self._changed = asyncio.Condition()
         self._version = 0
+
+    def use(self, heartbeat_s: float, accuracy: Mapping[Plan, float]) -> None:
+        """Other settings, from the next table and the next registration on; open plan streams follow at once."""
+        self._heartbeat_s, self._accuracy = heartbeat_s, accuracy
+        self._registry.expect_beats(heartbeat_s)
+        self._announcing = asyncio.create_task(self._announce())
 
     @unary
     async def Register(self, request: pb.Registration, context: Any) -> pb.Registered:
@@ -54,14 +60,17 @@ class ControlServicer(control_pb2_grpc.ControlServicer):
     @unary
     async def Report(self, request: pb.LinkReport, context: Any) -> pb.Reported:
         self._own_node(context, request.node, Role.EDGE)
-        _log.info(
+        plans = {use.plan: use.requests for use in request.plans}
+        seen = LinkSeen(request.uplink_bps, request.rtt_s, request.spread, plans, time.monotonic())
+        self._registry.report(request.node, seen)
+        _log.debug(
             "link report",
             extra={
                 "node": request.node,
                 "uplink_bps": round(request.uplink_bps),
                 "rtt_s": request.rtt_s,
                 "requests": request.requests,
-                "plans": {use.plan: use.requests for use in request.plans},
+                "plans": plans,
             },
         )
         return pb.Reported()

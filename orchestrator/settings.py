@@ -19,3 +19,7 @@ class OrchestratorSettings(Section):
     security: Security = Security()
     logging: Logging = Logging()
     drain_s: float = Field(5.0, ge=0)
+
+
+CHANGEABLE = frozenset({"accuracy", "heartbeat_s", "logging", "drain_s"})
+"""Keys that SIGHUP changes."""

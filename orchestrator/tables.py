@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from orchestrator.registry import CloudNode, EdgeNode
-from splitvlm.domain import Cut, Plan
-from splitvlm.planning.costs import cost_lines
+from splitvlm.domain import Plan
+from splitvlm.planning.costs import cost_lines, nearest_drops
 from splitvlm.planning.table import PlanTable, build_table
 
 QUEUE_STEP_S = 0.005  # smaller changes of a cloud node's queue do not make a new table
@@ -36,16 +36,6 @@ def device_table(edge: EdgeNode, clouds: list[CloudNode], accuracy: Mapping[Plan
     measured = cloud.accuracy if cloud else {}
     lines = cost_lines(edge.profile, profile, {**nearest_drops(edge.profile.coding, measured), **accuracy})
     return DeviceTable(build_table(lines, edge.limits, version), cloud)
-
-
-def nearest_drops(codings: Iterable[tuple[Cut, str]], measured: Mapping[Plan, float]) -> dict[Plan, float]:
-    """A drop for each cut and level: as measured, or that of the nearest measured cut of its kind at the same level."""
-    found = {}
-    for cut, level in codings:
-        near = [plan for plan in measured if plan.cut.kind is cut.kind and plan.level == level]
-        if near:
-            found[Plan(cut, level)] = measured[min(near, key=lambda plan: abs(plan.cut.layers - cut.layers))]
-    return found
 
 
 def _rounded(queue_s: float) -> float:

@@ -188,6 +188,47 @@ def calibrate(
 
 
 @app.command()
+def profile(
+    model: Annotated[str, typer.Argument(help="Hugging Face id or folder, scenes, or shape:ID")] = "scenes",
+    out: Annotated[Path | None, typer.Option(help="JSON file for `splitvlm plan` and `splitvlm simulate`")] = None,
+    pictures: Annotated[int, typer.Option(min=1, max=10_000, help="whose payload sizes are sampled")] = 24,
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "float32",
+    threads: Annotated[int | None, typer.Option(min=1, help="torch threads")] = None,
+) -> None:
+    """Measure both sides of a model on this machine: stages, codec levels, payload sizes."""
+    from splitvlm import settings
+    from splitvlm.measure import profile as measure
+
+    raw: dict[str, object] = {"name": model, "device": device, "dtype": dtype, "threads": threads}
+    measure(settings.parse(raw, settings.ModelChoice, source="splitvlm profile"), pictures, out)
+
+
+@app.command()
+def simulate(
+    config: Annotated[Path, typer.Argument(help="scenario file, see examples/simulate-*.yaml")],
+    trace: Annotated[list[str] | None, typer.Option(help="instead of the scenario's traces; may be repeated")] = None,
+    out: Annotated[Path, typer.Option(help="folder for CSV, JSON, plots and the page")] = Path("out"),
+) -> None:
+    """Replay traces under the policy, every fixed plan, JPEG by the link and the oracle. All times are simulated."""
+    from rich.console import Console
+
+    from orchestrator.simulator.run import compare
+    from orchestrator.simulator.scenario import Scenario
+    from orchestrator.simulator.show import save, show
+    from splitvlm import settings
+
+    console = Console()
+    for number, comparison in enumerate(compare(settings.load(config, Scenario), traces=trace or ())):
+        if number == 0:
+            for note in comparison.notes:
+                console.print(note, soft_wrap=True, highlight=False)
+        show(comparison, console)
+        files = save(comparison, out)
+        console.print(f"Wrote {', '.join(map(str, files))}.", soft_wrap=True, highlight=False)
+
+
+@app.command()
 def demo(
     seed: Annotated[int, typer.Option(help="of the pictures and questions")] = 7,
     questions: Annotated[int, typer.Option(min=1, max=10_000)] = 60,
@@ -284,7 +325,9 @@ def keys_show(keys: KeysOption = Path("keys")) -> None:
 
 
 @config_app.command("check")
-def config_check(kind: Annotated[str, typer.Argument(help="cloud, edge or orchestrator")], file: Path) -> None:
+def config_check(
+    kind: Annotated[str, typer.Argument(help="cloud, edge, orchestrator or simulate")], file: Path
+) -> None:
     """Check a configuration file; exits 2 on a mistake."""
     from splitvlm import settings
 
@@ -293,7 +336,7 @@ def config_check(kind: Annotated[str, typer.Argument(help="cloud, edge or orches
 
 
 @config_app.command("schema")
-def config_schema(kind: Annotated[str, typer.Argument(help="cloud, edge or orchestrator")]) -> None:
+def config_schema(kind: Annotated[str, typer.Argument(help="cloud, edge, orchestrator or simulate")]) -> None:
     """Print the JSON schema of a configuration, for editors."""
     from splitvlm import settings
 
@@ -313,7 +356,13 @@ def _settings_of(kind: str) -> Any:
         from orchestrator.settings import OrchestratorSettings
 
         return OrchestratorSettings
-    raise UsageError(f"'{kind}' is not a kind of node.", advice="Kinds are cloud, edge and orchestrator.")
+    if kind == "simulate":
+        from orchestrator.simulator.scenario import Scenario
+
+        return Scenario
+    raise UsageError(
+        f"'{kind}' is not a kind of configuration.", advice="Kinds are cloud, edge, orchestrator and simulate."
+    )
 
 
 def _write_json(file: Path | None, result: object) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from splitvlm.link.outlook import History, Point
 
@@ -32,8 +33,9 @@ OUTAGE_S = 2.0  # a small transfer that took longer sat out an outage, unless th
 FRESH_S = 3.0  # younger estimates are taken as they are
 OPTIMISM_HALF_LIFE_S = 10.0  # an older one goes half the way (in log) to the best rate in such a time
 PROBE_AFTER_S = 2.0
+IDLE_S = 10.0
 PROBE_S = 0.1  # how long a probe should keep the link busy
-MIN_PROBE_BYTES, MAX_PROBE_BYTES = 1_024, 16_384
+MIN_PROBE_BYTES, MAX_PROBE_BYTES = 1_024, 4_096  # more tells little: a probe must not cost what a request costs
 MIN_BPS, MAX_BPS = 1e3, 1e11
 
 
@@ -59,8 +61,7 @@ class LinkEstimate:
         return LinkEstimate(self.uplink_bps / slow, self.rtt_s * slow, 0.0, self.age_s, self.samples)
 
 
-@dataclass(frozen=True, slots=True)
-class _Sample:
+class _Sample(NamedTuple):
     at_s: float
     bps: float
     size: float  # 0 to 1: how much a transfer of this size can tell
@@ -80,6 +81,7 @@ class LinkEstimator:
         self._streak: tuple[int, int] = (0, 0)  # side of the last surprises (-1, 0, 1), and how many
         self._heard_s: float | None = None
         self._history = History()
+        self._level: float | None = None  # kept until a sample comes
         self._sat_out = False  # whether the last sample was an outage, waited for to its end
 
     def on_rtt(self, rtt_s: float, now_s: float) -> None:
@@ -148,11 +150,13 @@ class LinkEstimator:
                 self._samples.clear()
                 self._samples.append(before)
                 self._errors.clear()
+                self._level = None
                 predicted = before.bps
             self._history.score(bps, predicted, self._spread())
             self._errors.append(min(abs(predicted - bps) / bps, MAX_ERROR))
         self._history.add(bps, payload_bytes, now_s)
         self._samples.append(sample)
+        self._level = None
         self._remember_peak(bps, now_s)
 
     def _remember_peak(self, bps: float, now_s: float) -> None:
@@ -200,26 +204,34 @@ class LinkEstimator:
     def probe_wait_s(self, now_s: float, asked_s: float | None = None) -> float:
         """Seconds until a probe is wanted. `asked_s` is when somebody last asked a question, wherever it was answered.
 
-        While questions come, silence of PROBE_AFTER_S is enough. Without questions the pauses grow by half:
+        While questions come, silence of PROBE_AFTER_S is enough. Without them for IDLE_S the pauses grow by half:
         an idle sensor must not spend its day's bytes on probes.
         """
         if self._heard_s is None:
             return 0.0
         idle_s = self._heard_s - asked_s if asked_s is not None else 0.0
-        return self._heard_s + max(PROBE_AFTER_S, 0.5 * idle_s) - now_s
+        return self._heard_s + max(PROBE_AFTER_S, 0.5 * (idle_s - IDLE_S)) - now_s
 
     def probe_bytes(self, now_s: float) -> int:
         """A probe's size: long enough to be read off the clock, too short to be in the way."""
-        wanted = self.estimate(now_s).uplink_bps * PROBE_S / 8
+        age_s = now_s - self._samples[-1].at_s if self._samples else 0.0
+        wanted = (self._aged_bps(max(0.0, age_s)) if self._samples else self._prior_bps) * PROBE_S / 8
         return int(min(max(wanted, MIN_PROBE_BYTES), MAX_PROBE_BYTES))
 
     def _level_bps(self) -> float:
         """Harmonic mean of the samples, the younger and the larger weighing more."""
+        if self._level is not None:
+            return self._level
         if not self._samples:
             return self._prior_bps
         last_s = self._samples[-1].at_s  # not now: weights are relative, and must not underflow together
-        weights = [sample.size * math.exp2((sample.at_s - last_s) / HALF_LIFE_S) for sample in self._samples]
-        return sum(weights) / sum(w / sample.bps for w, sample in zip(weights, self._samples, strict=True))
+        total = spent = 0.0
+        for at_s, bps, size in self._samples:
+            weight = size * math.exp2((at_s - last_s) / HALF_LIFE_S)
+            total += weight
+            spent += weight / bps
+        self._level = total / spent
+        return self._level
 
     def _aged_bps(self, age_s: float) -> float:
         """Towards the best rate of the window before the last sample, in the logarithm, once the level is not fresh."""

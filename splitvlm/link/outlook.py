@@ -14,6 +14,7 @@ So it counts as a wait, and not as a rate by which every plan's bytes would be m
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, insort
 from collections import deque
 from typing import NamedTuple
 
@@ -23,10 +24,10 @@ APART_S = 0.5  # samples nearer in time are one
 MEMORY = 0.96  # of the scores, a sample: the last 25 count
 LEAST_WEIGHT = 0.03  # no predictor is ever certain
 SURPRISE = 0.02  # density of what nobody expected: one miss weighs as much as three hits
-KERNEL = 0.25  # around each rate of the history, in its logarithm
 LEAST_SCALE = 0.08  # of the logarithm of a rate: two transfers over a constant link differ by so much
 AGE_HALF_LIFE_S = 30.0  # what is not `usual` fades without samples
 SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the history that stand for it
+KERNEL = 0.35  # around each of these, in the logarithm
 WIDTHS = ((0.25, -1.0), (0.5, 0.0), (0.25, 1.0))  # weights and places, in scales, that stand for the level
 WAITED = 4.0  # a sample so many times below the median was a wait
 
@@ -40,7 +41,6 @@ class Point(NamedTuple):
 
 
 class _Seen(NamedTuple):
-    at_s: float
     log_bps: float
     payload_bytes: float
 
@@ -49,35 +49,45 @@ class History:
     """Rates as they came, and how well each predictor foretold them."""
 
     def __init__(self) -> None:
-        self._seen: deque[_Seen] = deque(maxlen=MAX_HISTORY)
+        self._seen: deque[_Seen] = deque()
+        self._ordered: list[_Seen] = []  # the same, rising
+        self._last_s = -math.inf
         self._scores = (0.0, 0.0, 0.0)  # of level, last, usual: logarithms, fading
-        self._quantiles: tuple[tuple[float, float], ...] = ()  # uplink_bps, wait_s
 
     def score(self, bps: float, level_bps: float, spread: float) -> None:
         """A sample has come; `level_bps` and `spread` are what was expected of it."""
         if len(self._seen) < LEAST_HISTORY:
             return
         seen = math.log(bps)
-        densities = (
-            _laplace(seen - math.log(level_bps), max(LEAST_SCALE, 0.5 * math.log1p(spread))),
-            _laplace(seen - self._seen[-1].log_bps, LEAST_SCALE),
-            sum(_laplace(seen - one.log_bps, KERNEL) for one in self._seen) / len(self._seen),
+        scale = max(LEAST_SCALE, 0.5 * math.log1p(spread))
+        usual = 0.0
+        for one in self._usual():
+            usual += math.exp(-abs(seen - one.log_bps) / KERNEL)
+        level_density = math.exp(-abs(seen - math.log(level_bps)) / scale) / (2 * scale)
+        last_density = math.exp(-abs(seen - self._seen[-1].log_bps) / LEAST_SCALE) / (2 * LEAST_SCALE)
+        level_score, last_score, usual_score = self._scores
+        self._scores = (
+            MEMORY * level_score + math.log(level_density + SURPRISE),
+            MEMORY * last_score + math.log(last_density + SURPRISE),
+            MEMORY * usual_score + math.log(usual / (2 * KERNEL * len(SHARES)) + SURPRISE),
         )
-        level, last, usual = (
-            MEMORY * score + math.log(density + SURPRISE)
-            for score, density in zip(self._scores, densities, strict=True)
-        )
-        self._scores = (level, last, usual)
 
     def add(self, bps: float, payload_bytes: float, now_s: float) -> None:
         """Remember a rate and how many bytes it was measured by.
 
         Those of one moment count once: a burst of small requests must not be the whole history.
         """
-        if self._seen and now_s - self._seen[-1].at_s < APART_S:
-            self._seen.pop()
-        self._seen.append(_Seen(now_s, math.log(bps), payload_bytes))
-        self._quantiles = ()
+        if self._seen and now_s - self._last_s < APART_S:
+            self._forget(self._seen.pop())
+        if len(self._seen) == MAX_HISTORY:
+            self._forget(self._seen.popleft())
+        one = _Seen(math.log(bps), payload_bytes)
+        self._seen.append(one)
+        insort(self._ordered, one)
+        self._last_s = now_s
+
+    def _forget(self, one: _Seen) -> None:
+        del self._ordered[bisect_left(self._ordered, one)]
 
     def outlook(self, level_bps: float, spread: float, age_s: float) -> tuple[Point, ...]:
         """The points that stand for the next transfer; `level_bps` and `spread` are the estimate's, `age_s` its age."""
@@ -89,22 +99,17 @@ class History:
         fresh = math.exp2(-age_s / AGE_HALF_LIFE_S) / (level + last + usual)
         level, last = level * fresh, last * fresh
         each = (1 - level - last) / len(SHARES)
+        median_bps = math.exp(self._ordered[len(self._ordered) // 2].log_bps)
         return (
             *(Point(level * weight, level_bps * math.exp(place * scale), 0.0) for weight, place in WIDTHS),
             Point(last, math.exp(self._seen[-1].log_bps), 0.0),
-            *(Point(each, bps, wait_s) for bps, wait_s in self._usual()),
+            *(Point(each, *_split(one, median_bps)) for one in self._usual()),
         )
 
-    def _usual(self) -> tuple[tuple[float, float], ...]:
-        if not self._quantiles:
-            ordered = sorted(self._seen, key=lambda one: one.log_bps)
-            median_bps = math.exp(ordered[len(ordered) // 2].log_bps)
-            self._quantiles = tuple(_split(ordered[int(share * len(ordered))], median_bps) for share in SHARES)
-        return self._quantiles
-
-
-def _laplace(distance: float, scale: float) -> float:
-    return math.exp(-abs(distance) / scale) / (2 * scale)
+    def _usual(self) -> list[_Seen]:
+        """The samples that stand for the history."""
+        count = len(self._ordered)
+        return [self._ordered[int(share * count)] for share in SHARES]
 
 
 def _split(one: _Seen, median_bps: float) -> tuple[float, float]:

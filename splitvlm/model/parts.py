@@ -57,6 +57,12 @@ class DevicePart(Part):
         run = UpperRun(self, TOKENS, boundary, max_new_tokens)
         return _tokens_of(run)
 
+    def go_on(self, run: LowerRun, max_new_tokens: int) -> Iterator[int]:
+        """The rest of the cut `device` from a lower part that has run, at vision:k or tokens. Nothing runs before a token."""
+        self.check(DEVICE)
+        here = {name: tensor.to(self.device) for name, tensor in run.boundary.items()}
+        return _tokens_of(UpperRun(self, run.cut, here, max_new_tokens))
+
 
 def _tokens_of(run: UpperRun) -> Iterator[int]:
     if not run.finished:
@@ -77,6 +83,7 @@ class LowerRun:
     num_prompt_tokens: int
 
     def __init__(self, part: DevicePart, inputs: dict[str, torch.Tensor], cut: Cut) -> None:
+        self.cut = cut
         self._part = part
         self._language: LanguageRun | None = None
         self.num_prompt_tokens = int(inputs["input_ids"].shape[1])

@@ -166,6 +166,16 @@ def _remote(device: DeviceProfile, cloud: CloudProfile, accuracy: Mapping[Plan, 
         )
 
 
+def nearest_drops(codings: Iterable[tuple[Cut, str]], measured: Mapping[Plan, float]) -> dict[Plan, float]:
+    """A drop for each cut and level: as measured, or that of the nearest measured cut of its kind at the same level."""
+    found = {}
+    for cut, level in codings:
+        near = [plan for plan in measured if plan.cut.kind is cut.kind and plan.level == level]
+        if near:
+            found[Plan(cut, level)] = measured[min(near, key=lambda plan: abs(plan.cut.layers - cut.layers))]
+    return found
+
+
 def _check(side: str, name: str, numbers: Iterable[float]) -> None:
     """Profiles come from peers: a NaN or a negative time would make its plan win for ever."""
     for number in numbers:

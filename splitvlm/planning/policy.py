@@ -30,6 +30,7 @@ MARGIN_PER_SPREAD = 0.02  # both plans share most of the link's error; a quarter
 MAX_MARGIN = 0.2  # below 1 - 1 / VASTLY, so that a vastly better plan always passes
 VASTLY = 1.25  # a plan that is so many times faster does not wait for the dwell
 MIN_DWELL_S = 2.0  # a few requests, and below the 5 s in which the plan must follow the link
+NO_WORSE = 0.99  # of plans that are as fast as one another, the one with the fewest bytes: they vary, and cost money
 WORTH_HEDGING = 0.02  # a cloud plan that shortens the device's time by less is not worth its bytes
 SECONDS_A_DAY = 86_400.0
 BUDGET_BURST_S = 3_600.0  # an hour's share of the daily bytes may be spent at once
@@ -180,7 +181,7 @@ class Policy:
         current, best, best_cost, current_cost = None, candidates[0], math.inf, math.inf
         for row in candidates:
             cost = self._cost(row, links, other_s)
-            if cost < best_cost:
+            if cost < NO_WORSE * best_cost:
                 best, best_cost = row, cost
             if row.line.key == self._key:
                 current, current_cost = row, cost
@@ -257,7 +258,7 @@ _LATE = 1e3  # what each second costs in a request that misses its deadline: mor
 
 
 def _prepare(table: PlanTable, n_tokens: int) -> _Rows:
-    rows = [_row(line, n_tokens) for line in table.lines]
+    rows = sorted((_row(line, n_tokens) for line in table.lines), key=lambda row: row.bits)
     local = min((row for row in rows if row.line.local), key=lambda row: row.fixed_s, default=None)
     return _Rows(table, n_tokens, tuple(row for row in rows if not row.line.local), local)
 

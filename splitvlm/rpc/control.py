@@ -28,16 +28,21 @@ class ControlClient:
         self._channel = open_channel(address, identity)
         self.stub = control_pb2_grpc.ControlStub(self._channel)
         self.reachable = False
+        self._again = asyncio.Event()
+
+    def register_again(self) -> None:
+        """The registration changed: say it again now."""
+        self._again.set()
 
     async def stay_registered(self, registration: pb.Registration, beat: Callable[[], pb.Beat]) -> None:
         """Register, beat for ever, start over whenever the orchestrator does not know us. Returns only by cancellation."""
         while True:
             try:
                 period_s = await self._register(registration)
-                while True:
-                    await asyncio.sleep(period_s)
+                while not await self._told_again(period_s):
                     await self.stub.Heartbeat(beat(), timeout=CONTROL_TIMEOUT_S)
                     self.reachable = True
+                continue
             except grpc.aio.AioRpcError as error:
                 self._note(from_rpc(error, self.peer))
             await asyncio.sleep(RETRY_S)
@@ -52,7 +57,16 @@ class ControlClient:
     async def close(self) -> None:
         await self._channel.close()
 
+    async def _told_again(self, timeout_s: float) -> bool:
+        """Whether register_again was called within that time."""
+        try:
+            await asyncio.wait_for(self._again.wait(), timeout_s)
+        except TimeoutError:
+            return False
+        return True
+
     async def _register(self, registration: pb.Registration) -> float:
+        self._again.clear()
         reply: pb.Registered = await self.stub.Register(registration, timeout=CONTROL_TIMEOUT_S)
         self.reachable = True
         _log.info("registered with the %s", self.peer)

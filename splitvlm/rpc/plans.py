@@ -86,7 +86,9 @@ def table_to_wire(table: PlanTable, *, cloud_node: str, cloud_address: str) -> p
         cloud_node=cloud_node,
         cloud_address=cloud_address,
         lines=[
-            pb.CostLine(**{"plan": str(line.plan)} | {name: getattr(line, name) for name in _LINE_NUMBERS})
+            pb.CostLine(
+                **{"plan": str(line.plan), "cloud": line.cloud} | {name: getattr(line, name) for name in _LINE_NUMBERS}
+            )
             for line in table.lines
         ],
     )
@@ -94,7 +96,7 @@ def table_to_wire(table: PlanTable, *, cloud_node: str, cloud_address: str) -> p
 
 def table_from_wire(message: pb.PlanTable) -> PlanTable:
     lines = (
-        CostLine(plan=Plan.parse(line.plan), **{name: getattr(line, name) for name in _LINE_NUMBERS})
+        CostLine(plan=Plan.parse(line.plan), cloud=line.cloud, **{name: getattr(line, name) for name in _LINE_NUMBERS})
         for line in message.lines
     )
     return PlanTable(message.version, tuple(lines))
@@ -113,6 +115,7 @@ _LINE_NUMBERS = (
     "device_memory_bytes",
     "accuracy_drop",
     "token_bytes",
+    "cloud_rtt_s",
 )
 
 

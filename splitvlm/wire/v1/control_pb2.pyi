@@ -500,6 +500,8 @@ class CostLine(_message.Message):
     DEVICE_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     ACCURACY_DROP_FIELD_NUMBER: _builtins.int
     TOKEN_BYTES_FIELD_NUMBER: _builtins.int
+    CLOUD_FIELD_NUMBER: _builtins.int
+    CLOUD_RTT_S_FIELD_NUMBER: _builtins.int
     plan: _builtins.str
     device_s: _builtins.float
     encode_s: _builtins.float
@@ -514,6 +516,10 @@ class CostLine(_message.Message):
     accuracy_drop: _builtins.float
     token_bytes: _builtins.int
     """uplink bytes of each decoding step"""
+    cloud: _builtins.str
+    """the cloud node that answers; empty: the only one"""
+    cloud_rtt_s: _builtins.float
+    """its distance beyond the access link, seconds; each trip takes it besides"""
     def __init__(
         self,
         *,
@@ -530,10 +536,12 @@ class CostLine(_message.Message):
         device_memory_bytes: _builtins.int = ...,
         accuracy_drop: _builtins.float = ...,
         token_bytes: _builtins.int = ...,
+        cloud: _builtins.str = ...,
+        cloud_rtt_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy_drop", b"accuracy_drop", "cloud_s", b"cloud_s", "decode_s", b"decode_s", "device_memory_bytes", b"device_memory_bytes", "device_s", b"device_s", "encode_s", b"encode_s", "payload_bytes", b"payload_bytes", "plan", b"plan", "queue_s", b"queue_s", "token_bytes", b"token_bytes", "token_s", b"token_s", "trips", b"trips", "trips_per_token", b"trips_per_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy_drop", b"accuracy_drop", "cloud", b"cloud", "cloud_rtt_s", b"cloud_rtt_s", "cloud_s", b"cloud_s", "decode_s", b"decode_s", "device_memory_bytes", b"device_memory_bytes", "device_s", b"device_s", "encode_s", b"encode_s", "payload_bytes", b"payload_bytes", "plan", b"plan", "queue_s", b"queue_s", "token_bytes", b"token_bytes", "token_s", b"token_s", "trips", b"trips", "trips_per_token", b"trips_per_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -93,12 +93,15 @@ class Chosen(_message.Message):
     UPLINK_BPS_FIELD_NUMBER: _builtins.int
     RTT_S_FIELD_NUMBER: _builtins.int
     PREDICTED_S_FIELD_NUMBER: _builtins.int
+    HEDGE_AFTER_S_FIELD_NUMBER: _builtins.int
     plan: _builtins.str
     reason: _builtins.str
     uplink_bps: _builtins.float
     """as estimated when the plan was chosen"""
     rtt_s: _builtins.float
     predicted_s: _builtins.float
+    hedge_after_s: _builtins.float
+    """the device starts beside the plan after so long; absent: it does not"""
     def __init__(
         self,
         *,
@@ -107,12 +110,15 @@ class Chosen(_message.Message):
         uplink_bps: _builtins.float = ...,
         rtt_s: _builtins.float = ...,
         predicted_s: _builtins.float = ...,
+        hedge_after_s: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_hedge_after_s", b"_hedge_after_s", "hedge_after_s", b"hedge_after_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "predicted_s", b"predicted_s", "reason", b"reason", "rtt_s", b"rtt_s", "uplink_bps", b"uplink_bps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_hedge_after_s", b"_hedge_after_s", "hedge_after_s", b"hedge_after_s", "plan", b"plan", "predicted_s", b"predicted_s", "reason", b"reason", "rtt_s", b"rtt_s", "uplink_bps", b"uplink_bps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__hedge_after_s: _TypeAlias = _typing.Literal["hedge_after_s"]  # noqa: Y015
+    _WhichOneofArgType__hedge_after_s: _TypeAlias = _typing.Literal["_hedge_after_s", b"_hedge_after_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__hedge_after_s) -> _WhichOneofReturnType__hedge_after_s | None: ...
 
 Global___Chosen: _TypeAlias = Chosen  # noqa: Y015
 
@@ -138,6 +144,9 @@ class Account(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     EMULATED_SLOWDOWN_FIELD_NUMBER: _builtins.int
+    HEDGED_FIELD_NUMBER: _builtins.int
+    ANSWERED_BY_FIELD_NUMBER: _builtins.int
+    HEDGE_S_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     plan: _builtins.str
     bytes_sent: _builtins.int
@@ -161,6 +170,12 @@ class Account(_message.Message):
     tokens: _builtins.int
     emulated_slowdown: _builtins.float
     """1 where nothing is emulated"""
+    hedged: _builtins.bool
+    """the device ran beside the plan"""
+    answered_by: _builtins.str
+    """`device` or `cloud`: all tokens come from there"""
+    hedge_s: _builtins.float
+    """on the device, of the run beside the plan, emulated slow-down included"""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
@@ -182,10 +197,13 @@ class Account(_message.Message):
         tokens: _builtins.int = ...,
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
         emulated_slowdown: _builtins.float = ...,
+        hedged: _builtins.bool = ...,
+        answered_by: _builtins.str = ...,
+        hedge_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_received", b"bytes_received", "bytes_sent", b"bytes_sent", "decode_s", b"decode_s", "device_s", b"device_s", "emulated_slowdown", b"emulated_slowdown", "encode_s", b"encode_s", "first_token_s", b"first_token_s", "plan", b"plan", "prefill_s", b"prefill_s", "queue_s", b"queue_s", "request_id", b"request_id", "token_ids", b"token_ids", "tokens", b"tokens", "tokens_s", b"tokens_s", "total_s", b"total_s", "upload_s", b"upload_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered_by", b"answered_by", "bytes_received", b"bytes_received", "bytes_sent", b"bytes_sent", "decode_s", b"decode_s", "device_s", b"device_s", "emulated_slowdown", b"emulated_slowdown", "encode_s", b"encode_s", "first_token_s", b"first_token_s", "hedge_s", b"hedge_s", "hedged", b"hedged", "plan", b"plan", "prefill_s", b"prefill_s", "queue_s", b"queue_s", "request_id", b"request_id", "token_ids", b"token_ids", "tokens", b"tokens", "tokens_s", b"tokens_s", "total_s", b"total_s", "upload_s", b"upload_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,113 @@
+"""Adaptive against every simple alternative, over traces: `python benchmarks/policy.py [--trace FILE ...] [--fleet]`.
+
+Runs the fixed scenarios of examples/bench-*.yaml (one request at a time, stated answer length and accuracy limit) over
+each trace, prints a line for each, and last one JSON object. All times are simulated from measured profiles. Ratios are
+against the best fixed plan in hindsight, chosen for each figure, with fixed hedges and JPEG by the link among the fixed.
+
+`--fleet` simulates 250,000, 500,000 and 1,000,000 requests of 1,000 devices instead, and prints the seconds that it took.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+from orchestrator.simulator.results import Comparison
+from orchestrator.simulator.run import compare, oracle_plans
+from orchestrator.simulator.scenario import Scenario
+from splitvlm import settings
+from splitvlm.errors import SplitvlmError
+
+ROOT = Path(__file__).parents[1]
+RECORDED = ROOT.parent / "shared" / "traces"
+MADE = ("constant:1mbit", "step:5mbit@60,200kbit@60", "outage:2mbit@50,10")
+LIMIT = 1.02  # of the best fixed plan
+FLEET = ROOT / "examples" / "simulate-fleet.yaml"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trace", action="append", help="instead of the recorded and the made ones")
+    parser.add_argument("--scenario", action="append", type=Path, help="instead of examples/bench-*.yaml")
+    parser.add_argument("--fleet", action="store_true", help="how long a fleet takes to simulate")
+    options = parser.parse_args()
+    try:
+        print(json.dumps(fleet() if options.fleet else traces(options.trace, options.scenario)))
+    except SplitvlmError as error:
+        sys.exit(f"policy.py: {error}")
+
+
+def traces(chosen: list[str] | None, files: list[Path] | None) -> dict[str, object]:
+    recorded = sorted(map(str, RECORDED.glob("*.up")))
+    if not recorded and not chosen:
+        print(f"{RECORDED} is missing: only made traces are shown.")
+    figures: dict[str, dict[str, object]] = {}
+    for file in files or sorted((ROOT / "examples").glob("bench-*.yaml")):
+        scenario = settings.load(file, Scenario)
+        print(
+            f"\n{scenario.name}: {scenario.devices.slowdown:g} x slower device, {scenario.clouds[0].speedup:g} x faster cloud"
+        )
+        for comparison in compare(scenario, traces=chosen or [*recorded, *MADE]):
+            figures[f"{Path(comparison.trace).name}/{scenario.name}"] = line(comparison)
+    met = [row for row in figures.values() if row["mean_ratio"] <= LIMIT and row["p95_ratio"] <= LIMIT]  # type: ignore[operator]
+    regrets = [float(str(row["regret"])) for row in figures.values()]
+    print(f"\n{len(met)} of {len(figures)} within {LIMIT} of the best fixed plan in mean and p95; ", end="")
+    print(f"regret: median {statistics.median(regrets):.3f}, worst {max(regrets):.3f}")
+    return {"traces": figures}
+
+
+def line(comparison: Comparison) -> dict[str, object]:
+    adaptive, oracle = comparison.of("adaptive"), comparison.of("oracle")
+    by_mean, by_p95 = comparison.best_fixed
+    jpeg = comparison.of("adaptive-jpeg")
+    nohedge = comparison.of("adaptive-nohedge")
+    plans = oracle_plans(next(run for run in comparison.runs if run.contender == "oracle"), 0.1)
+    row: dict[str, object] = {
+        "adaptive_mean_s": adaptive.mean_s,
+        "adaptive_p95_s": adaptive.p95_s,
+        "best_fixed_plan": by_mean.contender,
+        "best_fixed_mean_s": by_mean.mean_s,
+        "best_fixed_p95_plan": by_p95.contender,
+        "best_fixed_p95_s": by_p95.p95_s,
+        "adaptive_jpeg_mean_s": jpeg.mean_s,
+        "adaptive_jpeg_p95_s": jpeg.p95_s,
+        "oracle_mean_s": oracle.mean_s,
+        "regret": adaptive.regret,
+        "mean_ratio": adaptive.mean_s / by_mean.mean_s,
+        "p95_ratio": adaptive.p95_s / by_p95.p95_s,
+        "oracle_plans_above_10_percent": plans,
+        "bytes": adaptive.bytes_mean,
+        "bytes_without_hedge": nohedge.bytes_mean,
+        "energy_j": adaptive.energy_mean_j,
+        "energy_without_hedge_j": nohedge.energy_mean_j,
+        "mean_without_hedge_s": nohedge.mean_s,
+    }
+    print(
+        f"{Path(comparison.trace).name:26s} mean {adaptive.mean_s:.3f} s = {row['mean_ratio']:.3f} x {by_mean.contender}; "
+        f"p95 {adaptive.p95_s:.3f} s = {row['p95_ratio']:.3f} x {by_p95.contender}; "
+        f"regret {100 * (adaptive.regret or 0):.1f} %; "
+        f"oracle uses {plans} plans; hedging: {adaptive.bytes_mean - nohedge.bytes_mean:+.0f} bytes, "
+        f"{adaptive.energy_mean_j - nohedge.energy_mean_j:+.2f} J",
+        flush=True,
+    )
+    return row
+
+
+def fleet() -> dict[str, object]:
+    seconds = {}
+    scenario = settings.load(FLEET, Scenario)
+    for count in (250_000, 500_000, 1_000_000):
+        each = scenario.arrivals.model_copy(update={"requests": count // 1000, "period_s": 5.0})
+        start = time.perf_counter()
+        comparison = next(iter(compare(scenario.model_copy(update={"arrivals": each}))))
+        seconds[str(count)] = round(time.perf_counter() - start, 1)
+        print(f"{comparison.summaries[0].requests:,} requests of 1,000 devices: {seconds[str(count)]} s", flush=True)
+    return {"fleet_seconds": seconds}
+
+
+if __name__ == "__main__":
+    main()

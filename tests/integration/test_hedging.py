@@ -1,0 +1,134 @@
+"""A hedged question: the device beside the cloud, over a real link that slows, holds or breaks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from edge_node.request import Account, Request
+from splitvlm.crypto.identity import Role
+from splitvlm.domain import Plan
+from splitvlm.errors import UsageError
+from splitvlm.link.emulator import LinkEmulator
+from splitvlm.link.traces import Trace
+from splitvlm.settings import host_and_port
+from tests.nodes import Cloud, Device, Keys, cloud_node, device, until
+from tests.samples import PICTURE, tiny_model
+
+QUESTION = "How many cells are infected?"
+NEVER_S = 1e6
+FAST_BPS, SLOW_BPS = 1e8, 8e3
+PLANS = ("image/lossless", "vision:1/lossless", "tokens/lossless", "lm:1/lossless")
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Keys:
+    return Keys(tmp_path / "keys")
+
+
+@contextlib.asynccontextmanager
+async def nodes(keys: Keys, uplink_bps: float) -> AsyncIterator[tuple[Device, Cloud, LinkEmulator]]:
+    """A cloud node, and a device with an open session behind a link of that rate."""
+    model = tiny_model("scenes-like")
+    async with cloud_node(model, keys, name="cloud-1") as cloud:
+        upstream = host_and_port(cloud.address)
+        async with LinkEmulator(("127.0.0.1", 0), upstream, Trace.constant(uplink_bps)) as link:
+            behind = Cloud(f"127.0.0.1:{link.port}", cloud.servicer, cloud.worker, cloud.agreement)
+            async with device(model, behind, keys.identity("edge-1", Role.EDGE)) as edge:
+                await edge.link.warm_up()
+                yield edge, cloud, link
+
+
+def hedged(edge: Device, plan: str, after_s: float) -> Request:
+    return Request(edge.engine, edge.link, Plan.parse(plan), PICTURE, QUESTION, 16, hedge_after_s=after_s)
+
+
+async def answer(request: Request) -> tuple[list[int], Account]:
+    return [token async for token in request.tokens()], request.account
+
+
+@pytest.mark.parametrize("plan", PLANS)
+async def test_the_cloud_wins_and_answers_alone(keys: Keys, plan: str) -> None:
+    async with nodes(keys, FAST_BPS) as (edge, cloud, _):
+        whole = await edge.ask("device", PICTURE, QUESTION)
+        tokens, account = await answer(hedged(edge, plan, NEVER_S))
+        assert tokens == account.token_ids == whole.token_ids
+        assert (account.answered_by, account.hedged, account.hedge_s) == ("cloud", False, 0.0)
+        assert account.exchange.bytes_sent > 0
+        await until(lambda: cloud.servicer.active.total() == 1)  # the session was kept
+
+
+@pytest.mark.parametrize("plan", PLANS)
+async def test_the_device_wins_and_the_cloud_is_freed(keys: Keys, plan: str) -> None:
+    async with nodes(keys, FAST_BPS) as (edge, cloud, link):
+        whole = await edge.ask("device", PICTURE, QUESTION)
+        await until(lambda: cloud.servicer.active.total() == 1)
+        link.cut(drop=False)
+        tokens, account = await answer(hedged(edge, plan, 0.0))
+        assert tokens == account.token_ids == whole.token_ids
+        assert (account.answered_by, account.hedged) == ("device", True)
+        assert account.hedge_s > 0
+        assert account.exchange.bytes_sent > 0
+        assert account.first_token_s <= account.total_s
+        edge.link.reachable = False  # no session ahead: what is left must be nothing
+        link.restore()
+        await until(lambda: cloud.servicer.active.total() <= 1)
+        assert (await edge.ask(plan, PICTURE, QUESTION)).token_ids == whole.token_ids
+
+
+async def test_a_link_that_breaks_in_mid_upload_loses_no_answer(keys: Keys) -> None:
+    async with nodes(keys, SLOW_BPS) as (edge, _, link):
+        whole = await edge.ask("device", PICTURE, QUESTION)
+        request = hedged(edge, "image/lossless", NEVER_S)  # the device begins only because the cloud failed
+        running = asyncio.create_task(answer(request))
+        await until(lambda: request.account.exchange.upload_began_s is not None)
+        link.cut(drop=True)
+        tokens, account = await running
+        assert tokens == whole.token_ids
+        assert (account.answered_by, account.hedged) == ("device", True)
+
+
+async def test_a_device_that_fails_leaves_the_answer_to_the_cloud(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with nodes(keys, 1e6) as (edge, _, _):
+        whole = await edge.ask("device", PICTURE, QUESTION)
+
+        async def fails(*_: object) -> None:
+            raise UsageError("no memory")
+
+        monkeypatch.setattr(edge.engine, "go_on", fails)
+        tokens, account = await answer(hedged(edge, "tokens/lossless", 0.0))
+        assert tokens == whole.token_ids
+        assert account.answered_by == "cloud"
+
+
+async def test_where_both_fail_the_plans_own_error_shows(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with nodes(keys, FAST_BPS) as (edge, _, _):
+
+        async def fails(*_: object) -> None:
+            raise UsageError("a picture that cannot be read")
+
+        monkeypatch.setattr(edge.engine, "lower", fails)
+        monkeypatch.setattr(edge.engine, "start", fails)
+        with pytest.raises(UsageError, match="cannot be read"):
+            await answer(hedged(edge, "tokens/lossless", 0.0))
+
+
+async def test_a_caller_that_goes_away_stops_both_sides(keys: Keys) -> None:
+    async with nodes(keys, FAST_BPS) as (edge, cloud, _):
+        running = hedged(edge, "tokens/lossless", 0.0).tokens()
+        await anext(running)
+        await running.aclose()
+        await until(lambda: cloud.servicer.active.total() == 0)
+
+
+async def test_an_upload_that_the_device_overtook_tells_of_the_link(keys: Keys) -> None:
+    async with nodes(keys, SLOW_BPS) as (edge, _, _):
+        before = edge.link.estimate()
+        while edge.link.estimate().uplink_bps > before.uplink_bps / 2:
+            _, account = await answer(hedged(edge, "image/lossless", 0.1))
+            assert account.answered_by == "device"
+        assert edge.link.take_bytes() > 0
