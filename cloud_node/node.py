@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from cloud_node.control import beat, registration
 from cloud_node.servicer import DataServicer
-from cloud_node.settings import CloudSettings
+from cloud_node.settings import CHANGEABLE, CloudSettings
 from cloud_node.worker import Worker
 from splitvlm.calibration import codec_of
 from splitvlm.domain import DEVICE, Cut
@@ -15,14 +17,15 @@ from splitvlm.profiling import profile_cloud
 from splitvlm.rpc.agreement import agreement
 from splitvlm.rpc.control import ControlClient
 from splitvlm.rpc.lifecycle import background, identity_of, print_ready, stop_signals, until
+from splitvlm.rpc.reload import reloading
 from splitvlm.rpc.servers import NodeServer
 from splitvlm.wire.v1 import data_pb2, data_pb2_grpc
 
 SERVICE = data_pb2.DESCRIPTOR.services_by_name["Data"].full_name
 
 
-async def run(settings: CloudSettings) -> None:
-    """Serve until SIGTERM or SIGINT. Raises the errors of configuration, keys, model and port."""
+async def run(settings: CloudSettings, source: Path | None = None) -> None:
+    """Serve until SIGTERM or SIGINT; SIGHUP reads `source` again. Raises the errors of configuration, keys, model and port."""
     identity = identity_of(settings.security)
     model = settings.model
     spec = read_spec(model.name)
@@ -40,7 +43,11 @@ async def run(settings: CloudSettings) -> None:
     servicer = DataServicer(part, codec, worker, agreed, identity, settings.limits)
     server = NodeServer(identity, [SERVICE])
     data_pb2_grpc.add_DataServicer_to_server(servicer, server.grpc)
-    with stop_signals() as stop:
+
+    def apply(new: CloudSettings) -> None:
+        servicer.use(new.limits)
+
+    with stop_signals() as stop, reloading(source, settings, CHANGEABLE, apply):
         address = await server.listen(settings.listen)
         work, client = [], None
         if settings.orchestrator:

@@ -54,6 +54,10 @@ class DataServicer(data_pb2_grpc.DataServicer):
         self._limits = limits
         self.active: Counter[str] = Counter()
 
+    def use(self, limits: Limits) -> None:
+        """Other limits, for sessions that open from now on."""
+        self._limits = limits
+
     async def Session(self, request_iterator: Any, context: Context) -> None:  # gRPC's own naming
         try:
             device = require_role(context, Role.EDGE, plaintext=self._identity is None) or "plaintext"

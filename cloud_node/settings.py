@@ -28,3 +28,7 @@ class CloudSettings(Section):
     limits: Limits = Limits()
     security: Security = Security()
     logging: Logging = Logging()
+
+
+CHANGEABLE = frozenset({"limits", "logging"})
+"""Keys that SIGHUP changes."""

@@ -80,7 +80,7 @@ def cloud(config: ConfigOption) -> None:
 
     chosen = settings.load(config, CloudSettings)
     logs.set_up(chosen.logging)
-    _serve(run(chosen))
+    _serve(run(chosen, config))
 
 
 @app.command()
@@ -92,7 +92,7 @@ def edge(config: ConfigOption) -> None:
 
     chosen = settings.load(config, EdgeSettings)
     logs.set_up(chosen.logging)
-    _serve(run(chosen))
+    _serve(run(chosen, config))
 
 
 @app.command()
@@ -104,7 +104,7 @@ def orchestrator(config: ConfigOption) -> None:
 
     chosen = settings.load(config, OrchestratorSettings)
     logs.set_up(chosen.logging)
-    _serve(run(chosen))
+    _serve(run(chosen, config))
 
 
 @app.command()

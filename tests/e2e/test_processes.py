@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
 import pytest
+import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from PIL import Image
@@ -24,6 +26,7 @@ from splitvlm.rpc.local import LocalClient
 from splitvlm.scenes import MODEL_DIR, held_out
 from splitvlm.variants.evaluation import Example, answers
 from splitvlm.wire.v1 import local_pb2 as pb
+from tests.nodes import until
 from tests.samples import PICTURE, tiny_model
 
 QUESTION = "How many cells are infected?"
@@ -158,3 +161,37 @@ async def test_a_short_demo(tmp_path: Path) -> None:
     assert result["bytes_sent"] > 1000
     assert result["jpeg_bytes"] > 1000
     assert (tmp_path / "out/demo.png").stat().st_size > 10_000
+
+
+async def test_sighup_changes_what_can_change_and_names_the_rest(launcher: Launcher) -> None:
+    orchestrator, cloud, edge = await start_all(launcher, tiny_model("scenes-like"))
+    client = LocalClient(edge.address, launcher.identity("app", Role.APP))
+    await status_when(client, lambda status: bool(status.plans) and status.cloud_reachable)
+    file = launcher.folder / "edge-1.yaml"
+    whole = yaml.safe_load(file.read_text())
+
+    async def reload(settings: object, says: str) -> None:
+        seen = len(edge.log.read_text())
+        file.write_text(yaml.safe_dump(settings))
+        edge.process.send_signal(signal.SIGHUP)
+        await until(lambda: says in edge.log.read_text()[seen:], timeout_s=30)
+
+    planning = whole["planning"] | {"fixed_plan": "image/jpeg75", "hedging": False}
+    await reload(whole | {"planning": planning, "listen": "127.0.0.1:9"}, "a restart is needed for: listen")
+    assert (await ask(client, PICTURE, QUESTION, max_new_tokens=2))[1].plan == "image/jpeg75"
+    await reload(whole | {"planning": planning | {"fixed_plan": "nonsense"}}, "the configuration stays as it was")
+    assert (await ask(client, PICTURE, QUESTION, max_new_tokens=2))[1].plan == "image/jpeg75"
+    await reload(whole | {"planning": planning | {"fixed_plan": "lm:1/int8"}}, "the configuration stays as it was")
+    assert (await ask(client, PICTURE, QUESTION, max_new_tokens=2))[1].plan == "image/jpeg75"
+    await reload(whole | {"planning": whole["planning"] | {"levels": ["int2"]}}, "configuration read again")
+    status = await status_when(client, lambda status: status.plans and set(status.plans) <= {"tokens/int2"})
+    assert (await ask(client, PICTURE, QUESTION, max_new_tokens=2))[1].plan == "tokens/int2"
+    file = launcher.folder / "orchestrator.yaml"
+    with_drop = yaml.safe_load(file.read_text()) | {"accuracy": {"tokens/int2": 0.25}}
+    file.write_text(yaml.safe_dump(with_drop))
+    orchestrator.process.send_signal(signal.SIGHUP)
+    cloud.process.send_signal(signal.SIGHUP)
+    await status_when(client, lambda now: now.table_version > status.table_version)
+    await until(lambda: "configuration read again" in cloud.log.read_text())
+    await client.close()
+    assert [await node.stop() for node in (edge, cloud, orchestrator)] == [0, 0, 0]
