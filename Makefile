@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install demo test test-slow lint proto proto-check bench-overhead bench-policy clean
+.PHONY: install demo test test-slow lint proto proto-check bench-overhead bench-policy bench-link clean
 
 install: $(STAMP)
 
@@ -39,6 +39,9 @@ proto-check: proto
 
 bench-overhead: install
 	$(BIN)/python benchmarks/overhead.py
+
+bench-link: install
+	$(BIN)/python benchmarks/link_prediction.py
 
 bench-policy: install
 	$(BIN)/python benchmarks/policy.py
