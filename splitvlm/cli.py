@@ -213,19 +213,24 @@ def simulate(
     """Replay traces under the policy, every fixed plan, JPEG by the link and the oracle. All times are simulated."""
     from rich.console import Console
 
+    from orchestrator.simulator.page import write_report
+    from orchestrator.simulator.results import Comparison
     from orchestrator.simulator.run import compare
     from orchestrator.simulator.scenario import Scenario
-    from orchestrator.simulator.show import save, show
+    from orchestrator.simulator.show import save, show, stem
     from splitvlm import settings
 
     console = Console()
-    for number, comparison in enumerate(compare(settings.load(config, Scenario), traces=trace or ())):
-        if number == 0:
+    comparisons: list[Comparison] = []
+    for comparison in compare(settings.load(config, Scenario), traces=trace or ()):
+        if not comparisons:
             for note in comparison.notes:
                 console.print(note, soft_wrap=True, highlight=False)
+        comparisons.append(comparison)
         show(comparison, console)
-        files = save(comparison, out)
-        console.print(f"Wrote {', '.join(map(str, files))}.", soft_wrap=True, highlight=False)
+        save(comparison, out)
+    *_, page = write_report(comparisons, out, stem)
+    console.print(f"Requests, figures and plots are in {out}; the report is {page}.", soft_wrap=True, highlight=False)
 
 
 @app.command()

@@ -49,8 +49,7 @@ def _cells(summary: Summary) -> tuple[str, ...]:
 
 def save(comparison: Comparison, folder: Path) -> list[Path]:
     """`<scenario>-<trace>.csv` and `.json`. Raises UsageError where the folder cannot be written."""
-    name = re.sub(r"[^A-Za-z0-9.]+", "-", f"{comparison.scenario}-{Path(comparison.trace).name}").strip("-")
-    files = [folder / f"{name}.csv", folder / f"{name}.json"]
+    files = [folder / f"{stem(comparison)}.csv", folder / f"{stem(comparison)}.json"]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_csv(files[0], comparison)
@@ -60,3 +59,8 @@ def save(comparison: Comparison, folder: Path) -> list[Path]:
             f"Cannot write to {folder}: {error.strerror}.", advice="Choose another --out folder."
         ) from error
     return files
+
+
+def stem(comparison: Comparison) -> str:
+    """The beginning of a comparison's file names."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", f"{comparison.scenario}-{Path(comparison.trace).name}").strip("-")
