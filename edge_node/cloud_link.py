@@ -13,7 +13,7 @@ import grpc
 from edge_node.cloud_session import CloudSession, Exchange, Payload
 from splitvlm.crypto.identity import Identity
 from splitvlm.errors import PeerUnavailable, SplitvlmError
-from splitvlm.link.estimator import LinkEstimate, LinkEstimator
+from splitvlm.link.estimator import RESOLUTION_S, STEP, LinkEstimate, LinkEstimator
 from splitvlm.rpc.channels import connected, open_channel
 from splitvlm.rpc.limits import CHUNK_BYTES
 from splitvlm.rpc.status import from_rpc
@@ -110,15 +110,21 @@ class CloudLink:
         try:
             # A connection's own set-up must not pass for a round trip: it would hide the transfer's time for ten seconds.
             await connected(self._channel, self.peer, PROBE_TIMEOUT_S)
-            for size in (0, 0, self.estimator.probe_bytes(time.monotonic())):
-                await self._probe_once(stub, size)
+            for _ in range(2):
+                await self._probe_once(stub, 0)
+            for _ in range(2):  # another link is believed the second time: do not wait for the next round to ask again
+                before_bps = self.estimate().uplink_bps
+                seen_bps = await self._probe_once(stub, self.estimator.probe_bytes(time.monotonic()))
+                if before_bps / STEP <= seen_bps <= before_bps * STEP:
+                    break
             self.reachable = True
         except PeerUnavailable:
             self.reachable = False
         except grpc.aio.AioRpcError as error:
             self.reachable = from_rpc(error, self.peer).code not in ("peer-unavailable", "deadline")
 
-    async def _probe_once(self, stub: data_pb2_grpc.DataStub, size: int) -> None:
+    async def _probe_once(self, stub: data_pb2_grpc.DataStub, size: int) -> float:
+        """The rate that the probe saw, at least."""
         request = pb.ProbeRequest(payload=os.urandom(size))
         self._unbooked_bytes += request.ByteSize()
         started_s = time.monotonic()
@@ -129,6 +135,8 @@ class CloudLink:
             self.estimator.on_rtt(now_s - started_s - server_s, now_s)
         else:
             self.estimator.on_transfer(request.ByteSize(), None, now_s - started_s, server_s, now_s)
+        serialisation_s = now_s - started_s - server_s - self.estimate().rtt_s
+        return 8 * request.ByteSize() / max(serialisation_s, RESOLUTION_S)
 
     def _wants_probe(self) -> bool:
         return self.estimator.wants_probe(time.monotonic(), self._asked_s)

@@ -29,6 +29,10 @@ class Bottleneck:
         self._waiting: deque[tuple[float, int]] = deque()  # (departure, bytes), rising
         self._backlog_bytes = 0
 
+    def turn(self, trace: Trace) -> None:
+        """Another link from now on. What has been taken already leaves as it was booked."""
+        self._trace = trace
+
     def quantum_bytes(self, now_s: float) -> int:
         """How many bytes to take from a sender at once: one packet, or what crosses in a quantum."""
         crossing = self._trace.capacity_bytes(now_s - self._t0_s, now_s - self._t0_s + QUANTUM_S)

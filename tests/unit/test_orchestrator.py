@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.registry import CloudNode, EdgeNode, Registry
+from orchestrator.registry import CloudNode, EdgeNode, LinkSeen, Registry
 from orchestrator.tables import device_table
 from splitvlm.domain import DEVICE, TOKENS, Plan
 from splitvlm.errors import ConfigError
@@ -66,3 +66,13 @@ def test_limits_that_forbid_everything_are_named() -> None:
     strict = replace(EDGE, limits=Limits(max_accuracy_drop=0.0, cuts=frozenset({TOKENS})))
     with pytest.raises(ConfigError, match="max_accuracy_drop"):
         device_table(strict, [CLOUD], {Plan(TOKENS, "int4"): 0.5}, 1)
+
+
+def test_the_newest_link_report_of_a_known_node_is_kept() -> None:
+    known = registry()
+    known.register(EDGE)
+    seen = LinkSeen(1e6, 0.05, 0.2, {"tokens/int4": 3}, at_s=1.0)
+    known.report(EDGE.name, seen)
+    known.report(EDGE.name, replace(seen, uplink_bps=1e5, at_s=6.0))
+    known.report("stranger", seen)
+    assert known.links == {EDGE.name: replace(seen, uplink_bps=1e5, at_s=6.0)}
