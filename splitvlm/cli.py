@@ -205,6 +205,42 @@ def profile(
 
 
 @app.command()
+def plan(
+    profiles: Annotated[Path, typer.Argument(help="file written by `splitvlm profile`")],
+    rtt_ms: Annotated[float, typer.Option(min=0)] = 50.0,
+    tokens: Annotated[int, typer.Option(min=0, help="decoding steps of an answer")] = 8,
+    slowdown: Annotated[float, typer.Option(min=0.001, help="of the device, against the profile")] = 1.0,
+    speedup: Annotated[float, typer.Option(min=0.001, help="of the cloud, against the profile")] = 1.0,
+    max_accuracy_drop: Annotated[float | None, typer.Option(min=0, max=1, help="0.01 is one point")] = None,
+    privacy_floor: Annotated[str | None, typer.Option(help="the shallowest cut that may leave the device")] = None,
+    device_memory_bytes: Annotated[int | None, typer.Option(min=1)] = None,
+    every: Annotated[bool, typer.Option("--all", help="also name what was left out")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="why, with numbers")] = False,
+    png: Annotated[Path | None, typer.Option(help="a picture of the cost lines")] = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Print for which uplink rates each plan is the fastest."""
+    from rich.console import Console
+
+    from orchestrator.plan_view import as_json, draw, show, view
+    from splitvlm.domain import Cut
+    from splitvlm.planning.profilefiles import read, scaled
+    from splitvlm.planning.table import Limits
+
+    limits = Limits(
+        max_accuracy_drop=max_accuracy_drop,
+        device_memory_bytes=device_memory_bytes,
+        privacy_floor=Cut.parse(privacy_floor) if privacy_floor else None,
+    )
+    made = scaled(read(profiles), device_slowdown=slowdown, cloud_speedup=speedup)
+    seen = view(made, limits, rtt_ms / 1e3, tokens)
+    show(seen, Console(), every=every, explain=explain)
+    if png is not None:
+        draw(seen, png)
+    _write_json(json_file, as_json(seen))
+
+
+@app.command()
 def simulate(
     config: Annotated[Path, typer.Argument(help="scenario file, see examples/simulate-*.yaml")],
     trace: Annotated[list[str] | None, typer.Option(help="instead of the scenario's traces; may be repeated")] = None,

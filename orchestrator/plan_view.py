@@ -1,0 +1,209 @@
+"""`splitvlm plan`: for which uplink rates each plan is the fastest, why, and a picture of the cost lines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from splitvlm.errors import UsageError
+from splitvlm.planning.costs import CostLine
+from splitvlm.planning.profilefiles import Profiles
+from splitvlm.planning.table import Limits, build_table, envelope
+
+SLOWEST_BPS, FASTEST_BPS = 1e4, 1e8  # the axis of the picture
+COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")  # Paul Tol's bright scheme
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Uplink rates for which one line is the fastest: from `low_bps` (0: no link at all) to `high_bps` (may be infinite)."""
+
+    low_bps: float
+    high_bps: float
+    line: CostLine
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A table as it looks at one round-trip time and one length of answer."""
+
+    profiles: Profiles
+    rtt_s: float
+    n_tokens: int
+    spans: tuple[Span, ...]
+    allowed: tuple[CostLine, ...]
+    forbidden: tuple[tuple[CostLine, tuple[str, ...]], ...]
+    kept: tuple[CostLine, ...]  # in the table that a device gets
+
+
+def view(profiles: Profiles, limits: Limits, rtt_s: float, n_tokens: int) -> View:
+    """Raises ConfigError where the limits forbid every plan."""
+    lines = profiles.lines()
+    table = build_table(lines, limits, 1)
+    allowed = tuple(line for line in lines if not limits.forbidding(line))
+    walk = envelope(allowed, rtt_s, n_tokens)
+    lows = [high for high, _ in walk[1:]] + [0.0]
+    spans = tuple(Span(low, high, line) for (high, line), low in zip(walk, lows, strict=True))
+    forbidden = tuple((line, names) for line in lines if (names := limits.forbidding(line)))
+    return View(profiles, rtt_s, n_tokens, spans, allowed, forbidden, table.lines)
+
+
+def show(seen: View, console: Console, *, every: bool, explain: bool) -> None:
+    """The spans, then what was left out."""
+    title = f"{seen.profiles.model}: the fastest plan, RTT {1e3 * seen.rtt_s:g} ms, {seen.n_tokens} decoding steps"
+    table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
+    for name in ("uplink", "plan", "s there", "bytes", "drop", "MiB"):
+        table.add_column(name, justify="left" if name in ("uplink", "plan") else "right", no_wrap=True)
+    for span in seen.spans:
+        line = span.line
+        table.add_row(
+            _between(span),
+            str(line.plan),
+            _seconds(span, seen),
+            f"{line.payload_bytes}",
+            f"{100 * line.accuracy_drop:.2f}",
+            f"{line.device_memory_bytes / 2**20:.0f}",
+        )
+    console.print(table)
+    console.print(f"Drop in points of accuracy, {seen.profiles.accuracy_source}; measured on {seen.profiles.machine}.")
+    _left_out(seen, console, every)
+    if explain:
+        for sentence in reasons(seen):
+            console.print(f"- {sentence}", soft_wrap=True, highlight=False)
+
+
+def _between(span: Span) -> str:
+    if span.low_bps == 0:
+        return f"below {rate(span.high_bps)}" if math.isfinite(span.high_bps) else "any rate"
+    if math.isinf(span.high_bps):
+        return f"above {rate(span.low_bps)}"
+    return f"{rate(span.low_bps)} to {rate(span.high_bps)}"
+
+
+def _seconds(span: Span, seen: View) -> str:
+    """Latency at both ends of the span; without an end, the limit."""
+    ends = (span.low_bps, span.high_bps)
+    times = [span.line.latency_s(bps, seen.rtt_s, seen.n_tokens) if bps else None for bps in ends]
+    if times[0] is None:
+        return f"{times[1]:.3f}" if span.line.local else f"above {times[1]:.3f}"
+    return f"{times[0]:.3f} to {times[1]:.3f}" if times[0] != times[1] else f"{times[1]:.3f}"
+
+
+def rate(bps: float) -> str:
+    """`95 kbit/s`, `1.2 Mbit/s`."""
+    for unit, size in (("Gbit/s", 1e9), ("Mbit/s", 1e6), ("kbit/s", 1e3)):
+        if bps >= size:
+            return f"{bps / size:.3g} {unit}"
+    return f"{bps:.3g} bit/s"
+
+
+def _left_out(seen: View, console: Console, every: bool) -> None:
+    beaten = [line for line in seen.allowed if line not in seen.kept]
+    console.print(
+        f"{len(seen.kept)} plans in the device's table, {len(beaten)} never the fastest, {len(seen.forbidden)} forbidden."
+    )
+    if every:
+        for line in beaten:
+            console.print(f"  never the fastest: {line.plan}", highlight=False)
+        for line, names in seen.forbidden:
+            console.print(f"  forbidden: {line.plan} by {', '.join(names)}", highlight=False)
+
+
+def reasons(seen: View) -> Iterator[str]:
+    """Why one plan follows another, with the numbers of the crossing; and what the device alone means."""
+    for faster, slower in zip(seen.spans, seen.spans[1:], strict=False):
+        a, b = faster.line, slower.line
+        fewer = (a.bits_of(seen.n_tokens) - b.bits_of(seen.n_tokens)) / 8
+        at_s = [line.latency_s(math.inf, seen.rtt_s, seen.n_tokens) for line in (a, b)]
+        yield (
+            f"Below {rate(faster.low_bps)} {b.plan} is faster than {a.plan}: it sends {fewer:.0f} bytes less "
+            f"and costs {1e3 * (at_s[1] - at_s[0]):.1f} ms more besides; "
+            f"8 x {fewer:.0f} / {at_s[1] - at_s[0]:.4f} s is that rate."
+        )
+    local = [line for line in seen.allowed if line.local]
+    if not local:
+        yield "No plan runs on the device alone: in an outage there is no answer."
+        return
+    alone_s = local[0].latency_s(1.0, seen.rtt_s, seen.n_tokens)
+    if seen.spans[0].line.local:
+        best = min((line for line in seen.allowed if not line.local), default=None, key=lambda x: _limit_s(x, seen))
+        other = (
+            f"; the nearest cloud plan, {best.plan}, takes {_limit_s(best, seen):.3f} s on an endless link"
+            if best
+            else ""
+        )
+        yield f"Use one node: the device alone takes {alone_s:.3f} s{other}."
+    else:
+        yield f"The device alone takes {alone_s:.3f} s: that is what an outage costs, and what a hedge bounds."
+
+
+def _limit_s(line: CostLine, seen: View) -> float:
+    return line.latency_s(math.inf, seen.rtt_s, seen.n_tokens)
+
+
+def as_json(seen: View) -> dict[str, object]:
+    """The spans, fastest links first."""
+    return {
+        "model": seen.profiles.model,
+        "rtt_s": seen.rtt_s,
+        "tokens": seen.n_tokens,
+        "spans": [
+            {
+                "low_bps": span.low_bps,
+                "high_bps": span.high_bps if math.isfinite(span.high_bps) else None,
+                "plan": str(span.line.plan),
+                "payload_bytes": span.line.payload_bytes,
+                "accuracy_drop": span.line.accuracy_drop,
+            }
+            for span in seen.spans
+        ],
+        "table": [str(line.plan) for line in seen.kept],
+        "forbidden": {str(line.plan): names for line, names in seen.forbidden},
+    }
+
+
+def draw(seen: View, file: Path) -> None:
+    """PNG: latency over the uplink rate, the fastest plan's span coloured. Raises UsageError."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots(figsize=(9, 5), layout="constrained")
+    steps = [SLOWEST_BPS * (FASTEST_BPS / SLOWEST_BPS) ** (step / 200) for step in range(201)]
+    best = {span.line.key for span in seen.spans}
+    for line in seen.kept:
+        if line.key not in best:
+            axis.plot(steps, _times(line, steps, seen), color="0.8", lw=0.8, zorder=1)
+    for index, span in enumerate(seen.spans):
+        colour = COLOURS[index % len(COLOURS)]
+        axis.plot(steps, _times(span.line, steps, seen), color=colour, lw=1.8, label=str(span.line.plan))
+        low, high = max(span.low_bps, SLOWEST_BPS), min(span.high_bps, FASTEST_BPS)
+        if low < high:
+            axis.axvspan(low, high, color=colour, alpha=0.12, lw=0)
+    axis.set(xscale="log", yscale="log", xlabel="uplink, bit/s", ylabel="latency, s", xlim=(SLOWEST_BPS, FASTEST_BPS))
+    axis.set_title(f"{seen.profiles.model}: cost lines, RTT {1e3 * seen.rtt_s:g} ms, {seen.n_tokens} decoding steps")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False)
+    _save(figure, file)
+    pyplot.close(figure)
+
+
+def _save(figure: Any, file: Path) -> None:
+    try:
+        figure.savefig(file, dpi=130)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"Cannot write {file}: {error}.", advice="Choose a .png file in a folder that exists."
+        ) from error
+
+
+def _times(line: CostLine, rates: Sequence[float], seen: View) -> list[float]:
+    return [line.latency_s(bps, seen.rtt_s, seen.n_tokens) for bps in rates]
