@@ -1,6 +1,6 @@
 """Stages over workers, against every staging there is."""
 
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import pytest
 from hypothesis import given
@@ -25,7 +25,7 @@ def brute(layers: list[Layer], workers: list[Worker], hop: Hop, n_tokens: int) -
         for chosen in combinations(workers, count):
             for bounds in combinations(range(1, len(layers)), count - 1):
                 ends = (0, *bounds, len(layers))
-                parts = [layers[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+                parts = [layers[a:b] for a, b in pairwise(ends)]
                 if all(sum(x.memory_bytes for x in p) <= w.memory_bytes for p, w in zip(parts, chosen, strict=True)):
                     spent_s = sum(
                         (x.prefill_s + n_tokens * x.step_s) / w.speed
@@ -47,7 +47,7 @@ def test_it_is_the_best_of_all(layers, workers, hop, n_tokens):
     assert staging.latency_s == pytest.approx(expected)
     assert staging.stages[0].first == 0
     assert staging.stages[-1].end == len(layers)
-    assert all(a.end == b.first for a, b in zip(staging.stages, staging.stages[1:], strict=False))
+    assert all(a.end == b.first for a, b in pairwise(staging.stages))
 
 
 def test_one_worker_is_a_legal_answer():
