@@ -136,7 +136,7 @@ class CloudLink:
         else:
             self.estimator.on_transfer(request.ByteSize(), None, now_s - started_s, server_s, now_s)
         serialisation_s = now_s - started_s - server_s - self.estimate().rtt_s
-        return 8 * request.ByteSize() / max(serialisation_s, RESOLUTION_S)
+        return float(8 * request.ByteSize() / max(serialisation_s, RESOLUTION_S))
 
     def _wants_probe(self) -> bool:
         return self.estimator.wants_probe(time.monotonic(), self._asked_s)

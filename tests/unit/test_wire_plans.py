@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut
+from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut, Plan
 from splitvlm.errors import UsageError
-from splitvlm.planning.costs import CloudProfile, DeviceProfile, cost_lines
+from splitvlm.planning.costs import CloudProfile, CostLine, DeviceProfile, cost_lines
 from splitvlm.planning.table import Limits, PlanTable
 from splitvlm.rpc import plans
 from splitvlm.wire.v1 import control_pb2 as pb
@@ -59,3 +59,9 @@ def test_a_peer_cannot_report_an_impossible_time(seconds: float) -> None:
 def test_a_peer_cannot_report_an_unknown_cut() -> None:
     with pytest.raises(UsageError, match="is not a cut"):
         plans.device_profile_from_wire(pb.DeviceProfile(cuts=[pb.CutTime(cut="x" * 50, seconds=1)]))
+
+
+def test_a_lines_cloud_and_its_distance_cross() -> None:
+    line = CostLine(Plan.parse("tokens/int4"), 0.1, 0.0, 100, 0.0, 0.0, 0.0, 0.0, 1, 0, 0, 0.0, 0, "far", 0.08)
+    message = plans.table_to_wire(PlanTable(3, (line,)), cloud_node="far", cloud_address="127.0.0.1:1")
+    assert plans.table_from_wire(message).lines == (line,)
