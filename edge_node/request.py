@@ -1,7 +1,8 @@
 """One question from its arrival to its account: lower part, encoding, the wire, the answer's tokens.
 
 A hedged question has two runs: the plan's own, and the device alone beside it. The device's run begins when the plan has left
-the device (it must not delay the upload), and goes on from the plan's lower part where it can. The first token decides.
+the device (it must not delay the upload), and goes on from the plan's lower part where it can. The cloud answers from its
+first token on, unless the device has finished by then.
 """
 
 from __future__ import annotations
@@ -109,12 +110,18 @@ class Request:
                 await self._gave_up.wait()
         self.account.hedged = True
         tokens, self.account.hedge_s = await self._begin_beside()
+        held: list[int] = []  # until the answer is complete: the cloud's, if it comes, is finished sooner
         while True:
             token, took_s = await self._engine.next(tokens)
             self.account.hedge_s += took_s
+            if token is not None:
+                held.append(token)
+            if token is None or self._gave_up.is_set():
+                for ready in held:
+                    yield ready
+                held.clear()
             if token is None:
                 return
-            yield token
 
     async def _begin_beside(self) -> tuple[Iterator[int], float]:
         run = self._lower

@@ -7,11 +7,18 @@ import pytest
 from cloud_node.settings import CloudSettings
 from edge_node.settings import EdgeSettings
 from orchestrator.settings import OrchestratorSettings
+from orchestrator.simulator.scenario import Scenario
 from splitvlm.errors import ConfigError, UsageError
 from splitvlm.settings import Section, host_and_port, load, parse, schema
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-KINDS: dict[str, type[Section]] = {"cloud": CloudSettings, "edge": EdgeSettings, "orchestrator": OrchestratorSettings}
+KINDS: dict[str, type[Section]] = {
+    "cloud": CloudSettings,
+    "edge": EdgeSettings,
+    "orchestrator": OrchestratorSettings,
+    "simulate": Scenario,
+    "bench": Scenario,
+}
 
 
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.yaml")), ids=lambda file: file.stem)
