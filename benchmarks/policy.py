@@ -24,7 +24,7 @@ from splitvlm.errors import SplitvlmError
 
 ROOT = Path(__file__).parents[1]
 RECORDED = ROOT.parent / "shared" / "traces"
-MADE = ("constant:1mbit", "step:5mbit@60,200kbit@60", "outage:2mbit@50,10")
+MADE = ("constant:300kbit", "step:5mbit@40,600kbit@40,60kbit@40", "outage:500kbit@50,10")
 LIMIT = 1.02  # of the best fixed plan
 FLEET = ROOT / "examples" / "simulate-fleet.yaml"
 

@@ -80,7 +80,7 @@ def everyone(
 
     Adaptive pictures come with and without a hedge: where the device can answer, they may use it as freely as we do.
     """
-    yield Oracle(world, table.lines)
+    yield Oracle(world, allowed)
     yield Adaptive("adaptive", table, world.n_tokens, **options)
     yield Adaptive("adaptive-nohedge", table, world.n_tokens, **{**options, "hedging": False})
     local = _fastest_local(allowed, world.n_tokens)
