@@ -245,6 +245,11 @@ def simulate(
     config: Annotated[Path, typer.Argument(help="scenario file, see examples/simulate-*.yaml")],
     trace: Annotated[list[str] | None, typer.Option(help="instead of the scenario's traces; may be repeated")] = None,
     out: Annotated[Path, typer.Option(help="folder for CSV, JSON, plots and the page")] = Path("out"),
+    emulate: Annotated[
+        bool,
+        typer.Option("--emulate", help="also run the workload through real processes over a shaped link, and compare"),
+    ] = False,
+    json_file: JsonOption = None,
 ) -> None:
     """Replay traces under the policy, every fixed plan, JPEG by the link and the oracle. All times are simulated."""
     from rich.console import Console
@@ -257,6 +262,11 @@ def simulate(
     from splitvlm import settings
 
     console = Console()
+    if emulate:
+        from splitvlm.emulation import emulate as really
+
+        _write_json(json_file, really(settings.load(config, Scenario), trace or (), console))
+        return
     comparisons: list[Comparison] = []
     for comparison in compare(settings.load(config, Scenario), traces=trace or ()):
         if not comparisons:

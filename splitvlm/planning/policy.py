@@ -1,8 +1,8 @@
 """Picks the plan of the next request from the table and the link. Decides only; it has no clock and measures nothing.
 
 - Where the device can answer alone and hedging is allowed, the device starts beside the plan that uses the cloud, which
-  answers from its first token on unless the device has finished by then. What counts is then the expected smaller of both times, over the spread of the estimate: an
-  outage costs no more than the device's own time.
+  answers from its first token on unless the device has finished by then. What counts is then the expected smaller of
+  both times, over the outlook of the link: an outage costs no more than the device's own time.
 - Without a hedge it compares plans at the conservative end of the estimate (robustMPC: Yin et al., SIGCOMM 2015), for what
   is lost by a slow transfer is more than what is won by a fast one.
 - It changes its plan only for a gain that exceeds the margin, and the margin grows with the predictor's error: within
