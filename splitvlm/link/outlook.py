@@ -43,6 +43,7 @@ class Point(NamedTuple):
 class _Seen(NamedTuple):
     log_bps: float
     payload_bytes: float
+    bps: float
 
 
 class History:
@@ -81,7 +82,7 @@ class History:
             self._forget(self._seen.pop())
         if len(self._seen) == MAX_HISTORY:
             self._forget(self._seen.popleft())
-        one = _Seen(math.log(bps), payload_bytes)
+        one = _Seen(math.log(bps), payload_bytes, bps)
         self._seen.append(one)
         insort(self._ordered, one)
         self._last_s = now_s
@@ -94,28 +95,26 @@ class History:
         scale = max(LEAST_SCALE, math.log1p(spread))
         if len(self._seen) < LEAST_HISTORY:
             return tuple(Point(weight, level_bps * math.exp(place * scale), 0.0) for weight, place in WIDTHS)
+        level_score, last_score, usual_score = self._scores
         best = max(self._scores)
-        level, last, usual = (max(LEAST_WEIGHT, math.exp(score - best)) for score in self._scores)
+        level = max(LEAST_WEIGHT, math.exp(level_score - best))
+        last = max(LEAST_WEIGHT, math.exp(last_score - best))
+        usual = max(LEAST_WEIGHT, math.exp(usual_score - best))
         fresh = math.exp2(-age_s / AGE_HALF_LIFE_S) / (level + last + usual)
         level, last = level * fresh, last * fresh
         each = (1 - level - last) / len(SHARES)
-        median_bps = math.exp(self._ordered[len(self._ordered) // 2].log_bps)
-        return (
-            *(Point(level * weight, level_bps * math.exp(place * scale), 0.0) for weight, place in WIDTHS),
-            Point(last, math.exp(self._seen[-1].log_bps), 0.0),
-            *(Point(each, *_split(one, median_bps)) for one in self._usual()),
-        )
+        points = [Point(level * weight, level_bps * math.exp(place * scale), 0.0) for weight, place in WIDTHS]
+        points.append(Point(last, self._seen[-1].bps, 0.0))
+        median_bps = self._ordered[len(self._ordered) // 2].bps
+        for _, payload_bytes, bps in self._usual():
+            if bps * WAITED >= median_bps:
+                points.append(Point(each, bps, 0.0))
+            else:
+                points.append(Point(each, median_bps, 8 * payload_bytes * (1 / bps - 1 / median_bps)))
+        return tuple(points)
 
     def _usual(self) -> list[_Seen]:
         """The samples that stand for the history."""
         count = len(self._ordered)
-        return [self._ordered[int(share * count)] for share in SHARES]
-
-
-def _split(one: _Seen, median_bps: float) -> tuple[float, float]:
-    """A sample as rate and wait."""
-    bps = math.exp(one.log_bps)
-    if bps * WAITED >= median_bps:
-        return bps, 0.0
-    bits = 8 * one.payload_bytes
-    return median_bps, bits / bps - bits / median_bps
+        ordered = self._ordered
+        return [ordered[int(share * count)] for share in SHARES]

@@ -35,8 +35,8 @@ WORTH_HEDGING = 0.02  # a cloud plan that shortens the device's time by less is 
 SECONDS_A_DAY = 86_400.0
 BUDGET_BURST_S = 3_600.0  # an hour's share of the daily bytes may be spent at once
 
-_Point = tuple[float, float, float, float]
-"""Weight, uplink_bps, rtt_s, wait_s: one of the links that stand for the next transfer."""
+_Points = Sequence[tuple[float, float, float]]
+"""Weight, uplink_bps, wait_s of the links that stand for the next transfer."""
 
 
 class LinkView(NamedTuple):
@@ -158,10 +158,10 @@ class Policy:
         local = rows.local
         if local is None or not (self._hedging and self._latency_only):
             candidates = remote if local is None else [*remote, local]
-            row, _, reason = self._settle(candidates, _slow(link), math.inf, link.spread, now_s)
+            row, _, reason = self._settle(candidates, *_slow(link), math.inf, link.spread, now_s)
             return self._choice(row, local, link, reason)
         if remote:
-            row, _, reason = self._settle(remote, _around(link), local.fixed_s, link.spread, now_s)
+            row, _, reason = self._settle(remote, *_around(link), local.fixed_s, link.spread, now_s)
             best_bps = max(link.peak_bps, link.uplink_bps * (1 + link.spread))
             hoped_s = min(row.fixed_s + row.bits / best_bps + row.trips * link.rtt_s for row in remote)
             if hoped_s <= (1 - WORTH_HEDGING) * local.fixed_s:
@@ -172,7 +172,8 @@ class Policy:
     def _settle(
         self,
         candidates: Sequence[_Row],
-        links: Sequence[_Point],
+        rtt_s: float,
+        links: _Points,
         other_s: float,
         spread: float,
         now_s: float,
@@ -180,7 +181,7 @@ class Policy:
         """The row to use, the least cost of all, and why."""
         current, best, best_cost, current_cost = None, candidates[0], math.inf, math.inf
         for row in candidates:
-            cost = self._cost(row, links, other_s)
+            cost = self._cost(row, rtt_s, links, other_s)
             if cost < NO_WORSE * best_cost:
                 best, best_cost = row, cost
             if row.line.key == self._key:
@@ -196,18 +197,21 @@ class Policy:
         self._key, self._since_s = best.line.key, now_s
         return best, best_cost, reason
 
-    def _cost(self, row: _Row, links: Sequence[_Point], other_s: float) -> float:
+    def _cost(self, row: _Row, rtt_s: float, links: _Points, other_s: float) -> float:
         """Weighted seconds and joules, the mean over links; another run beside it is done after `other_s`."""
+        _, fixed_s, bits, trips, compute_s = row
+        fixed_s += trips * rtt_s
+        waits = 1.0 if bits else 0.0  # a plan that sends nothing waits for nothing
         total = 0.0
-        for weight, uplink_bps, rtt_s, wait_s in links:
-            send_s = row.bits / uplink_bps
-            row_s = row.fixed_s + send_s + row.trips * rtt_s + (wait_s if row.bits else 0.0)
+        for weight, uplink_bps, wait_s in links:
+            send_s = bits / uplink_bps
+            row_s = fixed_s + send_s + waits * wait_s
             seconds = row_s if row_s < other_s else other_s
             if self._latency_only:
                 total += weight * seconds
                 continue
-            idle_s = max(0.0, row_s - row.compute_s - send_s)
-            joules = self._energy.joules(row.compute_s, send_s, idle_s, row.bits)
+            idle_s = max(0.0, row_s - compute_s - send_s)
+            joules = self._energy.joules(compute_s, send_s, idle_s, bits)
             cost = self._objective.latency_weight * seconds + self._objective.energy_weight_per_j * joules
             total += weight * (
                 cost if self._deadline_s is None or seconds <= self._deadline_s else cost + _LATE * seconds
@@ -270,26 +274,18 @@ def _row(line: CostLine, n_tokens: int) -> _Row:
     return _Row(line, fixed_s, line.bits_of(n_tokens), trips, compute_s)
 
 
-def _slow(link: LinkView) -> Sequence[_Point]:
-    """The conservative end of the spread, or the outlook: a mean of times lies at its slow end."""
-    if link.outlook:
-        return _of_outlook(link)
+def _slow(link: LinkView) -> tuple[float, _Points]:
+    """Round trip, and the conservative end of the spread or the outlook: a mean of times lies at its slow end."""
     wide = 1 + link.spread
-    return ((1.0, link.uplink_bps / wide, link.rtt_s * wide, 0.0),)
-
-
-def _around(link: LinkView) -> Sequence[_Point]:
-    """The links that stand for the spread: as far below the estimate, in the logarithm, as above it."""
     if link.outlook:
-        return _of_outlook(link)
+        return link.rtt_s, link.outlook
+    return link.rtt_s * wide, ((1.0, link.uplink_bps / wide, 0.0),)
+
+
+def _around(link: LinkView) -> tuple[float, _Points]:
+    """The links that stand for the spread: as far below the estimate, in the logarithm, as above it."""
     uplink_bps, rtt_s, spread = link[:3]
+    if link.outlook:
+        return rtt_s, link.outlook
     wide = 1 + spread
-    return (
-        (0.3, uplink_bps / wide, rtt_s * wide, 0.0),
-        (0.4, uplink_bps, rtt_s, 0.0),
-        (0.3, uplink_bps * wide, rtt_s, 0.0),
-    )
-
-
-def _of_outlook(link: LinkView) -> Sequence[_Point]:
-    return [(weight, bps, link.rtt_s, wait_s) for weight, bps, wait_s in link.outlook]
+    return rtt_s, ((0.3, uplink_bps / wide, rtt_s * spread), (0.4, uplink_bps, 0.0), (0.3, uplink_bps * wide, 0.0))
