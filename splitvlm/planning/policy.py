@@ -207,15 +207,14 @@ class Policy:
             send_s = bits / uplink_bps
             row_s = fixed_s + send_s + waits * wait_s
             seconds = row_s if row_s < other_s else other_s
+            if self._deadline_s is not None and seconds > self._deadline_s:
+                total += weight * _LATE * (seconds - self._deadline_s)
             if self._latency_only:
                 total += weight * seconds
                 continue
             idle_s = max(0.0, row_s - compute_s - send_s)
             joules = self._energy.joules(compute_s, send_s, idle_s, bits)
-            cost = self._objective.latency_weight * seconds + self._objective.energy_weight_per_j * joules
-            total += weight * (
-                cost if self._deadline_s is None or seconds <= self._deadline_s else cost + _LATE * seconds
-            )
+            total += weight * (self._objective.latency_weight * seconds + self._objective.energy_weight_per_j * joules)
         return total
 
     def _reason_to_keep(self, best: float, current: float, spread: float, now_s: float) -> str:
@@ -258,7 +257,7 @@ class Policy:
         return Choice(rows.local.line.plan, rows.local.fixed_s, rows.local.fixed_s, reason)
 
 
-_LATE = 1e3  # what each second costs in a request that misses its deadline: more than any energy saved
+_LATE = 100.0  # what each second beyond the deadline costs: more than any energy saved
 
 
 def _prepare(table: PlanTable, n_tokens: int) -> _Rows:

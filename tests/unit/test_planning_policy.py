@@ -97,6 +97,18 @@ def test_where_energy_counts_the_device_starts_only_when_the_cloud_is_overdue():
     assert pressed.hedge_after_s == pytest.approx(1.1 - ALONE.latency_s(1, 1, 5))
 
 
+def test_a_deadline_makes_it_shun_the_plan_that_may_be_late():
+    """Image is faster on average, but late in one case of five; tokens never is."""
+    outlook = ((0.8, 10e6, 0.0), (0.2, 100e3, 0.0))
+    link = LinkView(10e6, 0.02, 0.1, 10e6, outlook)
+    lines = (
+        a_line("image/q75", payload_bytes=6_000, fixed_s=0.1),
+        a_line("tokens/int4", payload_bytes=1_000, fixed_s=0.3),
+    )
+    assert Policy(hedging=False).pick(PlanTable(1, lines), link, 5, 0).plan == lines[0].plan
+    assert Policy(hedging=False, deadline_s=0.5).pick(PlanTable(1, lines), link, 5, 0).plan == lines[1].plan
+
+
 def test_energy_alone_prefers_the_plan_that_computes_least():
     assert Policy(objective=Objective(0.0, 1.0)).pick(TABLE, FAST, 5, 0).plan == IMAGE.plan
 
