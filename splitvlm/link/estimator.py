@@ -86,7 +86,7 @@ class LinkEstimator:
 
     def on_rtt(self, rtt_s: float, now_s: float) -> None:
         """A round trip of next to no bytes, without the server's time."""
-        if rtt_s <= 0:
+        if not 0 < rtt_s < math.inf:
             return
         while self._rtts and self._rtts[-1][1] >= rtt_s:
             self._rtts.pop()
@@ -112,9 +112,9 @@ class LinkEstimator:
         byte sent to the first byte of the answer by the sender's clock, and `server_s` the server's own part of that.
         """
         self._heard_s = now_s
-        if payload_bytes <= 0:
-            return
         away_s = elapsed_s - server_s
+        if payload_bytes <= 0 or not math.isfinite(away_s):
+            return
         if receive_span_s is not None:
             self.on_rtt(away_s - receive_span_s, now_s)
         spanned = payload_bytes - first_frame_bytes if first_frame_bytes is not None else 0
@@ -189,7 +189,7 @@ class LinkEstimator:
 
     def on_stall(self, sent_bytes: float, elapsed_s: float, now_s: float) -> None:
         """A transfer that was given up: at most so many bytes crossed in so long. Tells something if that was slow."""
-        if elapsed_s < RESOLUTION_S or sent_bytes < 0:
+        if not RESOLUTION_S <= elapsed_s < math.inf or not 0 <= sent_bytes < math.inf:
             return
         bound_bps = 8 * sent_bytes / elapsed_s
         if bound_bps < self._level_bps():
@@ -227,7 +227,7 @@ class LinkEstimator:
         last_s = self._samples[-1].at_s  # not now: weights are relative, and must not underflow together
         total = spent = 0.0
         for at_s, bps, size in self._samples:
-            weight = size * math.exp2((at_s - last_s) / HALF_LIFE_S)
+            weight = size * math.exp2(min(0.0, at_s - last_s) / HALF_LIFE_S)
             total += weight
             spent += weight / bps
         self._level = total / spent

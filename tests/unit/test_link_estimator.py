@@ -156,3 +156,49 @@ def test_a_probe_is_short(bps):
     assert 1_024 <= estimator.probe_bytes(10) <= 16_384
     if bps > 100e3:
         assert 8 * estimator.probe_bytes(10) / bps <= 0.11
+
+
+numbers = st.floats(-10, 1e4) | st.sampled_from([math.nan, math.inf, -math.inf, 0.0])
+clock = st.floats(-1e5, 1e5)
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("rtt"), numbers, clock),
+            st.tuples(st.just("transfer"), st.integers(-5, 100_000), st.none() | numbers, numbers, numbers, clock),
+            st.tuples(st.just("stall"), numbers, numbers, clock),
+        ),
+        max_size=60,
+    )
+)
+def test_whatever_it_is_told_by_whatever_clock_the_estimate_is_a_number(told):
+    estimator = LinkEstimator()
+    for what, *values in told:
+        getattr(estimator, {"rtt": "on_rtt", "transfer": "on_transfer", "stall": "on_stall"}[what])(*values)
+        estimate = estimator.estimate(values[-1])
+        assert 0 < estimate.uplink_bps < math.inf
+        assert 0 < estimate.rtt_s < math.inf
+        assert 0 <= estimate.spread < math.inf
+        assert sum(point.weight for point in estimate.outlook) == pytest.approx(1) or not estimate.outlook
+        assert estimator.probe_bytes(values[-1]) > 0
+
+
+def test_a_stalled_upload_brings_the_estimate_down_and_a_transfer_brings_it_back():
+    estimator = settled(2e6)
+    estimator.on_stall(1_000, 2.0, 10)
+    estimator.on_stall(1_000, 2.0, 12)
+    assert estimator.estimate(12).uplink_bps < 0.2e6
+    send(estimator, 20_000, 2e6, 14)
+    send(estimator, 20_000, 2e6, 15)
+    assert estimator.estimate(15).uplink_bps > 1e6
+    estimator.on_stall(1e9, 1.0, 16)  # tells nothing: the link may have carried all of it
+    assert estimator.estimate(16).uplink_bps > 1e6
+
+
+def test_one_small_transfer_that_sat_out_an_outage_is_no_slow_link():
+    estimator = settled(2e6)
+    send(estimator, 2_000, 2e3, 10)  # 8 s for 2 kB
+    assert estimator.estimate(10).uplink_bps > 1e6
+    send(estimator, 2_000, 2e3, 20)
+    assert estimator.estimate(20).uplink_bps < 1e6
