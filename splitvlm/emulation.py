@@ -29,7 +29,7 @@ from orchestrator.simulator.scenario import Scenario
 from splitvlm.crypto.identity import Role
 from splitvlm.domain import DEVICE, IMAGE, TOKENS
 from splitvlm.errors import PeerUnavailable, UsageError
-from splitvlm.launch import Launcher
+from splitvlm.launch import Launcher, Node
 from splitvlm.link.emulator import LinkEmulator
 from splitvlm.link.tracefiles import load
 from splitvlm.link.traces import Trace
@@ -44,6 +44,7 @@ from splitvlm.wire.v1 import local_pb2 as pb
 
 CUTS = (IMAGE, TOKENS, DEVICE)
 FAST_BPS = 1e8  # the link while the overhead is measured
+PAUSE_S = 0.5  # between them, as in the run
 UNLOADED = 6  # requests of each plan over it
 LOOPBACK = ("127.0.0.1", 0)
 PICTURES = 24
@@ -86,22 +87,33 @@ async def _really(
         cloud = await launcher.start("cloud", {"orchestrator": orchestrator.address, "model": {"threads": 1}})
         fast, upstream = Trace.constant(FAST_BPS), host_and_port(cloud.address)
         async with LinkEmulator(LOOPBACK, upstream, fast, delay_s=scenario.link.rtt_s / 2) as link:
-            settings = _edge_settings(scenario, orchestrator.address, f"127.0.0.1:{link.port}")
-            edge = await launcher.start("edge", settings)
-            client = LocalClient(edge.address, launcher.identity("emulate", Role.APP))
+            asked = _questions(scenario)
+            app = launcher.identity("emulate", Role.APP)
+
+            async def edge(name: str) -> tuple[Node, LocalClient]:
+                settings = _edge_settings(name, scenario, orchestrator.address, f"127.0.0.1:{link.port}")
+                node = await launcher.start("edge", settings)
+                return node, LocalClient(node.address, app)
+
+            node, client = await edge("edge-unloaded")
             try:
-                plans = await _plans(client)
-                asked = _questions(scenario)
-                overhead_s = await _overhead(client, scenario, profiles, plans, asked)
-                link.up.bottleneck.turn(trace)
+                overhead_s = await _overhead(client, scenario, profiles, await _plans(client), asked)
+            finally:
+                await client.close()
+                await node.stop()
+            link.up.bottleneck.turn(trace)
+            _, client = await edge("edge-1")  # a fresh one: its estimate of the link begins as the simulation's does
+            try:
+                await _plans(client)
                 return await _ask_all(client, scenario, asked, link.t0_s, console), overhead_s
             finally:
                 await client.close()
 
 
-def _edge_settings(scenario: Scenario, orchestrator: str, link: str) -> dict[str, object]:
+def _edge_settings(name: str, scenario: Scenario, orchestrator: str, link: str) -> dict[str, object]:
     planning = scenario.planning.model_dump(exclude={"cuts"}, exclude_none=True)
     return {
+        "node": name,
         "orchestrator": orchestrator,
         "cloud": link,
         "model": {"threads": 1},
@@ -144,6 +156,7 @@ async def _overhead(
     for plan in plans:
         extra = []
         for picture, question in asked[:UNLOADED]:
+            await asyncio.sleep(PAUSE_S)
             account = await _ask(client, picture, question, plan)
             line_s = lines[plan].latency_s(FAST_BPS, scenario.link.rtt_s, scenario.requests.tokens)
             extra.append(account.total_s - line_s)

@@ -1,6 +1,6 @@
 """Measures a node's own part at its start: seconds of every stage, cost of every codec level, bytes on drawn pictures.
 
-One warm-up, then medians over a few pictures. Stage times come from one request through the deepest (device) or shallowest
+One warm-up, then medians over a few pictures, each after a pause. Stage times come from one request through the deepest (device) or shallowest
 (cloud) cut, added up below or above each other cut, so that a model of 40 cuts is measured as quickly as one of 4. A codec's
 cost is measured at the first, middle and last cut of each kind and borrowed from the nearest of those by the others.
 """
@@ -27,6 +27,7 @@ from splitvlm.planning.costs import CloudProfile, DeviceProfile
 from splitvlm.settings import ModelChoice
 
 PICTURES = 3
+PAUSE_S = 0.1  # before a request: questions come one by one, to caches that are cold by then (a fifth slower, measured)
 STEPS = 3  # decoding steps of each request
 MAX_PIXELS = 64 * 2**20
 Asked = tuple[Image.Image, str]
@@ -116,6 +117,7 @@ def _stages(
     prefills: defaultdict[str, list[float]] = defaultdict(list)
     steps: defaultdict[str, list[float]] = defaultdict(list)
     for number, one in enumerate((asked[0], *asked)):
+        time.sleep(PAUSE_S)
         with _listening(part) as heard:
             for phase, _ in enumerate(run(one)):
                 if number:  # the first request warms up
@@ -178,6 +180,8 @@ def _encoding(
         for one in asked:
             lower = None if cut == IMAGE else part.lower(*one, cut)
             for level in codec.levels(cut):
+                if lower is None:
+                    time.sleep(PAUSE_S)
                 started_s = time.perf_counter()
                 if lower is None:
                     data = encode_picture(part.picture(one[0]), level)

@@ -70,6 +70,11 @@ class _Sample(NamedTuple):
 class LinkEstimator:
     """Takes observations as they come and estimates whenever asked. One object a device and cloud node."""
 
+    __slots__ = (
+        "_errors", "_heard_s", "_history", "_level", "_peaks", "_prior_bps", "_prior_rtt_s", "_rtts", "_samples",
+        "_sat_out", "_streak",
+    )  # fmt: skip
+
     def __init__(self, *, prior_uplink_bps: float = 5e6, prior_rtt_s: float = 0.05) -> None:
         """The priors stand until something is measured. Optimism goes to the rate's where no better peak is known."""
         self._prior_bps = prior_uplink_bps

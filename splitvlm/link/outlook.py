@@ -18,7 +18,7 @@ from bisect import bisect_left, insort
 from collections import deque
 from typing import NamedTuple
 
-MAX_HISTORY = 48  # samples
+MAX_HISTORY = 32  # samples
 LEAST_HISTORY = 4  # below it there is only the level
 APART_S = 0.5  # samples nearer in time are one
 MEMORY = 0.96  # of the scores, a sample: the last 25 count
@@ -48,6 +48,8 @@ class _Seen(NamedTuple):
 
 class History:
     """Rates as they came, and how well each predictor foretold them."""
+
+    __slots__ = ("_last_s", "_ordered", "_scores", "_seen")
 
     def __init__(self) -> None:
         self._seen: deque[_Seen] = deque()
