@@ -232,6 +232,10 @@ def _compared(
         plans[plan] = dict(zip(("simulated", "simulated_mean_s", "real", "real_mean_s"), row, strict=True))
         table.add_row(plan, str(row[0]), f"{row[1]:.3f}", str(row[2]), f"{row[3]:.3f}")
     console.print(table)
+    extra = ", ".join(f"{plan} {1e3 * seconds:.0f}" for plan, seconds in overhead_s.items())
+    console.print(f"Added to the lines, as measured unloaded over a fast link, ms: {extra}", soft_wrap=True)
+    won = [sum(one.device_won for one in simulated), sum(one.device_won for one in ran)]
+    console.print(f"Answered by the device: simulated {won[0]}, really {won[1]}")
     difference = f"{100 * (sim_s / real_s - 1):+.1f} %"
     console.print(
         f"{len(ran)} requests: simulated mean {sim_s:.3f} s, real mean {real_s:.3f} s, difference {difference}"

@@ -1,8 +1,9 @@
 """Measures a node's own part at its start: seconds of every stage, cost of every codec level, bytes on drawn pictures.
 
-One warm-up, then medians over a few pictures, each after a pause. Stage times come from one request through the deepest (device) or shallowest
-(cloud) cut, added up below or above each other cut, so that a model of 40 cuts is measured as quickly as one of 4. A codec's
-cost is measured at the first, middle and last cut of each kind and borrowed from the nearest of those by the others.
+One warm-up, then medians over a few pictures, each after a pause. Stage times come from one request through the deepest
+(device) or shallowest (cloud) cut, added up below or above each other cut, so that a model of 40 cuts is measured as
+quickly as one of 4. A codec's cost is measured at the first, middle and last cut of each kind and borrowed from the
+nearest of those by the others.
 """
 
 from __future__ import annotations
