@@ -66,6 +66,8 @@ def emulate(scenario: Scenario, traces: Sequence[str], console: Console) -> list
         raise UsageError(
             "An emulated run has one device and one cloud.", advice="Set devices.count to 1, name one cloud."
         )
+    if scenario.arrivals.kind != "every":
+        raise UsageError("An emulated run asks at a camera's rate.", advice="Set arrivals.kind to `every`.")
     alone = scenario.model_copy(update={"clouds": [scenario.clouds[0].model_copy(update={"speedup": 1.0})]})
     links = {name: load(name).up for name in traces or scenario.link.traces}
     profiles = profile(ModelChoice(name="scenes", threads=1), PICTURES, None)
