@@ -26,7 +26,8 @@ from splitvlm.scenes.tokenizer import BOS, EOS, FAKE, GLOBAL, IMAGE
 LABELS = (*microscopy.LABELS, *aerial.LABELS, *road.LABELS)  # the classes of the grids
 QUESTIONS_A_PICTURE = 10
 COUNTING = ("cells", "infected cells", "red cells", "other cells", "houses", "red roofs", "pedestrians", "cars")
-WEIGHTS = {**dict.fromkeys(COUNTING, 3.0), "cells": 4.0, "houses": 4.0, "caption": 3.0, "domain": 0.3, "absent": 1.5}
+WEIGHTS = {**dict.fromkeys(COUNTING, 3.0), "cells": 5.0, "red cells": 4.0, "houses": 4.0, "domain": 0.3, "absent": 1.5}
+WEIGHTS |= {"caption": 4.0, "position": 4.0, "comparison": 10.0}  # position with 1: left from right in 85 % only
 RECODED_SHARE = 0.3  # of pictures that go through JPEG, as on one of the system's plans
 PREFIX = f"{BOS}User:{FAKE}{GLOBAL}{IMAGE * VISUAL_TOKENS}{FAKE}"
 ASIDE = -100  # label of tokens without loss

@@ -45,6 +45,7 @@ class Options:
     precision: str
     resume: bool
     start: Path | None
+    enter: float
     compile: bool
 
     @property
@@ -147,7 +148,7 @@ def lecture(options: Options, student: Student, words: PreTrainedTokenizerFast) 
 
 
 def progress_of(options: Options, student: Student) -> float:
-    """The share of the run that is done. A warm start enters where all parts learn together."""
+    """The share of the run that is done. A warm start enters where all parts learn together, or later."""
     if options.steps is not None:
         share = student.step / options.steps
     else:
@@ -157,7 +158,7 @@ def progress_of(options: Options, student: Student) -> float:
 
 
 def began(options: Options) -> float:
-    return lessons.FROZEN_UNTIL if options.start else 0.0
+    return options.enter if options.start else 0.0
 
 
 def run(options: Options) -> None:
@@ -215,6 +216,12 @@ def parse(arguments: list[str] | None = None) -> Options:
     parser.add_argument("--batch", type=int, default=24, help="pictures a step")
     parser.add_argument("--precision", choices=("auto", "bf16", "fp32"), default="auto")
     parser.add_argument("--start", type=Path, help="begin with the weights of this checkpoint of another run")
+    parser.add_argument(
+        "--enter",
+        type=float,
+        default=lessons.FROZEN_UNTIL,
+        help="where in the course of the rates (0 to 1) a warm start enters; later is gentler",
+    )
     compiles = shutil.which("g++") is not None
     parser.add_argument(
         "--compile",
