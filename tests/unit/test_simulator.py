@@ -81,7 +81,7 @@ def test_nobody_beats_the_oracle_and_all_answer_every_request():
         for summary in comparison.summaries:
             assert summary.requests == 60
             assert summary.mean_s >= oracle.mean_s * (1 - 1e-9), summary.contender
-            assert summary.accuracy_drop <= 0.02
+            assert summary.accuracy_drop <= 0.02 + 1e-9  # a mean of sixty such drops
 
 
 def test_the_same_seed_gives_the_same_requests():
