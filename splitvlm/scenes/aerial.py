@@ -120,10 +120,10 @@ def ask(scene: Scene, rng: np.random.Generator) -> list[Question]:
         corner = found[0].corner if found else "nowhere"
         if corner:
             asked.append(Question("position", put(rng, phrases.WHERE, the=f"the {name}"), corner))
-    return asked + _beside(rng, scene)
+    return asked + beside(rng, scene)
 
 
-def _beside(rng: np.random.Generator, scene: Scene) -> list[Question]:
+def beside(rng: np.random.Generator, scene: Scene) -> list[Question]:
     """Which of two landmarks is further to one side, where they are well apart."""
     found = [thing for thing in scene.things if thing.name in LANDMARKS]
     if len(found) < 2:

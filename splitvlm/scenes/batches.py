@@ -28,14 +28,19 @@ QUESTIONS_A_PICTURE = 10
 COUNTING = ("cells", "infected cells", "red cells", "other cells", "houses", "red roofs", "pedestrians", "cars")
 WEIGHTS = {**dict.fromkeys(COUNTING, 3.0), "cells": 5.0, "red cells": 4.0, "houses": 4.0, "domain": 0.3, "absent": 1.5}
 WEIGHTS |= {"caption": 4.0, "position": 4.0, "comparison": 10.0}  # position with 1: left from right in 85 % only
+BESIDES_A_PICTURE = 5  # left or right of another landmark: what is learned last
 RECODED_SHARE = 0.3  # of pictures that go through JPEG, as on one of the system's plans
 PREFIX = f"{BOS}User:{FAKE}{GLOBAL}{IMAGE * VISUAL_TOKENS}{FAKE}"
 ASIDE = -100  # label of tokens without loss
+NEAR_TOKENS = 4
 
 
 @dataclass(frozen=True)
 class Batch:
-    """pixels uint8 (B, 256, 256, 3); ids, positions, labels (B, L); mask bool (B, 1, L, L); grids (B, cells, C)."""
+    """pixels uint8 (B, 256, 256, 3); ids, positions, labels (B, L); mask bool (B, 1, L, L); grids (B, cells, C).
+
+    places, differences float32 (B, L): see `places_of`; NaN where a token has no such lesson.
+    """
 
     pixels: torch.Tensor
     ids: torch.Tensor
@@ -44,6 +49,8 @@ class Batch:
     mask: torch.Tensor
     patch_grid: torch.Tensor
     token_grid: torch.Tensor
+    places: torch.Tensor
+    differences: torch.Tensor
 
 
 class Batches(Dataset[Batch]):
@@ -61,14 +68,33 @@ class Batches(Dataset[Batch]):
         for place in range(self.batch):
             index = step * self.batch + place
             scenes.append(draw(TRAINED[index % len(TRAINED)], training_seed(self.seed, index)))
-        packed = [pack(self.tokenizer, ask(s, rng, QUESTIONS_A_PICTURE, WEIGHTS)) for s in scenes]
+        questions = [asked(scene, rng) for scene in scenes]
+        packed = [pack(self.tokenizer, some) for some in questions]
         pixels = np.stack([np.asarray(recoded(s.image, rng)) for s in scenes])
+        ids, positions, labels, mask = stack(packed, self.tokenizer.pad_token_id)
+        lessons = np.full((2, *ids.shape), np.nan, np.float32)
+        names = landmark_ids(self.tokenizer)
+        for row, (scene, one, some) in enumerate(zip(scenes, packed, questions, strict=True)):
+            lessons[:, row, : len(one.ids)] = places_of(scene, one, some, names)
         return Batch(
             torch.from_numpy(pixels),
-            *stack(packed, self.tokenizer.pad_token_id),
+            ids,
+            positions,
+            labels,
+            mask,
             patch_grid=torch.from_numpy(np.stack([grid(s, PATCH_GRID) for s in scenes])),
             token_grid=torch.from_numpy(np.stack([grid(s, TOKEN_GRID) for s in scenes])),
+            places=torch.from_numpy(lessons[0]),
+            differences=torch.from_numpy(lessons[1]),
         )
+
+
+def asked(scene: Scene, rng: np.random.Generator) -> list[Question]:
+    """The questions about one picture of a lesson: as `ask` draws them, and more of the relation that is learned last."""
+    questions = ask(scene, rng, QUESTIONS_A_PICTURE, WEIGHTS)
+    if scene.domain == aerial.NAME:
+        questions += [question for _ in range(BESIDES_A_PICTURE) for question in aerial.beside(rng, scene)]
+    return questions
 
 
 @dataclass(frozen=True)
@@ -94,6 +120,32 @@ def pack(tokenizer: PreTrainedTokenizerBase, questions: list[Question]) -> Packe
         packed.labels.extend([ASIDE] * (len(asked) - 1) + answer)
         packed.blocks.extend([block] * len(tokens))
     return packed
+
+
+def landmark_ids(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
+    """The token of each landmark's name, which is one word."""
+    return {tokenizer.encode(f" {name}", add_special_tokens=False)[0]: name for name in aerial.LANDMARKS}
+
+
+def places_of(scene: Scene, packed: Packed, questions: list[Question], names: dict[int, str]) -> np.ndarray:
+    """float32 (2, L): the abscissa of each landmark that is named, at its name; what a second one's is more than the
+    first's, from its name on for NEAR_TOKENS. From -1 to 1, and -2 to 2; NaN elsewhere.
+
+    Left of and right of need both at once: from answers alone the language model stays at chance for thousands of steps.
+    """
+    abscissa = {thing.name: 2 * thing.x / EDGE - 1 for thing in scene.things if thing.name in aerial.LANDMARKS}
+    lessons = np.full((2, len(packed.ids)), np.nan, np.float32)
+    seen: dict[int, float] = {}
+    for place, (token, block) in enumerate(zip(packed.ids, packed.blocks, strict=True)):
+        x = abscissa.get(names.get(token, ""))
+        if x is None or not block:
+            continue
+        lessons[0, place] = x
+        if block in seen and questions[block - 1].kind == "comparison":
+            end = place + NEAR_TOKENS
+            lessons[1, place:end] = np.where(np.array(packed.blocks[place:end]) == block, x - seen[block], np.nan)
+        seen.setdefault(block, x)
+    return lessons
 
 
 def stack(packed: list[Packed], pad: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -14,7 +14,7 @@ from torch.nn import functional
 from transformers import SmolVLMForConditionalGeneration
 
 from splitvlm.scenes.batches import ASIDE, Batch
-from splitvlm.scenes.network import VISUAL_TOKENS, GridHeads
+from splitvlm.scenes.network import VISUAL_TOKENS, GridHeads, PlaceHeads
 
 TOWER_UNTIL = 0.22  # of the run: the grids only
 FROZEN_UNTIL = 0.26  # of the run: the tower rests
@@ -23,7 +23,17 @@ LAST_RATE = 0.01  # of the peak rate, at the end
 GRID_WEIGHT = 40.0  # a grid has few ones: its mean loss is small, and with a weight of 4 the tower stops improving
 POSITIVE_WEIGHT = 2.0
 LAST_GRID_SHARE = 0.1
+PLACE_WEIGHT = 5.0  # of the squared errors of places and differences
 IMAGE_START = 5  # where the first visual token stands: <|im_start|> User : <fake> <global-img>
+
+
+class Heads(nn.Module):
+    """What only training has."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.grids = GridHeads(classes)
+        self.places = PlaceHeads()
 
 
 def rate(progress: float, began: float = 0.0) -> float:
@@ -42,20 +52,26 @@ def grid_share(progress: float) -> float:
 
 
 def losses(
-    model: SmolVLMForConditionalGeneration, heads: GridHeads, batch: Batch, progress: float
+    model: SmolVLMForConditionalGeneration, heads: Heads, batch: Batch, progress: float, resting: bool = False
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """The loss to follow, and the figures to show: grid loss, answer loss, share of right answer tokens."""
-    frozen = TOWER_UNTIL <= progress < FROZEN_UNTIL
+    """The loss to follow, and the figures to show: grid, answer and place losses, share of right answer tokens.
+
+    `resting`: tower and connector stay as they are, and only the language model learns.
+    """
+    frozen = resting or TOWER_UNTIL <= progress < FROZEN_UNTIL
     with torch.set_grad_enabled(not frozen):
         patches = model.model.vision_model(pixel_values=normalised(batch.pixels)).last_hidden_state
-    tokens = model.model.connector(patches)
-    grid = grid_loss(heads, patches, tokens, batch)
-    shown = {"grid": float(grid.detach())}
-    loss = GRID_WEIGHT * grid_share(progress) * grid
+    with torch.set_grad_enabled(not resting):
+        tokens = model.model.connector(patches)
+    loss, shown = torch.zeros(()), {}
+    if not resting:
+        grid = grid_loss(heads.grids, patches, tokens, batch)
+        shown["grid"] = float(grid.detach())
+        loss = GRID_WEIGHT * grid_share(progress) * grid
     if progress >= TOWER_UNTIL:
-        answer, right = answer_loss(model, tokens, batch)
-        loss = loss + answer
-        shown |= {"answer": float(answer.detach()), "right": right}
+        answer, right, place = answer_loss(model, heads.places, tokens, batch)
+        loss = loss + answer + PLACE_WEIGHT * place
+        shown |= {"answer": float(answer.detach()), "right": right, "place": float(place.detach())}
     return loss, shown
 
 
@@ -76,21 +92,33 @@ def grid_loss(heads: GridHeads, patches: torch.Tensor, tokens: torch.Tensor, bat
 
 
 def answer_loss(
-    model: SmolVLMForConditionalGeneration, tokens: torch.Tensor, batch: Batch
-) -> tuple[torch.Tensor, float]:
-    """Cross-entropy on the tokens of the answers, behind the visual tokens (B, 64, width)."""
+    model: SmolVLMForConditionalGeneration, heads: PlaceHeads, tokens: torch.Tensor, batch: Batch
+) -> tuple[torch.Tensor, float, torch.Tensor]:
+    """Cross-entropy on the tokens of the answers, behind the visual tokens (B, 64, width), and the error of places."""
     words = model.get_input_embeddings()(batch.ids)
     after = IMAGE_START + VISUAL_TOKENS
     embedded = torch.cat([words[:, :IMAGE_START], tokens.to(words.dtype), words[:, after:]], dim=1)
     barred = torch.zeros(batch.mask.shape, dtype=embedded.dtype).masked_fill_(~batch.mask, -1e9)
-    states = model.model.text_model(
-        inputs_embeds=embedded, attention_mask=barred, position_ids=batch.positions, use_cache=False
-    ).last_hidden_state
+    run = model.model.text_model(
+        inputs_embeds=embedded,
+        attention_mask=barred,
+        position_ids=batch.positions,
+        use_cache=False,
+        output_hidden_states=True,
+    )
     asked = batch.labels != ASIDE
-    logits = model.lm_head(states[asked]).float()
+    logits = model.lm_head(run.last_hidden_state[asked]).float()
     labels = batch.labels[asked]
     right = (logits.argmax(-1) == labels).float().mean()
-    return functional.cross_entropy(logits, labels), float(right)
+    said = heads(run.hidden_states)
+    place = sum((_error(*pair) for pair in zip(said, (batch.places, batch.differences), strict=True)), torch.zeros(()))
+    return functional.cross_entropy(logits, labels), float(right), place
+
+
+def _error(said: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+    """Mean squared error where there is something to learn (not NaN)."""
+    known = ~true.isnan()
+    return functional.mse_loss(said[known].float(), true[known]) if known.any() else torch.zeros(())
 
 
 class Average:

@@ -75,3 +75,23 @@ class GridHeads(nn.Module):
 
     def forward(self, patches: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return self.patches(patches), self.tokens(tokens)
+
+
+class PlaceHeads(nn.Module):
+    """Says where a named landmark stands, and how far two that are compared are apart, from inner states of the text model.
+
+    Only training has these. PLACES_AFTER and DIFFERENCES_AFTER layers: a comparison can't be made before its places are known.
+    """
+
+    PLACES_AFTER = 2
+    DIFFERENCES_AFTER = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = nn.Linear(TEXT["hidden_size"], 1)
+        self.differences = nn.Linear(TEXT["hidden_size"], 1)
+
+    def forward(self, states: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, L) each, from the states before each layer and after the last."""
+        places, differences = self.places(states[self.PLACES_AFTER]), self.differences(states[self.DIFFERENCES_AFTER])
+        return places[..., 0], differences[..., 0]

@@ -46,6 +46,7 @@ class Options:
     resume: bool
     start: Path | None
     enter: float
+    rest: bool
     compile: bool
 
     @property
@@ -59,7 +60,7 @@ class Student:
     """All that changes during a run."""
 
     model: SmolVLMForConditionalGeneration
-    heads: network.GridHeads
+    heads: lessons.Heads
     optimizer: torch.optim.Optimizer
     average: lessons.Average
     step: int = 0
@@ -93,11 +94,14 @@ def enrol(options: Options, words: PreTrainedTokenizerFast) -> Student:
     if options.compile:
         model.model.vision_model.compile()
         model.model.text_model.compile()
-    heads = network.GridHeads(len(LABELS))
+    heads = lessons.Heads(len(LABELS))
     if options.start:
         earlier = torch.load(options.start, weights_only=True)
         model.load_state_dict(earlier["average"])
         heads.load_state_dict(earlier["heads"])
+    if options.rest:
+        model.model.vision_model.requires_grad_(False)
+        model.model.connector.requires_grad_(False)
     named = [*model.named_parameters(), *heads.named_parameters()]
     matrices = [p for name, p in named if p.dim() > 1 and "embed" not in name]
     others = [p for name, p in named if p.dim() <= 1 or "embed" in name]
@@ -109,12 +113,12 @@ def enrol(options: Options, words: PreTrainedTokenizerFast) -> Student:
     return student
 
 
-def teach(student: Student, batch: Batch, progress: float, low: bool, began: float = 0.0) -> dict[str, float]:
+def teach(student: Student, batch: Batch, progress: float, low: bool, options: Options) -> dict[str, float]:
     """One step."""
     for group in student.optimizer.param_groups:
-        group["lr"] = PEAK_RATE * lessons.rate(progress, began)
+        group["lr"] = PEAK_RATE * lessons.rate(progress, began(options))
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=low):
-        loss, shown = lessons.losses(student.model, student.heads, batch, progress)
+        loss, shown = lessons.losses(student.model, student.heads, batch, progress, options.rest)
     loss.backward()
     parameters = [p for group in student.optimizer.param_groups for p in group["params"]]
     nn.utils.clip_grad_norm_(parameters, CLIP)
@@ -173,7 +177,7 @@ def run(options: Options) -> None:
     saved_s = student.spent_s
     while (progress := progress_of(options, student)) < 1 and not stop:
         start = time.perf_counter()
-        shown = teach(student, next(batches), progress, low, began(options))
+        shown = teach(student, next(batches), progress, low, options)
         student.spent_s += time.perf_counter() - start
         if student.step % SHOW_EVERY == 0:
             figures = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())
@@ -222,6 +226,7 @@ def parse(arguments: list[str] | None = None) -> Options:
         default=lessons.FROZEN_UNTIL,
         help="where in the course of the rates (0 to 1) a warm start enters; later is gentler",
     )
+    parser.add_argument("--rest", action="store_true", help="tower and connector rest: only the language model learns")
     compiles = shutil.which("g++") is not None
     parser.add_argument(
         "--compile",
