@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install demo test test-slow lint proto proto-check bench-overhead bench-policy bench-link bench-emulated clean
+.PHONY: install demo test test-slow lint proto proto-check bench-overhead bench-policy bench-link bench-emulated bench-codec clean
 
 install: $(STAMP)
 
@@ -39,6 +39,9 @@ proto-check: proto
 
 bench-overhead: install
 	$(BIN)/python benchmarks/overhead.py
+
+bench-codec: install
+	$(BIN)/python benchmarks/codec.py --plot docs/codec.png
 
 bench-emulated: install
 	$(BIN)/python benchmarks/emulated.py

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from splitvlm.calibration import codec_of
 from splitvlm.codec import decode_picture, encode_picture
 from splitvlm.codec.codec import Codec
-from splitvlm.domain import IMAGE, TOKENS, Cut, CutKind, Plan
+from splitvlm.domain import IMAGE, Cut, CutKind, Plan
 from splitvlm.errors import UsageError
-from splitvlm.model.loading import load_cloud, load_device, model_file, read_spec
+from splitvlm.model.loading import load_cloud, load_device, model_file
 from splitvlm.model.parts import CloudPart, DevicePart, LowerRun, UpperRun
 from splitvlm.variants.evaluation import Example, normalised
 
@@ -39,13 +39,6 @@ class _Parts:
     cloud: CloudPart
     codec: Codec
     tallies: defaultdict[Plan, _Tally] = field(default_factory=lambda: defaultdict(_Tally))
-
-
-def middle_cuts(name: str) -> tuple[Cut, ...]:
-    """`image`, the middle of the tower, `tokens`, the middle of the language model."""
-    spec = read_spec(name)
-    vision, lm = (max(1, layers // 2) for layers in (spec.vision_layers, spec.lm_layers))
-    return IMAGE, Cut(CutKind.VISION, vision), TOKENS, Cut(CutKind.LM, lm)
 
 
 def measure_plans(

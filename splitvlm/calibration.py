@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from splitvlm.codec.calibration import FILE, write
 from splitvlm.codec.codec import Codec
-from splitvlm.codec.klt import Basis, basis_of
-from splitvlm.domain import TOKENS
+from splitvlm.codec.klt import Basis, quantised, transform_of
+from splitvlm.codec.learning import learn
+from splitvlm.codec.levels import KLT_STEPS
+from splitvlm.domain import IMAGE, TOKENS, Cut, CutKind
 from splitvlm.errors import UsageError
 from splitvlm.model.boundary import HIDDEN
-from splitvlm.model.loading import load_device, model_file, model_folder
+from splitvlm.model.loading import load_device, middle_cuts, model_file, model_folder
+from splitvlm.model.parts import DevicePart
 from splitvlm.model.pictures import open_picture
 from splitvlm.model.sensitivity import sensitivity
 from splitvlm.pictures import samples
@@ -23,6 +30,7 @@ from splitvlm.pictures import samples
 QUESTION = "What is in the picture?"
 SEED = 10_000  # of the drawn pictures: others than those of profiles
 Array = np.ndarray[Any, Any]
+MOST_TOKENS = 80_000  # that densities are learned from: what more of them gain is below a percent
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 TOKENS_PER_CHANNEL = 4  # fewer make a covariance of noise
 
@@ -32,20 +40,36 @@ def codec_of(model: str) -> Codec:
     return Codec.from_file(model_file(model, FILE))
 
 
-def calibrate(model: str, images: Path | None, number: int) -> Path:
-    """Learn the basis at `tokens` from so many pictures, and write it beside the weights. Raises UsageError."""
+def calibrate(model: str, images: Path | None, number: int, workers: int = 1) -> Path:
+    """Learn transform and densities at the middle cuts and at `tokens` from so many pictures; writes them beside the weights.
+
+    Raises UsageError.
+    """
     folder = model_folder(model)
     if folder is None:
         raise UsageError(f"{model} has no folder to keep a calibration in.", advice="Save it to a folder first.")
-    part = load_device(model, [TOKENS])
+    cuts = [cut for cut in middle_cuts(model) if cut != IMAGE]
+    part = load_device(model, [max(cuts, key=lambda cut: cut.depth)])
     asked = list(_in_folder(images, number) if images else samples(number, model, seed=SEED))
-    features = [part.lower(*one, TOKENS).boundary[HIDDEN].float().numpy() for one in asked]
+    bases = {}
+    for cut in cuts:
+        features = [part.lower(*one, cut).boundary[HIDDEN].float().numpy() for one in asked]
+        bases[cut] = _basis(
+            features, _stride(part, cut, features[0], asked[0]), sensitivity(model, asked, cut), workers
+        )
     path = folder / FILE
-    write(path, {TOKENS: _basis(features, sensitivity(model, asked))})
+    write(path, bases)
     return path
 
 
-def _basis(features: Iterable[Array], sensitivity_CC: Array) -> Basis:
+def _stride(part: DevicePart, cut: Cut, features: Array, one: tuple[Image.Image, str]) -> int:
+    """Tokens in a row of the picture's grid, as they stand at the cut."""
+    if cut.kind is CutKind.LM:  # the visual tokens stand in the prompt as they stand at `tokens`
+        features = part.lower(*one, TOKENS).boundary[HIDDEN].numpy()
+    return _row(features.shape[-2])
+
+
+def _basis(features: Sequence[Array], stride: int, sensitivity_CC: Array, workers: int) -> Basis:
     stacked = [one.reshape(-1, one.shape[-1]) for one in features]
     x_NC = np.concatenate(stacked) if stacked else np.empty((0, 1), np.float32)
     if len(x_NC) < TOKENS_PER_CHANNEL * x_NC.shape[1]:
@@ -53,7 +77,22 @@ def _basis(features: Iterable[Array], sensitivity_CC: Array) -> Basis:
             f"{len(stacked)} pictures are too few: they give {len(x_NC)} tokens for {x_NC.shape[1]} channels.",
             advice="Give more pictures.",
         )
-    return basis_of(x_NC, sensitivity_CC)
+    transform = transform_of(x_NC, sensitivity_CC)
+    seen = stacked[: max(1, MOST_TOKENS * len(stacked) // len(x_NC))]
+    with ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
+        learning = {
+            level: pool.submit(learn, [quantised(x_TC, transform, level).astype(np.int32) for x_TC in seen], stride)
+            for level in KLT_STEPS
+        }
+        return Basis(transform, {level: future.result() for level, future in learning.items()})
+
+
+def _row(num_tokens: int) -> int:
+    """Tokens in a row of a square grid. Of another grid no rows are known here: a token's neighbours stand beside it."""
+    side = math.isqrt(num_tokens)
+    return side if side * side == num_tokens else 1
 
 
 def _in_folder(folder: Path, number: int) -> Iterator[tuple[Image.Image, str]]:

@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from splitvlm.accuracy import measure_plans, middle_cuts
+from splitvlm.accuracy import measure_plans
 from splitvlm.errors import UsageError
-from splitvlm.model.loading import load_whole
+from splitvlm.model.loading import load_whole, middle_cuts
 from splitvlm.variants.evaluation import Example, drawn, measure, read
 
 

@@ -13,12 +13,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from splitvlm.accuracy import middle_cuts, read_accuracy
+from splitvlm.accuracy import read_accuracy
 from splitvlm.calibration import codec_of
 from splitvlm.codec import encode_picture
 from splitvlm.codec.codec import Codec
 from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut, CutKind, Plan
-from splitvlm.model.loading import load_cloud, load_device
+from splitvlm.model.loading import load_cloud, load_device, middle_cuts
 from splitvlm.model.parts import DevicePart
 from splitvlm.pictures import samples
 from splitvlm.planning.costs import DeviceProfile, nearest_drops

@@ -4,10 +4,13 @@
     form 0  planes        rest = byte planes (lossless.py)
     form 1  runs          rest = runs of the values
     form 2  steps         rest = runs of the differences: positions 0, 1, 2, ... are one run
+    form 3  bits          rest = width u8 · runs varint · repeats · bits       non-negative values of `width` bits each
+    repeats := bytes varint · varints = (runs since the last repeat, length - 2) for each run that is longer than one
     runs := bytes varint · block[varints]       varints = (zigzag(value - last run's value), length - 1) for each run
 
-A prompt's ids hold a run of 64 to 1,000 equal image-token ids, which costs a few bytes. The smallest form is taken. Runs
-whose varints are longer than the values themselves (by more than _ROOM) are not formed, and not accepted.
+A prompt's ids hold a run of 64 to 1,000 equal image-token ids, which costs a few bytes; its other ids cost the bits of a
+vocabulary. The smallest form is taken. Runs whose varints are longer than the values themselves (by more than _ROOM) are not
+formed, and not accepted.
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ I64 = npt.NDArray[np.int64]
 _PLANES: Final = 0
 _RUNS: Final = 1
 _STEPS: Final = 2
+_BITS: Final = 3
+_MOST_BITS: Final = 32
 _ROOM: Final = 32
 
 
@@ -36,6 +41,8 @@ def encode(values: npt.NDArray[np.generic]) -> bytes:
     planes = lossless.encode(values.view(np.uint8) if values.dtype == np.bool_ else values)
     runs = ((form, _pack_runs(of)) for form, of in ((_RUNS, wide), (_STEPS, steps)))
     short = [bytes((form,)) + _packed(run) for form, run in runs if len(run) <= values.nbytes + _ROOM]
+    if len(wide) and wide.min() >= 0 and wide.max() < 2**_MOST_BITS:
+        short.append(bytes((_BITS,)) + _pack_bits(wide))
     return min((bytes((_PLANES,)) + planes, *short), key=len)
 
 
@@ -45,10 +52,53 @@ def decode(cursor: Cursor, dtype: np.dtype[np.generic], elements: int) -> npt.ND
     if form == _PLANES:
         raw = np.dtype(np.uint8) if dtype == np.bool_ else dtype
         return _narrowed(lossless.decode(cursor, raw, elements), dtype)
+    if form == _BITS:
+        return _narrowed(_read_bits(cursor, elements), dtype)
     if form not in (_RUNS, _STEPS):
         malformed("its integers have an unknown form")
     wide = _read_runs(cursor, elements, dtype.itemsize)
     return _narrowed(np.cumsum(wide, dtype=np.int64) if form == _STEPS else wide, dtype)
+
+
+def _pack_bits(values: I64) -> bytes:
+    starts = np.flatnonzero(np.diff(values, prepend=values[0] - 1))
+    lengths = np.diff(starts, append=len(values))
+    repeats = np.flatnonzero(lengths > 1)
+    pairs = np.stack((np.diff(repeats, prepend=0), lengths[repeats] - 2), axis=1).astype(np.uint64)
+    width = max(1, int(values.max()).bit_length())
+    bits = (values[starts, None] >> np.arange(width - 1, -1, -1)) & 1
+    packed = varints.pack(pairs.reshape(-1))
+    return (
+        bytes((width,))
+        + varint(len(starts))
+        + varint(len(packed))
+        + packed
+        + np.packbits(bits.astype(np.uint8)).tobytes()
+    )
+
+
+def _read_bits(cursor: Cursor, elements: int) -> I64:
+    width = cursor.byte()
+    if not 1 <= width <= _MOST_BITS:
+        malformed("its integers have too many bits")
+    runs = cursor.varint(elements, "the number of its runs")
+    packed = cursor.varint(cursor.left, "the length of its repeats")
+    flat = varints.unpack(bytes(cursor.take(packed)), 2 * runs)
+    if len(flat) % 2 or flat.max(initial=0) >= max(elements, 1):
+        malformed("its repeats are none")
+    places = np.cumsum(flat[0::2].astype(np.int64))
+    lengths = np.ones(runs, np.int64)
+    if places.max(initial=-1) >= runs:
+        malformed("a repeat lies outside")
+    np.add.at(lengths, places, flat[1::2].astype(np.int64) + 1)
+    if int(lengths.sum()) != elements:
+        malformed("its runs do not fill it")
+    raw = np.frombuffer(cursor.take((runs * width + 7) // 8), np.uint8)
+    bits = np.unpackbits(raw, count=runs * width).reshape(runs, width)
+    values = np.zeros(runs, np.int64)
+    for place in range(width):  # not one product: that would take eight bytes for each bit
+        values = values << 1 | bits[:, place]
+    return np.repeat(values, lengths)
 
 
 def _pack_runs(values: I64) -> bytes:

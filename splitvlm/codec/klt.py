@@ -11,39 +11,38 @@ y all directions are equally dear, and one step fits all. What the model does no
 reverse water-filling (Cover and Thomas, 10.3.3). With G = 1 it is the Karhunen-Loève transform (PCA). What a step loses is
 judged by the model's answers (`splitvlm evaluate --plans`), not by this module.
 
-    body    := level u8 · kept varint · wide u8 · segment*      kept: columns up to the last that is not all zero
-    segment := block of the low bytes of zigzag(q), column by column; after it, where wide = 1, that of the high bytes
+    body := level u8 · kept varint · stream      kept: columns up to the last that is not all zero
 
-Columns of like variance share a segment, because each block has an entropy table of its own. T tokens, C channels.
+The stream is entropy.py's, under the density that calibration learned for the level. T tokens, C channels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from splitvlm.codec.blocks import block, read_block
+from splitvlm.codec import entropy
+from splitvlm.codec.density import Density
 from splitvlm.codec.header import Cursor, malformed, varint
 from splitvlm.codec.levels import KLT_STEPS
-from splitvlm.codec.varints import unzigzag, zigzag
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
+I64 = npt.NDArray[np.int64]
 
 ROUNDING: Final = 0.4  # below a half: a small coefficient costs more bits than it is worth (dead zone)
 FLOOR: Final = 1e-3  # of the mean sensitivity
 LARGEST: Final = 2**15 - 1
-_EDGES: Final = (2, 6, 14, 30, 62, 126, 254)  # first columns of the segments after the first
 _LEVELS: Final = tuple(KLT_STEPS)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Basis:
-    """What calibration learned of one boundary: mean [C], analysis A [C, C], synthesis S [C, C]."""
+class Transform:
+    """mean [C], analysis A [C, C], synthesis S [C, C]."""
 
     mean: F32
     analysis: F32
@@ -54,8 +53,20 @@ class Basis:
         return len(self.mean)
 
 
-def basis_of(x_NC: F32, sensitivity_CC: F64 | None = None) -> Basis:
-    """Learn a basis from N tokens, several times C, and the model's sensitivity G (None: to all directions alike)."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Basis:
+    """What calibration learned of one boundary: its transform, and a density for each of KLT_STEPS."""
+
+    transform: Transform
+    densities: Mapping[str, Density]
+
+    @property
+    def channels(self) -> int:
+        return self.transform.channels
+
+
+def transform_of(x_NC: F32, sensitivity_CC: F64 | None = None) -> Transform:
+    """Learn a transform from N tokens, several times C, and the model's sensitivity G (None: to all directions alike)."""
     mean = x_NC.mean(axis=0, dtype=np.float64)
     centred = x_NC - mean
     root, inverse_root = _roots(sensitivity_CC, len(mean))
@@ -64,7 +75,7 @@ def basis_of(x_NC: F32, sensitivity_CC: F64 | None = None) -> Basis:
     vectors = vectors[:, np.argsort(variances)[::-1]]
     analysis, synthesis = root @ vectors, vectors.T @ inverse_root
     scale = float(np.sqrt(variances.mean()))
-    return Basis(*(array.astype(np.float32) for array in (mean, analysis / scale, synthesis * scale)))
+    return Transform(*(array.astype(np.float32) for array in (mean, analysis / scale, synthesis * scale)))
 
 
 def _roots(sensitivity_CC: F64 | None, channels: int) -> tuple[F64, F64]:
@@ -77,52 +88,35 @@ def _roots(sensitivity_CC: F64 | None, channels: int) -> tuple[F64, F64]:
 
 
 def fits(x_TC: F32, basis: Basis, level: str) -> bool:
-    """Whether every coefficient has room in 16 bits."""
-    if x_TC.shape[1] != basis.channels:
+    """Whether there is something to code, and every coefficient has room in 16 bits."""
+    if x_TC.shape[1] != basis.channels or not len(x_TC):
         return False
-    largest = np.abs((x_TC - basis.mean) @ basis.analysis).max(initial=0.0)
+    largest = np.abs((x_TC - basis.transform.mean) @ basis.transform.analysis).max(initial=0.0)
     return bool(largest < LARGEST * KLT_STEPS[level])
+
+
+def quantised(x_TC: F32, transform: Transform, level: str) -> I64:
+    """q [T, C] of an array that `fits`."""
+    y_TC = (x_TC - transform.mean) @ transform.analysis / np.float32(KLT_STEPS[level])
+    return (np.sign(y_TC) * np.floor(np.abs(y_TC) + np.float32(ROUNDING))).astype(np.int64)
 
 
 def encode(x_TC: F32, basis: Basis, level: str) -> bytes:
     """An array [T, C] that `fits`, as a body."""
-    y_TC = (x_TC - basis.mean) @ basis.analysis / np.float32(KLT_STEPS[level])
-    q_TC = (np.sign(y_TC) * np.floor(np.abs(y_TC) + np.float32(ROUNDING))).astype(np.int64)
+    q_TC = quantised(x_TC, basis.transform, level)
     used = np.flatnonzero(q_TC.any(axis=0))
     kept = int(used[-1]) + 1 if len(used) else 0
-    codes_KT = np.ascontiguousarray(zigzag(q_TC[:, :kept]).T)
-    wide = bool((codes_KT >> np.uint64(8)).any())
-    parts = [bytes((_LEVELS.index(level),)), varint(kept), bytes((wide,))]
-    for start, stop in _segments(kept):
-        parts.append(block(codes_KT[start:stop].astype(np.uint8).tobytes()))
-        if wide:
-            parts.append(block((codes_KT[start:stop] >> np.uint64(8)).astype(np.uint8).tobytes()))
-    return b"".join(parts)
+    stream = entropy.encode(q_TC[:, :kept], basis.densities[level])
+    return bytes((_LEVELS.index(level),)) + varint(kept) + stream
 
 
 def decode(cursor: Cursor, num_tokens: int, basis: Basis) -> F32:
     """An array [T, C]. Raises ProtocolError."""
-    level = cursor.byte()
-    if level >= len(_LEVELS):
+    code = cursor.byte()
+    if code >= len(_LEVELS):
         malformed("its level is unknown")
+    level = _LEVELS[code]
     kept = cursor.varint(basis.channels, "the number of columns")
-    wide = cursor.byte()
-    if wide > 1:
-        malformed("its width is unknown")
-    codes_KT = np.empty((kept, num_tokens), np.uint64)
-    for start, stop in _segments(kept):
-        codes_KT[start:stop] = _plane(cursor, stop - start, num_tokens)
-        if wide:
-            codes_KT[start:stop] |= _plane(cursor, stop - start, num_tokens) << np.uint64(8)
-    y_TK = unzigzag(codes_KT).T.astype(np.float32) * np.float32(KLT_STEPS[_LEVELS[level]])
-    return np.asarray(y_TK @ basis.synthesis[:kept] + basis.mean, np.float32)
-
-
-def _plane(cursor: Cursor, columns: int, num_tokens: int) -> npt.NDArray[np.uint64]:
-    data = read_block(cursor, columns * num_tokens)
-    return np.frombuffer(data, np.uint8).reshape(columns, num_tokens).astype(np.uint64)
-
-
-def _segments(kept: int) -> list[tuple[int, int]]:
-    edges = [0, *(edge for edge in _EDGES if edge < kept), kept]
-    return [(start, stop) for start, stop in pairwise(edges) if stop > start]
+    q_TK = entropy.decode(bytes(cursor.take(cursor.left)), num_tokens, kept, basis.densities[level])
+    y_TK = q_TK.astype(np.float32) * np.float32(KLT_STEPS[level])
+    return np.asarray(y_TK @ basis.transform.synthesis[:kept] + basis.transform.mean, np.float32)

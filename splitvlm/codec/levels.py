@@ -18,8 +18,11 @@ NONE = "none"
 BITS: dict[str, int] = {"int8": 8, "int6": 6, "int4": 4, "int3": 3, "int2": 2}
 """Bits of a code at each lossy level of features."""
 
-KLT_STEPS: dict[str, float] = {"klt1": 0.5, "klt2": 1.0, "klt3": 2.0, "klt4": 4.0}
+KLT_STEPS: dict[str, float] = {"klt1": 0.5, "klt2": 1.0, "klt3": 1.5, "klt4": 2.0, "klt5": 3.0, "klt6": 4.0}
 """Steps of the calibrated levels, in root mean squares of the weighted features (klt.py). For calibrated boundaries only."""
+
+KLT_FORMAT = 2
+"""Of a calibrated body. 1 was zstandard in segments of columns."""
 
 PICTURE_FORMATS: dict[str, tuple[str, int]] = {
     "webp90": ("WEBP", 90),
@@ -65,7 +68,9 @@ def codec_hash() -> str:
         "dtypes": header.DTYPES,
         "codings": [coding.name for coding in header.Coding],
         "bits": BITS,
+        "integers": ["planes", "runs", "steps", "bits"],
         "klt": KLT_STEPS,
+        "klt format": KLT_FORMAT,
         "pictures": PICTURE_FORMATS,
         "groups": [TOKEN_GROUP, CHANNEL_GROUP],
         "outliers": [OUTLIER_RATIO, OUTLIER_SHARE, APART_BITS],

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from splitvlm.domain import DEVICE, Cut
+from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut, CutKind
 from splitvlm.errors import UsageError
 from splitvlm.model.families import family_of
 from splitvlm.model.spec import ModelSpec, cloud_stages, device_stages
@@ -77,6 +77,13 @@ def load_whole(
     _set_threads(threads)
     source, _ = _known(name)
     return source.whole(_torch_device(device), _torch_dtype(dtype)), source.processor()
+
+
+def middle_cuts(name: str) -> tuple[Cut, ...]:
+    """`image`, the middle of the tower, `tokens`, the middle of the language model."""
+    spec = read_spec(name)
+    vision, lm = (max(1, layers // 2) for layers in (spec.vision_layers, spec.lm_layers))
+    return IMAGE, Cut(CutKind.VISION, vision), TOKENS, Cut(CutKind.LM, lm)
 
 
 @lru_cache(maxsize=16)

@@ -1,4 +1,4 @@
-"""How much a model's answers depend on each direction of its visual tokens: their Fisher information, without labels."""
+"""How much a model's answers depend on each direction of what crosses a cut: its Fisher information, without labels."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 from torch import nn
 
+from splitvlm.domain import TOKENS, Cut, CutKind
+from splitvlm.model.families import family_of
 from splitvlm.model.loading import load_whole
 from splitvlm.model.processors import prompt_inputs
 
@@ -17,8 +19,8 @@ MAX_NEW_TOKENS = 16
 _CONNECTORS = ("connector", "multi_modal_projector", "visual.merger")
 
 
-def sensitivity(name: str, asked: Sequence[tuple[Image.Image, str]]) -> np.ndarray[Any, Any]:
-    """G [C, C]: mean over visual tokens and answers of g·g', g the gradient of an answer's log-likelihood.
+def sensitivity(name: str, asked: Sequence[tuple[Image.Image, str]], cut: Cut = TOKENS) -> np.ndarray[Any, Any]:
+    """G [C, C]: mean over tokens at the cut and answers of g·g', g the gradient of an answer's log-likelihood.
 
     The answers are sampled from the model's own distribution: that makes it the Fisher information, not the empirical one
     (Kunstner et al., NeurIPS 2019).
@@ -27,15 +29,15 @@ def sensitivity(name: str, asked: Sequence[tuple[Image.Image, str]]) -> np.ndarr
     model, processor = load_whole(name)
     sum_CC, count = None, 0
     for image, question in asked:
-        g_NC = _gradient(model, processor, image, question)
+        g_NC = _gradient(model, processor, image, question, cut)
         sum_CC = g_NC.T @ g_NC if sum_CC is None else sum_CC + g_NC.T @ g_NC
         count += len(g_NC)
     assert sum_CC is not None, "no pictures"
     return (sum_CC / count).double().numpy()
 
 
-def _gradient(model: Any, processor: Any, image: Image.Image, question: str) -> torch.Tensor:
-    """[N, C], a row for each visual token."""
+def _gradient(model: Any, processor: Any, image: Image.Image, question: str, cut: Cut) -> torch.Tensor:
+    """[N, C], a row for each token that crosses."""
     inputs = prompt_inputs(processor, image.convert("RGB"), question)
     start = inputs["input_ids"].shape[1]
     ids = model.generate(**inputs, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=MAX_NEW_TOKENS)
@@ -44,11 +46,12 @@ def _gradient(model: Any, processor: Any, image: Image.Image, question: str) -> 
         whole["token_type_ids"] = nn.functional.pad(inputs["token_type_ids"], (0, ids.shape[1] - start))
     leaves: list[torch.Tensor] = []
 
-    def detach(module: nn.Module, arguments: Any, output: torch.Tensor) -> torch.Tensor:
-        leaves.append(output.detach().requires_grad_(True))
-        return leaves[-1]
+    def detach(module: nn.Module, arguments: Any, output: Any) -> Any:
+        whole_output = isinstance(output, torch.Tensor)
+        leaves.append((output if whole_output else output[0]).detach().requires_grad_(True))
+        return leaves[-1] if whole_output else (leaves[-1], *output[1:])
 
-    hook = _connector(model).register_forward_hook(detach)
+    hook = _below(model, cut).register_forward_hook(detach)
     try:
         with torch.enable_grad():
             scores_TV = model(**whole).logits[0, start - 1 : -1].log_softmax(-1)
@@ -56,6 +59,16 @@ def _gradient(model: Any, processor: Any, image: Image.Image, question: str) -> 
     finally:
         hook.remove()
     return torch.cat([leaf.grad.reshape(-1, leaf.shape[-1]) for leaf in leaves if leaf.grad is not None])
+
+
+def _below(model: Any, cut: Cut) -> nn.Module:
+    """The module whose output crosses the cut."""
+    if cut.kind is CutKind.TOKENS:
+        return _connector(model)
+    layout = family_of(model.config.model_type, "").layout
+    layers = layout.vision if cut.kind is CutKind.VISION else f"{layout.language}layers."
+    module: nn.Module = model.get_submodule(f"{layers}{cut.layers - 1}")
+    return module
 
 
 def _connector(model: Any) -> nn.Module:

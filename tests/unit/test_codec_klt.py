@@ -11,8 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from splitvlm.codec import calibration, klt
+from splitvlm.codec import calibration, entropy, klt
 from splitvlm.codec.codec import Codec
+from splitvlm.codec.density import HIDDEN_UNITS, MAX_COLUMNS, Density
+from splitvlm.codec.learning import learn
 from splitvlm.codec.levels import KLT_STEPS
 from splitvlm.domain import TOKENS, Cut
 from splitvlm.errors import ProtocolError, UsageError
@@ -28,7 +30,16 @@ def features(tokens: int, seed: int) -> np.ndarray:
     return (noise @ MIX + 3.0).astype(np.float32)
 
 
-BASIS = klt.basis_of(features(4000, 1))
+def basis(steps: int) -> klt.Basis:
+    transform = klt.transform_of(features(4000, 1))
+    pictures = [features(64, seed) for seed in range(100, 160)]
+    densities = {
+        level: learn([klt.quantised(one, transform, level) for one in pictures], 8, steps=steps) for level in KLT_STEPS
+    }
+    return klt.Basis(transform, densities)
+
+
+BASIS = basis(steps=30)
 CODEC = Codec({TOKENS: BASIS}, "calibrated")
 
 
@@ -44,7 +55,7 @@ def test_each_coefficient_is_within_a_step(level: str) -> None:
     x_TC = features(64, 2)
     back, _ = crossed(x_TC, level)
     step = KLT_STEPS[level]
-    error_TC = (back - x_TC) @ BASIS.analysis
+    error_TC = (back - x_TC) @ BASIS.transform.analysis
     assert np.abs(error_TC).max() <= step * (1 - klt.ROUNDING) * 1.001
 
 
@@ -96,3 +107,73 @@ def test_the_file_keeps_the_basis_and_changes_the_hash(tmp_path: Path) -> None:
     file.write_bytes(b"nonsense")
     with pytest.raises(UsageError, match="no calibration"):
         Codec.from_file(file)
+
+
+@given(st.integers(1, 40), st.integers(0, MAX_COLUMNS + 6), st.integers(0, 99), st.sampled_from((0.3, 3.0, 300.0, 3e4)))
+def test_whole_numbers_come_back_from_the_stream(tokens: int, columns: int, seed: int, spread: float) -> None:
+    q_TK = (
+        np.random.default_rng(seed).normal(scale=spread, size=(tokens, columns)).clip(-(2**15), 2**15).astype(np.int64)
+    )
+    for density in (BASIS.densities["klt1"], BASIS.densities["klt6"], NOTHING):
+        assert np.array_equal(entropy.decode(entropy.encode(q_TK, density), tokens, columns, density), q_TK)
+
+
+NOTHING = learn([np.zeros((4, CHANNELS), np.int64)], 1)
+
+
+def test_a_density_is_exact_whatever_the_order_of_sums() -> None:
+    """Products of a density's matrices stay whole and below 2^24, where float32 holds every one."""
+    for density in BASIS.densities.values():
+        assert _largest_sum(density) < 2**24
+
+
+def _largest_sum(density: Density) -> float:
+    largest = 0.0
+    for column in range(density.columns):
+        hidden = 56 * np.abs(density.first[column]).sum(axis=0) + np.abs(density.first_bias[column])
+        logits = 255 * np.abs(density.second[column]).sum(axis=0) + np.abs(density.second_bias[column])
+        largest = max(largest, float(hidden.max()), float(logits.max()))
+        for part in (density.first[column], density.second[column], density.second_bias[column]):
+            assert np.array_equal(part, part.round())
+    return largest
+
+
+def test_golden_stream() -> None:
+    """Format 2 of a calibrated body, for ever: a change needs another KLT_FORMAT."""
+    q_TK = np.random.default_rng(6).normal(scale=(6, 3, 1, 0.6, 0.4, 0.1, 0.02), size=(12, 7)).round().astype(np.int64)
+    q_TK[3, 0] = -300
+    coded = bytes.fromhex("ac63becbf150c2e2b55ec164673ce4fa6fe255b17ba5cef62d93d224")
+    assert np.array_equal(entropy.decode(coded, *q_TK.shape, drawn_density()), q_TK)
+    assert entropy.encode(q_TK, drawn_density()) == coded
+
+
+def drawn_density() -> Density:
+    draw = np.random.default_rng(5).integers
+    reach = np.array([9, 4, 2, 1, 1], np.int64)
+
+    def whole(*shape: int) -> np.ndarray:
+        return draw(-40, 41, size=shape).astype(np.float32)
+
+    return Density(
+        stride=4,
+        reach=reach,
+        first=tuple(whole(5 * column, HIDDEN_UNITS) for column in range(5)),
+        first_bias=whole(5, HIDDEN_UNITS),
+        second=tuple(whole(HIDDEN_UNITS, int(2 * reaches + 2)) for reaches in reach),
+        second_bias=tuple(whole(int(2 * reaches + 2)) for reaches in reach),
+        shifts=np.full((5, 2), (6, 10), np.int64),
+    )
+
+
+def test_what_neighbours_and_earlier_columns_tell_is_not_sent_again() -> None:
+    """Columns 1 and 2 follow from column 0: what they cost under a learned density is a part of their own entropy."""
+    random = np.random.default_rng(7)
+
+    def picture() -> np.ndarray:
+        first = random.integers(-3, 4, size=64)
+        return np.stack([first, np.abs(first), np.roll(first, 8) * (np.arange(64) >= 8)], axis=1)
+
+    density = learn([picture() for _ in range(60)], 8, steps=900)
+    unseen = [picture() for _ in range(20)]
+    mean_bits = 8 * np.mean([len(entropy.encode(q_TK, density)) for q_TK in unseen]) / 64
+    assert mean_bits < 4.5  # of 7.6, were the columns independent

@@ -1,0 +1,105 @@
+"""How likely each value of a quantised coefficient is, given what is already known: a small network for each column.
+
+Columns (klt.py) are coded one after another, the most informative first, each for all tokens at once. What column c of a token
+holds is predicted from the earlier columns of that token and of its neighbours before, after, above and below, which
+both sides know by then:
+
+    x = companded(q[neighbours, columns < c])    h = min(relu(x · W1 + b1) >> s1, 255)    l = h · W2 + b2
+    P(symbol v) ~ WEIGHTS[(max(l) - l_v) >> s2]
+
+A symbol is a value from -reach to reach, or the escape above them. The lower end of a stream of columns is a coarser stream.
+
+Both sides must compute the same P to the last bit, on whatever hardware. All numbers are integers held in float32, which
+stay below 2^24: every product and sum is exact, in any order, so that a BLAS can do them (Ballé et al., "Integer Networks for
+Data Compression with Latent-Variable Models", ICLR 2019, say why floats can't). T tokens, K columns, H hidden units, V symbols.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+F32 = npt.NDArray[np.float32]
+I64 = npt.NDArray[np.int64]
+
+MAX_COLUMNS: Final = 64  # the columns after them have a fixed distribution
+MAX_REACH: Final = 63
+HIDDEN_UNITS: Final = 24
+NEIGHBOURS: Final = 5  # the token itself, the one before, after, above, below
+LARGEST_HIDDEN: Final = 255
+COMPANDING: Final = 8  # a coefficient enters the network as round(8 · log2(1 + |q|)), with its sign
+LARGEST_INPUT: Final = 56
+NATS: Final = 16  # steps of WEIGHTS in one unit of log-likelihood
+
+_KNOWN: Final = 128
+_COMPANDED: Final = np.array(
+    [min(LARGEST_INPUT, round(COMPANDING * math.log2(1 + q))) for q in range(_KNOWN)], np.float32
+)
+WEIGHTS: Final = np.array([max(1, round(65536 * math.exp(-i / NATS))) for i in range(256)], np.float32)
+REST: Final = np.array([[8.0, 4080.0, 8.0, 2.0]], np.float32)
+"""Weights of -1, 0, 1 and the escape in the columns that no network covers: they were all zero in calibration."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Density:
+    """The networks of one level. Column c has first[c] int8 [5c, H], second[c] int8 [H, V_c], V_c = 2 · reach[c] + 2."""
+
+    stride: int  # tokens from one to that below it
+    reach: I64  # [K]
+    first: tuple[F32, ...]
+    first_bias: F32  # [K, H]
+    second: tuple[F32, ...]
+    second_bias: tuple[F32, ...]
+    shifts: I64  # [K, 2]: s1, s2
+
+    @property
+    def columns(self) -> int:
+        return len(self.reach)
+
+
+class Context:
+    """What both sides know while columns come one after another."""
+
+    def __init__(self, density: Density, num_tokens: int) -> None:
+        self._density = density
+        self._margin = max(1, density.stride)
+        self._tokens = num_tokens
+        columns = density.columns
+        self._inputs = np.zeros((num_tokens, columns, NEIGHBOURS), np.float32)
+
+    def weights(self, column: int) -> F32:
+        """[T, V] for the next column, whole numbers from 1 to 65536; not normalised."""
+        density = self._density
+        if column >= density.columns:
+            return np.repeat(REST, self._tokens, axis=0)
+        known = self._inputs[:, :column].reshape(self._tokens, -1)
+        hidden = known @ density.first[column] + density.first_bias[column]
+        np.floor(np.clip(hidden, 0, None) * np.float32(2.0 ** -int(density.shifts[column, 0])), out=hidden)
+        np.minimum(hidden, LARGEST_HIDDEN, out=hidden)
+        logits = hidden @ density.second[column] + density.second_bias[column]
+        below = (logits.max(axis=1, keepdims=True) - logits) * np.float32(2.0 ** -int(density.shifts[column, 1]))
+        return np.ascontiguousarray(WEIGHTS[np.minimum(below, 255).astype(np.intp)])
+
+    def learn(self, column: int, q_T: I64) -> None:
+        """Take in a column that was coded."""
+        if column >= self._density.columns:
+            return
+        known = companded(q_T)
+        padded = np.zeros(self._tokens + 2 * self._margin, np.float32)
+        padded[self._margin : self._margin + self._tokens] = known
+        for place, offset in enumerate(offsets(self._density.stride)):
+            self._inputs[:, column, place] = padded[self._margin + offset : self._margin + offset + self._tokens]
+
+
+def offsets(stride: int) -> tuple[int, ...]:
+    """Where the neighbours stand in the order of tokens. Rows run on into each other: that is learned."""
+    return 0, -1, 1, -stride, stride
+
+
+def companded(q: npt.NDArray[Any]) -> F32:
+    """Whole numbers of any size as the networks' inputs, -56 to 56."""
+    return np.asarray(np.sign(q) * _COMPANDED[np.minimum(np.abs(q), _KNOWN - 1)], np.float32)

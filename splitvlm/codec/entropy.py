@@ -1,0 +1,83 @@
+"""Quantised coefficients as the bytes of a range coder, column by column, under the density of their level.
+
+    stream := range coder's words, little-endian, without the zero bytes at its end
+
+A value beyond its column's reach is an escape: then the binary length of what is beyond, its sign, and its lower bits
+follow in the same stream, after the column. The coder is constriction's (Bamler, "Understanding Entropy Coding With
+Asymmetric Numeral Systems", 2022). T tokens, K columns.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import constriction
+import numpy as np
+import numpy.typing as npt
+
+from splitvlm.codec.density import REST, Context, Density
+from splitvlm.codec.header import malformed
+
+I64 = npt.NDArray[np.int64]
+
+LARGEST: Final = 2**16 - 1
+_LENGTHS: Final = 17  # of what is beyond the reach: 0 to 16 bits
+_models: Final = constriction.stream.model  # built in: cannot be imported from
+_FAMILY: Final = _models.Categorical(perfect=False)
+_WORD: Final = np.dtype("<u4")
+
+
+def encode(q_TK: I64, density: Density) -> bytes:
+    """Coefficients of magnitude at most LARGEST."""
+    coder = constriction.stream.queue.RangeEncoder()
+    context = Context(density, len(q_TK))
+    for column in range(q_TK.shape[1]):
+        q_T = q_TK[:, column]
+        reach = _reach(density, column)
+        symbols = np.where(np.abs(q_T) <= reach, q_T + reach, 2 * reach + 1)
+        coder.encode(symbols.astype(np.int32), _FAMILY, context.weights(column))
+        for value in q_T[np.abs(q_T) > reach].tolist():
+            _encode_escape(coder, value, reach)
+        context.learn(column, q_T)
+    return np.asarray(coder.get_compressed(), _WORD).tobytes().rstrip(b"\0")
+
+
+def decode(data: bytes, num_tokens: int, columns: int, density: Density) -> I64:
+    """[T, columns]. Raises ProtocolError."""
+    words = np.frombuffer(data + bytes(-len(data) % _WORD.itemsize), _WORD).astype(np.uint32)
+    coder = constriction.stream.queue.RangeDecoder(words)
+    context = Context(density, num_tokens)
+    q_TK = np.empty((num_tokens, columns), np.int64)
+    try:
+        for column in range(columns):
+            reach = _reach(density, column)
+            q_T = coder.decode(_FAMILY, context.weights(column)).astype(np.int64) - reach
+            for place in np.flatnonzero(q_T > reach):
+                q_T[place] = _decode_escape(coder, reach)
+            context.learn(column, q_T)
+            q_TK[:, column] = q_T
+    except AssertionError:  # what constriction raises at a state that no encoder reaches
+        malformed("its range-coded stream is none")
+    return q_TK
+
+
+def _reach(density: Density, column: int) -> int:
+    return int(density.reach[column]) if column < density.columns else (REST.shape[1] - 2) // 2
+
+
+def _encode_escape(coder: Any, value: int, reach: int) -> None:
+    beyond = abs(value) - reach - 1
+    bits = beyond.bit_length()
+    coder.encode(bits, _models.Uniform(_LENGTHS))
+    coder.encode(int(value < 0), _models.Uniform(2))
+    if bits > 1:
+        coder.encode(beyond - (1 << bits - 1), _models.Uniform(1 << bits - 1))
+
+
+def _decode_escape(coder: Any, reach: int) -> int:
+    bits = int(coder.decode(_models.Uniform(_LENGTHS)))
+    negative = bool(coder.decode(_models.Uniform(2)))
+    beyond = min(bits, 1)
+    if bits > 1:
+        beyond = (1 << bits - 1) + int(coder.decode(_models.Uniform(1 << bits - 1)))
+    return (-1 if negative else 1) * (beyond + reach + 1)

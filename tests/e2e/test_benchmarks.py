@@ -1,0 +1,32 @@
+"""The codec's benchmark on two pictures: that it runs, and that its last line is the object it promises."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_codec_benchmark_prints_its_object(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "benchmarks/codec.py",
+        "--questions",
+        "8",
+        "--jobs",
+        "1",
+        "--plot",
+        str(tmp_path / "plot.png"),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["questions"] == 8
+    assert set(result["cuts"]) == {"vision:3", "tokens", "lm:2", "image"}
+    assert set(result["cuts"]["image"]) == {"jpeg", "webp", "avif"}
+    for coders in result["cuts"].values():
+        assert all(set(figures) == {"0", "0.5", "1.0"} for figures in coders.values())
+    assert result["cuts"]["tokens"]["splitvlm"]["1.0"] < result["cuts"]["tokens"]["per-token int4 + zstd"]["1.0"]
+    assert (tmp_path / "plot.png").stat().st_size > 10_000
