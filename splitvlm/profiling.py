@@ -41,7 +41,7 @@ def profile_device(part: DevicePart, cuts: tuple[Cut, ...], codec: Codec, *, slo
     asked = list(samples(PICTURES, part.spec.name))
     prefill, step = _device_stages(part, max(cuts, key=lambda cut: cut.depth), asked)
     seconds, payloads, token_bytes = _encoding(part, cuts, codec, asked)
-    near = {cut: _nearest(cut, cuts) for cut in cuts}
+    near = {cut: _nearest(cut, cuts, codec) for cut in cuts}
     levels = [(cut, level) for cut in cuts if cut != DEVICE for level in codec.levels(cut)]
     return DeviceProfile(
         cuts={cut: slowdown * _below(prefill, cut) for cut in cuts},
@@ -63,7 +63,7 @@ def profile_cloud(part: CloudPart, cuts: tuple[Cut, ...], codec: Codec, model: M
     prefill, step = _cloud_stages(part, device, min(cuts, key=lambda cut: cut.depth), asked)
     _, payloads, _ = _encoding(device, cuts, codec, asked[:1])
     decoding = {key: _median_seconds(partial(_decode, codec, key[0], data[0])) for key, data in payloads.items()}
-    near = {cut: _nearest(cut, cuts) for cut in cuts}
+    near = {cut: _nearest(cut, cuts, codec) for cut in cuts}
     return CloudProfile(
         cuts={cut: _above(prefill, cut) for cut in cuts},
         coding={(cut, level): decoding[near[cut], level] for cut in cuts for level in codec.levels(cut)},
@@ -177,7 +177,7 @@ def _encoding(
     payloads: Payloads = defaultdict(list)
     seconds: defaultdict[tuple[Cut, str], list[float]] = defaultdict(list)
     token_bytes: dict[tuple[Cut, str], int] = {}
-    for cut in sorted({_nearest(cut, cuts) for cut in cuts if cut != DEVICE}, key=lambda cut: cut.depth):
+    for cut in sorted({_nearest(cut, cuts, codec) for cut in cuts if cut != DEVICE}, key=lambda cut: cut.depth):
         for one in asked:
             lower = None if cut == IMAGE else part.lower(*one, cut)
             for level in codec.levels(cut):
@@ -200,9 +200,9 @@ def _decode(codec: Codec, cut: Cut, data: bytes) -> object:
     return decode_picture(data, max_pixels=MAX_PIXELS) if cut == IMAGE else codec.decode(cut, data)
 
 
-def _nearest(cut: Cut, cuts: tuple[Cut, ...]) -> Cut:
-    """The representative of a cut among the first, middle and last of its kind."""
-    kind = [one for one in cuts if one.kind is cut.kind]
+def _nearest(cut: Cut, cuts: tuple[Cut, ...], codec: Codec) -> Cut:
+    """The representative of a cut among the first, middle and last of its kind that have its levels."""
+    kind = [one for one in cuts if one.kind is cut.kind and codec.levels(one) == codec.levels(cut)]
     few = [kind[0], kind[len(kind) // 2], kind[-1]]
     return min(few, key=lambda one: abs(one.layers - cut.layers))
 
