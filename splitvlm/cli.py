@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import json
 import os
 import sys
@@ -30,13 +32,22 @@ _WrongUse: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="YAML file")]
 KeysOption = Annotated[Path, typer.Option("--keys", help="folder of the authority")]
-JsonOption = Annotated[Path | None, typer.Option("--json", help="also write the result to this file")]
+JsonOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--json",
+        help="also write the result to this file; alone or `-`: to standard output, all else to standard error",
+    ),
+]
 
 
 def main() -> None:
     """Run a verb. Every expected failure is one sentence on standard error and an exit code of its kind."""
+    arguments = _arguments(sys.argv[1:])
+    aside = contextlib.redirect_stdout(sys.stderr) if _piped(arguments) else contextlib.nullcontext()
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        with aside:
+            sys.exit(app(arguments, standalone_mode=False) or 0)
     except SplitvlmError as error:
         _fail(str(error), error.exit_code)
     except typer.Exit as error:
@@ -419,8 +430,26 @@ def _settings_of(kind: str) -> Any:
     )
 
 
+def _arguments(given: list[str]) -> list[str]:
+    """With `-` after each `--json` that names no file: typer's options take a value always."""
+    following = [*given[1:], "--"]
+    return [
+        part
+        for one, then in zip(given, following, strict=True)
+        for part in ((one, "-") if one == "--json" and then.startswith("--") else (one,))
+    ]
+
+
+def _piped(arguments: list[str]) -> bool:
+    return ("--json", "-") in itertools.pairwise(arguments)
+
+
 def _write_json(file: Path | None, result: object) -> None:
     if file is None:
+        return
+    if str(file) == "-":
+        assert sys.__stdout__ is not None
+        print(json.dumps(result, indent=2), file=sys.__stdout__, flush=True)
         return
     try:
         file.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
