@@ -33,6 +33,9 @@ Array = np.ndarray[Any, Any]
 MOST_TOKENS = 80_000  # that densities are learned from: what more of them gain is below a percent
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 TOKENS_PER_CHANNEL = 4  # fewer make a covariance of noise
+LANGUAGE_UNIT = 0.11
+"""Of transforms at `lm:k`: what is lost there reaches the answer through fewer layers that could mend it, and tokens of text
+bear less than a picture's many alike ones. Chosen on SmolLM2-135M (docs/codec.md)."""
 
 
 def codec_of(model: str) -> Codec:
@@ -54,9 +57,9 @@ def calibrate(model: str, images: Path | None, number: int, workers: int = 1) ->
     bases = {}
     for cut in cuts:
         features = [part.lower(*one, cut).boundary[HIDDEN].float().numpy() for one in asked]
-        bases[cut] = _basis(
-            features, _stride(part, cut, features[0], asked[0]), sensitivity(model, asked, cut), workers
-        )
+        unit = LANGUAGE_UNIT if cut.kind is CutKind.LM else 1.0
+        stride = _stride(part, cut, features[0], asked[0])
+        bases[cut] = _basis(features, stride, sensitivity(model, asked, cut), unit, workers)
     path = folder / FILE
     write(path, bases)
     return path
@@ -69,7 +72,7 @@ def _stride(part: DevicePart, cut: Cut, features: Array, one: tuple[Image.Image,
     return _row(features.shape[-2])
 
 
-def _basis(features: Sequence[Array], stride: int, sensitivity_CC: Array, workers: int) -> Basis:
+def _basis(features: Sequence[Array], stride: int, sensitivity_CC: Array, unit: float, workers: int) -> Basis:
     stacked = [one.reshape(-1, one.shape[-1]) for one in features]
     x_NC = np.concatenate(stacked) if stacked else np.empty((0, 1), np.float32)
     if len(x_NC) < TOKENS_PER_CHANNEL * x_NC.shape[1]:
@@ -77,7 +80,7 @@ def _basis(features: Sequence[Array], stride: int, sensitivity_CC: Array, worker
             f"{len(stacked)} pictures are too few: they give {len(x_NC)} tokens for {x_NC.shape[1]} channels.",
             advice="Give more pictures.",
         )
-    transform = transform_of(x_NC, sensitivity_CC)
+    transform = transform_of(x_NC, sensitivity_CC, unit)
     seen = stacked[: max(1, MOST_TOKENS * len(stacked) // len(x_NC))]
     with ProcessPoolExecutor(
         workers, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)

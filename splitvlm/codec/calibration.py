@@ -70,6 +70,8 @@ def _stored(density: Density) -> Tensors:
         "second": _joined(density.second, np.int8),
         "second_bias": _joined(density.second_bias, np.int32),
         "shifts": density.shifts.astype(np.int8),
+        "band_reach": np.array([len(weights) // 2 - 1 for weights in density.bands], np.uint8),
+        "bands": _joined(density.bands, np.uint16),
     }
 
 
@@ -79,11 +81,17 @@ def _joined(parts: tuple[np.ndarray, ...], dtype: type) -> np.ndarray:  # type: 
 
 def _density(tensors: Tensors, prefix: str) -> Density:
     """Raises KeyError, and ValueError for sizes that do not fit each other."""
-    of = {name: tensors[f"{prefix}.{name}"] for name in ("stride", "reach", "first", "second", "second_bias", "shifts")}
+    names = ("stride", "reach", "first", "second", "second_bias", "shifts", "band_reach", "bands")
+    of = {name: tensors[f"{prefix}.{name}"] for name in names}
     reach = of["reach"].astype(np.int64)
     columns = len(reach)
     first_bias = tensors[f"{prefix}.first_bias"].astype(np.float32).reshape(columns, HIDDEN_UNITS)
-    if columns > MAX_COLUMNS or reach.max(initial=0) > MAX_REACH or not 1 <= int(of["stride"][0]) < 2**16:
+    if (
+        columns > MAX_COLUMNS
+        or reach.max(initial=0) > MAX_REACH
+        or not 1 <= int(of["stride"][0]) < 2**16
+        or not of["bands"].all()
+    ):
         raise ValueError(prefix)
     inputs = [NEIGHBOURS * column for column in range(columns)]
     symbols = (2 * reach + 2).tolist()
@@ -95,6 +103,7 @@ def _density(tensors: Tensors, prefix: str) -> Density:
         second=_divided(of["second"], [(HIDDEN_UNITS, size) for size in symbols]),
         second_bias=_divided(of["second_bias"], [(size,) for size in symbols]),
         shifts=of["shifts"].astype(np.int64).reshape(columns, 2),
+        bands=_divided(of["bands"], [(2 * reach + 2,) for reach in of["band_reach"].tolist()]),
     )
 
 

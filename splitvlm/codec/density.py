@@ -8,6 +8,7 @@ both sides know by then:
     P(symbol v) ~ WEIGHTS[(max(l) - l_v) >> s2]
 
 A symbol is a value from -reach to reach, or the escape above them. The lower end of a stream of columns is a coarser stream.
+Columns after the first MAX_COLUMNS depend on others too little to pay for a network: a band of them shares one histogram.
 
 Both sides must compute the same P to the last bit, on whatever hardware. All numbers are integers held in float32, which
 stay below 2^24: every product and sum is exact, in any order, so that a BLAS can do them (Ballé et al., "Integer Networks for
@@ -17,6 +18,7 @@ Data Compression with Latent-Variable Models", ICLR 2019, say why floats can't).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,7 +28,8 @@ import numpy.typing as npt
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
 
-MAX_COLUMNS: Final = 64  # the columns after them have a fixed distribution
+MAX_COLUMNS: Final = 64  # that have a network; those after them share a histogram in bands
+BAND: Final = 8  # columns
 MAX_REACH: Final = 63
 HIDDEN_UNITS: Final = 24
 NEIGHBOURS: Final = 5  # the token itself, the one before, after, above, below
@@ -40,8 +43,8 @@ _COMPANDED: Final = np.array(
     [min(LARGEST_INPUT, round(COMPANDING * math.log2(1 + q))) for q in range(_KNOWN)], np.float32
 )
 WEIGHTS: Final = np.array([max(1, round(65536 * math.exp(-i / NATS))) for i in range(256)], np.float32)
-REST: Final = np.array([[8.0, 4080.0, 8.0, 2.0]], np.float32)
-"""Weights of -1, 0, 1 and the escape in the columns that no network covers: they were all zero in calibration."""
+REST: Final = np.array([8.0, 4080.0, 8.0, 2.0], np.float32)
+"""Weights of -1, 0, 1 and the escape in the columns after the last band: they were all zero in calibration."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,10 +58,21 @@ class Density:
     second: tuple[F32, ...]
     second_bias: tuple[F32, ...]
     shifts: I64  # [K, 2]: s1, s2
+    bands: tuple[F32, ...] = ()  # of the columns after K, BAND at a time: weights of the symbols, 1 to 65535
 
     @property
     def columns(self) -> int:
         return len(self.reach)
+
+    def shared(self, columns: int) -> Iterator[tuple[int, int, F32]]:
+        """The first `columns` columns from K on, in runs that share weights [V]: start, stop, weights."""
+        for place, weights_V in enumerate(self.bands):
+            start = self.columns + BAND * place
+            if start < columns:
+                yield start, min(start + BAND, columns), weights_V
+        start = self.columns + BAND * len(self.bands)
+        if start < columns:
+            yield start, columns, REST
 
 
 class Context:
@@ -72,10 +86,8 @@ class Context:
         self._inputs = np.zeros((num_tokens, columns, NEIGHBOURS), np.float32)
 
     def weights(self, column: int) -> F32:
-        """[T, V] for the next column, whole numbers from 1 to 65536; not normalised."""
+        """[T, V] for the next of K columns, whole numbers from 1 to 65536; not normalised."""
         density = self._density
-        if column >= density.columns:
-            return np.repeat(REST, self._tokens, axis=0)
         known = self._inputs[:, :column].reshape(self._tokens, -1)
         hidden = known @ density.first[column] + density.first_bias[column]
         np.floor(np.clip(hidden, 0, None) * np.float32(2.0 ** -int(density.shifts[column, 0])), out=hidden)
@@ -86,8 +98,6 @@ class Context:
 
     def learn(self, column: int, q_T: I64) -> None:
         """Take in a column that was coded."""
-        if column >= self._density.columns:
-            return
         known = companded(q_T)
         padded = np.zeros(self._tokens + 2 * self._margin, np.float32)
         padded[self._margin : self._margin + self._tokens] = known

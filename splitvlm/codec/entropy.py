@@ -1,9 +1,9 @@
-"""Quantised coefficients as the bytes of a range coder, column by column, under the density of their level.
+"""Quantised coefficients as the bytes of a range coder, by columns, under the density of their level.
 
     stream := range coder's words, little-endian, without the zero bytes at its end
 
 A value beyond its column's reach is an escape: then the binary length of what is beyond, its sign, and its lower bits
-follow in the same stream, after the column. The coder is constriction's (Bamler, "Understanding Entropy Coding With
+follow in the same stream, after the column or band. The coder is constriction's (Bamler, "Understanding Entropy Coding With
 Asymmetric Numeral Systems", 2022). T tokens, K columns.
 """
 
@@ -15,13 +15,13 @@ import constriction
 import numpy as np
 import numpy.typing as npt
 
-from splitvlm.codec.density import REST, Context, Density
+from splitvlm.codec.density import F32, Context, Density
 from splitvlm.codec.header import malformed
 
 I64 = npt.NDArray[np.int64]
 
-LARGEST: Final = 2**16 - 1
-_LENGTHS: Final = 17  # of what is beyond the reach: 0 to 16 bits
+LARGEST: Final = 2**21 - 1
+_LENGTHS: Final = 22  # of what is beyond the reach: 0 to 21 bits
 _models: Final = constriction.stream.model  # built in: cannot be imported from
 _FAMILY: Final = _models.Categorical(perfect=False)
 _WORD: Final = np.dtype("<u4")
@@ -31,14 +31,12 @@ def encode(q_TK: I64, density: Density) -> bytes:
     """Coefficients of magnitude at most LARGEST."""
     coder = constriction.stream.queue.RangeEncoder()
     context = Context(density, len(q_TK))
-    for column in range(q_TK.shape[1]):
+    for column in range(min(density.columns, q_TK.shape[1])):
         q_T = q_TK[:, column]
-        reach = _reach(density, column)
-        symbols = np.where(np.abs(q_T) <= reach, q_T + reach, 2 * reach + 1)
-        coder.encode(symbols.astype(np.int32), _FAMILY, context.weights(column))
-        for value in q_T[np.abs(q_T) > reach].tolist():
-            _encode_escape(coder, value, reach)
+        _encode_values(coder, q_T, int(density.reach[column]), _FAMILY, context.weights(column))
         context.learn(column, q_T)
+    for start, stop, weights_V in density.shared(q_TK.shape[1]):
+        _encode_values(coder, q_TK[:, start:stop].T.reshape(-1), _reach(weights_V), _same_for_all(weights_V))
     return np.asarray(coder.get_compressed(), _WORD).tobytes().rstrip(b"\0")
 
 
@@ -49,20 +47,39 @@ def decode(data: bytes, num_tokens: int, columns: int, density: Density) -> I64:
     context = Context(density, num_tokens)
     q_TK = np.empty((num_tokens, columns), np.int64)
     try:
-        for column in range(columns):
-            reach = _reach(density, column)
-            q_T = coder.decode(_FAMILY, context.weights(column)).astype(np.int64) - reach
-            for place in np.flatnonzero(q_T > reach):
-                q_T[place] = _decode_escape(coder, reach)
+        for column in range(min(density.columns, columns)):
+            q_T = _decode_values(coder, int(density.reach[column]), _FAMILY, context.weights(column))
             context.learn(column, q_T)
             q_TK[:, column] = q_T
+        for start, stop, weights_V in density.shared(columns):
+            count = num_tokens * (stop - start)
+            q_N = _decode_values(coder, _reach(weights_V), _same_for_all(weights_V), count)
+            q_TK[:, start:stop] = q_N.reshape(stop - start, num_tokens).T
     except AssertionError:  # what constriction raises at a state that no encoder reaches
         malformed("its range-coded stream is none")
     return q_TK
 
 
-def _reach(density: Density, column: int) -> int:
-    return int(density.reach[column]) if column < density.columns else (REST.shape[1] - 2) // 2
+def _same_for_all(weights_V: F32) -> Any:
+    return _models.Categorical(weights_V, perfect=False)
+
+
+def _reach(weights_V: F32) -> int:
+    return len(weights_V) // 2 - 1
+
+
+def _encode_values(coder: Any, q_N: I64, reach: int, *model: Any) -> None:
+    beyond = np.abs(q_N) > reach
+    coder.encode(np.where(beyond, 2 * reach + 1, q_N + reach).astype(np.int32), *model)
+    for value in q_N[beyond].tolist():
+        _encode_escape(coder, value, reach)
+
+
+def _decode_values(coder: Any, reach: int, *model: Any) -> I64:
+    q_N: I64 = coder.decode(*model).astype(np.int64) - reach
+    for place in np.flatnonzero(q_N > reach):
+        q_N[place] = _decode_escape(coder, reach)
+    return q_N
 
 
 def _encode_escape(coder: Any, value: int, reach: int) -> None:

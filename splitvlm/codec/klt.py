@@ -3,7 +3,7 @@
     y = (x - mean) · A          A = M·V, M the square root of the model's sensitivity G to each direction of x,
     q = sign(y) · floor(|y| / step + ROUNDING)         V the eigenvectors of the covariance of (x - mean)·M, falling
     x' = q · step · S + mean    S = inverse of A
-    step = KLT_STEPS[level], in root mean squares of y
+    step = KLT_STEPS[level], in root mean squares of y before it was scaled, times the `unit` of the boundary
 
 G is the Fisher information of the model's answer about x (mean outer product of the gradients of the log-likelihood of
 answers that the model itself gives: no labels). An error e in x changes the answer's distribution by about e·G·e / 2, so in
@@ -36,7 +36,10 @@ I64 = npt.NDArray[np.int64]
 
 ROUNDING: Final = 0.4  # below a half: a small coefficient costs more bits than it is worth (dead zone)
 FLOOR: Final = 1e-3  # of the mean sensitivity
-LARGEST: Final = 2**15 - 1
+LARGEST: Final = entropy.LARGEST
+OUTLIER_NORM: Final = 8.0
+"""Tokens whose norm exceeds so many times the median are not learned from: a few attention sinks, hundreds of times larger
+than all others, would bend the basis to themselves. When coded, their coefficients are escapes."""
 _LEVELS: Final = tuple(KLT_STEPS)
 
 
@@ -65,8 +68,13 @@ class Basis:
         return self.transform.channels
 
 
-def transform_of(x_NC: F32, sensitivity_CC: F64 | None = None) -> Transform:
-    """Learn a transform from N tokens, several times C, and the model's sensitivity G (None: to all directions alike)."""
+def transform_of(x_NC: F32, sensitivity_CC: F64 | None = None, unit: float = 1.0) -> Transform:
+    """Learn a transform from N tokens, several times C, and the model's sensitivity G (None: to all directions alike).
+
+    unit: what one is in y, in root mean squares; a smaller one makes all levels finer.
+    """
+    norms = np.linalg.norm(x_NC, axis=1)
+    x_NC = x_NC[norms <= OUTLIER_NORM * np.median(norms)]
     mean = x_NC.mean(axis=0, dtype=np.float64)
     centred = x_NC - mean
     root, inverse_root = _roots(sensitivity_CC, len(mean))
@@ -74,7 +82,7 @@ def transform_of(x_NC: F32, sensitivity_CC: F64 | None = None) -> Transform:
     variances, vectors = np.linalg.eigh(weighted.T @ weighted / len(weighted))
     vectors = vectors[:, np.argsort(variances)[::-1]]
     analysis, synthesis = root @ vectors, vectors.T @ inverse_root
-    scale = float(np.sqrt(variances.mean()))
+    scale = unit * float(np.sqrt(variances.mean()))
     return Transform(*(array.astype(np.float32) for array in (mean, analysis / scale, synthesis * scale)))
 
 
@@ -88,7 +96,7 @@ def _roots(sensitivity_CC: F64 | None, channels: int) -> tuple[F64, F64]:
 
 
 def fits(x_TC: F32, basis: Basis, level: str) -> bool:
-    """Whether there is something to code, and every coefficient has room in 16 bits."""
+    """Whether there is something to code, and every coefficient has room in an escape."""
     if x_TC.shape[1] != basis.channels or not len(x_TC):
         return False
     largest = np.abs((x_TC - basis.transform.mean) @ basis.transform.analysis).max(initial=0.0)

@@ -7,6 +7,7 @@ N tokens of all pictures, T of one, K columns, H hidden units, V symbols.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from splitvlm.codec.density import (
+    BAND,
     HIDDEN_UNITS,
     LARGEST_HIDDEN,
     MAX_COLUMNS,
@@ -27,6 +29,7 @@ from splitvlm.codec.density import (
     offsets,
 )
 
+F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
 
 STEPS: Final = 3000
@@ -38,6 +41,7 @@ SEEN: Final = 0.05  # of each symbol before any picture: none is impossible
 UNIT_BITS: Final = int(np.log2(UNIT))
 NATS_BITS: Final = int(np.log2(NATS))
 LOGIT_BITS: Final = 17  # at most: a log-likelihood below 64 stays below 2^23
+MOST_WEIGHT: Final = 65535  # of a band's symbols
 _TOP: Final = 127  # of int8
 _MOST_BITS: Final = 12  # of a scale
 
@@ -63,8 +67,10 @@ class Student(nn.Module):
 
 
 def learn(pictures: Sequence[I64], stride: int, *, steps: int = STEPS) -> Density:
-    """From the coefficients [T, C] of several pictures. Columns that are zero in all of them get no network."""
-    columns = _used(pictures)
+    """From the coefficients [T, C] of several pictures. Columns after the last that is not zero in all of them get nothing."""
+    used = _used(pictures)
+    columns = min(used, MAX_COLUMNS)
+    bands = _bands(np.concatenate([q_TC[:, columns:used] for q_TC in pictures]))
     q_NK = np.concatenate([q_TC[:, :columns] for q_TC in pictures])
     reach = np.minimum(np.abs(q_NK).max(axis=0, initial=0) + 1, MAX_REACH).astype(np.int64)
     if not columns:
@@ -75,12 +81,24 @@ def learn(pictures: Sequence[I64], stride: int, *, steps: int = STEPS) -> Densit
     student = Student(columns, 2 * int(reach.max()) + 2)
     student.second_bias.data = _prior(symbols, reach)
     _train(student, inputs, symbols, steps)
-    return _whole(student, inputs, reach, stride)
+    return replace(_whole(student, inputs, reach, stride), bands=bands)
 
 
 def _used(pictures: Sequence[I64]) -> int:
     used = np.flatnonzero(np.any([q_TC.any(axis=0) for q_TC in pictures], axis=0))
-    return min(MAX_COLUMNS, int(used[-1]) + 1 if len(used) else 0)
+    return int(used[-1]) + 1 if len(used) else 0
+
+
+def _bands(q_NK: I64) -> tuple[F32, ...]:
+    return tuple(_histogram(q_NK[:, start : start + BAND]) for start in range(0, q_NK.shape[1], BAND))
+
+
+def _histogram(q_NB: I64) -> F32:
+    reach = min(int(np.abs(q_NB).max(initial=0)) + 1, MAX_REACH)
+    symbols = np.where(np.abs(q_NB) <= reach, q_NB + reach, 2 * reach + 1)
+    counts = np.bincount(symbols.reshape(-1), minlength=2 * reach + 2) + SEEN
+    weights_V: F32 = np.maximum(1, np.round(counts / counts.max() * MOST_WEIGHT)).astype(np.float32)
+    return weights_V
 
 
 def _inputs(q_TK: I64, stride: int) -> npt.NDArray[np.float32]:

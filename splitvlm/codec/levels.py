@@ -19,10 +19,10 @@ BITS: dict[str, int] = {"int8": 8, "int6": 6, "int4": 4, "int3": 3, "int2": 2}
 """Bits of a code at each lossy level of features."""
 
 KLT_STEPS: dict[str, float] = {"klt1": 0.5, "klt2": 1.0, "klt3": 1.5, "klt4": 2.0, "klt5": 3.0, "klt6": 4.0}
-"""Steps of the calibrated levels, in root mean squares of the weighted features (klt.py). For calibrated boundaries only."""
+"""Steps of the calibrated levels, in units of the weighted features (klt.py). For calibrated boundaries only."""
 
-KLT_FORMAT = 2
-"""Of a calibrated body. 1 was zstandard in segments of columns."""
+KLT_FORMAT = 3
+"""Of a calibrated body. 1 was zstandard in segments of columns; 2 had no bands, and escapes of 16 bits."""
 
 PICTURE_FORMATS: dict[str, tuple[str, int]] = {
     "webp90": ("WEBP", 90),
