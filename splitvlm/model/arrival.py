@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import torch
 
-from splitvlm.domain import Cut, CutKind
+from splitvlm.domain import TOKENS, Cut, CutKind
 from splitvlm.errors import ProtocolError
 from splitvlm.model.boundary import HIDDEN, IDS, TYPES, Boundary
 from splitvlm.model.greedy import reads_prompt
 from splitvlm.model.part import Part
+from splitvlm.model.prefix import Prefix
 
 
 def check_boundary(part: Part, cut: Cut, boundary: Boundary) -> None:
@@ -25,6 +26,15 @@ def check_boundary(part: Part, cut: Cut, boundary: Boundary) -> None:
     above_vision = None if cut.kind is CutKind.VISION else image_tokens
     if not part.family.check_sides(part.model, boundary, visual_tokens=above_vision):
         raise ProtocolError(f"The tensors at the cut {cut} do not fit one another.")
+
+
+def check_again(part: Part, prefix: Prefix, boundary: Boundary) -> None:
+    """Of another question about a picture that is remembered."""
+    if set(boundary) != {IDS} or boundary[IDS].ndim != 1:
+        raise ProtocolError("Another question about a known picture needs the tensor ids, and no other.")
+    image_tokens = _check_prompt(part, TOKENS, boundary)
+    if not prefix.begins(boundary[IDS]) or image_tokens != int((prefix.ids_P == part.model.config.image_token_id).sum()):
+        raise ProtocolError("The prompt does not begin as the one did that brought the picture.")
 
 
 def check_step(part: Part, boundary: Boundary) -> None:

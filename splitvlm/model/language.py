@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -10,6 +11,9 @@ from torch import nn
 from splitvlm.model.boundary import HIDDEN, Boundary
 from splitvlm.model.families.family import Family
 from splitvlm.model.slicing import forward
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache
 
 
 class LanguageRun:
@@ -23,6 +27,7 @@ class LanguageRun:
 
         self._family, self._model, self._stack = family, model, stack
         self._cache = DynamicCache(config=stack.config)
+        self._prompt: DynamicCache | None = None  # as it was after the prefill: layers with sliding windows whole
         self._length = 0
         self._offset = 0
 
@@ -32,7 +37,34 @@ class LanguageRun:
         positions, self._offset = self._family.positions(self._model, boundary)
         mask = self._family.prompt_mask(self._model, self._stack, states_BTD, self._cache, positions, boundary)
         self._length = states_BTD.shape[1]
-        return self._run(states_BTD, positions, mask)
+        for layer in self._sliding():
+            layer.activate_past_recording()
+        states_TD = self._run(states_BTD, positions, mask)
+        self._prompt = _copied(self._cache)
+        for layer in self._sliding():
+            layer.crop(0)
+            layer.record_past = False
+        return states_TD
+
+    def resume(self, cache: DynamicCache, states_SD: torch.Tensor, boundary: Boundary) -> torch.Tensor:
+        """Instead of `prefill`: the last S of T tokens, the others being in `cache` -> states [S, D].
+
+        `boundary` tells positions of all T; of its `hidden` only the length counts.
+        """
+        self._cache = _copied(cache)
+        self._length = boundary[HIDDEN].shape[0]
+        positions, self._offset = self._family.positions(self._model, boundary)
+        mask = torch.ones((1, self._length), dtype=torch.long, device=states_SD.device)
+        return self._run(states_SD[None], positions[..., -states_SD.shape[0] :], mask)
+
+    def kept(self, length: int) -> DynamicCache:
+        """The caches of the prompt's first `length` tokens, after `prefill`."""
+        assert self._prompt is not None, "prefill comes first"
+        kept = _copied(self._prompt)
+        for layer in kept.layers:
+            layer.crop(length - self._prompt.get_seq_length())
+            layer.record_past = False
+        return kept
 
     def step(self, states_1D: torch.Tensor) -> torch.Tensor:
         """States [1, D] of the next token -> states [1, D]."""
@@ -40,6 +72,9 @@ class LanguageRun:
         self._length += 1
         mask = torch.ones((1, self._length), dtype=torch.long, device=states_1D.device)
         return self._run(states_1D[None], positions, mask)
+
+    def _sliding(self) -> list[Any]:
+        return [layer for layer in self._cache.layers if layer.is_sliding]
 
     def _run(self, states_BQD: torch.Tensor, positions: torch.Tensor, mask: Any) -> torch.Tensor:
         output = forward(
@@ -52,3 +87,10 @@ class LanguageRun:
         )
         found: torch.Tensor = output.last_hidden_state[0]
         return found
+
+
+def _copied(cache: DynamicCache) -> DynamicCache:
+    """Its own list of layers; the tensors are shared, for a layer that grows makes new ones."""
+    other = copy.copy(cache)
+    other.layers = [copy.copy(layer) for layer in cache.layers]
+    return other

@@ -14,11 +14,12 @@ from PIL import Image
 
 from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut, CutKind
 from splitvlm.errors import ProtocolError, UsageError
-from splitvlm.model.arrival import check_boundary, check_step
+from splitvlm.model.arrival import check_again, check_boundary, check_step
 from splitvlm.model.boundary import HIDDEN, IDS, TYPES, Boundary
 from splitvlm.model.greedy import Greedy, reads_prompt
 from splitvlm.model.language import LanguageRun
 from splitvlm.model.part import Part, picture_errors
+from splitvlm.model.prefix import Prefix, picture_end
 
 
 class DevicePart(Part):
@@ -48,6 +49,10 @@ class DevicePart(Part):
         if cut in (IMAGE, DEVICE):
             raise UsageError(f"The cut {cut} has no lower part to run.", advice="Use `picture` or `generate`.")
         return LowerRun(self, self.inputs(image, question), cut)
+
+    def prompt(self, image: Image.Image, question: str) -> Boundary:
+        """What crosses where the other side remembers the picture: the prompt's `ids`, no more. Raises UsageError."""
+        return {IDS: self.inputs(image, question)["input_ids"][0].cpu()}
 
     @torch.inference_mode()
     def generate(self, image: Image.Image, question: str, max_new_tokens: int) -> Iterator[int]:
@@ -131,6 +136,12 @@ class CloudPart(Part):
         self.check(IMAGE)
         return UpperRun(self, IMAGE, self.inputs(picture, question), max_new_tokens)
 
+    @torch.inference_mode()
+    def again(self, prefix: Prefix, prompt: Boundary, max_new_tokens: int) -> UpperRun:
+        """Another question about the picture behind `prefix`, by its `ids`. Raises ProtocolError."""
+        check_again(self, prefix, prompt)
+        return AgainRun(self, prefix, {IDS: prompt[IDS].to(self.device)}, max_new_tokens)
+
 
 class UpperRun:
     """One request above the cut, with its own caches, which go when it is dropped."""
@@ -141,6 +152,7 @@ class UpperRun:
         stop = part.spec.lm_layers
         self._language = part.language_run(start, stop, ends=True) if start < stop else None
         self._limit = max_new_tokens
+        self._prompt: Boundary = {}
         self._greedy: Greedy | None = None
         self._last = -1
 
@@ -154,6 +166,7 @@ class UpperRun:
         """Run the prefill; the first token id."""
         boundary = self._language_input()
         self._given = {}
+        self._prompt = {name: boundary[name] for name in (IDS, *self._part.family.language_sides) if name in boundary}
         num_tokens = boundary[HIDDEN].shape[0]
         self._greedy = Greedy(self._part.model, boundary.get(IDS), num_tokens, self._limit)
         return self._choose(self._language.prefill(boundary) if self._language else self._normed(boundary[HIDDEN]))
@@ -173,6 +186,14 @@ class UpperRun:
                 states_1D = self._part.family.embed(self._part.model, last)
         return self._choose(self._language.step(states_1D) if self._language else self._normed(states_1D))
 
+    def prefix(self) -> Prefix | None:
+        """After `first`: what another question about the picture can go on from; None at `lm:k`."""
+        if self._cut.kind is CutKind.LM or self._language is None:  # the device's layers keep their own caches
+            return None
+        length = picture_end(self._prompt[IDS], self._part.model.config.image_token_id)
+        sides = {name: tensor for name, tensor in self._prompt.items() if name != IDS}
+        return Prefix(self._prompt[IDS][:length], sides, self._language.kept(length)) if length else None
+
     def _language_input(self) -> Boundary:
         part, cut, given = self._part, self._cut, self._given
         if cut.kind is CutKind.LM:
@@ -191,3 +212,25 @@ class UpperRun:
         assert self._greedy is not None
         self._last = self._greedy.choose(self._part.logits(states_QD))
         return self._last
+
+
+class AgainRun(UpperRun):
+    """Another question about a picture whose prefix is known: only what follows the picture is run."""
+
+    def __init__(self, part: Part, prefix: Prefix, prompt: Boundary, max_new_tokens: int) -> None:
+        super().__init__(part, TOKENS, prompt, max_new_tokens)
+        self._prefix = prefix
+
+    @torch.inference_mode()
+    def first(self) -> int:
+        assert self._language is not None, "a model has layers above the cut `tokens`"
+        part, ids_T = self._part, self._given[IDS]
+        rest_S = ids_T[len(self._prefix.ids_P) :]
+        with part.clock.stage("embed"):
+            states_SD = part.family.embed(part.model, rest_S)
+        whole = {HIDDEN: states_SD.new_empty((len(ids_T), 0)), IDS: ids_T} | self._prefix.sides
+        self._greedy = Greedy(part.model, ids_T, len(ids_T), self._limit)
+        return self._choose(self._language.resume(self._prefix.cache, states_SD, whole))
+
+    def prefix(self) -> Prefix | None:
+        return self._prefix
