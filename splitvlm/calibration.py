@@ -15,7 +15,7 @@ from PIL import Image
 
 from splitvlm.codec.calibration import FILE, write
 from splitvlm.codec.codec import Codec
-from splitvlm.codec.klt import Basis, quantised, transform_of
+from splitvlm.codec.klt import Basis, centres_of, quantised, transform_of
 from splitvlm.codec.learning import learn
 from splitvlm.codec.levels import KLT_STEPS
 from splitvlm.domain import IMAGE, TOKENS, Cut, CutKind
@@ -33,7 +33,7 @@ Array = np.ndarray[Any, Any]
 MOST_TOKENS = 80_000  # that densities are learned from: what more of them gain is below a percent
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 TOKENS_PER_CHANNEL = 4  # fewer make a covariance of noise
-LANGUAGE_UNIT = 0.11
+LANGUAGE_UNIT = 0.104
 """Of transforms at `lm:k`: what is lost there reaches the answer through fewer layers that could mend it, and tokens of text
 bear less than a picture's many alike ones. Chosen on SmolLM2-135M (docs/codec.md)."""
 
@@ -89,7 +89,10 @@ def _basis(features: Sequence[Array], stride: int, sensitivity_CC: Array, unit: 
             level: pool.submit(learn, [quantised(x_TC, transform, level).astype(np.int32) for x_TC in seen], stride)
             for level in KLT_STEPS
         }
-        return Basis(transform, {level: future.result() for level, future in learning.items()})
+        centres = {level: centres_of(np.concatenate(seen), transform, level) for level in KLT_STEPS}
+        densities = {level: future.result() for level, future in learning.items()}
+    shapes = {one.shape[:-1] for one in features}
+    return Basis(transform, densities, centres, shapes.pop() if len(shapes) == 1 else ())
 
 
 def _row(num_tokens: int) -> int:

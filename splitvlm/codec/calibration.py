@@ -1,6 +1,7 @@
 """What a model's boundaries were calibrated with, as one safetensors file beside its weights.
 
 `tokens.mean` [C], `tokens.analysis` and `tokens.synthesis` [C, C] (float16): the transform at the cut `tokens`.
+`tokens.shape`: of the tensor, without the channels, where it never varies; `tokens.klt2.centres` [C, 2] (klt.py).
 `tokens.klt2.*`, for each level: its density's whole numbers (density.py), matrices one after another. The file's SHA-256
 is part of the codec's hash, so that two nodes with different calibrations refuse each other.
 """
@@ -8,6 +9,7 @@ is part of the codec's hash, so that two nodes with different calibrations refus
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,16 +24,19 @@ from splitvlm.domain import Cut
 from splitvlm.errors import UsageError
 
 FILE = "calibration.safetensors"
+MOST_TOKENS = 1 << 20  # of a boundary: no known model has as many
 Tensors = dict[str, np.ndarray]  # type: ignore[type-arg]
 
 
 def write(path: Path, bases: Mapping[Cut, Basis]) -> None:
     tensors: Tensors = {}
     for cut, basis in bases.items():
+        tensors[f"{cut}.shape"] = np.array(basis.shape, np.int32)
         tensors[f"{cut}.mean"] = basis.transform.mean
         tensors[f"{cut}.analysis"] = basis.transform.analysis.astype(np.float16)
         tensors[f"{cut}.synthesis"] = basis.transform.synthesis.astype(np.float16)
         for level, density in basis.densities.items():
+            tensors[f"{cut}.{level}.centres"] = basis.centres[level].astype(np.float16)
             tensors |= {f"{cut}.{level}.{name}": value for name, value in _stored(density).items()}
     save_file(tensors, path)
 
@@ -56,9 +61,14 @@ def _basis(tensors: Tensors, cut: str) -> Basis:
         analysis.shape == synthesis.shape == square and np.isfinite(analysis).all() and np.isfinite(synthesis).all()
     ):
         raise ValueError(cut)
-    return Basis(
-        Transform(mean, analysis, synthesis), {level: _density(tensors, f"{cut}.{level}") for level in KLT_STEPS}
-    )
+    centres = {level: tensors[f"{cut}.{level}.centres"].astype(np.float32) for level in KLT_STEPS}
+    if not all(one.shape == (len(mean), 2) and np.isfinite(one).all() for one in centres.values()):
+        raise ValueError(cut)
+    densities = {level: _density(tensors, f"{cut}.{level}") for level in KLT_STEPS}
+    shape = tuple(tensors[f"{cut}.shape"].tolist())
+    if any(size < 1 for size in shape) or math.prod(shape) > MOST_TOKENS:
+        raise ValueError(cut)
+    return Basis(Transform(mean, analysis, synthesis), densities, centres, shape)
 
 
 def _stored(density: Density) -> Tensors:

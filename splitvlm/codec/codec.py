@@ -12,7 +12,8 @@ from splitvlm.codec import boundary, calibration, levels
 from splitvlm.codec.klt import Basis
 from splitvlm.codec.levels import KLT_STEPS
 from splitvlm.codec.limits import Limits
-from splitvlm.domain import Cut
+from splitvlm.codec.picture import picture_levels
+from splitvlm.domain import IMAGE, Cut
 from splitvlm.errors import UsageError
 
 
@@ -30,7 +31,7 @@ class Codec:
 
     def levels(self, cut: Cut) -> tuple[str, ...]:
         """The levels at a cut, lossless first."""
-        plain = levels.levels_of(cut)
+        plain = picture_levels() if cut == IMAGE else levels.levels_of(cut)
         return (*plain, *KLT_STEPS) if cut in self._bases else plain
 
     def check(self, cut: Cut, level: str) -> None:

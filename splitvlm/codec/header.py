@@ -20,6 +20,7 @@ from splitvlm.codec.limits import Limits
 from splitvlm.errors import ProtocolError, UsageError
 
 VERSION: Final = 1
+SHORT: Final = 2  # boundary.py
 
 NAMES: Final[tuple[str, ...]] = (
     "hidden",

@@ -18,21 +18,31 @@ NONE = "none"
 BITS: dict[str, int] = {"int8": 8, "int6": 6, "int4": 4, "int3": 3, "int2": 2}
 """Bits of a code at each lossy level of features."""
 
-KLT_STEPS: dict[str, float] = {"klt1": 0.5, "klt2": 1.0, "klt3": 1.5, "klt4": 2.0, "klt5": 3.0, "klt6": 4.0}
+KLT_STEPS: dict[str, float] = {"klt1": 0.5, "klt2": 1.0, "klt3": 1.5, "klt4": 2.0, "klt5": 2.5, "klt6": 3.0}
 """Steps of the calibrated levels, in units of the weighted features (klt.py). For calibrated boundaries only."""
 
 KLT_FORMAT = 3
 """Of a calibrated body. 1 was zstandard in segments of columns; 2 had no bands, and escapes of 16 bits."""
 
-PICTURE_FORMATS: dict[str, tuple[str, int]] = {
-    "webp90": ("WEBP", 90),
-    "webp75": ("WEBP", 75),
-    "webp50": ("WEBP", 50),
-    "jpeg90": ("JPEG", 90),
-    "jpeg75": ("JPEG", 75),
-    "jpeg50": ("JPEG", 50),
+SMALL, SMALLER = 5 / 8, 3 / 8
+PICTURE_FORMATS: dict[str, tuple[str, int, float]] = {
+    "webp90": ("WEBP", 90, 1.0),
+    "webp75": ("WEBP", 75, 1.0),
+    "webp50": ("WEBP", 50, 1.0),
+    "webp25": ("WEBP", 25, 1.0),
+    "webp50s": ("WEBP", 50, SMALL),
+    "webp50xs": ("WEBP", 50, SMALLER),
+    "avif35": ("AVIF", 35, 1.0),
+    "avif15": ("AVIF", 15, 1.0),
+    "avif25s": ("AVIF", 25, SMALL),
+    "jpeg90": ("JPEG", 90, 1.0),
+    "jpeg75": ("JPEG", 75, 1.0),
+    "jpeg50": ("JPEG", 50, 1.0),
 }
-"""Format and quality at each lossy level of pictures."""
+"""Format, quality and scale of a side at each lossy level of pictures."""
+
+PICTURE_VERSION = 2
+"""Of the pictures' encoding. 1 knew one size only, and neither AVIF nor the slower WebP and JPEG."""
 
 FEATURE_LEVELS: tuple[str, ...] = (LOSSLESS, *BITS)
 PICTURE_LEVELS: tuple[str, ...] = (LOSSLESS, *PICTURE_FORMATS)
@@ -71,6 +81,7 @@ def codec_hash() -> str:
         "integers": ["planes", "runs", "steps", "bits"],
         "klt": KLT_STEPS,
         "klt format": KLT_FORMAT,
+        "picture version": PICTURE_VERSION,
         "pictures": PICTURE_FORMATS,
         "groups": [TOKEN_GROUP, CHANNEL_GROUP],
         "outliers": [OUTLIER_RATIO, OUTLIER_SHARE, APART_BITS],

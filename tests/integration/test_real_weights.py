@@ -21,7 +21,7 @@ import torch
 
 from splitvlm.calibration import LANGUAGE_UNIT
 from splitvlm.codec.codec import Codec
-from splitvlm.codec.klt import Basis, quantised, transform_of
+from splitvlm.codec.klt import Basis, centres_of, quantised, transform_of
 from splitvlm.codec.learning import learn
 from splitvlm.domain import Cut
 
@@ -120,6 +120,7 @@ def codec_of(smol: Smol) -> Codec:
                 level: learn([quantised(x_LC, transform, level) for x_LC in states[cut]], 1, steps=STEPS)
                 for level in (FINE, COARSE)
             },
+            {level: centres_of(np.concatenate(states[cut]), transform, level) for level in (FINE, COARSE)},
         )
     return Codec(bases, "smollm2")
 

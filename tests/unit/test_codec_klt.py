@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from splitvlm.codec.codec import Codec
 from splitvlm.codec.density import HIDDEN_UNITS, MAX_COLUMNS, Density
 from splitvlm.codec.learning import learn
 from splitvlm.codec.levels import KLT_STEPS
+from splitvlm.codec.limits import Limits
 from splitvlm.domain import TOKENS, Cut
 from splitvlm.errors import ProtocolError, UsageError
 
@@ -36,11 +38,13 @@ def basis(steps: int) -> klt.Basis:
     densities = {
         level: learn([klt.quantised(one, transform, level) for one in pictures], 8, steps=steps) for level in KLT_STEPS
     }
-    return klt.Basis(transform, densities)
+    centres = {level: klt.centres_of(np.concatenate(pictures), transform, level) for level in KLT_STEPS}
+    return klt.Basis(transform, densities, centres)
 
 
 BASIS = basis(steps=30)
 CODEC = Codec({TOKENS: BASIS}, "calibrated")
+SHORT = Codec({TOKENS: replace(BASIS, shape=(2, 32))}, "calibrated")  # of boundaries that all have one shape
 
 
 def crossed(x_TC: np.ndarray, level: str) -> tuple[np.ndarray, int]:
@@ -85,6 +89,47 @@ def test_damaged_bytes_are_an_error_or_a_tensor(data: st.DataObject) -> None:
     damaged = bytes(coded[: data.draw(st.integers(0, len(coded)))])
     with contextlib.suppress(ProtocolError):
         assert all(isinstance(value, torch.Tensor) for value in CODEC.decode(TOKENS, damaged).values())
+
+
+@pytest.mark.parametrize("level", KLT_STEPS)
+def test_what_both_sides_know_is_not_sent(level: str) -> None:
+    boundary = {"hidden": torch.from_numpy(features(64, 2).reshape(2, 32, CHANNELS)), "ids": torch.arange(5, 40)}
+    short, long = SHORT.encode(TOKENS, boundary, level), CODEC.encode(TOKENS, boundary, level)
+    assert len(long) - len(short) >= 11
+    back, same = SHORT.decode(TOKENS, short), CODEC.decode(TOKENS, long)
+    assert list(back) == ["hidden", "ids"]
+    assert all(torch.equal(back[name], same[name]) for name in back)
+    assert SHORT.decode(TOKENS, long)["hidden"].shape == (2, 32, CHANNELS)
+    with pytest.raises(ProtocolError, match="no calibration"):
+        CODEC.decode(TOKENS, short)
+
+
+def test_another_shape_dtype_or_tensor_is_sent_in_full() -> None:
+    hidden, ids = torch.from_numpy(features(64, 2).reshape(2, 32, CHANNELS)), torch.arange(9)
+    for boundary in (
+        {"hidden": hidden[:1], "ids": ids},
+        {"hidden": hidden.half(), "ids": ids},
+        {"hidden": hidden},
+        {"hidden": hidden, "ids": ids, "grid": ids},
+        {"hidden": hidden * 1e9, "ids": ids},
+    ):
+        data = SHORT.encode(TOKENS, boundary, "klt2")
+        assert data == CODEC.encode(TOKENS, boundary, "klt2")
+        assert SHORT.decode(TOKENS, data)["hidden"].shape == boundary["hidden"].shape
+
+
+@given(st.data())
+def test_a_damaged_short_form_is_an_error_or_a_tensor_within_the_limits(data: st.DataObject) -> None:
+    boundary = {"hidden": torch.from_numpy(features(64, 2).reshape(2, 32, CHANNELS)), "ids": torch.arange(5, 40)}
+    coded = bytearray(SHORT.encode(TOKENS, boundary, "klt3"))
+    for _ in range(data.draw(st.integers(1, 4))):
+        coded[data.draw(st.integers(0, min(40, len(coded) - 1)))] = data.draw(st.integers(0, 255))
+    limits = Limits(max_elements=64 * CHANNELS + 100)
+    with contextlib.suppress(ProtocolError):
+        found = SHORT.decode(TOKENS, bytes(coded[: data.draw(st.integers(0, len(coded)))]), limits)
+        assert sum(tensor.numel() for tensor in found.values()) <= limits.max_elements
+    with pytest.raises(ProtocolError):
+        SHORT.decode(TOKENS, bytes(SHORT.encode(TOKENS, boundary, "klt3")), Limits(max_elements=64 * CHANNELS))
 
 
 def test_only_a_calibrated_boundary_has_the_levels() -> None:
