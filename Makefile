@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install demo test test-slow lint proto proto-check bench-overhead bench-policy bench-link bench-emulated bench-codec clean
+.PHONY: install demo test test-slow lint proto proto-check bench-overhead bench-policy bench-link bench-emulated bench-codec chaos clean
 
 install: $(STAMP)
 
@@ -51,6 +51,12 @@ bench-link: install
 
 bench-policy: install
 	$(BIN)/python benchmarks/policy.py
+
+# Real processes, killed, stopped, cut off: see the file's first lines.
+RUNS ?= 24
+SEED ?= 1
+chaos: install
+	$(BIN)/python -m tests.e2e.chaos --runs $(RUNS) --seed $(SEED)
 
 clean:
 	rm -rf $(VENV) out build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

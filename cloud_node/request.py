@@ -7,11 +7,14 @@ import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
+from PIL import Image
+
+from cloud_node.memory import NAME_BYTES, Kept, Shelf
 from cloud_node.worker import Spent, Worker
 from splitvlm.codec import decode_picture
 from splitvlm.codec.codec import Codec
-from splitvlm.domain import IMAGE, Cut, CutKind
-from splitvlm.errors import ProtocolError, UsageError
+from splitvlm.domain import IMAGE, Cut, CutKind, Plan
+from splitvlm.errors import Forgotten, ProtocolError, UsageError
 from splitvlm.model.parts import CloudPart, UpperRun
 from splitvlm.wire.v1.data_pb2 import Begin, CloudFrame, End, Receipt, Token
 
@@ -31,7 +34,8 @@ class Upload:
     last_s: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.begin.payload_bytes <= self.max_payload_bytes:
+        least = 0 if self.begin.again else 1
+        if not least <= self.begin.payload_bytes <= self.max_payload_bytes:
             raise UsageError(
                 f"A payload of {self.begin.payload_bytes} bytes is not taken; the limit is {self.max_payload_bytes}.",
                 advice="Choose a smaller codec level, a deeper cut, or raise limits.max_payload_bytes.",
@@ -61,50 +65,89 @@ class Answering:
     """Runs the upper part of one request on the worker and yields its frames. Dropping it frees its caches."""
 
     def __init__(
-        self, part: CloudPart, codec: Codec, worker: Worker, upload: Upload, steps: asyncio.Queue[bytes]
+        self,
+        part: CloudPart,
+        codec: Codec,
+        worker: Worker,
+        upload: Upload,
+        steps: asyncio.Queue[bytes],
+        shelf: Shelf,
     ) -> None:
         begin = upload.begin
         self._part = part
         self._codec = codec
         self._worker = worker
         self._cut = Cut.parse(begin.cut)
-        self._level = begin.level
+        self._plan = Plan(self._cut, begin.level)
         self._question = begin.question
         self._max_new_tokens = begin.max_new_tokens
+        self._given = list(begin.given)
         self._payload = b"".join(upload.parts)
         self._steps = steps
+        self._shelf = shelf
+        self._name = begin.picture
+        self._picture: Image.Image | None = None
         self._end = End()
-        codec.check(self._cut, self._level)
+        codec.check(self._cut, begin.level)
         if self._cut not in part.cuts:
             known = ", ".join(map(str, part.cuts))
             raise UsageError(f"This cloud node does not serve the cut {self._cut}.", advice=f"It serves {known}.")
+        self._known = self._remembered() if begin.again else None
+
+    def _remembered(self) -> Kept:
+        kept = self._shelf.get(self._name)
+        if kept is None or kept.plan != self._plan:
+            raise Forgotten("The cloud node does not remember this picture.", advice="Send it again.")
+        return kept
 
     async def frames(self) -> AsyncGenerator[CloudFrame, None]:
         run, spent = await self._worker.run(self._decode)
         self._count("decode_us", spent)
-        token, spent = await self._worker.run(run.first)
+        token, spent = await self._worker.run(run.first, self._taken(0))
         self._count("prefill_us", spent)
-        yield CloudFrame(token=Token(id=token))
+        self._end.remembered = self._remember(run)
+        if not self._given:
+            yield CloudFrame(token=Token(id=token))
         count = 1
         while not run.finished:
             step = await self._steps.get() if self._cut.kind is CutKind.LM else None
-            token, spent = await self._worker.run(self._next, run, step)
+            token, spent = await self._worker.run(self._next, run, step, self._taken(count))
             self._count("tokens_us", spent)
             count += 1
-            yield CloudFrame(token=Token(id=token))
+            if count > len(self._given):
+                yield CloudFrame(token=Token(id=token))
         self._end.reason = End.REASON_LENGTH if count == self._max_new_tokens else End.REASON_EOS
         yield CloudFrame(end=self._end)
 
     def _decode(self) -> UpperRun:
         """From bytes to a run that is ready for its prefill."""
+        if self._known is not None:
+            return self._decode_again(self._known)
         if self._cut == IMAGE:
-            picture = decode_picture(self._payload, max_pixels=MAX_PICTURE_PIXELS)
-            return self._part.upper_from_picture(picture, self._question, self._max_new_tokens)
+            self._picture = decode_picture(self._payload, max_pixels=MAX_PICTURE_PIXELS)
+            return self._part.upper_from_picture(self._picture, self._question, self._max_new_tokens)
         boundary = self._codec.decode(self._cut, self._payload)
         return self._part.upper(self._cut, boundary, self._max_new_tokens)
 
-    def _next(self, run: UpperRun, step: bytes | None) -> int:
-        return run.next(None if step is None else self._codec.decode(self._cut, step))
+    def _decode_again(self, known: Kept) -> UpperRun:
+        if known.picture is not None:
+            prompt = self._part.prompt(known.picture, self._question)
+        else:
+            prompt = self._codec.decode(self._cut, self._payload)
+        return self._part.again(known.prefix, prompt, self._max_new_tokens)
+
+    def _remember(self, run: UpperRun) -> bool:
+        if self._known is not None:
+            return True
+        prefix = run.prefix() if len(self._name) == NAME_BYTES else None
+        return prefix is not None and self._shelf.put(self._name, Kept(self._plan, prefix, self._picture))
+
+    def _next(self, run: UpperRun, step: bytes | None, given: int | None) -> int:
+        return run.next(None if step is None else self._codec.decode(self._cut, step), given)
+
+    def _taken(self, place: int) -> int | None:
+        """The token at this place of the answer, where another node chose it."""
+        return self._given[place] if place < len(self._given) else None
 
     def _count(self, field_name: str, spent: Spent) -> None:
         setattr(self._end, field_name, getattr(self._end, field_name) + int(1e6 * spent.busy_s))

@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 
+from cloud_node.memory import Memory, Shelf
 from cloud_node.session import Session
 from cloud_node.settings import Limits
 from cloud_node.worker import Worker
@@ -52,11 +53,13 @@ class DataServicer(data_pb2_grpc.DataServicer):
         self._agreement = agreement
         self._identity = identity
         self._limits = limits
+        self.memory = Memory(limits.remembered_bytes, limits.remembered_s)
         self.active: Counter[str] = Counter()
 
     def use(self, limits: Limits) -> None:
         """Other limits, for sessions that open from now on."""
         self._limits = limits
+        self.memory.use(limits.remembered_bytes, limits.remembered_s)
 
     async def Session(self, request_iterator: Any, context: Context) -> None:  # gRPC's own naming
         try:
@@ -89,7 +92,8 @@ class DataServicer(data_pb2_grpc.DataServicer):
 
     async def _serve(self, device: str, context: Context) -> None:
         stream = await self._shake_hands(device, context)
-        session = Session(stream, self._part, self._codec, self._worker, self._limits)
+        shelf = Shelf(self.memory, device)
+        session = Session(stream, self._part, self._codec, self._worker, self._limits, shelf)
         _log.info("session open", extra={"device": device})
         await session.run(self._envelopes(context))
         _log.info("session closed", extra={"device": device, "requests": session.requests})

@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 
+from cloud_node.memory import Shelf
 from cloud_node.request import Answering, Upload
 from cloud_node.settings import Limits
 from cloud_node.worker import Worker
@@ -24,14 +25,24 @@ SessionStream = SealedStream[CloudFrame, DeviceFrame]
 class Session:
     """The cloud's side of an open session."""
 
-    def __init__(self, stream: SessionStream, part: CloudPart, codec: Codec, worker: Worker, limits: Limits) -> None:
+    def __init__(
+        self,
+        stream: SessionStream,
+        part: CloudPart,
+        codec: Codec,
+        worker: Worker,
+        limits: Limits,
+        shelf: Shelf,
+    ) -> None:
         self._stream = stream
         self._part = part
         self._codec = codec
         self._worker = worker
         self._limits = limits
+        self._shelf = shelf
+        self._last = ("", "", 0)  # cut, level and max_new_tokens of the last request
         self._upload: Upload | None = None
-        self._steps: asyncio.Queue[bytes] = asyncio.Queue(maxsize=1)  # a device sends a step for each token, no sooner
+        self._steps: asyncio.Queue[bytes] = asyncio.Queue(maxsize=1)  # a device sends a step for each token that it has
         self._answer: asyncio.Task[None] | None = None
         self.requests = 0
 
@@ -66,6 +77,7 @@ class Session:
         if self._busy():
             raise ProtocolError("The peer began a request before the last one ended.")
         self.requests += 1
+        self._fill_in(begin)
         try:
             self._check(begin)
             upload = Upload(begin, self._limits.max_payload_bytes)
@@ -75,19 +87,26 @@ class Session:
         self._upload = upload
         await self._take(upload, begin.first, wire_bytes)
 
+    def _fill_in(self, begin: Begin) -> None:
+        """What the device left out because it is known here."""
+        cut, level, max_new_tokens = self._last
+        begin.cut, begin.level = begin.cut or cut, begin.level or level
+        begin.max_new_tokens = begin.max_new_tokens or max_new_tokens
+        begin.payload_bytes = begin.payload_bytes or len(begin.first)
+        self._last = begin.cut, begin.level, begin.max_new_tokens
+
     async def _take(self, upload: Upload, part: bytes, wire_bytes: int) -> None:
         upload.add(part, wire_bytes)
         if not upload.complete:
             return
         self._upload = None
         await self._stream.send(upload.receipt())
-        while not self._steps.empty():
-            self._steps.get_nowait()
+        self._steps = asyncio.Queue(maxsize=max(1, len(upload.begin.given)))
         self._answer = asyncio.create_task(self._run_answer(upload))
 
     async def _run_answer(self, upload: Upload) -> None:
         try:
-            answering = Answering(self._part, self._codec, self._worker, upload, self._steps)
+            answering = Answering(self._part, self._codec, self._worker, upload, self._steps, self._shelf)
             async with contextlib.aclosing(answering.frames()) as frames:
                 async for frame in frames:
                     await self._stream.send(frame)
@@ -128,6 +147,9 @@ class Session:
             raise UsageError(
                 f"max_new_tokens is {begin.max_new_tokens}, but this cloud node takes 1 to {self._limits.max_new_tokens}."
             )
+
+        if len(begin.given) >= begin.max_new_tokens or any(id >= self._part.spec.vocab_size for id in begin.given):
+            raise UsageError("The tokens that are given already are too many, or none of this model.")
 
     async def _fail(self, error: SplitvlmError) -> None:
         await self._stream.send(

@@ -13,6 +13,12 @@ class Limits(Section):
     max_payload_bytes: int = Field(64 * 2**20, ge=1_024, le=2**30, description="of one request")
     max_new_tokens: int = Field(512, ge=1, le=4_096)
     idle_session_s: float = Field(600.0, gt=0, description="a session without a request is closed after so long")
+    remembered_bytes: int = Field(
+        512 * 2**20, ge=0, description="for pictures that were asked about, of all devices; 0 remembers none"
+    )
+    remembered_s: float = Field(
+        600.0, gt=0, description="a picture that is not asked about again is forgotten after so long"
+    )
     drain_s: float = Field(10.0, ge=0, description="running requests may take so long to end after SIGTERM")
 
 

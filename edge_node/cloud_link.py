@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hmac
 import os
+import struct
 import time
+from collections import OrderedDict
 from collections.abc import AsyncGenerator
 
 import grpc
+from PIL import Image
 
 from edge_node.cloud_session import CloudSession, Exchange, Payload
 from splitvlm.crypto.identity import Identity
-from splitvlm.errors import PeerUnavailable, SplitvlmError
+from splitvlm.domain import Plan
+from splitvlm.errors import Forgotten, PeerUnavailable, SplitvlmError
 from splitvlm.link.estimator import RESOLUTION_S, STEP, LinkEstimate, LinkEstimator
 from splitvlm.rpc.channels import connected, open_channel
 from splitvlm.rpc.limits import CHUNK_BYTES
@@ -23,6 +28,8 @@ from splitvlm.wire.v1 import data_pb2_grpc
 PROBE_TIMEOUT_S = 5.0
 PROBE_PERIOD_S = 0.5
 IDLE_SESSIONS = 4  # kept open for the next requests
+MOST_REMEMBERED = 1_000  # pictures whose names are kept here; what the cloud node keeps of them is for it to say
+NAME_BYTES = 8  # by a secret key, so that nobody can seek two pictures of one name
 STALLED = 2.0  # an upload that takes so many times its predicted time tells of the link before it ends
 
 
@@ -43,6 +50,17 @@ class CloudLink:
         self._unbooked_bytes = 0
         self._asked_s: float | None = None
         self._opening: asyncio.Task[None] | None = None
+        self._naming_key = os.urandom(32)  # another one for each cloud node: names tell nobody which pictures are alike
+        self._remembered: OrderedDict[bytes, Plan] = OrderedDict()
+
+    def name_of(self, picture: Image.Image) -> bytes:
+        """What the cloud node may remember the picture under: a keyed hash of its pixels."""
+        size = struct.pack("<II", *picture.size)
+        return hmac.digest(self._naming_key, size + picture.convert("RGB").tobytes(), "sha256")[:NAME_BYTES]
+
+    def known(self, picture: bytes) -> Plan | None:
+        """The plan under which the cloud node has seen the picture of this name, if it remembers it as far as is known here."""
+        return self._remembered.get(picture)
 
     def estimate(self) -> LinkEstimate:
         return self.estimator.estimate(time.monotonic())
@@ -58,7 +76,11 @@ class CloudLink:
                 async for token in tokens:
                     yield token
             self._observe(exchange)
+            self._note(payload, exchange)
             self.reachable = True
+        except Forgotten:
+            self._remembered.pop(payload.picture, None)
+            raise
         except SplitvlmError as error:
             self.reachable = self.reachable and error.code not in ("peer-unavailable", "deadline")
             raise
@@ -166,6 +188,12 @@ class CloudLink:
             time.monotonic(),
             first_frame_bytes=min(CHUNK_BYTES, receipt.bytes),
         )
+
+    def _note(self, payload: Payload, exchange: Exchange) -> None:
+        if exchange.end.remembered:
+            self._remembered[payload.picture] = payload.plan
+            while len(self._remembered) > MOST_REMEMBERED:
+                self._remembered.popitem(last=False)
 
     async def _session(self) -> CloudSession:
         while self._idle:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import grpc
@@ -14,7 +14,7 @@ from splitvlm.crypto.handshake import DeviceHandshake, Reply
 from splitvlm.crypto.identity import Identity
 from splitvlm.crypto.sealing import Opener, Sealer
 from splitvlm.domain import Plan
-from splitvlm.errors import DeadlineExceeded, PeerUnavailable, ProtocolError
+from splitvlm.errors import DeadlineExceeded, Forgotten, PeerUnavailable, ProtocolError
 from splitvlm.rpc.agreement import session_context
 from splitvlm.rpc.limits import CHUNK_BYTES, CONNECT_TIMEOUT_S, FIRST_TOKEN_TIMEOUT_S, TOKEN_TIMEOUT_S
 from splitvlm.rpc.sealed import SealedStream
@@ -22,8 +22,8 @@ from splitvlm.rpc.status import failure, from_rpc
 from splitvlm.wire.v1 import data_pb2 as pb
 from splitvlm.wire.v1 import data_pb2_grpc
 
-NextStep = Callable[[int], Awaitable[bytes]]
-"""Gives the coded boundary of the token that the cloud just chose (cuts `lm:k`)."""
+NextStep = Callable[[int, int], Awaitable[bytes]]
+"""Gives the coded boundary of the token at a place of the answer (cuts `lm:k`)."""
 
 SLOWEST_UPLINK_BPS = 8_000  # a link below 1 kB/s is an outage: an upload's deadline is its time at that rate
 
@@ -37,6 +37,10 @@ class Payload:
     max_new_tokens: int
     question: str = ""  # cut `image` only
     step: NextStep | None = None
+    picture: bytes = b""  # the picture's name, by which the cloud may remember it
+    again: bool = False  # it does: `data` holds the prompt only
+    given: Sequence[int] = ()  # tokens of the answer that are there already
+    patience_s: float | None = None  # that a silent cloud node gets, where another could take over
 
 
 @dataclass
@@ -46,9 +50,16 @@ class Exchange:
     bytes_sent: int = 0
     bytes_received: int = 0
     upload_began_s: float | None = None  # of time.perf_counter
+    heard_s: float | None = None  # the same: the node's last sign of life
     upload_elapsed_s: float = 0.0  # from the first frame sent until the receipt
     receipt: pb.Receipt = field(default_factory=pb.Receipt)
     end: pb.End = field(default_factory=pb.End)
+
+    def restart(self) -> None:
+        """Before the request is sent once more. Bytes add up."""
+        self.receipt.Clear()
+        self.upload_began_s = None
+        self.upload_elapsed_s = 0.0
 
 
 class CloudSession:
@@ -60,6 +71,7 @@ class CloudSession:
         self._call = call
         self._peer = peer
         self._context = keys_context
+        self._said = ("", "", 0)  # cut, level, max_new_tokens of the last request: the cloud knows them
         self._stream: SealedStream[pb.DeviceFrame, pb.CloudFrame]
         self.broken = False
         self.setup_bytes = 0
@@ -95,6 +107,9 @@ class CloudSession:
                 async for token in self._tokens(payload, exchange):
                     yield token
                 ended = True
+            except Forgotten:
+                ended = upload.done()  # the session goes on
+                raise
             finally:
                 upload.cancel()
         except grpc.aio.AioRpcError as error:
@@ -102,8 +117,8 @@ class CloudSession:
         except asyncio.InvalidStateError as error:
             raise await self._why() from error
         finally:
-            exchange.bytes_sent = self._stream.bytes_sent - sent
-            exchange.bytes_received = self._stream.bytes_received - received
+            exchange.bytes_sent += self._stream.bytes_sent - sent
+            exchange.bytes_received += self._stream.bytes_received - received
             if not ended:
                 await self._abandon()
 
@@ -137,16 +152,21 @@ class CloudSession:
         self._stream = SealedStream(self._call.write, Sealer.of_device(keys), Opener.of_device(keys), pb.CloudFrame)
 
     async def _upload(self, payload: Payload) -> None:
-        data = payload.data
+        data, plan = payload.data, payload.plan
+        said, self._said = self._said, (str(plan.cut), plan.level, payload.max_new_tokens)
+        same = [one == other for one, other in zip(self._said, said, strict=True)]
         await self._stream.send(
             pb.DeviceFrame(
                 begin=pb.Begin(
-                    cut=str(payload.plan.cut),
-                    level=payload.plan.level,
-                    payload_bytes=len(data),
-                    max_new_tokens=payload.max_new_tokens,
+                    cut="" if same[0] else str(plan.cut),
+                    level="" if same[1] else plan.level,
+                    payload_bytes=len(data) if len(data) > CHUNK_BYTES else 0,
+                    max_new_tokens=0 if same[2] else payload.max_new_tokens,
                     first=data[:CHUNK_BYTES],
                     question=payload.question,
+                    picture=payload.picture,
+                    again=payload.again,
+                    given=payload.given,
                 )
             )
         )
@@ -155,8 +175,9 @@ class CloudSession:
 
     async def _await_receipt(self, payload: Payload, exchange: Exchange, upload: asyncio.Task[None]) -> None:
         exchange.upload_began_s = started_s = time.perf_counter()
+        exchange.heard_s = started_s
         deadline_s = CONNECT_TIMEOUT_S + 8 * len(payload.data) / SLOWEST_UPLINK_BPS
-        frame = await self._receive(deadline_s)
+        frame = await self._receive(payload.patience_s or deadline_s, exchange)
         if frame.WhichOneof("body") != "receipt":
             raise ProtocolError(f"The {self._peer} answered before it had the whole request.")
         exchange.receipt = frame.receipt
@@ -164,29 +185,36 @@ class CloudSession:
         await upload
 
     async def _tokens(self, payload: Payload, exchange: Exchange) -> AsyncGenerator[int, None]:
-        timeout_s = FIRST_TOKEN_TIMEOUT_S
+        timeout_s = payload.patience_s or FIRST_TOKEN_TIMEOUT_S
+        for place, token_id in enumerate(payload.given):
+            await self._step(payload, place, token_id)
+        place = len(payload.given)
         while True:
-            frame = await self._receive(timeout_s)
-            timeout_s = TOKEN_TIMEOUT_S
+            frame = await self._receive(timeout_s, exchange)
+            timeout_s = payload.patience_s or TOKEN_TIMEOUT_S
             match frame.WhichOneof("body"):
                 case "token":
                     yield frame.token.id
-                    if payload.step is not None:
-                        step = await payload.step(frame.token.id)
-                        await self._stream.send(pb.DeviceFrame(step=step))
+                    await self._step(payload, place, frame.token.id)
+                    place += 1
                 case "end":
                     exchange.end = frame.end
                     return
                 case _:
                     raise ProtocolError(f"The {self._peer} sent a frame that has no place in an answer.")
 
-    async def _receive(self, timeout_s: float) -> pb.CloudFrame:
+    async def _step(self, payload: Payload, place: int, token_id: int) -> None:
+        if payload.step is not None:
+            await self._stream.send(pb.DeviceFrame(step=await payload.step(place, token_id)))
+
+    async def _receive(self, timeout_s: float, exchange: Exchange) -> pb.CloudFrame:
         try:
             envelope = await asyncio.wait_for(self._read(), timeout_s)
         except TimeoutError as error:
             raise DeadlineExceeded(
-                f"The {self._peer} did not answer within {timeout_s:.0f} s.", advice="Look at its load and at the link."
+                f"The {self._peer} did not answer within {timeout_s:.3g} s.", advice="Look at its load and at the link."
             ) from error
+        exchange.heard_s = time.perf_counter()
         frame = self._stream.open(envelope)
         if frame.WhichOneof("body") == "failure":
             raise failure(frame.failure.code, frame.failure.sentence, frame.failure.advice)

@@ -64,9 +64,10 @@ class EdgeControl:
         except SplitvlmError as error:
             _log.warning("plan table refused: %s", error)
             return
-        address = self._runtime.settings.cloud or message.cloud_address
+        settings = self._runtime.settings
+        address = settings.cloud or message.cloud_address
         if address:
-            self._runtime.use_cloud(address)
+            self._runtime.use_clouds([address, *settings.standby, *message.standby])
         if table.lines:
             self._planner.table = table
         _log.info("plan table", extra={"version": table.version, "plans": [str(line.plan) for line in table.lines]})

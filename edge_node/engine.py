@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
@@ -38,20 +38,37 @@ class Engine:
     async def encode(self, run: LowerRun, plan: Plan) -> tuple[bytes, float]:
         return await self._run(self.codec.encode, plan.cut, run.boundary, plan.level)
 
+    async def prompt(self, image: Image.Image, question: str, plan: Plan) -> tuple[bytes, float]:
+        """The coded prompt alone, for a picture that the cloud node remembers."""
+        return await self._run(lambda: self.codec.encode(plan.cut, self.part.prompt(image, question), plan.level))
+
     async def encode_picture(self, image: Image.Image, level: str) -> tuple[bytes, float]:
         return await self._run(lambda: encode_picture(self.part.picture(image), level))
 
-    async def step(self, run: LowerRun, token_id: int, plan: Plan) -> tuple[bytes, float]:
-        """The coded boundary of one more token (cuts `lm:k`)."""
-        return await self._run(lambda: self.codec.encode(plan.cut, run.step(token_id), plan.level))
+    async def step(
+        self, run: LowerRun, kept: list[bytes], place: int, token_id: int, plan: Plan
+    ) -> tuple[bytes, float]:
+        """The coded boundary of the answer's token at `place` (cuts `lm:k`), from `kept` where it was made before.
 
-    async def start(self, image: Image.Image, question: str, max_new_tokens: int) -> tuple[Iterator[int], float]:
-        """Begin an answer on the device alone (cut `device`)."""
-        return await self._run(self.part.generate, image, question, max_new_tokens)
+        It is kept in the same thread in which it is made: whoever waits for it may go away, the run's caches do not go back.
+        """
 
-    async def go_on(self, run: LowerRun, max_new_tokens: int) -> tuple[Iterator[int], float]:
+        def made() -> bytes:
+            if place == len(kept):
+                kept.append(self.codec.encode(plan.cut, run.step(token_id), plan.level))
+            return kept[place]
+
+        return await self._run(made)
+
+    async def start(
+        self, image: Image.Image, question: str, max_new_tokens: int, given: Sequence[int] = ()
+    ) -> tuple[Iterator[int], float]:
+        """Begin an answer on the device alone (cut `device`), after the tokens that are given."""
+        return await self._run(self.part.generate, image, question, max_new_tokens, given)
+
+    async def go_on(self, run: LowerRun, max_new_tokens: int, given: Sequence[int] = ()) -> tuple[Iterator[int], float]:
         """The same from a lower part that has run (cuts `vision:k` and `tokens`): its work is not done again."""
-        return await self._run(self.part.go_on, run, max_new_tokens)
+        return await self._run(self.part.go_on, run, max_new_tokens, given)
 
     async def next(self, tokens: Iterator[int]) -> tuple[int | None, float]:
         return await self._run(lambda: next(tokens, None))

@@ -46,7 +46,7 @@ async def run(settings: EdgeSettings, source: Path | None = None) -> None:
     with stop_signals() as stop:
         address = await server.listen(settings.listen)
         if settings.cloud:
-            runtime.use_cloud(settings.cloud)
+            runtime.use_clouds([settings.cloud, *settings.standby])
         work, client, control = [], None, None
         if settings.orchestrator:
             client = ControlClient(settings.orchestrator, identity)

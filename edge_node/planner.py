@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from edge_node.settings import Planning
 from splitvlm.codec.codec import Codec
@@ -11,6 +12,8 @@ from splitvlm.errors import PeerUnavailable, UsageError
 from splitvlm.link.estimator import LinkEstimate
 from splitvlm.planning.policy import Choice, LinkView
 from splitvlm.planning.table import PlanTable
+
+AGAIN_BYTES = 150  # of a question about a picture that is remembered, sealed
 
 
 class Planner:
@@ -36,6 +39,11 @@ class Planner:
         limits = self._settings.limits()
         lines = tuple(line for line in table.lines if not limits.forbidding(line)) if table else ()
         self._allowed = PlanTable(table.version, lines) if table and lines else None
+
+    @property
+    def can_finish_alone(self) -> bool:
+        """Whether the device can answer without a cloud node."""
+        return DEVICE in self._cuts
 
     def use(self, settings: Planning) -> None:
         """Other settings, from the next request on. Raises UsageError where fixed_plan cannot run; nothing changes then."""
@@ -63,17 +71,23 @@ class Planner:
             self._codec.check(plan.cut, plan.level)
         return plan
 
-    def choose(self, wanted: str, link: LinkEstimate | None, cloud_reachable: bool) -> Choice:
-        """`wanted` is the caller's plan, or empty. Raises UsageError, PeerUnavailable."""
+    def choose(
+        self, wanted: str, link: LinkEstimate | None, cloud_reachable: bool, known: Plan | None = None
+    ) -> Choice:
+        """`wanted` is the caller's plan, or empty; under `known` the cloud remembers the picture.
+
+        Raises UsageError, PeerUnavailable.
+        """
         if wanted:
             return self._given(self.checked(wanted), "asked for", link)
         if self._fixed is not None:
             return self._given(self._fixed, "fixed by planning.fixed_plan", link)
-        if self.table is None:
+        table = self.table
+        if table is None:
             return self._without_table()
         view = _view(link) if link else LinkView(1.0, 1.0, 0.0)
         choice = self._policy.pick(
-            self.table,
+            table if known is None else _again(table, known),
             view,
             self._settings.expected_tokens,
             time.monotonic(),
@@ -100,6 +114,20 @@ class Planner:
             "There is no plan table yet: the orchestrator does not answer, or knows no cloud node with this model.",
             advice="Start the orchestrator and the cloud node, or set planning.fixed_plan and `cloud`.",
         )
+
+
+def _again(table: PlanTable, known: Plan) -> PlanTable:
+    """What plans cost a picture that is remembered under one of them: that one sends the question only.
+
+    Its prefill was not measured and is shorter than what the line says.
+    """
+    lines = (
+        replace(line, device_s=0.0, encode_s=0.0, decode_s=0.0, payload_bytes=AGAIN_BYTES)
+        if line.plan == known
+        else line
+        for line in table.lines
+    )
+    return PlanTable(table.version, tuple(lines))
 
 
 def _view(link: LinkEstimate) -> LinkView:

@@ -3,46 +3,32 @@
 A hedged question has two runs: the plan's own, and the device alone beside it. The device's run begins when the plan has left
 the device (it must not delay the upload), and goes on from the plan's lower part where it can. The cloud answers from its
 first token on, unless the device has finished by then.
+
+A cloud node that fails loses nothing (law 3): the payload was kept, and goes with the tokens that are there already to a
+standby, while the device begins to finish by itself; the first of them to give the next token goes on.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
-import uuid
-from collections.abc import AsyncGenerator, Iterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 
 from PIL import Image
 
+from edge_node.account import Account, Fault
 from edge_node.cloud_link import CloudLink
-from edge_node.cloud_session import Exchange, NextStep, Payload
+from edge_node.cloud_session import NextStep, Payload
 from edge_node.engine import Engine
 from edge_node.hedge import Side, first_to_answer
 from splitvlm.domain import DEVICE, IMAGE, CutKind, Plan
-from splitvlm.errors import PeerUnavailable
+from splitvlm.errors import Cancelled, ConfigError, Forgotten, PeerUnavailable, SplitvlmError, UsageError
 from splitvlm.model.parts import LowerRun
 
-
-@dataclass
-class Account:
-    """Where a request's bytes and seconds went (law 6). Device seconds include the emulated slow-down."""
-
-    plan: Plan
-    emulated_slowdown: float = 1.0
-    request_id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
-    device_s: float = 0.0
-    encode_s: float = 0.0
-    upload_s: float = 0.0
-    first_token_s: float = 0.0
-    total_s: float = 0.0
-    token_ids: list[int] = field(default_factory=list)
-    exchange: Exchange = field(default_factory=Exchange)
-    device_tokens_s: float = 0.0  # on the device, of the tokens after the first
-    hedged: bool = False  # the device's run beside the plan began
-    hedge_s: float = 0.0  # on the device, of that run
-    answered_by: Side | None = None
+_log = logging.getLogger("splitvlm.edge.request")
+_OWN_FAULT = (UsageError, ConfigError, Cancelled)  # another node would say the same
 
 
 class Request:
@@ -58,29 +44,51 @@ class Request:
         max_new_tokens: int,
         *,
         hedge_after_s: float | None = None,
+        picture_name: bytes = b"",
+        standby: Sequence[CloudLink] = (),
+        finish_alone: bool = False,
+        patience_s: float | None = None,
+        on_fault: Callable[[CloudLink], None] = lambda _link: None,
     ) -> None:
-        """`hedge_after_s` after its start the device begins beside the plan, if no token has come; None: never."""
+        """`hedge_after_s` after its start the device begins beside the plan, if no token has come; None: never.
+
+        Under `picture_name` the cloud node may remember the picture; empty: it may not. When the link's node fails, or is
+        silent for `patience_s`, `standby` take over, each once, and where it may, the device (`finish_alone`).
+        """
         self._engine = engine
         self._link = link
+        self._standby = list(standby)
+        self._alone = finish_alone
+        self._patience_s = patience_s
+        self._on_fault = on_fault
         self._image = image
         self._question = question
         self._max_new_tokens = max_new_tokens
         self._hedge_after_s = hedge_after_s
+        self._picture_name = picture_name
         self._lower: LowerRun | None = None
+        self._made: Payload | None = None  # kept until the end, for a node that takes over
         self._left_device = asyncio.Event()  # the payload is made, or will not be
         self._gave_up = asyncio.Event()  # no token will come from the cloud any more
         self._started_s = time.perf_counter()
         self.account = Account(plan, engine.slowdown)
 
     async def tokens(self) -> AsyncGenerator[int, None]:
-        """The answer's token ids as they come; the account is complete when it ends."""
+        """The answer's token ids as they come, each once; the account is complete when it ends."""
         source = self._source()
-        async with contextlib.aclosing(source) as tokens:
-            async for token in tokens:
-                if not self.account.token_ids:
-                    self.account.first_token_s = self._elapsed_s()
-                self.account.token_ids.append(token)
-                yield token
+        while True:
+            try:
+                async with contextlib.aclosing(source) as tokens:
+                    async for token in tokens:
+                        if not self.account.token_ids:
+                            self.account.first_token_s = self._elapsed_s()
+                        self._recovered()
+                        self.account.token_ids.append(token)
+                        yield token
+                break
+            except SplitvlmError as error:
+                source = self._taken_over(error)
+        self._recovered()
         self.account.total_s = self._elapsed_s()
 
     def _source(self) -> AsyncGenerator[int, None]:
@@ -88,12 +96,40 @@ class Request:
             self.account.answered_by = Side.DEVICE
             return self._on_device()
         if self._hedge_after_s is not None:
-            return self._hedged()
+            return self._raced({Side.CLOUD: self._with_cloud(), Side.DEVICE: self._beside()})
         self.account.answered_by = Side.CLOUD
         return self._with_cloud()
 
-    async def _hedged(self) -> AsyncGenerator[int, None]:
-        sides = {Side.CLOUD: self._with_cloud(), Side.DEVICE: self._beside()}
+    def _taken_over(self, error: SplitvlmError) -> AsyncGenerator[int, None]:
+        """The rest of the answer from those who are left. Raises the error where nobody is."""
+        link, on_device = self._link, self.account.plan.cut == DEVICE
+        if isinstance(error, _OWN_FAULT) or link is None or on_device or not (self._standby or self._alone):
+            raise error
+        exchange = self.account.exchange
+        now_s = time.perf_counter()
+        silent_s = now_s - (exchange.heard_s or self._started_s)
+        given = tuple(self.account.token_ids)
+        fault = Fault(error.code, link.address, len(given), silent_s, now_s - self._started_s)
+        self.account.faults.append(fault)
+        _log.warning(
+            "%s failed: %s", link.peer, error.sentence, extra={"request": self.account.request_id, "tokens": len(given)}
+        )
+        self._on_fault(link)
+        exchange.restart()
+        sides = {}
+        if self._standby:
+            self._link = self._standby.pop(0)
+            sides[Side.CLOUD] = self._with_cloud(given)
+        if self._alone:
+            self._alone = Side.CLOUD in sides  # by itself it is the last resort
+            sides[Side.DEVICE] = self._on_device(given)
+        return self._raced(sides)
+
+    def _recovered(self) -> None:
+        if self.account.faults and not self.account.faults[-1].recovery_s:
+            self.account.faults[-1].recovery_s = self._elapsed_s() - self.account.faults[-1].at_s
+
+    async def _raced(self, sides: dict[Side, AsyncGenerator[int, None]]) -> AsyncGenerator[int, None]:
         async with contextlib.aclosing(first_to_answer(sides)) as tokens:
             async for side, token in tokens:
                 self.account.answered_by = side
@@ -109,7 +145,7 @@ class Request:
             async with asyncio.timeout(max(0.0, self._hedge_after_s - self._elapsed_s())):
                 await self._gave_up.wait()
         self.account.hedged = True
-        tokens, self.account.hedge_s = await self._begin_beside()
+        tokens, self.account.hedge_s = await self._begin_alone()
         held: list[int] = []  # until the answer is complete: the cloud's, if it comes, is finished sooner
         while True:
             token, took_s = await self._engine.next(tokens)
@@ -123,59 +159,99 @@ class Request:
             if token is None:
                 return
 
-    async def _begin_beside(self) -> tuple[Iterator[int], float]:
+    async def _begin_alone(self, given: Sequence[int] = ()) -> tuple[Iterator[int], float]:
         run = self._lower
         if run is not None and run.cut.kind is not CutKind.LM:
-            return await self._engine.go_on(run, self._max_new_tokens)
-        return await self._engine.start(self._image, self._question, self._max_new_tokens)
+            return await self._engine.go_on(run, self._max_new_tokens, given)
+        return await self._engine.start(self._image, self._question, self._max_new_tokens, given)
 
-    async def _on_device(self) -> AsyncGenerator[int, None]:
-        tokens, self.account.device_s = await self._engine.start(self._image, self._question, self._max_new_tokens)
-        token, took_s = await self._engine.next(tokens)
-        self.account.device_s += took_s
+    async def _on_device(self, given: Sequence[int] = ()) -> AsyncGenerator[int, None]:
+        tokens, began_s = await self._begin_alone(given)
+        token, first_s = await self._engine.next(tokens)
+        self.account.device_s += began_s + first_s
         while token is not None:
             yield token
             token, took_s = await self._engine.next(tokens)
             self.account.device_tokens_s += took_s
 
-    async def _with_cloud(self) -> AsyncGenerator[int, None]:
+    async def _with_cloud(self, given: Sequence[int] = ()) -> AsyncGenerator[int, None]:
         try:
-            async with contextlib.aclosing(self._from_cloud()) as tokens:
+            async with contextlib.aclosing(self._from_cloud(given)) as tokens:
                 async for token in tokens:
                     yield token
         finally:
             self._left_device.set()
             self._gave_up.set()
 
-    async def _from_cloud(self) -> AsyncGenerator[int, None]:
-        if self._link is None:
+    async def _from_cloud(self, given: Sequence[int]) -> AsyncGenerator[int, None]:
+        link = self._link
+        if link is None:
             raise PeerUnavailable(
                 "No cloud node is known.", advice="Set `cloud` or `orchestrator` in the edge node's configuration."
             )
-        payload = await self._payload()
-        self._left_device.set()
         try:
-            async with contextlib.aclosing(self._link.answer(payload, self.account.exchange)) as tokens:
+            if link.known(self._picture_name) == self.account.plan:
+                try:
+                    async with contextlib.aclosing(self._exchanged(link, await self._prompt_alone(given))) as tokens:
+                        async for token in tokens:
+                            self.account.again = True
+                            yield token
+                    return
+                except Forgotten:  # told before the first token: the picture goes once more
+                    self.account.exchange.restart()
+            async with contextlib.aclosing(self._exchanged(link, await self._payload(given))) as tokens:
                 async for token in tokens:
                     yield token
         finally:
             exchange = self.account.exchange
-            self.account.upload_s = max(0.0, exchange.upload_elapsed_s - self._link.estimate().rtt_s)
+            self.account.upload_s = max(0.0, exchange.upload_elapsed_s - link.estimate().rtt_s)
 
-    async def _payload(self) -> Payload:
+    async def _exchanged(self, link: CloudLink, payload: Payload) -> AsyncGenerator[int, None]:
+        self._left_device.set()
+        async with contextlib.aclosing(link.answer(payload, self.account.exchange)) as tokens:
+            async for token in tokens:
+                yield token
+
+    async def _prompt_alone(self, given: Sequence[int]) -> Payload:
+        """For a picture that the cloud node remembers."""
+        plan = self.account.plan
+        if plan.cut == IMAGE:
+            return self._of(b"", given, question=self._question, again=True)
+        data, self.account.device_s = await self._engine.prompt(self._image, self._question, plan)
+        return self._of(data, given, again=True)
+
+    async def _payload(self, given: Sequence[int]) -> Payload:
         plan, account = self.account.plan, self.account
+        if self._made is not None:
+            return self._of(self._made.data, given, question=self._made.question, step=self._made.step)
         if plan.cut == IMAGE:
             data, account.encode_s = await self._engine.encode_picture(self._image, plan.level)
-            return Payload(plan, data, self._max_new_tokens, question=self._question)
+            self._made = self._of(data, given, question=self._question)
+            return self._made
         run, account.device_s = await self._engine.lower(self._image, self._question, plan)
         self._lower = run
         data, account.encode_s = await self._engine.encode(run, plan)
         step = self._stepper(run) if plan.cut.kind is CutKind.LM else None
-        return Payload(plan, data, self._max_new_tokens, step=step)
+        self._made = self._of(data, given, step=step)
+        return self._made
+
+    def _of(
+        self,
+        data: bytes,
+        given: Sequence[int],
+        *,
+        question: str = "",
+        step: NextStep | None = None,
+        again: bool = False,
+    ) -> Payload:
+        name, patience_s = self._picture_name, self._patience_s
+        return Payload(self.account.plan, data, self._max_new_tokens, question, step, name, again, given, patience_s)
 
     def _stepper(self, run: LowerRun) -> NextStep:
-        async def step(token_id: int) -> bytes:
-            data, took_s = await self._engine.step(run, token_id, self.account.plan)
+        kept: list[bytes] = []  # for a node that takes over: the run itself cannot go back
+
+        async def step(place: int, token_id: int) -> bytes:
+            data, took_s = await self._engine.step(run, kept, place, token_id, self.account.plan)
             self.account.device_tokens_s += took_s
             return data
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
+from collections.abc import Sequence
 
 from edge_node.cloud_link import CloudLink
 from edge_node.engine import Engine
@@ -28,7 +29,7 @@ class Runtime:
     ) -> None:
         self.settings = settings
         self.engine = engine
-        self.link: CloudLink | None = None
+        self._links: list[CloudLink] = []  # the one in use, then those that may take over
         self.orchestrator_reachable = False
         self._cuts = [str(cut) for cut in cuts]
         self._agreement = agreement
@@ -37,17 +38,46 @@ class Runtime:
         self._retired: list[CloudLink] = []
         self._used: Counter[str] = Counter()
 
-    def use_cloud(self, address: str) -> None:
-        """Dial this cloud node from the next request on. Running requests keep the old one."""
-        if self.link is not None and self.link.address == address:
+    @property
+    def link(self) -> CloudLink | None:
+        """To the cloud node in use."""
+        return self._links[0] if self._links else None
+
+    @property
+    def standby(self) -> Sequence[CloudLink]:
+        """To the nodes that take over when it fails."""
+        return self._links[1:]
+
+    def use_clouds(self, addresses: Sequence[str]) -> None:
+        """Dial these cloud nodes from the next request on, the first while it answers. Running requests keep what they have."""
+        wanted = list(dict.fromkeys(addresses))
+        known = {link.address: link for link in self._links}
+        if wanted == list(known):
             return
+        self._retired += [link for address, link in known.items() if address not in wanted]
+        self._links = [
+            known.get(address) or CloudLink(address, self._agreement, self._identity, self._cuts) for address in wanted
+        ]
+        self._probe()
+
+    def on_fault(self, link: CloudLink) -> None:
+        """The node of this link failed in the middle of a request: the others come first from now on."""
+        if len(self._links) > 1 and link is self._links[0]:
+            self._links.append(self._links.pop(0))
+            self._probe()
+
+    def use_reachable(self) -> None:
+        """Before a request: where the node in use does not answer probes, and another may, that one is used."""
+        if self._links and not self._links[0].reachable and any(link.reachable for link in self._links):
+            self.on_fault(self._links[0])
+
+    def _probe(self) -> None:
+        """The link in use is the one that is measured."""
         if self._probing is not None:
             self._probing.cancel()
         if self.link is not None:
-            self._retired.append(self.link)
-        self.link = CloudLink(address, self._agreement, self._identity, self._cuts)
-        self._probing = asyncio.create_task(self.link.probe_forever())
-        _log.info("cloud node", extra={"address": address})
+            self._probing = asyncio.create_task(self.link.probe_forever())
+            _log.info("cloud node", extra={"address": self.link.address})
 
     def count(self, plan: Plan) -> None:
         self._used[str(plan)] += 1
@@ -62,6 +92,6 @@ class Runtime:
             self._probing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._probing
-        for link in (*self._retired, *([self.link] if self.link else [])):
+        for link in (*self._retired, *self._links):
             await link.close()
         self.engine.close()

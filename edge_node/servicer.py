@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
 from edge_node.planner import Planner
-from edge_node.request import Account, Request
+from edge_node.request import Request
 from edge_node.runtime import Runtime
 from splitvlm.crypto.identity import Role
 from splitvlm.errors import UsageError
@@ -21,6 +22,9 @@ from splitvlm.wire.v1 import local_pb2 as pb
 from splitvlm.wire.v1 import local_pb2_grpc
 
 _log = logging.getLogger("splitvlm.edge")
+PATIENCE = 4.0  # times the whole answer's predicted time, at the conservative end: beyond it a node is taken for dead
+LEAST_PATIENCE_S = 1.5  # above stalls of mobile links that pass by themselves
+UNKNOWN_PATIENCE_S = 15.0  # without a prediction, and at most
 MAX_QUESTION_BYTES = 16 * 1024
 
 
@@ -37,18 +41,26 @@ class LocalServicer(local_pb2_grpc.LocalServicer):
             raise UsageError("A question has between 1 and 16,384 bytes of text.")
         image = read_picture(request.picture)
         settings = self._runtime.settings.planning
+        self._runtime.use_reachable()
         link = self._runtime.link
         estimate = link.estimate() if link else None
+        name = await asyncio.to_thread(link.name_of, image) if link is not None and settings.ask_again else b""
+        known = link.known(name) if link is not None else None
         if link is not None:
             link.asked()
             self._planner.spent(link.take_bytes())
-        choice = self._planner.choose(request.plan, estimate, link.reachable if link else False)
+        choice = self._planner.choose(request.plan, estimate, link.reachable if link else False, known)
         assert choice.plan is not None
         yield _chosen(choice, estimate)
         max_new_tokens = request.max_new_tokens or settings.max_new_tokens
         running = Request(
             *(self._runtime.engine, link, choice.plan, image, request.text, max_new_tokens),
             hedge_after_s=choice.hedge_after_s,
+            picture_name=name,
+            standby=self._runtime.standby,
+            finish_alone=self._planner.can_finish_alone,
+            patience_s=self._patience_s(choice),
+            on_fault=self._runtime.on_fault,
         )
         text = TextStream(self._runtime.engine.part.tokenizer)
         async with contextlib.aclosing(running.tokens()) as tokens:
@@ -68,7 +80,15 @@ class LocalServicer(local_pb2_grpc.LocalServicer):
                 "total_s": account.total_s,
             },
         )
-        yield pb.Answer(account=account_to_wire(account))
+        yield pb.Answer(account=account.to_wire())
+
+    def _patience_s(self, choice: Choice) -> float | None:
+        """How long a silent cloud node is waited for where another or the device could take over; None: as long as it takes."""
+        if not (self._runtime.standby or self._planner.can_finish_alone):
+            return None
+        if not choice.conservative_s:
+            return UNKNOWN_PATIENCE_S
+        return min(max(LEAST_PATIENCE_S, PATIENCE * choice.conservative_s), UNKNOWN_PATIENCE_S)
 
     @unary
     async def Status(self, request: pb.StatusRequest, context: Any) -> pb.StatusReply:
@@ -84,6 +104,7 @@ class LocalServicer(local_pb2_grpc.LocalServicer):
             uplink_bps=estimate.uplink_bps if estimate else 0.0,
             rtt_s=estimate.rtt_s if estimate else 0.0,
             spread=estimate.spread if estimate else 0.0,
+            standby=[other.address for other in self._runtime.standby],
             plans=[str(line.plan) for line in table.lines] if table else [],
         )
 
@@ -98,29 +119,4 @@ def _chosen(choice: Choice, estimate: Any) -> pb.Answer:
             predicted_s=choice.predicted_s,
             hedge_after_s=choice.hedge_after_s,
         )
-    )
-
-
-def account_to_wire(account: Account) -> pb.Account:
-    end = account.exchange.end
-    return pb.Account(
-        request_id=account.request_id,
-        plan=str(account.plan),
-        bytes_sent=account.exchange.bytes_sent,
-        bytes_received=account.exchange.bytes_received,
-        first_token_s=account.first_token_s,
-        total_s=account.total_s,
-        device_s=account.device_s,
-        encode_s=account.encode_s,
-        upload_s=account.upload_s,
-        decode_s=1e-6 * end.decode_us,
-        queue_s=1e-6 * end.queue_us,
-        prefill_s=1e-6 * end.prefill_us,
-        tokens_s=1e-6 * end.tokens_us + account.device_tokens_s,
-        tokens=len(account.token_ids),
-        token_ids=account.token_ids,
-        emulated_slowdown=account.emulated_slowdown,
-        hedged=account.hedged,
-        answered_by=str(account.answered_by or ""),
-        hedge_s=account.hedge_s,
     )

@@ -51,6 +51,10 @@ class Planning(Section):
     expected_tokens: int = Field(8, ge=1, le=4096, description="length of a usual answer, for predictions")
     max_new_tokens: int = Field(64, ge=1, le=4096)
 
+    ask_again: bool = Field(
+        True,
+        description="the cloud node may remember pictures for a while: another question about one sends the question only",
+    )
     hedging: bool = Field(True, description="start on the device beside the cloud, where it can answer alone")
     objective: Literal["latency", "energy"] | Weights = Field("latency", description="what is made least")
     deadline_ms: float | None = Field(None, gt=0, description="an answer that comes later is of no use")
@@ -102,6 +106,7 @@ class EdgeSettings(Section):
     cloud: Address | None = Field(
         None, description="the cloud node to use; null takes the one that the orchestrator names"
     )
+    standby: list[Address] = Field([], description="cloud nodes that take over when `cloud` fails; with the same model")
     model: ModelChoice = ModelChoice()
     planning: Planning = Planning()
     emulation: Emulation = Emulation()

@@ -88,6 +88,7 @@ class ControlServicer(control_pb2_grpc.ControlServicer):
                     table.table,
                     cloud_node=cloud.name if cloud else "",
                     cloud_address=cloud.address if cloud else "",
+                    standby=table.standby,
                 )
             await self._wait()
 

@@ -19,6 +19,7 @@ class DeviceTable:
 
     table: PlanTable
     cloud: CloudNode | None
+    standby: tuple[str, ...] = ()  # addresses of the other cloud nodes, the shortest queue first
 
     def same_as(self, other: DeviceTable | None) -> bool:
         """Whether a device would gain nothing from being sent this one after the other."""
@@ -26,16 +27,18 @@ class DeviceTable:
             other is not None
             and self.table.lines == other.table.lines
             and (self.cloud and self.cloud.address) == (other.cloud and other.cloud.address)
+            and set(self.standby) == set(other.standby)
         )
 
 
 def device_table(edge: EdgeNode, clouds: list[CloudNode], accuracy: Mapping[Plan, float], version: int) -> DeviceTable:
     """The table for the cloud node with the shortest queue. Raises ConfigError where the limits forbid every plan."""
-    cloud = min(clouds, key=lambda node: (_rounded(node.queue_s), node.active_sessions, node.name), default=None)
+    free_first = sorted(clouds, key=lambda node: (_rounded(node.queue_s), node.active_sessions, node.name))
+    cloud = free_first[0] if free_first else None
     profile = replace(cloud.profile, queue_s=_rounded(cloud.queue_s)) if cloud else None
     measured = cloud.accuracy if cloud else {}
     lines = cost_lines(edge.profile, profile, {**nearest_drops(edge.profile.coding, measured), **accuracy})
-    return DeviceTable(build_table(lines, edge.limits, version), cloud)
+    return DeviceTable(build_table(lines, edge.limits, version), cloud, tuple(node.address for node in free_first[1:]))
 
 
 def _rounded(queue_s: float) -> float:

@@ -57,8 +57,9 @@ async def ask_once(
 def describe(account: pb.Account) -> str:
     """An account in one line."""
     emulated = f", emulated slow-down {account.emulated_slowdown:g} x" if account.emulated_slowdown > 1 else ""
+    known = ", picture remembered" if account.again else ""
     return (
-        f"plan {account.plan}, {account.bytes_sent} bytes sent, first token {account.first_token_s * 1e3:.0f} ms, "
+        f"plan {account.plan}{known}, {account.bytes_sent} bytes sent, first token {account.first_token_s * 1e3:.0f} ms, "
         f"total {account.total_s * 1e3:.0f} ms (device {account.device_s * 1e3:.0f}, encode {account.encode_s * 1e3:.0f}, "
         f"upload {account.upload_s * 1e3:.0f}, decode {account.decode_s * 1e3:.0f}, queue {account.queue_s * 1e3:.0f}, "
         f"prefill {account.prefill_s * 1e3:.0f}, tokens {account.tokens_s * 1e3:.0f}){emulated}"

@@ -120,7 +120,11 @@ def _edge_settings(orchestrator: str, link: str, slowdown: float, memory: int) -
         "orchestrator": orchestrator,
         "cloud": link,
         "model": {"threads": 1},
-        "planning": {"device_memory_bytes": memory, "expected_tokens": 4},
+        "planning": {
+            "device_memory_bytes": memory,
+            "expected_tokens": 4,
+            "ask_again": False,
+        },  # each question by itself
         "emulation": {"slowdown": slowdown},
     }
 

@@ -45,6 +45,7 @@ from splitvlm.wire.v1 import local_pb2 as pb
 CUTS = (IMAGE, TOKENS, DEVICE)
 FAST_BPS = 1e8  # the link while the overhead is measured
 PAUSE_S = 0.5  # between them, as in the run
+BY_ITSELF = {"ask_again": False}  # the simulator knows no pictures that are remembered
 UNLOADED = 6  # requests of each plan over it
 LOOPBACK = ("127.0.0.1", 0)
 PICTURES = 24
@@ -119,7 +120,7 @@ def _edge_settings(name: str, scenario: Scenario, orchestrator: str, link: str) 
         "orchestrator": orchestrator,
         "cloud": link,
         "model": {"threads": 1},
-        "planning": {**planning, "cuts": list(map(str, CUTS)), "expected_tokens": scenario.requests.tokens},
+        "planning": {**planning, "cuts": list(map(str, CUTS)), "expected_tokens": scenario.requests.tokens} | BY_ITSELF,
         "emulation": {"slowdown": scenario.devices.slowdown},
     }
 

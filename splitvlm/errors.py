@@ -11,7 +11,8 @@
     ├── ProtocolError        exit 7   a message breaks the protocol, or does not open under its key
     ├── CapacityError        exit 8   the other node is full; try again later
     ├── DeadlineExceeded     exit 9   no answer in time
-    └── Cancelled            exit 10  the request was given up by its caller, or a node is stopping
+    ├── Cancelled            exit 10  the request was given up by its caller, or a node is stopping
+    └── Forgotten            exit 5   the cloud node does not remember a picture any more; devices send it again by themselves
 
 Each error has a stable `code` (it crosses the wire as the gRPC trailer `splitvlm-error`), the gRPC status that it maps to,
 an exit code, one public sentence, and optional advice. Detail that could tell a peer about us goes to the log, never here.
@@ -102,6 +103,12 @@ class Cancelled(SplitvlmError):
     code = "cancelled"
     grpc_status = "CANCELLED"
     exit_code = 10
+
+
+class Forgotten(SplitvlmError):
+    code = "forgotten"
+    grpc_status = "NOT_FOUND"
+    exit_code = 5
 
 
 def all_errors() -> tuple[type[SplitvlmError], ...]:

@@ -73,17 +73,21 @@ class Launcher:
         """A fresh identity for this process."""
         return load_identity(issue(self.keys, name, role))
 
-    async def start(self, kind: str, settings: Mapping[str, object]) -> Node:
+    async def start(self, kind: str, settings: Mapping[str, object], log: Path | None = None) -> Node:
         """Start `cloud`, `edge` or `orchestrator` with these settings (keys are added) and wait for its ready line.
+
+        A name that was started before keeps its keys.
 
         Raises PeerUnavailable, with what the node said, when it ends or is not ready in time.
         """
         name = str(settings.get("node", kind if kind == "orchestrator" else f"{kind}-1"))
-        keys = issue(self.keys, name, _ROLES[kind])
+        keys = self.keys / name
+        if not keys.exists():
+            issue(self.keys, name, _ROLES[kind])
         config = self.folder / f"{name}.yaml"
         full = {"node": name, "listen": "127.0.0.1:0", "security": {"keys": str(keys)}, **settings}
         config.write_text(yaml.safe_dump(full), "utf-8")
-        log = self.folder / f"{name}.log"
+        log = log or self.folder / f"{name}.log"
         with log.open("ab") as stderr:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "splitvlm.cli", kind, "--config", str(config)),

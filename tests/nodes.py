@@ -14,10 +14,11 @@ from cloud_node.node import SERVICE
 from cloud_node.servicer import DataServicer
 from cloud_node.settings import Limits
 from cloud_node.worker import Worker
+from edge_node.account import Account
 from edge_node.cloud_link import CloudLink
 from edge_node.engine import Engine
 from edge_node.node import agreement_of
-from edge_node.request import Account, Request
+from edge_node.request import Request
 from splitvlm.calibration import codec_of
 from splitvlm.crypto.authority import init_authority, issue
 from splitvlm.crypto.identity import Identity, Role, load_identity
@@ -87,14 +88,21 @@ class Device:
     engine: Engine
     link: CloudLink
 
-    def request(self, plan: str, image: Image.Image, question: str, tokens: int = 16) -> Request:
-        return Request(self.engine, self.link, Plan.parse(plan), image, question, tokens)
+    def request(
+        self, plan: str, image: Image.Image, question: str, tokens: int = 16, *, remember: bool = False
+    ) -> Request:
+        name = self.link.name_of(image) if remember else b""
+        return Request(self.engine, self.link, Plan.parse(plan), image, question, tokens, picture_name=name)
 
-    async def ask(self, plan: str, image: Image.Image, question: str, tokens: int = 16) -> Account:
-        request = self.request(plan, image, question, tokens)
+    async def finish(self, request: Request) -> Account:
         async for _ in request.tokens():
             pass
         return request.account
+
+    async def ask(
+        self, plan: str, image: Image.Image, question: str, tokens: int = 16, *, remember: bool = False
+    ) -> Account:
+        return await self.finish(self.request(plan, image, question, tokens, remember=remember))
 
 
 async def until(condition: object, timeout_s: float = 10.0) -> None:

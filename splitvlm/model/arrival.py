@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from splitvlm.domain import TOKENS, Cut, CutKind
-from splitvlm.errors import ProtocolError
+from splitvlm.errors import Forgotten, ProtocolError
 from splitvlm.model.boundary import HIDDEN, IDS, TYPES, Boundary
 from splitvlm.model.greedy import reads_prompt
 from splitvlm.model.part import Part
@@ -29,12 +29,14 @@ def check_boundary(part: Part, cut: Cut, boundary: Boundary) -> None:
 
 
 def check_again(part: Part, prefix: Prefix, boundary: Boundary) -> None:
-    """Of another question about a picture that is remembered."""
+    """Of another question about a picture that is remembered. Raises Forgotten too, where the prompt begins otherwise."""
     if set(boundary) != {IDS} or boundary[IDS].ndim != 1:
         raise ProtocolError("Another question about a known picture needs the tensor ids, and no other.")
     image_tokens = _check_prompt(part, TOKENS, boundary)
-    if not prefix.begins(boundary[IDS]) or image_tokens != int((prefix.ids_P == part.model.config.image_token_id).sum()):
-        raise ProtocolError("The prompt does not begin as the one did that brought the picture.")
+    if not prefix.begins(boundary[IDS]) or image_tokens != int(
+        (prefix.ids_P == part.model.config.image_token_id).sum()
+    ):
+        raise Forgotten("The prompt does not begin as the one did that brought the picture.", advice="Send it again.")
 
 
 def check_step(part: Part, boundary: Boundary) -> None:

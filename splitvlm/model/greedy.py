@@ -27,12 +27,14 @@ class Greedy:
     def choose(self, logits_V: torch.Tensor) -> int:
         """The next token by its logits; afterwards `finished` says whether it was the last."""
         scores_BV = self._processors(self._ids_BT, logits_V[None].to(dtype=torch.float32, copy=True))
-        token = torch.argmax(scores_BV, dim=-1)
-        self._ids_BT = torch.cat([self._ids_BT, token[:, None]], dim=-1)
+        return self.take(int(torch.argmax(scores_BV, dim=-1)))
+
+    def take(self, token: int) -> int:
+        """A token that was chosen elsewhere, by a run that could not finish."""
+        self._ids_BT = torch.cat([self._ids_BT, self._ids_BT.new_tensor([[token]])], dim=-1)
         self._left -= 1
-        chosen = int(token)
-        self.finished = self._left <= 0 or chosen in self._eos
-        return chosen
+        self.finished = self._left <= 0 or token in self._eos
+        return token
 
 
 def reads_prompt(model: Any) -> bool:

@@ -82,6 +82,10 @@ class Part:
             )
         return {name: value.to(self.device) for name, value in made.items() if isinstance(value, torch.Tensor)}
 
+    def prompt(self, image: Image.Image, question: str) -> Boundary:
+        """What crosses where the other side remembers the picture: the prompt's `ids`, no more. Raises UsageError."""
+        return {IDS: self.inputs(image, question)["input_ids"][0].cpu()}
+
     def see(self, inputs: dict[str, torch.Tensor], layers: int) -> Boundary:
         """The boundary at vision:`layers`."""
         boundary = self.family.lower_vision(self.model, inputs, layers)

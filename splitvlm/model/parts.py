@@ -6,7 +6,7 @@ so that one part serves many requests in turn from one thread. Everything runs u
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -50,30 +50,34 @@ class DevicePart(Part):
             raise UsageError(f"The cut {cut} has no lower part to run.", advice="Use `picture` or `generate`.")
         return LowerRun(self, self.inputs(image, question), cut)
 
-    def prompt(self, image: Image.Image, question: str) -> Boundary:
-        """What crosses where the other side remembers the picture: the prompt's `ids`, no more. Raises UsageError."""
-        return {IDS: self.inputs(image, question)["input_ids"][0].cpu()}
-
     @torch.inference_mode()
-    def generate(self, image: Image.Image, question: str, max_new_tokens: int) -> Iterator[int]:
-        """The cut `device`: the answer's token ids, computed here alone, up to and with the end token."""
+    def generate(
+        self, image: Image.Image, question: str, max_new_tokens: int, given: Sequence[int] = ()
+    ) -> Iterator[int]:
+        """The cut `device`: the answer's token ids, computed here alone, up to and with the end token.
+
+        `given` are its first tokens, which are there already: those after them are yielded.
+        """
         self.check(DEVICE)
         boundary = _to_tokens(self, self.inputs(image, question))
         run = UpperRun(self, TOKENS, boundary, max_new_tokens)
-        return _tokens_of(run)
+        return _tokens_of(run, given)
 
-    def go_on(self, run: LowerRun, max_new_tokens: int) -> Iterator[int]:
+    def go_on(self, run: LowerRun, max_new_tokens: int, given: Sequence[int] = ()) -> Iterator[int]:
         """The rest of the cut `device` from a lower part that has run, at vision:k or tokens. Nothing runs before a token."""
         self.check(DEVICE)
         here = {name: tensor.to(self.device) for name, tensor in run.boundary.items()}
-        return _tokens_of(UpperRun(self, run.cut, here, max_new_tokens))
+        return _tokens_of(UpperRun(self, run.cut, here, max_new_tokens), given)
 
 
-def _tokens_of(run: UpperRun) -> Iterator[int]:
-    if not run.finished:
-        yield run.first()
+def _tokens_of(run: UpperRun, given: Sequence[int] = ()) -> Iterator[int]:
+    count = 0
     while not run.finished:
-        yield run.next(None)
+        taken = given[count] if count < len(given) else None
+        token = run.next(None, taken) if count else run.first(taken)
+        count += 1
+        if taken is None:
+            yield token
 
 
 def _to_tokens(part: Part, inputs: dict[str, torch.Tensor]) -> Boundary:
@@ -138,7 +142,7 @@ class CloudPart(Part):
 
     @torch.inference_mode()
     def again(self, prefix: Prefix, prompt: Boundary, max_new_tokens: int) -> UpperRun:
-        """Another question about the picture behind `prefix`, by its `ids`. Raises ProtocolError."""
+        """Another question about the picture behind `prefix`, by its `ids`. Raises ProtocolError, Forgotten."""
         check_again(self, prefix, prompt)
         return AgainRun(self, prefix, {IDS: prompt[IDS].to(self.device)}, max_new_tokens)
 
@@ -162,18 +166,19 @@ class UpperRun:
         return self._limit <= 0 if self._greedy is None else self._greedy.finished
 
     @torch.inference_mode()
-    def first(self) -> int:
-        """Run the prefill; the first token id."""
+    def first(self, given: int | None = None) -> int:
+        """Run the prefill; the first token id, or `given`, which was chosen before."""
         boundary = self._language_input()
         self._given = {}
         self._prompt = {name: boundary[name] for name in (IDS, *self._part.family.language_sides) if name in boundary}
         num_tokens = boundary[HIDDEN].shape[0]
         self._greedy = Greedy(self._part.model, boundary.get(IDS), num_tokens, self._limit)
-        return self._choose(self._language.prefill(boundary) if self._language else self._normed(boundary[HIDDEN]))
+        states_TD = self._language.prefill(boundary) if self._language else self._normed(boundary[HIDDEN])
+        return self._choose(states_TD, given)
 
     @torch.inference_mode()
-    def next(self, boundary: Boundary | None) -> int:
-        """The next token id: from the last one, or at lm:k from the device's boundary of it. Raises ProtocolError."""
+    def next(self, boundary: Boundary | None, given: int | None = None) -> int:
+        """The next token id, or `given`: from the last one; at lm:k from the device's boundary of it. Raises ProtocolError."""
         assert self._greedy is not None, "first() comes first"
         if (boundary is not None) != (self._cut.kind is CutKind.LM):
             raise ProtocolError(f"At the cut {self._cut} a step came with the wrong tensors.")
@@ -184,7 +189,7 @@ class UpperRun:
             with self._part.clock.stage("embed"):
                 last = torch.tensor([self._last], device=self._part.device)
                 states_1D = self._part.family.embed(self._part.model, last)
-        return self._choose(self._language.step(states_1D) if self._language else self._normed(states_1D))
+        return self._choose(self._language.step(states_1D) if self._language else self._normed(states_1D), given)
 
     def prefix(self) -> Prefix | None:
         """After `first`: what another question about the picture can go on from; None at `lm:k`."""
@@ -208,9 +213,9 @@ class UpperRun:
         normed: torch.Tensor = self._part.family.stack(self._part.model).norm(states_QD)  # type: ignore[operator]
         return normed
 
-    def _choose(self, states_QD: torch.Tensor) -> int:
+    def _choose(self, states_QD: torch.Tensor, given: int | None) -> int:
         assert self._greedy is not None
-        self._last = self._greedy.choose(self._part.logits(states_QD))
+        self._last = self._greedy.choose(self._part.logits(states_QD)) if given is None else self._greedy.take(given)
         return self._last
 
 
@@ -222,7 +227,7 @@ class AgainRun(UpperRun):
         self._prefix = prefix
 
     @torch.inference_mode()
-    def first(self) -> int:
+    def first(self, given: int | None = None) -> int:
         assert self._language is not None, "a model has layers above the cut `tokens`"
         part, ids_T = self._part, self._given[IDS]
         rest_S = ids_T[len(self._prefix.ids_P) :]
@@ -230,7 +235,7 @@ class AgainRun(UpperRun):
             states_SD = part.family.embed(part.model, rest_S)
         whole = {HIDDEN: states_SD.new_empty((len(ids_T), 0)), IDS: ids_T} | self._prefix.sides
         self._greedy = Greedy(part.model, ids_T, len(ids_T), self._limit)
-        return self._choose(self._language.resume(self._prefix.cache, states_SD, whole))
+        return self._choose(self._language.resume(self._prefix.cache, states_SD, whole), given)
 
     def prefix(self) -> Prefix | None:
         return self._prefix

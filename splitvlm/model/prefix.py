@@ -28,7 +28,11 @@ class Prefix:
     @property
     def num_bytes(self) -> int:
         """Memory that this holds. Slices keep the whole of what they were cut from."""
-        tensors = [self.ids_P, *self.sides.values(), *(t for layer in self.cache.layers for t in (layer.keys, layer.values))]
+        tensors = [
+            self.ids_P,
+            *self.sides.values(),
+            *(t for layer in self.cache.layers for t in (layer.keys, layer.values)),
+        ]
         return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
 
     def begins(self, ids_T: torch.Tensor) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from splitvlm.domain import Cut, Plan
 from splitvlm.planning.costs import CloudProfile, CostLine, DeviceProfile
@@ -80,11 +80,14 @@ def limits_from_wire(message: pb.PlanLimits) -> Limits:
     )
 
 
-def table_to_wire(table: PlanTable, *, cloud_node: str, cloud_address: str) -> pb.PlanTable:
+def table_to_wire(
+    table: PlanTable, *, cloud_node: str, cloud_address: str, standby: Sequence[str] = ()
+) -> pb.PlanTable:
     return pb.PlanTable(
         version=table.version,
         cloud_node=cloud_node,
         cloud_address=cloud_address,
+        standby=standby,
         lines=[
             pb.CostLine(
                 **{"plan": str(line.plan), "cloud": line.cloud} | {name: getattr(line, name) for name in _LINE_NUMBERS}

@@ -119,6 +119,7 @@ async def test_two_devices_at_once_and_one_that_dies(launcher: Launcher) -> None
 
     expected = [outcome.given for outcome in unsplit]
     assert await asyncio.gather(*map(all_answers, clients)) == [expected, expected]
+    assert (await ask(clients[0], asked[0][0], asked[1][1].text))[1].again, "four questions are about each picture"
     dying = asyncio.create_task(ask(clients[0], *asked[0][:1], "Describe the picture."))
     edges[0].process.kill()
     with pytest.raises(PeerUnavailable):

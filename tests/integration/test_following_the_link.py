@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edge_node.account import Account
 from edge_node.node import allowed_cuts
 from edge_node.planner import Planner
-from edge_node.request import Account, Request
+from edge_node.request import Request
 from edge_node.settings import EdgeSettings
 from splitvlm.crypto.identity import Role
 from splitvlm.domain import DEVICE, Plan

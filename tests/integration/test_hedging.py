@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_node.request import Account, Request
+from edge_node.account import Account
+from edge_node.request import Request
 from splitvlm.crypto.identity import Role
 from splitvlm.domain import Plan
 from splitvlm.errors import UsageError

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut
-from splitvlm.errors import ProtocolError
+from splitvlm.errors import Forgotten, ProtocolError
 from splitvlm.model.boundary import IDS
 from splitvlm.model.loading import load_cloud, load_device, load_whole
 from splitvlm.model.parts import CloudPart, DevicePart, UpperRun
@@ -89,9 +89,12 @@ def test_another_pictures_prompt_is_refused(parts: tuple[DevicePart, CloudPart])
     good = device.prompt(PICTURE, SECOND)
     cut_short = {IDS: good[IDS][: len(prefix.ids_P)]}
     two = {IDS: torch.cat([good[IDS], prefix.ids_P])}
-    for prompt in (device.prompt(OTHER, SECOND), cut_short, two, {}, good | {"hidden": torch.zeros(1, 48)}):
-        with pytest.raises(ProtocolError):
+    for prompt in (device.prompt(OTHER, SECOND), cut_short, two):
+        with pytest.raises(Forgotten):
             cloud.again(prefix, prompt, TOKENS_ASKED)
+    for malformed in ({}, good | {"hidden": torch.zeros(1, 48)}, {IDS: good[IDS] - 400}, {IDS: good[IDS].int()}):
+        with pytest.raises(ProtocolError):
+            cloud.again(prefix, malformed, TOKENS_ASKED)
 
 
 def test_layers_on_the_device_keep_their_own_caches(parts: tuple[DevicePart, CloudPart]) -> None:
@@ -100,3 +103,23 @@ def test_layers_on_the_device_keep_their_own_caches(parts: tuple[DevicePart, Clo
     run = cloud.upper(cut, device.lower(PICTURE, FIRST, cut).boundary, TOKENS_ASKED)
     run.first()
     assert run.prefix() is None
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_a_run_goes_on_after_tokens_that_another_gave(kind: str, tmp_path: Path) -> None:
+    """On the device alone, from its lower part, and in the cloud at each kind of cut."""
+    folder = str(save(kind, tmp_path, repetition_penalty=1.3))
+    expected = Reference(*load_whole(folder)).tokens(PICTURE, SECOND, TOKENS_ASKED)
+    device, cloud = load_device(folder, [DEVICE]), load_cloud(folder, [IMAGE])
+    for known in (0, 1, 4, len(expected)):
+        given, rest = expected[:known], expected[known:]
+        assert list(device.generate(PICTURE, SECOND, TOKENS_ASKED, given)) == rest
+        assert list(device.go_on(device.lower(PICTURE, SECOND, VISION), TOKENS_ASKED, given)) == rest
+        for cut in (TOKENS, Cut.parse("lm:2")):
+            lower = device.lower(PICTURE, SECOND, cut)
+            run, got = cloud.upper(cut, lower.boundary, TOKENS_ASKED), list[int]()
+            while not run.finished:
+                step = lower.step(got[-1]) if got and cut != TOKENS else None
+                taken = given[len(got)] if len(got) < known else None
+                got.append(run.next(step, taken) if got else run.first(taken))
+            assert got == expected

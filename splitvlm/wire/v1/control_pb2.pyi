@@ -458,6 +458,7 @@ class PlanTable(_message.Message):
     CLOUD_NODE_FIELD_NUMBER: _builtins.int
     CLOUD_ADDRESS_FIELD_NUMBER: _builtins.int
     LINES_FIELD_NUMBER: _builtins.int
+    STANDBY_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     cloud_node: _builtins.str
     """the cloud node that the lines were made for; empty where none is alive"""
@@ -465,6 +466,10 @@ class PlanTable(_message.Message):
     """host:port"""
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___CostLine]: ...
+    @_builtins.property
+    def standby(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """host:port of the other living cloud nodes with the same weights, which take over"""
+
     def __init__(
         self,
         *,
@@ -472,10 +477,11 @@ class PlanTable(_message.Message):
         cloud_node: _builtins.str = ...,
         cloud_address: _builtins.str = ...,
         lines: _abc.Iterable[Global___CostLine] | None = ...,
+        standby: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cloud_address", b"cloud_address", "cloud_node", b"cloud_node", "lines", b"lines", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cloud_address", b"cloud_address", "cloud_node", b"cloud_node", "lines", b"lines", "standby", b"standby", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -226,7 +226,12 @@ Global___DeviceFrame: _TypeAlias = DeviceFrame  # noqa: Y015
 
 @_typing.final
 class Begin(_message.Message):
-    """Starts a request. The payload is a coded boundary, or a coded picture for the cut `image`."""
+    """Starts a request. The payload is a coded boundary, or a coded picture for the cut `image`.
+
+    Cut, level and max_new_tokens stay empty where they are those of the session's last request. With a `picture` the cloud remembers what it
+    needs for another question about it; with `again` that question comes, and the payload is a coded boundary that holds the
+    prompt's `ids` only (cut `image`: nothing). A picture that is not remembered any more is the failure `forgotten`.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -236,9 +241,12 @@ class Begin(_message.Message):
     FIRST_FIELD_NUMBER: _builtins.int
     QUESTION_FIELD_NUMBER: _builtins.int
     LEVEL_FIELD_NUMBER: _builtins.int
+    PICTURE_FIELD_NUMBER: _builtins.int
+    GIVEN_FIELD_NUMBER: _builtins.int
+    AGAIN_FIELD_NUMBER: _builtins.int
     cut: _builtins.str
     payload_bytes: _builtins.int
-    """of the whole payload, in `first` and the chunks; at most 64 MiB"""
+    """of the whole payload, in `first` and the chunks; at most 64 MiB; 0: `first` is all of it"""
     max_new_tokens: _builtins.int
     """1 to 4096"""
     first: _builtins.bytes
@@ -247,6 +255,14 @@ class Begin(_message.Message):
     """UTF-8, of the cut `image` only, whose prompt is made in the cloud; at most 16 KiB"""
     level: _builtins.str
     """how the payload is coded"""
+    picture: _builtins.bytes
+    """the device's name of the picture, by a key of its own: 8 bytes; empty: remember nothing"""
+    again: _builtins.bool
+    """the picture was sent before, under the same cut and level"""
+    @_builtins.property
+    def given(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """first tokens of the answer, which another node gave before it failed: go on after them"""
+
     def __init__(
         self,
         *,
@@ -256,10 +272,13 @@ class Begin(_message.Message):
         first: _builtins.bytes = ...,
         question: _builtins.str = ...,
         level: _builtins.str = ...,
+        picture: _builtins.bytes = ...,
+        given: _abc.Iterable[_builtins.int] | None = ...,
+        again: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cut", b"cut", "first", b"first", "level", b"level", "max_new_tokens", b"max_new_tokens", "payload_bytes", b"payload_bytes", "question", b"question"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "cut", b"cut", "first", b"first", "given", b"given", "level", b"level", "max_new_tokens", b"max_new_tokens", "payload_bytes", b"payload_bytes", "picture", b"picture", "question", b"question"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -396,6 +415,7 @@ class End(_message.Message):
     QUEUE_US_FIELD_NUMBER: _builtins.int
     PREFILL_US_FIELD_NUMBER: _builtins.int
     TOKENS_US_FIELD_NUMBER: _builtins.int
+    REMEMBERED_FIELD_NUMBER: _builtins.int
     reason: Global___End.Reason.ValueType
     decode_us: _builtins.int
     """decoding the payload"""
@@ -405,6 +425,8 @@ class End(_message.Message):
     """to the first token, without the queue"""
     tokens_us: _builtins.int
     """the rest of the tokens, without the queue"""
+    remembered: _builtins.bool
+    """the picture is kept for a while"""
     def __init__(
         self,
         *,
@@ -413,10 +435,11 @@ class End(_message.Message):
         queue_us: _builtins.int = ...,
         prefill_us: _builtins.int = ...,
         tokens_us: _builtins.int = ...,
+        remembered: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_us", b"decode_us", "prefill_us", b"prefill_us", "queue_us", b"queue_us", "reason", b"reason", "tokens_us", b"tokens_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_us", b"decode_us", "prefill_us", b"prefill_us", "queue_us", b"queue_us", "reason", b"reason", "remembered", b"remembered", "tokens_us", b"tokens_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -147,6 +147,8 @@ class Account(_message.Message):
     HEDGED_FIELD_NUMBER: _builtins.int
     ANSWERED_BY_FIELD_NUMBER: _builtins.int
     HEDGE_S_FIELD_NUMBER: _builtins.int
+    FAULTS_FIELD_NUMBER: _builtins.int
+    AGAIN_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     plan: _builtins.str
     bytes_sent: _builtins.int
@@ -176,8 +178,12 @@ class Account(_message.Message):
     """`device` or `cloud`: all tokens come from there"""
     hedge_s: _builtins.float
     """on the device, of the run beside the plan, emulated slow-down included"""
+    again: _builtins.bool
+    """the cloud node remembered the picture: only the question was sent"""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def faults(self) -> _containers.RepeatedCompositeFieldContainer[Global___Fault]: ...
     def __init__(
         self,
         *,
@@ -200,14 +206,54 @@ class Account(_message.Message):
         hedged: _builtins.bool = ...,
         answered_by: _builtins.str = ...,
         hedge_s: _builtins.float = ...,
+        faults: _abc.Iterable[Global___Fault] | None = ...,
+        again: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered_by", b"answered_by", "bytes_received", b"bytes_received", "bytes_sent", b"bytes_sent", "decode_s", b"decode_s", "device_s", b"device_s", "emulated_slowdown", b"emulated_slowdown", "encode_s", b"encode_s", "first_token_s", b"first_token_s", "hedge_s", b"hedge_s", "hedged", b"hedged", "plan", b"plan", "prefill_s", b"prefill_s", "queue_s", b"queue_s", "request_id", b"request_id", "token_ids", b"token_ids", "tokens", b"tokens", "tokens_s", b"tokens_s", "total_s", b"total_s", "upload_s", b"upload_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "answered_by", b"answered_by", "bytes_received", b"bytes_received", "bytes_sent", b"bytes_sent", "decode_s", b"decode_s", "device_s", b"device_s", "emulated_slowdown", b"emulated_slowdown", "encode_s", b"encode_s", "faults", b"faults", "first_token_s", b"first_token_s", "hedge_s", b"hedge_s", "hedged", b"hedged", "plan", b"plan", "prefill_s", b"prefill_s", "queue_s", b"queue_s", "request_id", b"request_id", "token_ids", b"token_ids", "tokens", b"tokens", "tokens_s", b"tokens_s", "total_s", b"total_s", "upload_s", b"upload_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Account: _TypeAlias = Account  # noqa: Y015
+
+@_typing.final
+class Fault(_message.Message):
+    """A node that could not finish its part of an answer, and what it cost."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    SILENT_S_FIELD_NUMBER: _builtins.int
+    RECOVERY_S_FIELD_NUMBER: _builtins.int
+    code: _builtins.str
+    """of splitvlm.errors"""
+    node: _builtins.str
+    """its address; `device` where the device itself failed"""
+    tokens: _builtins.int
+    """of the answer, by then"""
+    silent_s: _builtins.float
+    """from its last sign of life until it was given up"""
+    recovery_s: _builtins.float
+    """from then until the next token, or the end of the answer"""
+    def __init__(
+        self,
+        *,
+        code: _builtins.str = ...,
+        node: _builtins.str = ...,
+        tokens: _builtins.int = ...,
+        silent_s: _builtins.float = ...,
+        recovery_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "node", b"node", "recovery_s", b"recovery_s", "silent_s", b"silent_s", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Fault: _TypeAlias = Fault  # noqa: Y015
 
 @_typing.final
 class StatusRequest(_message.Message):
@@ -237,6 +283,7 @@ class StatusReply(_message.Message):
     RTT_S_FIELD_NUMBER: _builtins.int
     SPREAD_FIELD_NUMBER: _builtins.int
     PLANS_FIELD_NUMBER: _builtins.int
+    STANDBY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     cloud_address: _builtins.str
     cloud_reachable: _builtins.bool
@@ -247,6 +294,10 @@ class StatusReply(_message.Message):
     spread: _builtins.float
     @_builtins.property
     def plans(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def standby(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """addresses of the cloud nodes that take over"""
+
     def __init__(
         self,
         *,
@@ -259,10 +310,11 @@ class StatusReply(_message.Message):
         rtt_s: _builtins.float = ...,
         spread: _builtins.float = ...,
         plans: _abc.Iterable[_builtins.str] | None = ...,
+        standby: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cloud_address", b"cloud_address", "cloud_reachable", b"cloud_reachable", "model", b"model", "orchestrator_reachable", b"orchestrator_reachable", "plans", b"plans", "rtt_s", b"rtt_s", "spread", b"spread", "table_version", b"table_version", "uplink_bps", b"uplink_bps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cloud_address", b"cloud_address", "cloud_reachable", b"cloud_reachable", "model", b"model", "orchestrator_reachable", b"orchestrator_reachable", "plans", b"plans", "rtt_s", b"rtt_s", "spread", b"spread", "standby", b"standby", "table_version", b"table_version", "uplink_bps", b"uplink_bps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,138 @@
+"""A cloud node that fails in the middle of an answer: another one or the device goes on, and each token comes once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge_node.account import Account
+from edge_node.cloud_link import CloudLink
+from edge_node.hedge import Side
+from edge_node.request import Request
+from splitvlm.crypto.identity import Role
+from splitvlm.domain import Plan
+from splitvlm.errors import DeadlineExceeded, UsageError
+from splitvlm.model.reference import reference_tokens
+from tests.nodes import Cloud, Device, Keys, cloud_node, device
+from tests.samples import PICTURE, tiny_model
+
+QUESTION = "Describe the picture."
+TOKENS = 16
+PLANS = ("image/lossless", "vision:1/lossless", "tokens/lossless", "lm:1/lossless")
+PATIENCE_S = 1.0
+
+
+class Fleet:
+    """Two cloud nodes and a device that has a link to each."""
+
+    def __init__(self, clouds: Sequence[Cloud], camera: Device, second: CloudLink) -> None:
+        self.clouds = clouds
+        self.camera = camera
+        self.links = [camera.link, second]
+        self.blamed: list[CloudLink] = []
+
+    def silence(self, number: int, after_jobs: int) -> None:
+        """From that job on, the node's worker does nothing any more: a process that hangs."""
+        worker = self.clouds[number].worker
+        real, done = worker.run, 0
+
+        async def gated(*job: Any) -> Any:
+            nonlocal done
+            done += 1
+            if done > after_jobs:
+                await asyncio.Event().wait()
+            return await real(*job)
+
+        worker.run = gated  # type: ignore[method-assign]
+
+    async def ask(self, plan: str, *, standby: bool = True, alone: bool = False, tokens: int = TOKENS) -> Account:
+        request = Request(
+            *(self.camera.engine, self.links[0], Plan.parse(plan), PICTURE, QUESTION, tokens),
+            standby=self.links[1:] if standby else [],
+            finish_alone=alone,
+            patience_s=PATIENCE_S,
+            on_fault=self.blamed.append,
+        )
+        return await self.camera.finish(request)
+
+
+@pytest.fixture(scope="module")
+def model() -> str:
+    return tiny_model("scenes-like")
+
+
+@pytest.fixture(scope="module")
+def expected(model: str) -> list[int]:
+    tokens = reference_tokens(model, [(PICTURE, QUESTION)], TOKENS)[0]
+    assert len(set(tokens)) > 2, "an answer of equal tokens would hide one that is lost or comes twice"
+    return tokens
+
+
+@pytest.fixture
+async def fleet(model: str, tmp_path: Path) -> AsyncIterator[Fleet]:
+    keys = Keys(tmp_path / "keys")
+    async with contextlib.AsyncExitStack() as stack:
+        clouds = [await stack.enter_async_context(cloud_node(model, keys, name=f"cloud-{n}")) for n in (1, 2)]
+        identity = keys.identity("edge-1", Role.EDGE)
+        camera = await stack.enter_async_context(device(model, clouds[0], identity))
+        second = CloudLink(clouds[1].address, clouds[1].agreement, identity, [])
+        stack.push_async_callback(second.close)
+        yield Fleet(clouds, camera, second)
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("after_jobs", [0, 2, 6])
+async def test_another_node_goes_on(fleet: Fleet, expected: list[int], plan: str, after_jobs: int) -> None:
+    fleet.silence(0, after_jobs)
+    account = await fleet.ask(plan)
+    assert account.token_ids == expected
+    [fault] = account.faults
+    assert (fault.code, fault.node) == ("deadline", fleet.clouds[0].address)
+    assert fault.tokens == max(0, after_jobs - 1)
+    assert PATIENCE_S <= fault.silent_s < 3 * PATIENCE_S
+    assert 0 < fault.recovery_s < account.total_s
+    assert fleet.blamed == fleet.links[:1]
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("after_jobs", [0, 4])
+async def test_the_device_goes_on_alone(fleet: Fleet, expected: list[int], plan: str, after_jobs: int) -> None:
+    fleet.silence(0, after_jobs)
+    account = await fleet.ask(plan, standby=False, alone=True)
+    assert account.token_ids == expected
+    assert account.answered_by is Side.DEVICE
+    assert len(account.faults) == 1
+
+
+async def test_two_nodes_fail_one_after_another(fleet: Fleet, expected: list[int]) -> None:
+    fleet.silence(0, 3)
+    fleet.silence(1, 2)
+    slow = fleet.camera.engine.start
+
+    async def later(*arguments: Any) -> Any:
+        await asyncio.sleep(0.5 * PATIENCE_S)  # the second node is the first to go on
+        return await slow(*arguments)
+
+    fleet.camera.engine.start = later  # type: ignore[method-assign]
+    fleet.camera.engine.go_on = later  # type: ignore[method-assign]
+    account = await fleet.ask("image/lossless", alone=True)
+    assert account.token_ids == expected
+    assert account.answered_by is Side.DEVICE
+
+
+async def test_nobody_left_is_an_error(fleet: Fleet) -> None:
+    for number in (0, 1):
+        fleet.silence(number, 3)
+    with pytest.raises(DeadlineExceeded):
+        await fleet.ask("tokens/lossless")
+
+
+async def test_a_wrong_question_is_asked_once(fleet: Fleet) -> None:
+    with pytest.raises(UsageError, match="max_new_tokens"):
+        await fleet.ask("tokens/lossless", tokens=100_000)
+    assert fleet.blamed == []

@@ -1,0 +1,51 @@
+"""The device's choice where the cloud remembers the picture: that plan is as cheap as its question."""
+
+from __future__ import annotations
+
+import pytest
+
+from edge_node.planner import Planner
+from edge_node.settings import Planning
+from splitvlm.codec.codec import Codec
+from splitvlm.domain import DEVICE, IMAGE, TOKENS, Plan
+from splitvlm.link.estimator import LinkEstimator
+from splitvlm.planning.costs import CostLine
+from splitvlm.planning.table import PlanTable
+
+JPEG, INT8, ALONE = Plan(IMAGE, "jpeg75"), Plan(TOKENS, "int8"), Plan(DEVICE, "none")
+
+
+def line(plan: Plan, *, device_s: float, payload_bytes: int, cloud_s: float) -> CostLine:
+    cloud = int(plan != ALONE)
+    return CostLine(plan, device_s, 0.001, payload_bytes, 0.001, 0.0, cloud_s, 0.001, cloud, 0, 0, 0.0)
+
+
+TABLE = PlanTable(
+    1,
+    (
+        line(JPEG, device_s=0.0, payload_bytes=5_000, cloud_s=0.06),
+        line(INT8, device_s=0.1, payload_bytes=3_000, cloud_s=0.03),
+        line(ALONE, device_s=0.4, payload_bytes=0, cloud_s=0.0),
+    ),
+)
+
+
+def chosen(uplink_bps: float, known: Plan | None) -> Plan | None:
+    planner = Planner(Planning(hedging=False), (IMAGE, TOKENS, DEVICE), Codec())
+    planner.table = TABLE
+    estimator = LinkEstimator()
+    for now_s in (1.0, 2.0, 3.0):
+        estimator.on_rtt(0.02, now_s)
+        estimator.on_transfer(20_000, None, 0.02 + 8 * 20_000 / uplink_bps, 0.0, now_s)
+    return planner.choose("", estimator.estimate(3.0), True, known).plan
+
+
+@pytest.mark.parametrize(("uplink_bps", "usual"), [(1e7, JPEG), (2e5, INT8), (2e4, ALONE)])
+def test_a_remembered_picture_draws_its_plan(uplink_bps: float, usual: Plan) -> None:
+    assert chosen(uplink_bps, None) == usual
+    assert chosen(uplink_bps, INT8) == INT8
+
+
+def test_a_plan_that_the_table_lacks_changes_nothing() -> None:
+    assert chosen(1e7, Plan(TOKENS, "int2")) == JPEG
+    assert chosen(1e7, JPEG) == JPEG
