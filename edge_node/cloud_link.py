@@ -10,6 +10,7 @@ import struct
 import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 
 import grpc
 from PIL import Image
@@ -20,7 +21,7 @@ from splitvlm.domain import Plan
 from splitvlm.errors import Forgotten, PeerUnavailable, SplitvlmError
 from splitvlm.link.estimator import RESOLUTION_S, STEP, LinkEstimate, LinkEstimator
 from splitvlm.rpc.channels import connected, open_channel
-from splitvlm.rpc.limits import CHUNK_BYTES
+from splitvlm.rpc.limits import CHUNK_BYTES, CONNECT_TIMEOUT_S
 from splitvlm.rpc.status import from_rpc
 from splitvlm.wire.v1 import data_pb2 as pb
 from splitvlm.wire.v1 import data_pb2_grpc
@@ -71,8 +72,9 @@ class CloudLink:
         session: CloudSession | None = None
         watching = asyncio.create_task(self._watch(len(payload.data), exchange))
         try:
-            session = await self._session()
-            async with contextlib.aclosing(session.answer(payload, exchange)) as tokens:
+            session = await self._session(payload.patience_s)
+            timed = replace(payload, upload_s=self.estimate().transfer_s(len(payload.data)))
+            async with contextlib.aclosing(session.answer(timed, exchange)) as tokens:
                 async for token in tokens:
                     yield token
             self._observe(exchange)
@@ -195,15 +197,17 @@ class CloudLink:
             while len(self._remembered) > MOST_REMEMBERED:
                 self._remembered.popitem(last=False)
 
-    async def _session(self) -> CloudSession:
+    async def _session(self, patience_s: float | None) -> CloudSession:
         while self._idle:
             session = self._idle.pop()
             if not session.broken:
                 return session
-        return await self._open()
+        return await self._open(min(CONNECT_TIMEOUT_S, patience_s or CONNECT_TIMEOUT_S))
 
-    async def _open(self) -> CloudSession:
-        session = await CloudSession.open(self._channel, self.peer, self._agreement, self._identity, self._cuts)
+    async def _open(self, timeout_s: float = CONNECT_TIMEOUT_S) -> CloudSession:
+        session = await CloudSession.open(
+            self._channel, self.peer, self._agreement, self._identity, self._cuts, timeout_s=timeout_s
+        )
         self._unbooked_bytes += session.setup_bytes
         return session
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import grpc
 
+from edge_node.patience import PATIENCE
 from splitvlm.crypto.handshake import DeviceHandshake, Reply
 from splitvlm.crypto.identity import Identity
 from splitvlm.crypto.sealing import Opener, Sealer
@@ -40,7 +41,8 @@ class Payload:
     picture: bytes = b""  # the picture's name, by which the cloud may remember it
     again: bool = False  # it does: `data` holds the prompt only
     given: Sequence[int] = ()  # tokens of the answer that are there already
-    patience_s: float | None = None  # that a silent cloud node gets, where another could take over
+    patience_s: float | None = None  # that a silent cloud node gets, where another could take over,
+    upload_s: float = 0.0  # and as long as it is predicted to take, its upload besides
 
 
 @dataclass
@@ -51,6 +53,7 @@ class Exchange:
     bytes_received: int = 0
     upload_began_s: float | None = None  # of time.perf_counter
     heard_s: float | None = None  # the same: the node's last sign of life
+    longest_silence_s: float = 0.0  # of the node, when it had all that it needed to go on
     upload_elapsed_s: float = 0.0  # from the first frame sent until the receipt
     receipt: pb.Receipt = field(default_factory=pb.Receipt)
     end: pb.End = field(default_factory=pb.End)
@@ -78,12 +81,19 @@ class CloudSession:
 
     @classmethod
     async def open(
-        cls, channel: grpc.aio.Channel, peer: str, agreement: pb.Agreement, identity: Identity | None, cuts: list[str]
+        cls,
+        channel: grpc.aio.Channel,
+        peer: str,
+        agreement: pb.Agreement,
+        identity: Identity | None,
+        cuts: list[str],
+        *,
+        timeout_s: float = CONNECT_TIMEOUT_S,
     ) -> CloudSession:
         """Shake hands. Raises HandshakeRefused, PeerUnavailable, PermissionRefused, CapacityError."""
         session = cls(data_pb2_grpc.DataStub(channel).Session(), peer, session_context(agreement))
         try:
-            await asyncio.wait_for(session._shake_hands(agreement, identity, cuts), CONNECT_TIMEOUT_S)
+            await asyncio.wait_for(session._shake_hands(agreement, identity, cuts), timeout_s)
         except grpc.aio.AioRpcError as error:
             raise from_rpc(error, peer) from error
         except asyncio.InvalidStateError as error:
@@ -91,7 +101,7 @@ class CloudSession:
         except TimeoutError as error:
             session._call.cancel()
             raise PeerUnavailable(
-                f"The {peer} did not answer within {CONNECT_TIMEOUT_S:.0f} s.",
+                f"The {peer} did not answer within {timeout_s:.3g} s.",
                 advice="Check that it runs, that the address is right, and the link.",
             ) from error
         return session
@@ -177,7 +187,9 @@ class CloudSession:
         exchange.upload_began_s = started_s = time.perf_counter()
         exchange.heard_s = started_s
         deadline_s = CONNECT_TIMEOUT_S + 8 * len(payload.data) / SLOWEST_UPLINK_BPS
-        frame = await self._receive(payload.patience_s or deadline_s, exchange)
+        if payload.patience_s is not None:
+            deadline_s = payload.patience_s + PATIENCE * payload.upload_s
+        frame = await self._receive(deadline_s, exchange)
         if frame.WhichOneof("body") != "receipt":
             raise ProtocolError(f"The {self._peer} answered before it had the whole request.")
         exchange.receipt = frame.receipt
@@ -190,7 +202,9 @@ class CloudSession:
             await self._step(payload, place, token_id)
         place = len(payload.given)
         while True:
+            asked_s = time.perf_counter()
             frame = await self._receive(timeout_s, exchange)
+            exchange.longest_silence_s = max(exchange.longest_silence_s, time.perf_counter() - asked_s)
             timeout_s = payload.patience_s or TOKEN_TIMEOUT_S
             match frame.WhichOneof("body"):
                 case "token":

@@ -8,6 +8,7 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
+from edge_node.patience import Patience
 from edge_node.planner import Planner
 from edge_node.request import Request
 from edge_node.runtime import Runtime
@@ -22,9 +23,6 @@ from splitvlm.wire.v1 import local_pb2 as pb
 from splitvlm.wire.v1 import local_pb2_grpc
 
 _log = logging.getLogger("splitvlm.edge")
-PATIENCE = 4.0  # times the whole answer's predicted time, at the conservative end: beyond it a node is taken for dead
-LEAST_PATIENCE_S = 1.5  # above stalls of mobile links that pass by themselves
-UNKNOWN_PATIENCE_S = 15.0  # without a prediction, and at most
 MAX_QUESTION_BYTES = 16 * 1024
 
 
@@ -33,6 +31,7 @@ class LocalServicer(local_pb2_grpc.LocalServicer):
         self._runtime = runtime
         self._planner = planner
         self._plaintext = plaintext
+        self._patience = Patience()
 
     @streaming
     async def Ask(self, request: pb.Question, context: Any) -> AsyncIterator[pb.Answer]:  # gRPC's own naming
@@ -71,6 +70,7 @@ class LocalServicer(local_pb2_grpc.LocalServicer):
             yield pb.Answer(text=piece)
         self._runtime.count(choice.plan)
         account = running.account
+        self._patience.saw(account.exchange.longest_silence_s)
         _log.info(
             "answered",
             extra={
@@ -83,12 +83,10 @@ class LocalServicer(local_pb2_grpc.LocalServicer):
         yield pb.Answer(account=account.to_wire())
 
     def _patience_s(self, choice: Choice) -> float | None:
-        """How long a silent cloud node is waited for where another or the device could take over; None: as long as it takes."""
+        """Of a silent cloud node; None where nobody could take over: then it is waited for as long as it takes."""
         if not (self._runtime.standby or self._planner.can_finish_alone):
             return None
-        if not choice.conservative_s:
-            return UNKNOWN_PATIENCE_S
-        return min(max(LEAST_PATIENCE_S, PATIENCE * choice.conservative_s), UNKNOWN_PATIENCE_S)
+        return self._patience.limit_s(choice.conservative_s)
 
     @unary
     async def Status(self, request: pb.StatusRequest, context: Any) -> pb.StatusReply:

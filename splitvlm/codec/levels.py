@@ -21,8 +21,9 @@ BITS: dict[str, int] = {"int8": 8, "int6": 6, "int4": 4, "int3": 3, "int2": 2}
 KLT_STEPS: dict[str, float] = {"klt1": 0.5, "klt2": 1.0, "klt3": 1.5, "klt4": 2.0, "klt5": 2.5, "klt6": 3.0}
 """Steps of the calibrated levels, in units of the weighted features (klt.py). For calibrated boundaries only."""
 
-KLT_FORMAT = 3
-"""Of a calibrated body. 1 was zstandard in segments of columns; 2 had no bands, and escapes of 16 bits."""
+KLT_FORMAT = 4
+"""Of a calibrated body. 1 was zstandard in segments of columns; 2 had no bands, and escapes of 16 bits; 3 no centres and no
+short form."""
 
 SMALL, SMALLER = 5 / 8, 3 / 8
 PICTURE_FORMATS: dict[str, tuple[str, int, float]] = {

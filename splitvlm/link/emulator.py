@@ -171,18 +171,25 @@ class LinkEmulator:
             _tune(client)
             server = await _connect(self.upstream)
             sockets.append(server)
+            await self._both_ways(client, server)
+        except asyncio.CancelledError:
+            _reset(*sockets)
+            raise
+        except OSError as broken:
+            log.info("link connection broke: %s", broken)
+            _reset(*sockets)
+        finally:
+            for sock in sockets:
+                sock.close()
+
+    async def _both_ways(self, client: socket.socket, server: socket.socket) -> None:
+        """Until both are at their end. Raises the OSError of the one that breaks first."""
+        try:
             async with asyncio.TaskGroup() as ways:
                 ways.create_task(self._carry(client, server, self.up))
                 ways.create_task(self._carry(server, client, self.down))
         except* OSError as broken:
-            log.info("link connection broke: %s", broken.exceptions[0])
-            _reset(*sockets)
-        except* asyncio.CancelledError:
-            _reset(*sockets)
-            raise
-        finally:
-            for sock in sockets:
-                sock.close()
+            raise _first_of(broken) from broken
 
     async def _carry(self, source: socket.socket, target: socket.socket, direction: Direction) -> None:
         """One way of a connection: read, queue, and hand to `_deliver`. An empty packet is the end, in its place."""
@@ -333,3 +340,11 @@ def _reset(*sockets: socket.socket) -> None:
     for sock in sockets:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         sock.close()
+
+
+def _first_of(broken: BaseExceptionGroup[OSError]) -> OSError:
+    first: BaseException = broken
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    assert isinstance(first, OSError)
+    return first

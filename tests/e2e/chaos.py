@@ -11,7 +11,7 @@ with the answer without faults. One line a run; the last line is a JSON object:
     duplicates           tokens beyond those
     detection_p95_s      from a failed node's last sign of life until it was given up, by the device's clock
     prefill_p95_s        of the same questions without faults, in the cloud
-    recovery_p95_s       from the fault until the next piece of the answer reached the application, where a node failed
+    recovery_p95_s       the longest wait of the application for a piece of the answer after the fault, where a node failed
 
 Faults: kill (SIGKILL) or stop (SIGSTOP) the cloud node in use; reset its connections and refuse new ones; let nothing pass
 (half-open); slow the link down to 64 kbit/s; both cloud nodes out of reach; kill the orchestrator; suspend the device for a
@@ -33,6 +33,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -244,7 +245,7 @@ async def _one(laboratory: Laboratory, asked: Ask, plan: str, fault: str, after_
     answer = await asking
     await mend()
     same = list(answer.account.token_ids) == list(usual.account.token_ids) and answer.text == usual.text
-    after = [at_s - broke_s for at_s in answer.pieces_at_s if at_s > broke_s]
+    after = [broke_s, *(at_s for at_s in answer.pieces_at_s if at_s > broke_s)]
     faults = list(answer.account.faults)
     return Run(
         fault,
@@ -252,7 +253,7 @@ async def _one(laboratory: Laboratory, asked: Ask, plan: str, fault: str, after_
         identical=same,
         duplicates=max(0, len(answer.account.token_ids) - len(usual.account.token_ids)),
         detection_s=max(one.silent_s for one in faults) if faults else None,
-        recovery_s=after[0] if faults and after else None,
+        recovery_s=max((late - early for early, late in pairwise(after)), default=None) if faults else None,
     )
 
 

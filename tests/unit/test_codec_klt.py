@@ -206,7 +206,7 @@ def _largest_sum(density: Density) -> float:
 
 
 def test_golden_stream() -> None:
-    """Format 3 of a calibrated body, for ever: a change needs another KLT_FORMAT."""
+    """As since KLT_FORMAT 3: a change needs another one."""
     q_TK = (
         np.random.default_rng(6)
         .normal(scale=(6, 3, 1, 0.6, 0.4, *[0.3] * 8, 0.02), size=(12, 14))
