@@ -28,6 +28,7 @@ from splitvlm.wire.v1 import data_pb2_grpc
 
 PROBE_TIMEOUT_S = 5.0
 PROBE_PERIOD_S = 0.5
+SESSION_AGE_S = 3_600.0  # then other keys, from a fresh handshake; volume is seen to by the keys themselves
 IDLE_SESSIONS = 4  # kept open for the next requests
 MOST_REMEMBERED = 1_000  # pictures whose names are kept here; what the cloud node keeps of them is for it to say
 NAME_BYTES = 8  # by a secret key, so that nobody can seek two pictures of one name
@@ -200,8 +201,9 @@ class CloudLink:
     async def _session(self, patience_s: float | None) -> CloudSession:
         while self._idle:
             session = self._idle.pop()
-            if not session.broken:
+            if not session.broken and time.monotonic() - session.opened_s < SESSION_AGE_S:
                 return session
+            await session.close()
         return await self._open(min(CONNECT_TIMEOUT_S, patience_s or CONNECT_TIMEOUT_S))
 
     async def _open(self, timeout_s: float = CONNECT_TIMEOUT_S) -> CloudSession:

@@ -77,6 +77,7 @@ class CloudSession:
         self._said = ("", "", 0)  # cut, level, max_new_tokens of the last request: the cloud knows them
         self._stream: SealedStream[pb.DeviceFrame, pb.CloudFrame]
         self.broken = False
+        self.opened_s = time.monotonic()
         self.setup_bytes = 0
 
     @classmethod

@@ -1,7 +1,7 @@
 """How device and cloud worker agree on session keys: one message each way, sans-IO.
 
-    device -> cloud   Hello  ephemeral X25519 key, certificate, signature over T1
-    cloud -> device   Reply  ephemeral X25519 key, certificate, signature over T2
+    device -> cloud   Hello  ephemeral public keys (exchange.py), certificate, signature over T1
+    cloud -> device   Reply  ephemeral public keys, certificate, signature over T2
 
     T1 = H(version, "edge",  context hash, device key, device certificate)
     T2 = H(version, "cloud", T1, device signature, cloud key, cloud certificate)
@@ -30,16 +30,16 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from splitvlm.crypto import session_keys
+from splitvlm.crypto import exchange, session_keys
+from splitvlm.crypto.exchange import DeviceKeys
 from splitvlm.crypto.identity import Identity, Role, private_key
 from splitvlm.crypto.session_keys import SessionKeys
 from splitvlm.crypto.trust import trusted_key
 from splitvlm.errors import HandshakeRefused, KeysError, ProtocolError
 
-VERSION: Final = b"splitvlm handshake 1"
+VERSION: Final = b"splitvlm handshake 2"
 _ECDSA: Final = ec.ECDSA(hashes.SHA256())
 
 Clock = Callable[[], dt.datetime]
@@ -77,7 +77,7 @@ class DeviceHandshake:
         """An identity whose role is not `edge` is a KeysError."""
         self._signer = _Signer(identity, Role.EDGE, clock)
         self._context_hash = hashlib.sha256(context).digest()
-        self._ephemeral: X25519PrivateKey | None = X25519PrivateKey.generate()
+        self._ephemeral: DeviceKeys | None = DeviceKeys()
         self._hello = self._make_hello(self._ephemeral)
 
     def hello(self) -> Hello:
@@ -92,10 +92,10 @@ class DeviceHandshake:
         t1 = _t1(self._context_hash, self._hello)
         t2 = _t2(t1, self._hello, reply)
         self._signer.check(reply, Role.CLOUD, t2)
-        return _keys(ephemeral, reply, t2, reply.signature, self._context_hash)
+        return _keys(ephemeral.shared(reply.ephemeral_public), t2, reply.signature, self._context_hash)
 
-    def _make_hello(self, ephemeral: X25519PrivateKey) -> Hello:
-        unsigned = Hello(ephemeral.public_key().public_bytes_raw(), self._signer.certificate_der)
+    def _make_hello(self, ephemeral: DeviceKeys) -> Hello:
+        unsigned = Hello(ephemeral.public, self._signer.certificate_der)
         signature = self._signer.sign(_t1(self._context_hash, unsigned))
         return Hello(unsigned.ephemeral_public, unsigned.certificate_der, signature)
 
@@ -115,11 +115,11 @@ class CloudHandshake:
         """
         t1 = _t1(self._context_hash, hello)
         self._signer.check(hello, Role.EDGE, t1)
-        ephemeral = X25519PrivateKey.generate()
-        unsigned = Reply(ephemeral.public_key().public_bytes_raw(), self._signer.certificate_der)
+        public, shared = exchange.answer(hello.ephemeral_public)
+        unsigned = Reply(public, self._signer.certificate_der)
         t2 = _t2(t1, hello, unsigned)
         reply = Reply(unsigned.ephemeral_public, unsigned.certificate_der, self._signer.sign(t2))
-        return reply, _keys(ephemeral, hello, t2, reply.signature, self._context_hash)
+        return reply, _keys(shared, t2, reply.signature, self._context_hash)
 
 
 class _Signer:
@@ -166,13 +166,7 @@ def _t2(t1: bytes, hello: Offer, reply: Offer) -> bytes:
     return _hash(b"cloud", t1, hello.signature, reply.ephemeral_public, reply.certificate_der)
 
 
-def _keys(
-    ephemeral: X25519PrivateKey, peer: Offer, t2: bytes, cloud_signature: bytes, context_hash: bytes
-) -> SessionKeys:
-    try:
-        shared = ephemeral.exchange(X25519PublicKey.from_public_bytes(peer.ephemeral_public))
-    except ValueError as error:  # not 32 bytes, or a point of small order (RFC 7748 6.1)
-        raise ProtocolError("The peer's ephemeral key is none.") from error
+def _keys(shared: bytes, t2: bytes, cloud_signature: bytes, context_hash: bytes) -> SessionKeys:
     return session_keys.derive(shared, _hash(b"keys", t2, cloud_signature), context_hash)
 
 

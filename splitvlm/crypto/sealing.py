@@ -8,6 +8,9 @@ The counter starts at 0 and is not sent: both sides count. So a frame that is re
 from another session does not open, and neither does a changed or cut one. After the first that fails nothing opens any
 more: there is no way back into step.
 
+A key is used for REKEY_FRAMES frames or REKEY_BYTES bytes at most; the next one is derived from it (session_keys.py), by both
+sides at the same frame, for both count. What was sealed before cannot be opened with the key of later.
+
 Neither class is for use by several threads at once.
 """
 
@@ -18,13 +21,13 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from splitvlm.crypto.session_keys import DirectionKey, SessionKeys
+from splitvlm.crypto.session_keys import DirectionKey, SessionKeys, following
 from splitvlm.errors import ProtocolError
 
 OVERHEAD_BYTES: Final = 16
 # AES-GCM keeps its margin up to about 2**38 bytes a key (RFC 8446 5.5). We stay far below, whatever the frames.
-MAX_FRAMES: Final = 1 << 24
-MAX_BYTES: Final = 1 << 35
+REKEY_FRAMES: Final = 1 << 20
+REKEY_BYTES: Final = 1 << 32
 
 _VERSION: Final = b"\x01"
 _DEVICE: Final = b"\x00"
@@ -35,19 +38,23 @@ class _Direction:
     """One direction's cipher and count."""
 
     def __init__(self, keys: SessionKeys, sender: bytes) -> None:
-        chosen: DirectionKey = keys.of_device if sender == _DEVICE else keys.of_cloud
-        self.cipher = AESGCM(chosen.key)
-        self._iv = int.from_bytes(chosen.iv, "big")
+        self._use(keys.of_device if sender == _DEVICE else keys.of_cloud)
         self._prefix = _VERSION + keys.context_hash + keys.session_id + sender
-        self._frames = 0
-        self._bytes = 0
+        self._counter = 0
+
+    def _use(self, key: DirectionKey) -> None:
+        self._key = key
+        self.cipher = AESGCM(key.key)
+        self._iv = int.from_bytes(key.iv, "big")
+        self._frames_left, self._bytes_left = REKEY_FRAMES, REKEY_BYTES
 
     def next(self, sealed_bytes: int) -> tuple[bytes, bytes]:
-        """Nonce and associated data of the next frame. Raises ProtocolError where the key has been used enough."""
-        self._bytes += sealed_bytes
-        if self._frames >= MAX_FRAMES or self._bytes > MAX_BYTES:
-            raise ProtocolError("This session's keys have been used enough.", advice="Open a new session.")
-        counter, self._frames = self._frames, self._frames + 1
+        """Nonce and associated data of the next frame, whose key is `cipher`'s from now on."""
+        if self._frames_left <= 0 or self._bytes_left < sealed_bytes:
+            self._use(following(self._key))
+        self._frames_left -= 1
+        self._bytes_left -= sealed_bytes
+        counter, self._counter = self._counter, self._counter + 1
         return (self._iv ^ counter).to_bytes(12, "big"), self._prefix + counter.to_bytes(8, "big")
 
 
@@ -68,7 +75,7 @@ class Sealer:
         return cls(keys, _CLOUD)
 
     def seal(self, plaintext: bytes) -> bytes:
-        """The next frame, OVERHEAD_BYTES longer. Raises ProtocolError where a new session is needed."""
+        """The next frame, OVERHEAD_BYTES longer."""
         nonce, associated = self._direction.next(len(plaintext) + OVERHEAD_BYTES)
         return self._direction.cipher.encrypt(nonce, plaintext, associated)
 

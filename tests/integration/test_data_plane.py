@@ -85,6 +85,17 @@ async def test_one_session_serves_many_requests(camera: Device, cloud: Cloud) ->
     assert cloud.servicer.active.total() == 1
 
 
+async def test_an_old_session_gives_way_to_a_fresh_one(
+    camera: Device, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await camera.ask("tokens/lossless", PICTURE, QUESTION, 2)
+    old = camera.link._idle[0]
+    monkeypatch.setattr("edge_node.cloud_link.SESSION_AGE_S", 0.0)
+    assert (await camera.ask("tokens/lossless", PICTURE, QUESTION, 2)).token_ids
+    assert old not in camera.link._idle
+    await until(lambda: cloud.servicer.active.total() == 1)
+
+
 async def test_the_bytes_are_those_of_the_payload_and_little_more(camera: Device) -> None:
     account = await camera.ask("image/jpeg90", PICTURE, QUESTION)
     payload, _ = await camera.engine.encode_picture(PICTURE, "jpeg90")

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from splitvlm.crypto import exchange
 from splitvlm.crypto.authority import init_authority, issue
 from splitvlm.crypto.handshake import CloudHandshake, DeviceHandshake, Hello, Reply
 from splitvlm.crypto.identity import Identity, Role, load_identity
@@ -197,6 +198,41 @@ def test_an_exchanged_ephemeral_key_is_refused(nodes: Nodes) -> None:
     reply, _ = cloud.accept(device.hello())
     with pytest.raises(HandshakeRefused):
         device.finish(replace(reply, ephemeral_public=mine))
+
+
+@pytest.mark.parametrize("device_can", [True, False])
+@pytest.mark.parametrize("cloud_can", [True, False])
+def test_both_halves_are_in_the_secret_where_both_can(device_can: bool, cloud_can: bool) -> None:
+    device = exchange.DeviceKeys(hybrid=device_can)
+    public, secret = exchange.answer(device.public, hybrid=cloud_can)
+    assert device.shared(public) == secret
+    assert len(secret) == (64 if device_can and cloud_can else 32)
+    assert exchange.answer(device.public, hybrid=cloud_can)[1] != secret
+
+
+def test_the_post_quantum_half_cannot_be_taken_off(nodes: Nodes) -> None:
+    device, cloud = DeviceHandshake(nodes.edge, CONTEXT), CloudHandshake(nodes.cloud, CONTEXT)
+    hello = device.hello()
+    assert len(hello.ephemeral_public) == exchange.X25519_BYTES + exchange.ENCAPSULATION_BYTES
+    with pytest.raises(HandshakeRefused, match="signature does not fit"):
+        cloud.accept(replace(hello, ephemeral_public=hello.ephemeral_public[: exchange.X25519_BYTES]))
+    reply, _ = cloud.accept(hello)
+    with pytest.raises(HandshakeRefused, match="signature does not fit"):
+        device.finish(replace(reply, ephemeral_public=reply.ephemeral_public[: exchange.X25519_BYTES]))
+
+
+@pytest.mark.parametrize("length", [1, 1088, 1183, 1185])
+def test_a_post_quantum_half_of_another_length_is_refused(length: int) -> None:
+    device = exchange.DeviceKeys()
+    for extra in (bytes(length), b"\xff" * length):
+        with pytest.raises(ProtocolError, match="ephemeral key"):
+            exchange.answer(device.public[: exchange.X25519_BYTES] + extra)
+    with pytest.raises(ProtocolError, match="ephemeral key"):
+        exchange.answer(device.public[: exchange.X25519_BYTES] + b"\xff" * exchange.ENCAPSULATION_BYTES)
+    cut = exchange.answer(device.public)[0][:-length] if length < 1088 else b""
+    for public in (cut, exchange.answer(device.public)[0] + b"x"):
+        with pytest.raises(ProtocolError, match="ephemeral key"):
+            device.shared(public)
 
 
 FIELDS = ("ephemeral_public", "certificate_der", "signature")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hmac
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from splitvlm.crypto import sealing
 from splitvlm.crypto.sealing import OVERHEAD_BYTES, Opener, Sealer
-from splitvlm.crypto.session_keys import SessionKeys, derive
+from splitvlm.crypto.session_keys import DirectionKey, SessionKeys, derive, following
 from splitvlm.errors import ProtocolError
 
 SENTENCE = "A frame did not open under its session's key."
@@ -115,27 +118,36 @@ def test_after_a_failure_the_right_frame_is_refused_too() -> None:
     refuses(opener, frame)
 
 
-def test_a_key_is_not_used_for_too_many_frames(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sealing, "MAX_FRAMES", 3)
+@pytest.mark.parametrize(("limit", "value"), [("REKEY_FRAMES", 3), ("REKEY_BYTES", 100)])
+def test_a_key_is_used_for_so_long_and_both_sides_go_on_with_the_next(
+    monkeypatch: pytest.MonkeyPatch, limit: str, value: int
+) -> None:
+    monkeypatch.setattr(sealing, limit, value)
     keys = session()
     sealer, opener = Sealer.of_device(keys), Opener.of_cloud(keys)
-    for _ in range(3):
-        opener.open(sealer.seal(b""))
-    with pytest.raises(ProtocolError, match="Open a new session"):
-        sealer.seal(b"")
+    messages = [bytes([n]) * (7 * n % 40) for n in range(40)]
+    used = set()
+    for message in messages:
+        assert opener.open(sealer.seal(message)) == message
+        used.add(sealer._direction._key.key)
+    assert len(used) >= len(messages) / 3 / 2
+    late = Sealer.of_device(replace(keys, of_device=sealer._direction._key))
+    early = Sealer.of_device(keys).seal(b"early")
+    with pytest.raises(ProtocolError):
+        Opener.of_cloud(replace(keys, of_device=late._direction._key)).open(early)
 
 
-def test_a_key_is_not_used_for_too_many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sealing, "MAX_BYTES", 100)
-    sealer = Sealer.of_device(session())
-    sealer.seal(bytes(84))
-    with pytest.raises(ProtocolError, match="Open a new session"):
-        sealer.seal(b"")
+def test_known_answer_of_the_next_key() -> None:
+    """HKDF-Expand of RFC 5869 2.3, written out with the standard library alone."""
+    key = DirectionKey(bytes([1] * 32), bytes([2] * 12))
+    first = hmac.digest(key.key, b"splitvlm next key 1" + b"\1", "sha256")
+    second = hmac.digest(key.key, first + b"splitvlm next key 1" + b"\2", "sha256")
+    assert following(key) == DirectionKey(first, second[:12])
 
 
 def test_the_limits_are_far_below_those_of_the_cipher() -> None:
-    assert sealing.MAX_FRAMES <= 2**28
-    assert sealing.MAX_BYTES < 2**36
+    assert sealing.REKEY_FRAMES <= 2**28
+    assert sealing.REKEY_BYTES < 2**36
 
 
 def test_no_key_is_in_a_repr() -> None:

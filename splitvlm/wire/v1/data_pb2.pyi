@@ -79,7 +79,7 @@ class Agreement(_message.Message):
     CODEC_HASH_FIELD_NUMBER: _builtins.int
     DTYPE_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
-    """1"""
+    """2"""
     model: _builtins.str
     """its name, for the message only: the hashes decide"""
     weights_hash: _builtins.str
@@ -168,7 +168,7 @@ class Handshake(_message.Message):
     CERTIFICATE_DER_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
     ephemeral_public: _builtins.bytes
-    """X25519, 32 bytes"""
+    """X25519, 32 bytes; then ML-KEM-768: the device's key, 1184, or the cloud's ciphertext, 1088"""
     certificate_der: _builtins.bytes
     """at most 8 KiB; empty only where TLS is off"""
     signature: _builtins.bytes
