@@ -17,7 +17,7 @@ from cloud_node.settings import Limits
 from cloud_node.worker import Worker
 from splitvlm.codec.codec import Codec
 from splitvlm.crypto.handshake import CloudHandshake, Hello
-from splitvlm.crypto.identity import Identity, Role
+from splitvlm.crypto.identity import Identity, Role, peer_identity
 from splitvlm.crypto.sealing import Opener, Sealer
 from splitvlm.errors import CapacityError, DeadlineExceeded, ProtocolError, SplitvlmError
 from splitvlm.model.parts import CloudPart
@@ -36,7 +36,7 @@ Context = grpc.aio.ServicerContext[pb.Envelope, pb.Envelope]
 
 
 class DataServicer(data_pb2_grpc.DataServicer):
-    """Serves sessions of devices. `active` counts open sessions by device."""
+    """Serves sessions of devices. `active` counts open sessions by device, `refused` by error those that were ended."""
 
     def __init__(
         self,
@@ -55,6 +55,7 @@ class DataServicer(data_pb2_grpc.DataServicer):
         self._limits = limits
         self.memory = Memory(limits.remembered_bytes, limits.remembered_s)
         self.active: Counter[str] = Counter()
+        self.refused: Counter[str] = Counter()
 
     def use(self, limits: Limits) -> None:
         """Other limits, for sessions that open from now on."""
@@ -66,12 +67,14 @@ class DataServicer(data_pb2_grpc.DataServicer):
             device = require_role(context, Role.EDGE, plaintext=self._identity is None) or "plaintext"
             self._admit(device)
         except SplitvlmError as error:
+            self.refused[error.code] += 1
             await abort(context, error)
         self.active[device] += 1
         try:
             await self._serve(device, context)
         except SplitvlmError as error:
-            _log.warning("session of %s ended: %s", device, error.sentence)
+            self.refused[error.code] += 1
+            _log.warning("session of %s ended: %s", device, error.sentence, extra={"refused": self.refused.total()})
             await abort(context, error)
         finally:
             self.active[device] -= 1
@@ -91,14 +94,17 @@ class DataServicer(data_pb2_grpc.DataServicer):
             )
 
     async def _serve(self, device: str, context: Context) -> None:
-        stream = await self._shake_hands(device, context)
-        shelf = Shelf(self.memory, device)
+        stream, owner = await self._shake_hands(device, context)
+        shelf = Shelf(self.memory, owner)
         session = Session(stream, self._part, self._codec, self._worker, self._limits, shelf)
         _log.info("session open", extra={"device": device})
         await session.run(self._envelopes(context))
         _log.info("session closed", extra={"device": device, "requests": session.requests})
 
-    async def _shake_hands(self, device: str, context: Context) -> SealedStream[pb.CloudFrame, pb.DeviceFrame]:
+    async def _shake_hands(
+        self, device: str, context: Context
+    ) -> tuple[SealedStream[pb.CloudFrame, pb.DeviceFrame], str]:
+        """The sealed stream, and the device that sealed it: the channel's may be a gateway's."""
         try:
             envelope = await asyncio.wait_for(context.read(), HANDSHAKE_TIMEOUT_S)
         except TimeoutError as error:
@@ -121,7 +127,8 @@ class DataServicer(data_pb2_grpc.DataServicer):
                 )
             )
         )
-        return SealedStream(context.write, Sealer.of_cloud(keys), Opener.of_cloud(keys), pb.DeviceFrame)
+        owner = peer_identity(hello.certificate_der)[0] if hello.certificate_der else device
+        return SealedStream(context.write, Sealer.of_cloud(keys), Opener.of_cloud(keys), pb.DeviceFrame), owner
 
     async def _envelopes(self, context: Context) -> AsyncIterator[pb.Envelope]:
         """Envelopes until the device closes, or is silent for too long."""
