@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install demo test test-slow lint proto proto-check bench-overhead bench-policy bench-link bench-emulated bench-codec chaos clean
+.PHONY: install demo test test-slow lint proto proto-check bench-overhead bench-policy bench-link bench-emulated bench-codec chaos fuzz clean
 
 install: $(STAMP)
 
@@ -57,6 +57,12 @@ RUNS ?= 24
 SEED ?= 1
 chaos: install
 	$(BIN)/python -m tests.e2e.chaos --runs $(RUNS) --seed $(SEED)
+
+# Coverage-guided, over every decoder and the session; findings land in tests/fuzz/corpus.
+INPUTS ?= 20000
+fuzz: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[fuzz]'
+	$(BIN)/python -m tests.fuzz.run --inputs $(INPUTS) --seed $(SEED)
 
 clean:
 	rm -rf $(VENV) out build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,259 @@
+"""What the fuzzers feed: every decoder of bytes that come from a peer, a local application or a file, and the session's states.
+
+A target takes any bytes and returns, or lets an error of ours pass. Anything else is a finding. `seeds` are good inputs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import struct
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import numpy as np
+import torch
+from google.protobuf.message import DecodeError
+from PIL import Image
+
+from cloud_node.memory import Memory, Shelf
+from cloud_node.session import Session
+from cloud_node.settings import Limits as CloudLimits
+from cloud_node.worker import Spent
+from splitvlm.codec import Limits, encode_picture
+from splitvlm.codec.codec import Codec
+from splitvlm.codec.klt import Basis, centres_of, quantised, transform_of
+from splitvlm.codec.learning import learn
+from splitvlm.codec.levels import KLT_STEPS
+from splitvlm.codec.picture import decode_picture, picture_levels
+from splitvlm.crypto.authority import init_authority, issue
+from splitvlm.crypto.handshake import CloudHandshake, DeviceHandshake, Hello
+from splitvlm.crypto.identity import Role, load_identity
+from splitvlm.domain import IMAGE, TOKENS
+from splitvlm.errors import SplitvlmError
+from splitvlm.link import tracefiles
+from splitvlm.model.loading import load_cloud, load_device
+from splitvlm.model.pictures import read_picture
+from splitvlm.rpc import plans
+from splitvlm.wire.v1 import control_pb2, data_pb2
+from tests.samples import tiny_model
+
+CHANNELS, TOKENS_SEEN = 16, 12
+MOST_PIXELS = 1 << 14
+BOUNDARY_LIMITS = Limits(max_tensors=4, max_dims=4, max_elements=1 << 14, max_decoded_bytes=1 << 16)
+CLOUD_LIMITS = CloudLimits(max_payload_bytes=1 << 16, max_new_tokens=2, remembered_bytes=1 << 20)
+
+
+@dataclass(frozen=True)
+class Target:
+    run: Callable[[bytes], None]
+    seeds: Callable[[], list[bytes]]
+
+
+def boundary(data: bytes) -> None:
+    with contextlib.suppress(SplitvlmError):
+        found = _codec().decode(TOKENS, data, BOUNDARY_LIMITS)
+        assert sum(tensor.numel() for tensor in found.values()) <= BOUNDARY_LIMITS.max_elements
+        assert sum(tensor.nbytes for tensor in found.values()) <= BOUNDARY_LIMITS.max_decoded_bytes
+        assert all(bool(torch.isfinite(t).all()) for t in found.values() if t.is_floating_point())
+
+
+def boundary_seeds() -> list[bytes]:
+    hidden = torch.from_numpy(_features(7))
+    good = [
+        {"hidden": hidden, "ids": torch.arange(30)},
+        {"hidden": hidden.half(), "mask": torch.ones(9, dtype=torch.bool)},
+    ]
+    return [_codec().encode(TOKENS, one, level) for one in good for level in _codec().levels(TOKENS)]
+
+
+def picture(data: bytes) -> None:
+    with contextlib.suppress(SplitvlmError):
+        found = decode_picture(data, max_pixels=MOST_PIXELS)
+        assert found.width * found.height <= MOST_PIXELS
+
+
+def picture_seeds() -> list[bytes]:
+    return [encode_picture(_picture(), level) for level in picture_levels()]
+
+
+def question_picture(data: bytes) -> None:
+    with contextlib.suppress(SplitvlmError):
+        read_picture(data)
+
+
+def question_picture_seeds() -> list[bytes]:
+    stores = [io.BytesIO() for _ in range(3)]
+    for store, kind in zip(stores, ("PNG", "JPEG", "WEBP"), strict=True):
+        _picture().save(store, kind)
+    return [store.getvalue() for store in stores]
+
+
+def handshake(data: bytes) -> None:
+    with contextlib.suppress(SplitvlmError, DecodeError):
+        offered = data_pb2.Handshake.FromString(data)
+        _cloud_handshake().accept(Hello(offered.ephemeral_public, offered.certificate_der, offered.signature))
+
+
+def handshake_seeds() -> list[bytes]:
+    hello = DeviceHandshake(_identity(Role.EDGE), b"context").hello()
+    message = data_pb2.Handshake(
+        ephemeral_public=hello.ephemeral_public, certificate_der=hello.certificate_der, signature=hello.signature
+    )
+    return [message.SerializeToString()]
+
+
+def control(data: bytes) -> None:
+    for message, read in (
+        (control_pb2.PlanTable, plans.table_from_wire),
+        (control_pb2.PlanLimits, plans.limits_from_wire),
+        (control_pb2.DeviceProfile, plans.device_profile_from_wire),
+        (control_pb2.CloudProfile, plans.cloud_profile_from_wire),
+    ):
+        with contextlib.suppress(SplitvlmError, DecodeError):
+            read(message.FromString(data))
+
+
+def control_seeds() -> list[bytes]:
+    line = control_pb2.CostLine(plan="tokens/int4", device_s=0.1, payload_bytes=900, trips=1)
+    return [
+        control_pb2.PlanTable(version=3, cloud_address="127.0.0.1:1", lines=[line, line]).SerializeToString(),
+        control_pb2.PlanLimits(privacy_floor="tokens", cuts=["tokens", "lm:2"], levels=["int4"]).SerializeToString(),
+    ]
+
+
+def trace(data: bytes) -> None:
+    with contextlib.suppress(SplitvlmError):
+        tracefiles.parse(data.decode("utf-8", "replace"), source="fuzzed")
+
+
+def trace_seeds() -> list[bytes]:
+    return [b"0\n3\n7\n7\n12\n", b"time_s,uplink_bps\n0,1000000\n1,250000\n", b"# comment\n0\n1\n"]
+
+
+def session(data: bytes) -> None:
+    """Frames of a device, each preceded by its length, through a real session with a real upper part."""
+    asyncio.run(_session(data))
+
+
+def session_seeds() -> list[bytes]:
+    device = load_device(tiny_model("scenes-like"), [TOKENS])
+    lower = device.lower(_picture(), "Is there a lake?", TOKENS)
+    payload = Codec().encode(TOKENS, lower.boundary, "int4")
+    pixels = encode_picture(_picture(), "jpeg75")
+
+    def frames(*each: data_pb2.DeviceFrame) -> bytes:
+        return b"".join(struct.pack("<H", one.ByteSize()) + one.SerializeToString() for one in each)
+
+    begin = data_pb2.Begin(cut="tokens", level="int4", max_new_tokens=2, first=payload, picture=bytes(8))
+    whole = data_pb2.DeviceFrame(begin=begin)
+    half = data_pb2.Begin(cut="tokens", level="int4", max_new_tokens=2, first=payload[:100], payload_bytes=len(payload))
+    question = data_pb2.Begin(cut="image", level="jpeg75", first=pixels, question="Is there a lake?", max_new_tokens=1)
+    prompt = Codec().encode(TOKENS, device.prompt(_picture(), "How many?"), "int4")
+    again = data_pb2.Begin(first=prompt, picture=bytes(8), again=True, given=[7])
+    cancel = data_pb2.DeviceFrame(cancel=data_pb2.Cancel())
+    return [
+        frames(whole, data_pb2.DeviceFrame(begin=again)),
+        frames(data_pb2.DeviceFrame(begin=half), data_pb2.DeviceFrame(chunk=payload[100:]), cancel),
+        frames(data_pb2.DeviceFrame(begin=question), data_pb2.DeviceFrame(step=b"x")),
+        frames(cancel, data_pb2.DeviceFrame(), whole),
+    ]
+
+
+class _Plain:
+    """A stream whose frames are not sealed."""
+
+    def __init__(self) -> None:
+        self.bytes_received = 0
+
+    def open(self, data: bytes) -> data_pb2.DeviceFrame:
+        self.bytes_received += len(data)
+        return data_pb2.DeviceFrame.FromString(data)
+
+    async def send(self, frame: data_pb2.CloudFrame) -> None:
+        frame.SerializeToString()
+
+
+class _Inline:
+    """A worker without a thread."""
+
+    async def run(self, job: Callable[..., Any], *args: Any) -> tuple[Any, Spent]:
+        await asyncio.sleep(0)
+        return job(*args), Spent(0.0, 0.0)
+
+
+async def _session(data: bytes) -> None:
+    memory = Memory(CLOUD_LIMITS.remembered_bytes, 60.0)
+    stream, worker, shelf = _Plain(), _Inline(), Shelf(memory, "edge-1")
+    one = Session(stream, _part(), Codec(), worker, CLOUD_LIMITS, shelf)  # type: ignore[arg-type]
+
+    async def envelopes() -> AsyncIterator[bytes]:
+        place = 0
+        while place + 2 <= len(data):
+            (length,) = struct.unpack_from("<H", data, place)
+            yield data[place + 2 : place + 2 + length]
+            place += 2 + length
+            for _ in range(4):
+                await asyncio.sleep(0)
+        for _ in range(12):
+            await asyncio.sleep(0)
+
+    with contextlib.suppress(SplitvlmError, DecodeError):
+        await one.run(envelopes())  # type: ignore[arg-type]
+    assert memory.num_bytes <= CLOUD_LIMITS.remembered_bytes
+
+
+@cache
+def _part() -> Any:
+    return load_cloud(tiny_model("scenes-like"), [IMAGE])
+
+
+@cache
+def _codec() -> Codec:
+    transform = transform_of(np.concatenate([_features(seed) for seed in range(40)]))
+    seen = [_features(seed) for seed in range(20)]
+    densities = {level: learn([quantised(x_TC, transform, level) for x_TC in seen], 4, steps=5) for level in KLT_STEPS}
+    centres = {level: centres_of(np.concatenate(seen), transform, level) for level in KLT_STEPS}
+    return Codec({TOKENS: Basis(transform, densities, centres, (TOKENS_SEEN,))}, "fuzzed")
+
+
+def _features(seed: int) -> np.ndarray:  # type: ignore[type-arg]
+    random = np.random.default_rng(seed)
+    return (random.normal(size=(TOKENS_SEEN, CHANNELS)) * np.arange(1, CHANNELS + 1)).astype(np.float32)
+
+
+def _picture() -> Image.Image:
+    return Image.linear_gradient("L").resize((48, 40)).convert("RGB")
+
+
+@cache
+def _identity(role: Role) -> Any:
+    return load_identity(issue(_keys(), f"{role}-1", role))
+
+
+@cache
+def _keys() -> Path:
+    folder = Path(mkdtemp(prefix="splitvlm-fuzz-")) / "keys"
+    init_authority(folder)
+    return folder
+
+
+@cache
+def _cloud_handshake() -> CloudHandshake:
+    return CloudHandshake(_identity(Role.CLOUD), b"context")
+
+
+TARGETS = {
+    "boundary": Target(boundary, boundary_seeds),
+    "picture": Target(picture, picture_seeds),
+    "question_picture": Target(question_picture, question_picture_seeds),
+    "handshake": Target(handshake, handshake_seeds),
+    "session": Target(session, session_seeds),
+    "control": Target(control, control_seeds),
+    "trace": Target(trace, trace_seeds),
+}
