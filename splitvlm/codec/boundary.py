@@ -46,8 +46,9 @@ def encode(boundary: dict[str, torch.Tensor], level: str, basis: Basis | None = 
         )
     if basis is not None and level in KLT_STEPS and _is_short(boundary, basis):
         x_TC = boundary[CALIBRATED].detach().cpu().contiguous().reshape(-1, basis.channels).numpy()
-        if klt.fits(x_TC, basis, level):
-            return _encode_short(x_TC, boundary[IDS].cpu(), level, basis)
+        coded = klt.encode(x_TC, basis, level)
+        if coded is not None:
+            return _encode_short(coded, boundary[IDS].cpu())
     if len(boundary) > 255:
         raise UsageError(f"A boundary of {len(boundary)} tensors does not fit the format.")
     tensors = (_encode_tensor(name, tensor.detach().cpu(), level, basis) for name, tensor in boundary.items())
@@ -87,9 +88,9 @@ def _is_short(boundary: dict[str, torch.Tensor], basis: Basis) -> bool:
     return (hidden.dtype, ids.dtype, ids.ndim) == (torch.float32, torch.int64, 1) and bool(torch.isfinite(hidden).all())
 
 
-def _encode_short(x_TC: klt.F32, ids: torch.Tensor, level: str, basis: Basis) -> bytes:
+def _encode_short(hidden: bytes, ids: torch.Tensor) -> bytes:
     coded = integers.encode(ids.contiguous().numpy())
-    return bytes((header.SHORT,)) + varint(len(ids)) + varint(len(coded)) + coded + klt.encode(x_TC, basis, level)
+    return bytes((header.SHORT,)) + varint(len(ids)) + varint(len(coded)) + coded + hidden
 
 
 def _decode_short(cursor: Cursor, limits: Limits, basis: Basis | None) -> dict[str, torch.Tensor]:
@@ -124,8 +125,9 @@ def _encode_body(tensor: torch.Tensor, dtype: str, level: str, basis: Basis | No
         return Coding.INTEGERS, integers.encode(tensor.contiguous().reshape(-1).numpy())
     if level in KLT_STEPS and basis is not None:
         x_TC = tensor.to(torch.float32).contiguous().reshape(-1, _channels(tuple(tensor.shape))).numpy()
-        if klt.fits(x_TC, basis, level):
-            return Coding.KLT, klt.encode(x_TC, basis, level)
+        body = klt.encode(x_TC, basis, level)
+        if body is not None:
+            return Coding.KLT, body
     if level in BITS and tensor.numel() >= lossy.SMALLEST_ELEMENTS:
         x_TC = tensor.to(torch.float32).contiguous().reshape(-1, _channels(tuple(tensor.shape))).numpy()
         if lossy.fits(x_TC):

@@ -40,7 +40,11 @@ NATS: Final = 16  # steps of WEIGHTS in one unit of log-likelihood
 
 _KNOWN: Final = 128
 _COMPANDED: Final = np.array(
-    [min(LARGEST_INPUT, round(COMPANDING * math.log2(1 + q))) for q in range(_KNOWN)], np.float32
+    [
+        math.copysign(min(LARGEST_INPUT, round(COMPANDING * math.log2(1 + abs(q)))), q)
+        for q in range(1 - _KNOWN, _KNOWN)
+    ],
+    np.float32,
 )
 WEIGHTS: Final = np.array([max(1, round(65536 * math.exp(-i / NATS))) for i in range(256)], np.float32)
 REST: Final = np.array([8.0, 4080.0, 8.0, 2.0], np.float32)
@@ -83,26 +87,32 @@ class Context:
         self._margin = max(1, density.stride)
         self._tokens = num_tokens
         columns = density.columns
-        self._inputs = np.zeros((num_tokens, columns, NEIGHBOURS), np.float32)
+        self._inputs = np.zeros((num_tokens, columns * NEIGHBOURS), np.float32)
 
     def weights(self, column: int) -> F32:
         """[T, V] for the next of K columns, whole numbers from 1 to 65536; not normalised."""
         density = self._density
-        known = self._inputs[:, :column].reshape(self._tokens, -1)
-        hidden = known @ density.first[column] + density.first_bias[column]
-        np.floor(np.clip(hidden, 0, None) * np.float32(2.0 ** -int(density.shifts[column, 0])), out=hidden)
-        np.minimum(hidden, LARGEST_HIDDEN, out=hidden)
-        logits = hidden @ density.second[column] + density.second_bias[column]
-        below = (logits.max(axis=1, keepdims=True) - logits) * np.float32(2.0 ** -int(density.shifts[column, 1]))
-        return np.ascontiguousarray(WEIGHTS[np.minimum(below, 255).astype(np.intp)])
+        hidden = self._inputs[:, : NEIGHBOURS * column] @ density.first[column]
+        hidden += density.first_bias[column]
+        hidden *= np.float32(2.0 ** -int(density.shifts[column, 0]))
+        np.clip(hidden, 0, LARGEST_HIDDEN, out=hidden)
+        np.floor(hidden, out=hidden)
+        below = hidden @ density.second[column]
+        below += density.second_bias[column]
+        np.subtract(below.max(axis=1, keepdims=True), below, out=below)
+        below *= np.float32(2.0 ** -int(density.shifts[column, 1]))
+        np.minimum(below, len(WEIGHTS) - 1, out=below)
+        weights: F32 = WEIGHTS.take(below.astype(np.uint8))
+        return weights
 
-    def learn(self, column: int, q_T: I64) -> None:
+    def learn(self, column: int, q_T: npt.NDArray[np.signedinteger[Any]]) -> None:
         """Take in a column that was coded."""
         known = companded(q_T)
         padded = np.zeros(self._tokens + 2 * self._margin, np.float32)
         padded[self._margin : self._margin + self._tokens] = known
         for place, offset in enumerate(offsets(self._density.stride)):
-            self._inputs[:, column, place] = padded[self._margin + offset : self._margin + offset + self._tokens]
+            start = self._margin + offset
+            self._inputs[:, NEIGHBOURS * column + place] = padded[start : start + self._tokens]
 
 
 def offsets(stride: int) -> tuple[int, ...]:
@@ -112,4 +122,5 @@ def offsets(stride: int) -> tuple[int, ...]:
 
 def companded(q: npt.NDArray[Any]) -> F32:
     """Whole numbers of any size as the networks' inputs, -56 to 56."""
-    return np.asarray(np.sign(q) * _COMPANDED[np.minimum(np.abs(q), _KNOWN - 1)], np.float32)
+    inputs: F32 = _COMPANDED.take(np.clip(q, 1 - _KNOWN, _KNOWN - 1) + (_KNOWN - 1))
+    return inputs

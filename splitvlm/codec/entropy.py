@@ -18,7 +18,7 @@ import numpy.typing as npt
 from splitvlm.codec.density import F32, Context, Density
 from splitvlm.codec.header import malformed
 
-I64 = npt.NDArray[np.int64]
+Whole = npt.NDArray[np.signedinteger[Any]]
 
 LARGEST: Final = 2**21 - 1
 _LENGTHS: Final = 22  # of what is beyond the reach: 0 to 21 bits
@@ -27,7 +27,7 @@ _FAMILY: Final = _models.Categorical(perfect=False)
 _WORD: Final = np.dtype("<u4")
 
 
-def encode(q_TK: I64, density: Density) -> bytes:
+def encode(q_TK: Whole, density: Density) -> bytes:
     """Coefficients of magnitude at most LARGEST."""
     coder = constriction.stream.queue.RangeEncoder()
     context = Context(density, len(q_TK))
@@ -40,12 +40,12 @@ def encode(q_TK: I64, density: Density) -> bytes:
     return np.asarray(coder.get_compressed(), _WORD).tobytes().rstrip(b"\0")
 
 
-def decode(data: bytes, num_tokens: int, columns: int, density: Density) -> I64:
+def decode(data: bytes, num_tokens: int, columns: int, density: Density) -> Whole:
     """[T, columns]. Raises ProtocolError."""
     words = np.frombuffer(data + bytes(-len(data) % _WORD.itemsize), _WORD).astype(np.uint32)
     coder = constriction.stream.queue.RangeDecoder(words)
     context = Context(density, num_tokens)
-    q_TK = np.empty((num_tokens, columns), np.int64)
+    q_TK = np.empty((num_tokens, columns), np.int32)
     try:
         for column in range(min(density.columns, columns)):
             q_T = _decode_values(coder, int(density.reach[column]), _FAMILY, context.weights(column))
@@ -68,15 +68,15 @@ def _reach(weights_V: F32) -> int:
     return len(weights_V) // 2 - 1
 
 
-def _encode_values(coder: Any, q_N: I64, reach: int, *model: Any) -> None:
+def _encode_values(coder: Any, q_N: Whole, reach: int, *model: Any) -> None:
     beyond = np.abs(q_N) > reach
-    coder.encode(np.where(beyond, 2 * reach + 1, q_N + reach).astype(np.int32), *model)
+    coder.encode(np.where(beyond, 2 * reach + 1, q_N + reach).astype(np.int32, copy=False), *model)
     for value in q_N[beyond].tolist():
         _encode_escape(coder, value, reach)
 
 
-def _decode_values(coder: Any, reach: int, *model: Any) -> I64:
-    q_N: I64 = coder.decode(*model).astype(np.int64) - reach
+def _decode_values(coder: Any, reach: int, *model: Any) -> Whole:
+    q_N: Whole = coder.decode(*model) - np.int32(reach)
     for place in np.flatnonzero(q_N > reach):
         q_N[place] = _decode_escape(coder, reach)
     return q_N

@@ -33,7 +33,7 @@ from splitvlm.codec.levels import KLT_STEPS
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
-I64 = npt.NDArray[np.int64]
+I32 = npt.NDArray[np.int32]
 
 ROUNDING: Final = 0.4  # below a half: a small coefficient costs more bits than it is worth (dead zone)
 MOST_BEYOND: Final = 1 - 2 * ROUNDING  # then no value moves by more than without c
@@ -103,18 +103,20 @@ def _roots(sensitivity_CC: F64 | None, channels: int) -> tuple[F64, F64]:
     return vectors * roots @ vectors.T, vectors / roots @ vectors.T
 
 
-def fits(x_TC: F32, basis: Basis, level: str) -> bool:
-    """Whether there is something to code, and every coefficient has room in an escape."""
-    if x_TC.shape[1] != basis.channels or not len(x_TC):
-        return False
-    largest = np.abs((x_TC - basis.transform.mean) @ basis.transform.analysis).max(initial=0.0)
-    return bool(largest < LARGEST * KLT_STEPS[level])
+def quantised(x_TC: F32, transform: Transform, level: str) -> I32:
+    """q [T, C] of an array whose coefficients all have room in an escape."""
+    q_TC = _quantised(x_TC, transform, level)
+    assert q_TC is not None, "a coefficient beyond what an escape holds"
+    return q_TC
 
 
-def quantised(x_TC: F32, transform: Transform, level: str) -> I64:
-    """q [T, C] of an array that `fits`."""
-    y_TC = (x_TC - transform.mean) @ transform.analysis / np.float32(KLT_STEPS[level])
-    return (np.sign(y_TC) * np.floor(np.abs(y_TC) + np.float32(ROUNDING))).astype(np.int64)
+def _quantised(x_TC: F32, transform: Transform, level: str) -> I32 | None:
+    y_TC = (x_TC - transform.mean) @ transform.analysis
+    y_TC /= np.float32(KLT_STEPS[level])
+    if max(y_TC.max(initial=0.0), -y_TC.min(initial=0.0)) >= LARGEST:
+        return None
+    y_TC += np.copysign(np.float32(ROUNDING), y_TC)
+    return y_TC.astype(np.int32)  # towards zero
 
 
 def centres_of(x_NC: F32, transform: Transform, level: str) -> F32:
@@ -131,9 +133,13 @@ def centres_of(x_NC: F32, transform: Transform, level: str) -> F32:
     return np.stack(columns, axis=1).clip(0, MOST_BEYOND).astype(np.float32)
 
 
-def encode(x_TC: F32, basis: Basis, level: str) -> bytes:
-    """An array [T, C] that `fits`, as a body."""
-    q_TC = quantised(x_TC, basis.transform, level)
+def encode(x_TC: F32, basis: Basis, level: str) -> bytes | None:
+    """An array [T, C] as a body; None where it is none for this basis, or a coefficient has no room in an escape."""
+    if x_TC.shape[1] != basis.channels or not len(x_TC):
+        return None
+    q_TC = _quantised(x_TC, basis.transform, level)
+    if q_TC is None:
+        return None
     used = np.flatnonzero(q_TC.any(axis=0))
     kept = int(used[-1]) + 1 if len(used) else 0
     stream = entropy.encode(q_TC[:, :kept], basis.densities[level])
@@ -148,8 +154,12 @@ def decode(cursor: Cursor, num_tokens: int, basis: Basis) -> F32:
     level = _LEVELS[code]
     kept = cursor.varint(basis.channels, "the number of columns")
     q_TK = entropy.decode(bytes(cursor.take(cursor.left)), num_tokens, kept, basis.densities[level])
-    magnitude_TK = np.abs(q_TK)
     centres = basis.centres[level][:kept]
-    beyond_TK = np.where(magnitude_TK > 1, centres[:, 1], centres[:, 0])
-    y_TK = np.sign(q_TK) * (magnitude_TK + beyond_TK).astype(np.float32) * np.float32(KLT_STEPS[level])
-    return np.asarray(y_TK @ basis.transform.synthesis[:kept] + basis.transform.mean, np.float32)
+    y_TK = q_TK.astype(np.float32)  # float64 would double the synthesis below
+    beyond_TK = np.where(np.abs(y_TK) > 1, centres[:, 1], centres[:, 0])
+    y_TK += np.copysign(beyond_TK, y_TK, where=y_TK != 0, out=np.zeros_like(y_TK))
+    y_TK *= np.float32(KLT_STEPS[level])
+    del beyond_TK
+    x_TC = y_TK @ basis.transform.synthesis[:kept]
+    x_TC += basis.transform.mean
+    return x_TC
