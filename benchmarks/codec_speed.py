@@ -2,8 +2,9 @@
 
     python benchmarks/codec_speed.py [--repeats N]
 
-Data: made up, 64 and 1,088 tokens of 576 channels whose variances fall as a power of their number (1.6), which is about how a
-SmolVLM's visual tokens fall; densities learned from 40 such tensors in a fifth of calibration's steps, which changes bytes but no times.
+Data: made up, 64 and 1,088 tokens of 576 channels whose variances fall as a power of their number (1.6), which is about how
+a SmolVLM's visual tokens fall; densities learned from 40 such tensors in a fifth of calibration's steps: that changes
+bytes, not times.
 Formulas. encode_ms, decode_ms: medians over the repeats of `Codec.encode` and `decode` of a whole boundary, of `lossless` too,
 which is the baseline. ratio: of both against lossless. extra_memory: peak of tracemalloc during an encode or a decode, over
 the tensor's own bytes; numpy and torch allocate there too, the coder's own memory does not show.

@@ -20,6 +20,7 @@ from splitvlm.errors import PeerUnavailable
 
 READY_TIMEOUT_S = 120.0  # loading and measuring a model of a gigabyte on a slow machine
 STOP_TIMEOUT_S = 20.0
+_SAYS = "splitvlm: "  # how a node's last sentence begins; what libraries say while they are torn down comes after it
 _FACT = re.compile(r"(\S+?)=(\S+)")
 _ROLES = {"cloud": Role.CLOUD, "edge": Role.EDGE, "orchestrator": Role.ORCHESTRATOR}
 
@@ -112,7 +113,8 @@ async def _facts(node: Node) -> Mapping[str, str]:
     except TimeoutError:
         await node.stop()
     said = node.log.read_text("utf-8", "replace").strip().splitlines()
-    raise PeerUnavailable(f"The {node.kind} node did not start: {said[-1] if said else 'it said nothing'}")
+    last = next((line for line in reversed(said) if line.startswith(_SAYS)), said[-1] if said else "it said nothing")
+    raise PeerUnavailable(f"The {node.kind} node did not start: {last.removeprefix(_SAYS)}")
 
 
 async def _lines(node: Node) -> AsyncIterator[str]:
