@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from splitvlm.cli_keys import keys_app
 from splitvlm.errors import SplitvlmError, UsageError
 
 app = typer.Typer(
@@ -22,7 +23,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-keys_app = typer.Typer(help="Make and show the authority and the nodes' certificates.", no_args_is_help=True)
 config_app = typer.Typer(help="Check configuration files, print their schema.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
 app.add_typer(config_app, name="config")
@@ -31,7 +31,6 @@ app.add_typer(config_app, name="config")
 _WrongUse: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="YAML file")]
-KeysOption = Annotated[Path, typer.Option("--keys", help="folder of the authority")]
 JsonOption = Annotated[
     Path | None,
     typer.Option(
@@ -346,47 +345,6 @@ def link(
 
     delay_s = None if delay_ms is None else delay_ms / 1e3
     asyncio.run(run(host_and_port(listen), host_and_port(upstream), trace, delay_s=delay_s, down=down, log_file=log))
-
-
-@keys_app.command("init")
-def keys_init(keys: KeysOption = Path("keys")) -> None:
-    """Make a private authority."""
-    from splitvlm.crypto.authority import init_authority
-
-    init_authority(keys)
-    print(f"Authority made in {keys}. Keep its key on this machine.")
-
-
-@keys_app.command("issue")
-def keys_issue(
-    node: Annotated[str, typer.Argument(help="the node's name: a DNS label")],
-    role: Annotated[str, typer.Option(help="orchestrator, cloud, edge or app")],
-    host: Annotated[list[str], typer.Option(help="a further name or address that others dial it by")] = [],  # noqa: B006
-    days: Annotated[int, typer.Option(min=1, max=825)] = 30,
-    keys: KeysOption = Path("keys"),
-) -> None:
-    """Issue a node's certificate and key."""
-    from splitvlm.crypto.authority import LOOPBACK, issue
-    from splitvlm.crypto.identity import Role
-
-    if role not in list(Role):
-        raise UsageError(f"'{role}' is not a role.", advice=f"Roles are {', '.join(Role)}.")
-    folder = issue(keys, node, Role(role), hosts=(*LOOPBACK, *host), days=days)
-    print(f"Keys of {node} ({role}) in {folder}. Copy that folder to the node; the key stays secret.")
-
-
-@keys_app.command("show")
-def keys_show(keys: KeysOption = Path("keys")) -> None:
-    """List the certificates of a folder."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from splitvlm.crypto.authority import show
-
-    table = Table("node", "role", "valid until", "names")
-    for row in show(keys):
-        table.add_row(row.name, row.role, f"{row.not_after:%Y-%m-%d}", ", ".join(row.names))
-    Console().print(table)
 
 
 @config_app.command("check")

@@ -4,7 +4,9 @@
     FOLDER/ca.key          its private key, for its user only: it stays here, and no node needs it
     FOLDER/<node>/         one node's folder (identity.py); copy it to the node, and delete it here if you like
 
-Nothing is ever overwritten.
+    FOLDER/revoked.pem     certificates that count no more; a copy is in each node's folder, and counts where it is
+
+Nothing is ever overwritten but by `rotate` and `revoke`.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from splitvlm.crypto import certificates, identity
 from splitvlm.crypto.identity import AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE, Role
+from splitvlm.crypto.revocation import REVOKED_FILE, serials_in, signed_list
 from splitvlm.errors import KeysError
 
 AUTHORITY_KEY_FILE: Final = "ca.key"
@@ -75,7 +78,45 @@ def issue(folder: Path, node: str, role: Role, *, hosts: Sequence[str] = LOOPBAC
     certificate = certificates.node_certificate(
         key.public_key(), names, authority, authority_key, now, min(days, days_left)
     )
-    return _write_node(folder / node, key, certificate, authority)
+    made = _write_node(folder / node, key, certificate, authority)
+    if (folder / REVOKED_FILE).exists():
+        _replace(made / REVOKED_FILE, (folder / REVOKED_FILE).read_bytes(), 0o644)
+    return made
+
+
+def rotate(folder: Path, node: str, *, days: float = NODE_DAYS) -> Path:
+    """Another key and certificate for a node, of the same role and names, in its folder; return that.
+
+    The old certificate counts until its end, or until it is revoked. Raises KeysError.
+    """
+    authority, authority_key = _load_authority(folder)
+    old = _load_certificate(folder / node / CERTIFICATE_FILE)
+    names = old.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    now = dt.datetime.now(dt.UTC)
+    days_left = (authority.not_valid_after_utc - now) / dt.timedelta(days=1)
+    key = ec.generate_private_key(ec.SECP256R1())
+    new = certificates.node_certificate(
+        key.public_key(), list(names), authority, authority_key, now, min(days, days_left)
+    )
+    _replace(folder / node / KEY_FILE, _private_pem(key), 0o600)
+    _replace(folder / node / CERTIFICATE_FILE, new.public_bytes(Encoding.PEM), 0o644)
+    return folder / node
+
+
+def revoke(folder: Path, node: str) -> Path:
+    """Put a node's certificate on the authority's list, and the list beside every node's keys here; return its path.
+
+    Raises KeysError.
+    """
+    authority, authority_key = _load_authority(folder)
+    authority_pem = authority.public_bytes(Encoding.PEM)
+    certificate = _load_certificate(folder / node / CERTIFICATE_FILE)
+    path = folder / REVOKED_FILE
+    serials = serials_in(path, authority_pem) | {certificate.serial_number}
+    data = signed_list(serials, authority, authority_key, dt.datetime.now(dt.UTC))
+    for each in (folder, *(found.parent for found in folder.glob(f"*/{CERTIFICATE_FILE}"))):
+        _replace(each / REVOKED_FILE, data, 0o644)
+    return path
 
 
 def show(folder: Path) -> list[Row]:
@@ -138,6 +179,14 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise KeysError(f"Cannot make the folder {folder}: {error.strerror}.") from error
+
+
+def _replace(path: Path, data: bytes, mode: int) -> None:
+    """A file that is the old one or the new one at any moment."""
+    fresh = path.with_suffix(".new")
+    fresh.unlink(missing_ok=True)
+    _write(fresh, data, mode, advice="Try again.")
+    fresh.replace(path)
 
 
 def _write(path: Path, data: bytes, mode: int, *, advice: str) -> None:

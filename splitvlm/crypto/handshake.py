@@ -151,7 +151,8 @@ class _Signer:
                 "The peer shows no certificate in its handshake.",
                 advice="Give both nodes keys (`security.keys`), or neither.",
             )
-        key = trusted_key(offer.certificate_der, self._identity.authority_pem, role, self._clock())
+        mine = self._identity
+        key = trusted_key(offer.certificate_der, mine.authority_pem, role, self._clock(), mine.revoked)
         try:
             key.verify(offer.signature, transcript, _ECDSA)
         except InvalidSignature as error:

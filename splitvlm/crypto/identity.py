@@ -3,6 +3,7 @@
 A node's folder, as `splitvlm keys issue` makes it:
 
     cert.pem   its certificate     key.pem   its private key, for its user only     ca.pem   the authority's certificate
+    revoked.pem   the certificates that count no more (revocation.py); may be missing
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from splitvlm.crypto.certificates import SCHEME
+from splitvlm.crypto.revocation import REVOKED_FILE, Revoked
 from splitvlm.errors import KeysError
 
 CERTIFICATE_FILE: Final = "cert.pem"
@@ -29,6 +31,17 @@ AUTHORITY_FILE: Final = "ca.pem"
 
 _ISSUE: Final = "Make a node's folder with `splitvlm keys issue NODE --role ROLE`."
 _URI: Final = re.compile(rf"{SCHEME}://[a-z0-9.-]+/([a-z]+)/([a-z0-9](?:[a-z0-9-]{{0,61}}[a-z0-9])?)")
+
+
+MALFORMED: Final = (
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+    x509.ExtensionNotFound,
+    x509.DuplicateExtension,
+)
+"""What `cryptography` raises at certificates that are none, read lazily: at loading, at an extension, at the key."""
 
 
 class Role(StrEnum):
@@ -49,13 +62,14 @@ class Identity:
     certificate_pem: bytes = field(repr=False)
     private_key_pem: bytes = field(repr=False)
     authority_pem: bytes = field(repr=False)
+    revoked: Revoked | None = field(default=None, repr=False, compare=False)
 
 
 def load_identity(folder: Path, *, now: dt.datetime | None = None) -> Identity:
     """The identity in a node's folder, checked at `now` (default: the clock).
 
     Raises KeysError if a file is missing or is none, others may read the key, the key is another certificate's, the
-    certificate is another authority's, or the time is outside of the certificate's.
+    certificate is another authority's or revoked, or the time is outside of the certificate's.
     """
     certificate_pem, authority_pem = _read(folder / CERTIFICATE_FILE), _read(folder / AUTHORITY_FILE)
     private_key_pem = _read_private(folder / KEY_FILE)
@@ -72,7 +86,10 @@ def load_identity(folder: Path, *, now: dt.datetime | None = None) -> Identity:
     for each, name in ((certificate, CERTIFICATE_FILE), (authority, AUTHORITY_FILE)):
         _check_time(each, folder / name, now or dt.datetime.now(dt.UTC))
     node, role = name_in(certificate)
-    return Identity(node, role, certificate_pem, private_key_pem, authority_pem)
+    revoked = Revoked(folder / REVOKED_FILE, authority_pem)
+    if certificate in revoked:
+        raise KeysError(f"The certificate in {folder} has been revoked.", advice=_ISSUE)
+    return Identity(node, role, certificate_pem, private_key_pem, authority_pem, revoked)
 
 
 def peer_identity(certificate: bytes) -> tuple[str, Role]:
@@ -83,7 +100,7 @@ def peer_identity(certificate: bytes) -> tuple[str, Role]:
     try:
         pem = certificate.startswith(b"-----BEGIN")
         parsed = x509.load_pem_x509_certificate(certificate) if pem else x509.load_der_x509_certificate(certificate)
-    except ValueError as error:
+    except MALFORMED as error:
         raise KeysError("The peer's certificate cannot be read.") from error
     return name_in(parsed)
 
@@ -97,7 +114,7 @@ def name_in(certificate: x509.Certificate) -> tuple[str, Role]:
         if match is None:
             raise ValueError(uri)
         return match[2], Role(match[1])
-    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension) as error:
+    except MALFORMED as error:
         raise KeysError("A certificate names no node and role of splitvlm.", advice=_ISSUE) from error
 
 

@@ -9,7 +9,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509 import verification
 
-from splitvlm.crypto.identity import Role, name_in
+from splitvlm.crypto.identity import MALFORMED, Role, name_in
+from splitvlm.crypto.revocation import Revoked
 from splitvlm.errors import KeysError, PermissionRefused
 
 MAX_CERTIFICATE_BYTES: Final = 8192
@@ -17,11 +18,11 @@ MAX_CERTIFICATE_BYTES: Final = 8192
 
 
 def trusted_key(
-    certificate_der: bytes, authority_pem: bytes, role: Role, now: dt.datetime
+    certificate_der: bytes, authority_pem: bytes, role: Role, now: dt.datetime, revoked: Revoked | None = None
 ) -> ec.EllipticCurvePublicKey:
     """The public key in a peer's certificate, after RFC 5280 path validation at `now` (UTC).
 
-    Raises KeysError if the certificate is malformed, expired or of another authority; PermissionRefused if its role is
+    Raises KeysError if the certificate is malformed, expired, revoked or of another authority; PermissionRefused if its role is
     not `role`.
     """
     if len(certificate_der) > MAX_CERTIFICATE_BYTES:
@@ -31,12 +32,17 @@ def trusted_key(
     try:
         certificate = x509.load_der_x509_certificate(certificate_der)
         verifier.verify(certificate, [])
-    except (ValueError, verification.VerificationError) as error:
+    except (*MALFORMED, verification.VerificationError) as error:
         raise KeysError("The peer's certificate is not one of our authority's, or not valid now.") from error
+    if revoked is not None and certificate in revoked:
+        raise KeysError("The peer's certificate has been revoked.")
     _, found = name_in(certificate)
     if found is not role:
         raise PermissionRefused(f"The peer's certificate is for the role {found}, where {role} is wanted.")
-    key = certificate.public_key()
+    try:
+        key = certificate.public_key()
+    except MALFORMED as error:
+        raise KeysError("The peer's key cannot be read.") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise KeysError("The peer's key is not ECDSA on P-256.")
     return key

@@ -11,6 +11,7 @@ from grpc_reflection.v1alpha import reflection
 from splitvlm.crypto.identity import Identity
 from splitvlm.errors import PortError
 from splitvlm.rpc.channels import require_loopback
+from splitvlm.rpc.gate import Gate
 from splitvlm.rpc.limits import MAX_MESSAGE_BYTES, server_options
 
 
@@ -20,7 +21,8 @@ class NodeServer:
     def __init__(
         self, identity: Identity | None, services: Sequence[str], max_message_bytes: int = MAX_MESSAGE_BYTES
     ) -> None:
-        self.grpc = grpc.aio.server(options=server_options(max_message_bytes))
+        gate = [Gate(identity.revoked)] if identity is not None and identity.revoked is not None else []
+        self.grpc = grpc.aio.server(interceptors=gate, options=server_options(max_message_bytes))
         self._identity = identity
         self._services = ("", *services)
         self._health = health.aio.HealthServicer()

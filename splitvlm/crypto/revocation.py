@@ -1,0 +1,86 @@
+"""Certificates that count no more before their time: the authority's signed list (a CRL, RFC 5280), a file in a node's folder.
+
+A node looks at its copy again whenever the file has changed, so that a new list counts without a restart. Without the file
+nothing is revoked.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from splitvlm.errors import KeysError
+
+REVOKED_FILE: Final = "revoked.pem"
+_VALID: Final = dt.timedelta(days=3650)  # the list is replaced, not renewed
+_log = logging.getLogger("splitvlm.crypto")
+
+
+class Revoked:
+    """Serial numbers of one folder's list."""
+
+    def __init__(self, path: Path, authority_pem: bytes) -> None:
+        """Raises KeysError where there is a list that is not the authority's."""
+        self._path = path
+        self._authority_pem = authority_pem
+        self._seen = self._stamp()
+        self._serials = serials_in(path, authority_pem)
+
+    def __contains__(self, certificate: x509.Certificate) -> bool:
+        return certificate.serial_number in self._newest()
+
+    def _newest(self) -> frozenset[int]:
+        stamp = self._stamp()
+        if stamp != self._seen:
+            self._seen = stamp
+            try:
+                self._serials = serials_in(self._path, self._authority_pem)
+                _log.warning("%s read again: %d certificates are revoked", self._path.name, len(self._serials))
+            except KeysError as error:  # what was revoked stays revoked
+                _log.error("%s", error)
+        return self._serials
+
+    def _stamp(self) -> tuple[int, int]:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return 0, 0
+        return found.st_mtime_ns, found.st_size
+
+
+def serials_in(path: Path, authority_pem: bytes) -> frozenset[int]:
+    """Of a list that the authority signed; none where there is no file. Raises KeysError."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return frozenset()
+    except OSError as error:
+        raise KeysError(f"Cannot read {path}: {error.strerror}.") from error
+    key = x509.load_pem_x509_certificate(authority_pem).public_key()
+    try:
+        found = x509.load_pem_x509_crl(data)
+    except ValueError as error:
+        raise KeysError(f"{path} is no list of revoked certificates.", advice="Copy the authority's again.") from error
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not found.is_signature_valid(key):
+        raise KeysError(f"{path} is not signed by the ca.pem beside it.", advice="Copy the authority's again.")
+    return frozenset(each.serial_number for each in found)
+
+
+def signed_list(
+    serials: Iterable[int], authority: x509.Certificate, authority_key: ec.EllipticCurvePrivateKey, now: dt.datetime
+) -> bytes:
+    """The list in PEM."""
+    builder = x509.CertificateRevocationListBuilder().issuer_name(authority.subject)
+    builder = builder.last_update(now).next_update(now + _VALID)
+    for serial in sorted(serials):
+        entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build()
+        builder = builder.add_revoked_certificate(entry)
+    return builder.sign(authority_key, hashes.SHA256()).public_bytes(Encoding.PEM)
