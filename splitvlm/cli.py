@@ -186,6 +186,26 @@ def evaluate(
 
 
 @app.command()
+def leak(
+    model: Annotated[str, typer.Argument(help="Hugging Face id or folder, or scenes")] = "scenes",
+    cuts: Annotated[str, typer.Option(help="comma-separated; empty is all")] = "",
+    levels: Annotated[str, typer.Option(help="comma-separated codec levels; empty is a few of each kind")] = "",
+    questions: Annotated[int, typer.Option(min=1, help="held-out questions that reconstructions are judged by")] = 400,
+    seed: Annotated[int, typer.Option()] = 0,
+    plot: Annotated[Path, typer.Option(help="PNG with pictures and what came back of them")] = Path("out/leak.png"),
+    json_file: JsonOption = None,
+) -> None:
+    """Measure what an attacker gets back of a picture from what crosses each cut."""
+    from splitvlm.leak.command import leak as measure
+
+    _write_json(json_file, measure(model, _listed(cuts), _listed(levels), questions, seed, plot))
+
+
+def _listed(text: str) -> list[str]:
+    return [one.strip() for one in text.split(",") if one.strip()]
+
+
+@app.command()
 def calibrate(
     model: Annotated[str, typer.Argument(help="Hugging Face id or folder, or scenes")] = "scenes",
     images: Annotated[Path | None, typer.Option(help="folder of pictures like those that will be asked about")] = None,

@@ -1,0 +1,1 @@
+"""How much of a picture comes back from what crosses a cut (`splitvlm leak`)."""
