@@ -190,6 +190,7 @@ def leak(
     model: Annotated[str, typer.Argument(help="Hugging Face id or folder, or scenes")] = "scenes",
     cuts: Annotated[str, typer.Option(help="comma-separated; empty is all")] = "",
     levels: Annotated[str, typer.Option(help="comma-separated codec levels; empty is a few of each kind")] = "",
+    teaching: Annotated[int, typer.Option(min=16, help="pictures that each attacker learns from")] = 400,
     questions: Annotated[int, typer.Option(min=1, help="held-out questions that reconstructions are judged by")] = 400,
     seed: Annotated[int, typer.Option()] = 0,
     plot: Annotated[Path, typer.Option(help="PNG with pictures and what came back of them")] = Path("out/leak.png"),
@@ -198,7 +199,7 @@ def leak(
     """Measure what an attacker gets back of a picture from what crosses each cut."""
     from splitvlm.leak.command import leak as measure
 
-    _write_json(json_file, measure(model, _listed(cuts), _listed(levels), questions, seed, plot))
+    _write_json(json_file, measure(model, _listed(cuts), _listed(levels), teaching, questions, seed, plot))
 
 
 def _listed(text: str) -> list[str]:

@@ -55,13 +55,11 @@ def train(features: Sequence[F32], pictures: Sequence[npt.NDArray[np.uint8]], se
     for lift in LIFTS:
         teaching = [n for n in range(len(features)) if n % HELD_BACK]
         gram, moments = _moments(
-
-                (
-                    _lifted(_normed(around(features[n]), mean, spread), lift, projection),
-                    patched(pictures[n] / 255, grid),
-                )
-                for n in teaching
-
+            (
+                _lifted(_normed(around(features[n]), mean, spread), lift, projection),
+                patched(pictures[n] / 255, grid),
+            )
+            for n in teaching
         )
         values, vectors = np.linalg.eigh(gram)
         turned = vectors.T @ moments

@@ -12,11 +12,15 @@ from splitvlm.leak.measure import LEVELS, measure_leak, save_plot
 
 
 def leak(
-    model: str, cuts: Sequence[str], levels: Sequence[str], questions: int, seed: int, plot: Path
+    model: str, cuts: Sequence[str], levels: Sequence[str], teaching: int, questions: int, seed: int, plot: Path
 ) -> dict[str, object]:
     """Measure and print; {"model", "questions", "floor", "rows": [{"cut", "level", ...}]}. Raises UsageError."""
     told = Console(stderr=True)
-    leaks = measure_leak(model, cuts, levels or LEVELS, questions, seed, lambda what: told.print(f"attacking {what}"))
+
+    def attacking(what: str) -> None:
+        told.print(f"attacking {what}")
+
+    leaks = measure_leak(model, cuts, levels or LEVELS, teaching, questions, seed, attacking)
     table = Table(
         "cut", "level", "PSNR, dB", "SSIM", "answered", "attack", title=f"{model}: {leaks.questions} questions"
     )

@@ -29,7 +29,6 @@ from splitvlm.model.loading import load_device, load_whole, read_spec
 from splitvlm.model.parts import DevicePart
 from splitvlm.variants.evaluation import GREY, Example, Outcome, answers, drawn
 
-TEACHING = 400  # pictures
 QUESTION = "What is in the picture?"  # asked while the attacker learns: features up to `tokens` do not depend on it
 MAX_PIXELS = 64 * 2**20
 QUESTIONS_A_PICTURE = 4  # of what `drawn` draws
@@ -79,19 +78,25 @@ class _Judge:
 
 
 def measure_leak(
-    model: str, cuts: Sequence[str], levels: Sequence[str], questions: int, seed: int, progress: Callable[[str], None]
+    model: str,
+    cuts: Sequence[str],
+    levels: Sequence[str],
+    teaching: int,
+    questions: int,
+    seed: int,
+    progress: Callable[[str], None],
 ) -> Leaks:
-    """Of every cut (or those named) at those of the levels that it has. Raises UsageError."""
+    """Of every cut (or those named) at those of the levels that it has; `teaching` pictures. Raises UsageError."""
     chosen = [cut for cut in _cuts(model, cuts) if cut != DEVICE]
     judge = _Judge(model, questions, seed)
     part, codec = load_device(model, chosen), codec_of(model)
-    teaching = [one.image for one in drawn(QUESTIONS_A_PICTURE * TEACHING, seed + 1)][::QUESTIONS_A_PICTURE]
+    taught = [one.image for one in drawn(QUESTIONS_A_PICTURE * teaching, seed + 1)][::QUESTIONS_A_PICTURE]
     seen = [np.asarray(part.picture(image)) for image in judge.images]
     rows = []
     for cut in chosen:
         for level in (level for level in levels if level in codec.levels(cut)):
             progress(f"{cut}/{level}")
-            attack, back = _attacked(part, codec, cut, level, teaching, judge.images)
+            attack, back = _attacked(part, codec, cut, level, taught, judge.images)
             likeness = [(psnr(one, other), ssim(one, other)) for one, other in zip(back, seen, strict=True)]
             psnr_db, similar = np.mean(likeness, axis=0).tolist()
             answered = judge.answered([Image.fromarray(one) for one in back])
