@@ -10,7 +10,11 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing import get_context
+
+import torch
 
 from splitvlm.calibration import codec_of
 from splitvlm.codec import decode_picture, encode_picture
@@ -24,6 +28,7 @@ from splitvlm.variants.evaluation import Example, normalised
 FILE = "accuracy.json"
 MAX_PIXELS = 64 * 2**20
 MAX_NEW_TOKENS = 64
+CHUNK = 4  # questions
 
 
 @dataclass
@@ -31,6 +36,11 @@ class _Tally:
     right: int = 0
     payload_bytes: int = 0
     differing: int = 0  # answers that are not the lossless ones
+
+    def add(self, other: _Tally) -> None:
+        self.right += other.right
+        self.payload_bytes += other.payload_bytes
+        self.differing += other.differing
 
 
 @dataclass
@@ -41,20 +51,45 @@ class _Parts:
     tallies: defaultdict[Plan, _Tally] = field(default_factory=lambda: defaultdict(_Tally))
 
 
+_worker: list[tuple[_Parts, tuple[Cut, ...]]] = []  # of a worker process
+
+
 def measure_plans(
-    name: str, cuts: Sequence[Cut], examples: Iterable[Example], progress: Callable[[int], None]
+    name: str, cuts: Sequence[Cut], examples: Iterable[Example], progress: Callable[[int], None], workers: int = 1
 ) -> dict[str, dict[str, float]]:
-    """{plan: {"accuracy", "drop", "differing", "payload_bytes"}} for every level of the cuts; bytes are means."""
+    """{plan: {"accuracy", "drop", "differing", "payload_bytes"}} for every level of the cuts; bytes are means.
+
+    `workers` processes of one torch thread each share the questions. Raises UsageError.
+    """
+    asked = list(examples)
+    if not asked:
+        raise UsageError("There are no questions to measure with.")
+    chunks = [asked[start : start + CHUNK] for start in range(0, len(asked), CHUNK)]
+    total: defaultdict[Plan, _Tally] = defaultdict(_Tally)
+    done = 0
+    with ProcessPoolExecutor(workers, get_context("spawn"), _begin, (name, tuple(cuts))) as pool:
+        for chunk, tallies in zip(chunks, pool.map(_measured, chunks), strict=True):
+            for plan, tally in tallies.items():
+                total[plan].add(tally)
+            done += len(chunk)
+            progress(done)
+    return {str(plan): _figures(total, plan, len(asked)) for plan in total}
+
+
+def _begin(name: str, cuts: tuple[Cut, ...]) -> None:
+    """In a worker: load the parts once."""
+    torch.set_num_threads(1)
     deepest = max(cuts, key=lambda cut: cut.depth)
-    parts = _Parts(load_device(name, [deepest]), load_cloud(name, list(cuts)), codec_of(name))
-    count = 0
-    for count, example in enumerate(examples, 1):
+    _worker.append((_Parts(load_device(name, [deepest]), load_cloud(name, list(cuts)), codec_of(name)), cuts))
+
+
+def _measured(examples: Sequence[Example]) -> dict[Plan, _Tally]:
+    parts, cuts = _worker[0]
+    parts.tallies = defaultdict(_Tally)
+    for example in examples:
         for cut in cuts:
             _ask(parts, cut, example)
-        progress(count)
-    if not count:
-        raise UsageError("There are no questions to measure with.")
-    return {str(plan): _figures(parts.tallies, plan, count) for plan in parts.tallies}
+    return dict(parts.tallies)
 
 
 def read_accuracy(name: str) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from rich.console import Console
@@ -33,7 +34,11 @@ def evaluate_plans(model: str, data: Path | None, questions: int, seed: int) -> 
     examples = _examples(data, questions, seed)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task(f"Asking {model}, split", total=len(examples))
-        plans = measure_plans(model, middle_cuts(model), examples, lambda done: progress.update(bar, completed=done))
+
+        def told(done: int) -> None:
+            progress.update(bar, completed=done)
+
+        plans = measure_plans(model, middle_cuts(model), examples, told, os.cpu_count() or 1)
     table = Table("plan", "payload, mean bytes", "accuracy", "drop, points", "other answers", title=model)
     for plan, row in plans.items():
         shown = (_percent(row["accuracy"]), f"{100 * row['drop']:.2f}", _percent(row["differing"]))
