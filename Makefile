@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install demo test test-slow lint proto proto-check bench-overhead bench-policy bench-link bench-emulated bench-codec chaos fuzz clean
+.PHONY: install demo test test-slow lint proto proto-check bench-overhead bench-policy bench-link bench-emulated bench-codec chaos soak fuzz clean
 
 install: $(STAMP)
 
@@ -57,6 +57,10 @@ RUNS ?= 24
 SEED ?= 1
 chaos: install
 	$(BIN)/python -m tests.e2e.chaos --runs $(RUNS) --seed $(SEED)
+
+MINUTES ?= 30
+soak: install
+	$(BIN)/python -m tests.e2e.soak --minutes $(MINUTES)
 
 # Coverage-guided, over every decoder and the session; findings land in tests/fuzz/corpus.
 INPUTS ?= 20000

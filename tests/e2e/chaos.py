@@ -79,8 +79,9 @@ class Run:
 class Laboratory:
     """`async with Laboratory(folder) as laboratory:` Everything that was started or broken is stopped at its end."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, ask_again: bool = False) -> None:
         self._launcher = Launcher(folder)
+        self._ask_again = ask_again
         self._stack = contextlib.AsyncExitStack()
         self._orchestrator_port, *self._ports = _free_ports(3)
         self.links: dict[str, LinkEmulator] = {}  # by the address that devices dial
@@ -98,7 +99,7 @@ class Laboratory:
         await self.start_orchestrator()
         for address in self.links:
             await self.start_cloud(address)
-        planning = {"cuts": ["image", "vision:3", "tokens", "lm:2", "device"], "ask_again": False}
+        planning = {"cuts": ["image", "vision:3", "tokens", "lm:2", "device"], "ask_again": self._ask_again}
         self.edge = await self._launcher.start(
             "edge",
             {"orchestrator": self.orchestrator.address, "model": {"threads": 1}, "planning": planning}
@@ -206,7 +207,7 @@ FAULTS = ("kill", "stop", "reset", "half_open", "slow", "no_cloud", "no_orchestr
 async def chaos(runs: int, seed: int, folder: Path) -> dict[str, Any]:
     """Prints a line a run; the summary."""
     draw = random.Random(seed)
-    asked = _questions()
+    asked = questions()
     async with Laboratory(folder) as laboratory:
         plain = {(place, plan): await laboratory.ask(one, plan) for place, one in enumerate(asked) for plan in PLANS}
         for answer in plain.values():
@@ -257,8 +258,8 @@ async def _one(laboratory: Laboratory, asked: Ask, plan: str, fault: str, after_
     )
 
 
-def _questions() -> list[Ask]:
-    """With the longest answers of more: descriptions."""
+def questions() -> list[Ask]:
+    """Those with long answers: descriptions."""
     found = []
     for scene, question in held_out(40 * QUESTIONS, 11):
         if " " in question.answer and len(found) < QUESTIONS:
