@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install demo test test-slow lint proto proto-check bench-overhead bench-policy bench-link bench-emulated bench-codec chaos soak fuzz clean
+.PHONY: install demo test test-slow lint proto proto-check bench-overhead bench-policy bench-link bench-emulated bench-codec bench-codec-speed bench-sealing chaos soak fuzz clean
 
 install: $(STAMP)
 
@@ -42,6 +42,12 @@ bench-overhead: install
 
 bench-codec: install
 	$(BIN)/python benchmarks/codec.py --plot docs/codec.png
+
+bench-codec-speed: install
+	$(BIN)/python benchmarks/codec_speed.py
+
+bench-sealing: install
+	$(BIN)/python benchmarks/sealing.py
 
 bench-emulated: install
 	$(BIN)/python benchmarks/emulated.py

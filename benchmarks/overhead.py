@@ -43,7 +43,8 @@ async def main() -> None:
         async with Launcher(Path(folder)) as launcher:
             cloud = await launcher.start("cloud", {"model": model, "cuts": ["tokens"]})
             fixed = {"model": model, "cloud": cloud.address}
-            tokens = await launcher.start("edge", fixed | {"planning": {"fixed_plan": "tokens/lossless"}})
+            planning = {"fixed_plan": "tokens/lossless", "ask_again": False}  # one picture many times, sent each time
+            tokens = await launcher.start("edge", fixed | {"planning": planning})
             image = await launcher.start(
                 "edge", fixed | {"node": "edge-2", "planning": {"fixed_plan": "image/lossless"}}
             )
