@@ -4,7 +4,8 @@ from __future__ import annotations
 
 PATIENCE = 4.0  # times the longest silence that is normal: beyond it a node is taken for dead
 LEAST_S = 1.5  # above stalls of mobile links that pass by themselves
-MOST_S = 15.0  # and where nothing is known
+UNKNOWN_S = 30.0  # where nothing is known: as long as keepalive takes to find a dead connection
+MOST_S = 120.0
 DECAY = 0.98  # a request, of the longest silence seen: about fifty later it counts for a third
 
 
@@ -20,4 +21,4 @@ class Patience:
     def limit_s(self, predicted_s: float) -> float:
         """`predicted_s` of the whole answer, where a plan's line says; 0 where nothing does."""
         usual_s = max(self._longest_s, predicted_s)
-        return min(max(LEAST_S, PATIENCE * usual_s), MOST_S) if usual_s else MOST_S
+        return min(max(LEAST_S, PATIENCE * usual_s), MOST_S) if usual_s else UNKNOWN_S
