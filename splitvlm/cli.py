@@ -317,10 +317,10 @@ def simulate(
 def demo(
     seed: Annotated[int, typer.Option(help="of the pictures and questions")] = 7,
     questions: Annotated[int, typer.Option(min=1, max=10_000)] = 60,
-    trace: Annotated[str, typer.Option(help="a trace file, synthetic:NAME or constant:RATE")] = "synthetic:fade",
+    trace: Annotated[str, typer.Option(help="a trace file, synthetic:NAME or constant:RATE")] = "synthetic:far",
     slowdown: Annotated[
         float, typer.Option(min=1, help="EMULATION: the device's stages take so many times as long")
-    ] = 10.0,
+    ] = 5.0,
     every: Annotated[float, typer.Option(min=0, help="seconds from one question to the next: the camera's rate")] = 1.0,
     out: Annotated[Path, typer.Option(help="folder for the plot")] = Path("out"),
     json_file: JsonOption = None,

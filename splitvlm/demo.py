@@ -36,6 +36,7 @@ from splitvlm.wire.v1 import local_pb2 as pb
 
 DELAY_S = 0.015  # one way: a cellular uplink's round trip without its queue is about 30 ms
 CONTEXT_TOKENS = 128
+MOST_DROP = 0.005  # half a point: the smallest pictures cost more than that
 LOOPBACK = ("127.0.0.1", 0)
 console = Console()
 
@@ -123,8 +124,9 @@ def _edge_settings(orchestrator: str, link: str, slowdown: float, memory: int) -
         "planning": {
             "device_memory_bytes": memory,
             "expected_tokens": 4,
-            "ask_again": False,
-        },  # each question by itself
+            "max_accuracy_drop": MOST_DROP,
+            "ask_again": False,  # each question by itself
+        },
         "emulation": {"slowdown": slowdown},
     }
 

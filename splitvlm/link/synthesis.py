@@ -5,6 +5,7 @@
     outage     2 Mbit/s with 5 s of nothing in every 25
     walk       a random walk in the logarithm of the rate, 100 kbit/s to 10 Mbit/s
     fade       driving away and back: 5 Mbit/s down to 50 kbit/s and up again, with shadow fading
+    far        the same at the edge of coverage: 1 Mbit/s down to 15 kbit/s
 
 Rates of a walk are correlated over seconds and spread over a decade and more, as those of recorded cellular links are
 (Winstein et al., NSDI 2013); they stand for no real place.
@@ -57,7 +58,11 @@ def fade(seconds: int = 60, low_bps: float = 50e3, high_bps: float = 5e6) -> Ite
         shadow = 0.8 * shadow + chance.gauss(0, 0.2 * math.sqrt(1 - 0.8**2))
 
 
-TRACES = {"constant": constant, "step": step, "outage": outage, "walk": walk, "fade": fade}
+def far() -> Iterator[Row]:
+    yield from fade(low_bps=15e3, high_bps=1e6)
+
+
+TRACES = {"constant": constant, "step": step, "outage": outage, "walk": walk, "fade": fade, "far": far}
 
 
 def render(rows: Iterator[Row]) -> str:

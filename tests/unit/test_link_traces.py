@@ -108,7 +108,7 @@ def test_a_wrong_file_is_refused_with_its_line(content, words):
         ("step:2mbit", "tells no seconds"),
         ("step:2mbit@0", "at least a millisecond"),
         ("outage:2mbit@5", "tells no length of the outage"),
-        ("synthetic:moon", "Known names: constant, fade, outage, step, walk"),
+        ("synthetic:moon", "Known names: constant, fade, far, outage, step, walk"),
         ("/no/such/file.up", "Cannot read the trace /no/such/file.up"),
     ],
 )
