@@ -49,6 +49,8 @@ class CloudLink:
         self._channel = open_channel(address, identity)
         self._idle: list[CloudSession] = []
         self._busy = 0
+        self._quiet = asyncio.Event()  # nobody is busy
+        self._quiet.set()
         self._unbooked_bytes = 0
         self._asked_s: float | None = None
         self._opening: asyncio.Task[None] | None = None
@@ -70,6 +72,7 @@ class CloudLink:
     async def answer(self, payload: Payload, exchange: Exchange) -> AsyncGenerator[int, None]:
         """One request over a session of its own for its duration."""
         self._busy += 1
+        self._quiet.clear()
         session: CloudSession | None = None
         watching = asyncio.create_task(self._watch(len(payload.data), exchange))
         try:
@@ -95,6 +98,8 @@ class CloudLink:
                 self._on_stall(len(payload.data), exchange)
             if session is not None:
                 await self._put_back(session)
+            if not self._busy:
+                self._quiet.set()
 
     def asked(self) -> None:
         """A question came, wherever it is answered: while they come, the link is probed more often."""
@@ -121,6 +126,13 @@ class CloudLink:
             if self._busy == 0 and (not self.reachable or self._wants_probe()):
                 await self._probe(stub)
             await asyncio.sleep(PROBE_PERIOD_S)
+
+    async def close_when_idle(self) -> None:
+        """Nobody asks over it any more; those who did are not cut off. Closes it too where it is not waited for."""
+        try:
+            await self._quiet.wait()
+        finally:
+            await self.close()
 
     async def close(self) -> None:
         if self._opening is not None:

@@ -35,7 +35,7 @@ class Runtime:
         self._agreement = agreement
         self._identity = identity
         self._probing: asyncio.Task[None] | None = None
-        self._retired: list[CloudLink] = []
+        self._retiring: set[asyncio.Task[None]] = set()
         self._used: Counter[str] = Counter()
 
     @property
@@ -54,7 +54,9 @@ class Runtime:
         known = {link.address: link for link in self._links}
         if wanted == list(known):
             return
-        self._retired += [link for address, link in known.items() if address not in wanted]
+        for address, link in known.items():
+            if address not in wanted:
+                self._retire(link)
         self._links = [
             known.get(address) or CloudLink(address, self._agreement, self._identity, self._cuts) for address in wanted
         ]
@@ -70,6 +72,12 @@ class Runtime:
         """Before a request: where the node in use does not answer probes, and another may, that one is used."""
         if self._links and not self._links[0].reachable and any(link.reachable for link in self._links):
             self.on_fault(self._links[0])
+
+    def _retire(self, link: CloudLink) -> None:
+        """Close it once its last request has ended: a node that comes and goes must not leave connections behind."""
+        task = asyncio.create_task(link.close_when_idle())
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
 
     def _probe(self) -> None:
         """The link in use is the one that is measured."""
@@ -92,6 +100,7 @@ class Runtime:
             self._probing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._probing
-        for link in (*self._retired, *self._links):
-            await link.close()
+        for task in self._retiring:
+            task.cancel()
+        await asyncio.gather(*self._retiring, *(link.close() for link in self._links), return_exceptions=True)
         self.engine.close()

@@ -1,0 +1,62 @@
+"""Which cloud nodes the device dials, and that it lets go of those that it dials no more."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from edge_node.runtime import Runtime
+from splitvlm.wire.v1 import data_pb2
+from tests.nodes import until
+
+ONE, TWO, THREE = "127.0.0.1:9001", "127.0.0.1:9002", "127.0.0.1:9003"
+
+
+def runtime() -> Runtime:
+    nothing: Any = SimpleNamespace(close=lambda: None)
+    return Runtime(nothing, nothing, (), data_pb2.Agreement(), None)
+
+
+async def test_the_first_is_used_and_the_others_stand_by() -> None:
+    device = runtime()
+    device.use_clouds([ONE, TWO, ONE, THREE])
+    first = device.link
+    assert first is not None
+    assert [first.address, *(link.address for link in device.standby)] == [ONE, TWO, THREE]
+    device.on_fault(first)
+    assert device.link is not None
+    assert device.link.address == TWO
+    device.on_fault(first)  # it is not in use any more
+    assert device.link.address == TWO
+    device.link.reachable = False
+    device.use_reachable()
+    assert device.link.address == THREE
+    await device.close()
+
+
+async def test_a_node_that_is_gone_leaves_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = runtime()
+    device.use_clouds([ONE, TWO])
+    gone = device.link
+    assert gone is not None
+    gone._quiet.clear()  # a request is on its way still
+    device.use_clouds([TWO])
+    kept = device.link
+    assert kept is not None
+    closed: list[bool] = []
+    real = gone.close
+
+    async def close() -> None:
+        closed.append(True)
+        await real()
+
+    monkeypatch.setattr(gone, "close", close)
+    await until(lambda: len(device._retiring) == 1)
+    assert not closed
+    gone._quiet.set()
+    await until(lambda: not device._retiring)
+    assert closed == [True]
+    assert device.link is kept
+    await device.close()
