@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from splitvlm.cli_config import config_app
 from splitvlm.cli_keys import keys_app
 from splitvlm.errors import SplitvlmError, UsageError
 
@@ -23,7 +24,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-config_app = typer.Typer(help="Check configuration files, print their schema.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
 app.add_typer(config_app, name="config")
 
@@ -366,47 +366,6 @@ def link(
 
     delay_s = None if delay_ms is None else delay_ms / 1e3
     asyncio.run(run(host_and_port(listen), host_and_port(upstream), trace, delay_s=delay_s, down=down, log_file=log))
-
-
-@config_app.command("check")
-def config_check(
-    kind: Annotated[str, typer.Argument(help="cloud, edge, orchestrator or simulate")], file: Path
-) -> None:
-    """Check a configuration file; exits 2 on a mistake."""
-    from splitvlm import settings
-
-    settings.load(file, _settings_of(kind))
-    print(f"{file} is a valid {kind} configuration.")
-
-
-@config_app.command("schema")
-def config_schema(kind: Annotated[str, typer.Argument(help="cloud, edge, orchestrator or simulate")]) -> None:
-    """Print the JSON schema of a configuration, for editors."""
-    from splitvlm import settings
-
-    print(settings.schema(_settings_of(kind)))
-
-
-def _settings_of(kind: str) -> Any:
-    if kind == "cloud":
-        from cloud_node.settings import CloudSettings
-
-        return CloudSettings
-    if kind == "edge":
-        from edge_node.settings import EdgeSettings
-
-        return EdgeSettings
-    if kind == "orchestrator":
-        from orchestrator.settings import OrchestratorSettings
-
-        return OrchestratorSettings
-    if kind == "simulate":
-        from orchestrator.simulator.scenario import Scenario
-
-        return Scenario
-    raise UsageError(
-        f"'{kind}' is not a kind of configuration.", advice="Kinds are cloud, edge, orchestrator and simulate."
-    )
 
 
 def _arguments(given: list[str]) -> list[str]:
