@@ -16,8 +16,6 @@ from PIL import Image
 from splitvlm.domain import Plan
 from splitvlm.model.prefix import Prefix
 
-NAME_BYTES = 8
-
 
 @dataclass(frozen=True, slots=True)
 class Kept:

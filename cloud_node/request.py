@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-from cloud_node.memory import NAME_BYTES, Kept, Shelf
+from cloud_node.memory import Kept, Shelf
 from cloud_node.worker import Spent, Worker
 from splitvlm.codec import decode_picture
 from splitvlm.codec.codec import Codec
 from splitvlm.domain import IMAGE, Cut, CutKind, Plan
 from splitvlm.errors import Forgotten, ProtocolError, UsageError
 from splitvlm.model.parts import CloudPart, UpperRun
+from splitvlm.rpc.limits import PICTURE_NAME_BYTES
 from splitvlm.wire.v1.data_pb2 import Begin, CloudFrame, End, Receipt, Token
 
 MAX_PICTURE_PIXELS = 64 * 2**20  # 8192 x 8192: above every known model's input
@@ -139,7 +140,7 @@ class Answering:
     def _remember(self, run: UpperRun) -> bool:
         if self._known is not None:
             return True
-        prefix = run.prefix() if len(self._name) == NAME_BYTES else None
+        prefix = run.prefix() if len(self._name) == PICTURE_NAME_BYTES else None
         return prefix is not None and self._shelf.put(self._name, Kept(self._plan, prefix, self._picture))
 
     def _next(self, run: UpperRun, step: bytes | None, given: int | None) -> int:

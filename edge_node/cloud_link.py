@@ -21,7 +21,7 @@ from splitvlm.domain import Plan
 from splitvlm.errors import Forgotten, PeerUnavailable, SplitvlmError
 from splitvlm.link.estimator import RESOLUTION_S, STEP, LinkEstimate, LinkEstimator
 from splitvlm.rpc.channels import connected, open_channel
-from splitvlm.rpc.limits import CHUNK_BYTES, CONNECT_TIMEOUT_S
+from splitvlm.rpc.limits import CHUNK_BYTES, CONNECT_TIMEOUT_S, PICTURE_NAME_BYTES
 from splitvlm.rpc.status import from_rpc
 from splitvlm.wire.v1 import data_pb2 as pb
 from splitvlm.wire.v1 import data_pb2_grpc
@@ -31,7 +31,6 @@ PROBE_PERIOD_S = 0.5
 SESSION_AGE_S = 3_600.0  # then other keys, from a fresh handshake; volume is seen to by the keys themselves
 IDLE_SESSIONS = 4  # kept open for the next requests
 MOST_REMEMBERED = 1_000  # pictures whose names are kept here; what the cloud node keeps of them is for it to say
-NAME_BYTES = 8  # by a secret key, so that nobody can seek two pictures of one name
 STALLED = 2.0  # an upload that takes so many times its predicted time tells of the link before it ends
 
 
@@ -60,7 +59,7 @@ class CloudLink:
     def name_of(self, picture: Image.Image) -> bytes:
         """What the cloud node may remember the picture under: a keyed hash of its pixels."""
         size = struct.pack("<II", *picture.size)
-        return hmac.digest(self._naming_key, size + picture.convert("RGB").tobytes(), "sha256")[:NAME_BYTES]
+        return hmac.digest(self._naming_key, size + picture.convert("RGB").tobytes(), "sha256")[:PICTURE_NAME_BYTES]
 
     def known(self, picture: bytes) -> Plan | None:
         """The plan under which the cloud node has seen the picture of this name, if it remembers it as far as is known here."""
@@ -96,10 +95,12 @@ class CloudLink:
             self._unbooked_bytes += exchange.bytes_sent
             if exchange.upload_began_s is not None and not exchange.receipt.bytes:
                 self._on_stall(len(payload.data), exchange)
-            if session is not None:
-                await self._put_back(session)
-            if not self._busy:
-                self._quiet.set()
+            try:
+                if session is not None:
+                    await self._put_back(session)
+            finally:
+                if not self._busy:
+                    self._quiet.set()
 
     def asked(self) -> None:
         """A question came, wherever it is answered: while they come, the link is probed more often."""

@@ -116,6 +116,7 @@ class Request:
         )
         self._on_fault(link)
         exchange.restart()
+        self.account.again = False  # whoever takes over gets it all
         sides = {}
         if self._standby:
             self._link = self._standby.pop(0)

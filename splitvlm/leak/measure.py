@@ -88,8 +88,16 @@ def measure_leak(
 ) -> Leaks:
     """Of every cut (or those named) at those of the levels that it has; `teaching` pictures. Raises UsageError."""
     chosen = [cut for cut in _cuts(model, cuts) if cut != DEVICE]
+    if not chosen:
+        raise UsageError("The cut device sends nothing: nothing leaks.", advice="Name another cut.")
+    codec = codec_of(model)
+    known = {level for cut in chosen for level in codec.levels(cut)}
+    if unknown := [level for level in levels if level not in known and level not in LEVELS]:
+        raise UsageError(
+            f"'{unknown[0]}' is no codec level of these cuts.", advice=f"Their levels are {', '.join(sorted(known))}."
+        )
     judge = _Judge(model, questions, seed)
-    part, codec = load_device(model, chosen), codec_of(model)
+    part = load_device(model, chosen)
     taught = [one.image for one in drawn(QUESTIONS_A_PICTURE * teaching, seed + 1)][::QUESTIONS_A_PICTURE]
     seen = [np.asarray(part.picture(image)) for image in judge.images]
     rows = []

@@ -21,6 +21,9 @@ MAX_LOCAL_MESSAGE_BYTES = 33 * MIB
 MAX_PAYLOAD_BYTES = 64 * MIB
 """Of one request: the lossless features of 17 tiles of the largest known tower take 38 MiB."""
 
+PICTURE_NAME_BYTES = 8
+"""Of a remembered picture's name: by the device's secret key, so that nobody can seek two pictures of one name."""
+
 KEEPALIVE_MS = 20_000
 """Below the 30 s after which mobile carriers' NATs forget an idle mapping."""
 

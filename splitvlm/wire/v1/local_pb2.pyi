@@ -175,7 +175,7 @@ class Account(_message.Message):
     hedged: _builtins.bool
     """the device ran beside the plan"""
     answered_by: _builtins.str
-    """`device` or `cloud`: all tokens come from there"""
+    """`device` or `cloud`: the tokens come from there; with `faults`, those since the last"""
     hedge_s: _builtins.float
     """on the device, of the run beside the plan, emulated slow-down included"""
     again: _builtins.bool
