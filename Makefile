@@ -23,6 +23,7 @@ test: install
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
+	HYPOTHESIS_PROFILE=explore $(BIN)/python -m pytest tests/unit
 
 lint: install
 	$(BIN)/ruff check .

@@ -1,7 +1,15 @@
-"""Loads hypothesis before any test runs.
+"""Hypothesis: loaded before any test runs, and its examples drawn alike each time unless a run is there to explore.
 
 Its pytest plugin is else imported in the terminal summary, where CPython 3.11.7 can fail with "AST constructor recursion depth
 mismatch" after a long run; seen when only tests without hypothesis were chosen.
+
+A commit is judged by the same examples each time; new ones are sought by `HYPOTHESIS_PROFILE=explore`, as `make test-slow` does.
 """
 
-import hypothesis  # noqa: F401
+import os
+
+import hypothesis
+
+hypothesis.settings.register_profile("steady", derandomize=True)
+hypothesis.settings.register_profile("explore", max_examples=1_000, deadline=None, print_blob=True)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))

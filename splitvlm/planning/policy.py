@@ -157,7 +157,7 @@ class Policy:
     def _best(self, rows: _Rows, remote: Sequence[_Row], link: LinkView, now_s: float) -> Choice:
         local = rows.local
         if local is None or not (self._hedging and self._latency_only):
-            candidates = remote if local is None else [*remote, local]
+            candidates = remote if local is None else [local, *remote]  # fewest bytes first
             row, _, reason = self._settle(candidates, *_slow(link), math.inf, link.spread, now_s)
             return self._choice(row, local, link, reason)
         if remote:
