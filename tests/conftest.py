@@ -3,7 +3,8 @@
 Its pytest plugin is else imported in the terminal summary, where CPython 3.11.7 can fail with "AST constructor recursion depth
 mismatch" after a long run; seen when only tests without hypothesis were chosen.
 
-A commit is judged by the same examples each time; new ones are sought by `HYPOTHESIS_PROFILE=explore`, as `make test-slow` does.
+A commit is judged by the same examples each time; `HYPOTHESIS_PROFILE=explore`, as `make test-slow` sets it, seeks
+new ones.
 """
 
 import os
