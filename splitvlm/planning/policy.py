@@ -30,7 +30,8 @@ MARGIN_PER_SPREAD = 0.02  # both plans share most of the link's error; a quarter
 MAX_MARGIN = 0.2  # below 1 - 1 / VASTLY, so that a vastly better plan always passes
 VASTLY = 1.25  # a plan that is so many times faster does not wait for the dwell
 MIN_DWELL_S = 2.0  # a few requests, and below the 5 s in which the plan must follow the link
-NO_WORSE = 0.99  # of plans that are as fast as one another, the one with the fewest bytes: they vary, and cost money
+SLACK = 0.08  # of plans that are so nearly as fast, the one with the fewest bytes: it varies less, and costs less
+SLACK_OF_GAIN = 0.25  # of what a cloud plan saves beside the device's own time: so much may go for fewer bytes
 WORTH_HEDGING = 0.02  # a cloud plan that shortens the device's time by less is not worth its bytes
 SECONDS_A_DAY = 86_400.0
 BUDGET_BURST_S = 3_600.0  # an hour's share of the daily bytes may be spent at once
@@ -98,6 +99,8 @@ class _Row(NamedTuple):
     bits: int
     trips: int
     compute_s: float
+    tail_s: float  # of `fixed_s`: what comes after the first token
+    tail_trips: int
 
 
 class _Rows(NamedTuple):
@@ -179,11 +182,12 @@ class Policy:
         now_s: float,
     ) -> tuple[_Row, float, str]:
         """The row to use, the least cost of all, and why."""
-        current, best, best_cost, current_cost = None, candidates[0], math.inf, math.inf
+        best, best_cost, slack, current, current_cost = candidates[0], math.inf, 0.0, None, math.inf
         for row in candidates:
             cost = self._cost(row, rtt_s, links, other_s)
-            if cost < NO_WORSE * best_cost:
+            if cost < best_cost - slack:
                 best, best_cost = row, cost
+                slack = max(0.0, min(SLACK * best_cost, SLACK_OF_GAIN * (other_s - best_cost)))
             if row.line.key == self._key:
                 current, current_cost = row, cost
         if current is best:
@@ -199,14 +203,15 @@ class Policy:
 
     def _cost(self, row: _Row, rtt_s: float, links: _Points, other_s: float) -> float:
         """Weighted seconds and joules, the mean over links; another run beside it is done after `other_s`."""
-        _, fixed_s, bits, trips, compute_s = row
+        _, fixed_s, bits, trips, compute_s, tail_s, tail_trips = row
         fixed_s += trips * rtt_s
+        first_within_s = other_s + tail_s + tail_trips * rtt_s  # the cloud answers from its first token on
         waits = 1.0 if bits else 0.0  # a plan that sends nothing waits for nothing
         total = 0.0
         for weight, uplink_bps, wait_s in links:
             send_s = bits / uplink_bps
             row_s = fixed_s + send_s + waits * wait_s
-            seconds = row_s if row_s < other_s else other_s
+            seconds = row_s if row_s < first_within_s else other_s
             if self._deadline_s is not None and seconds > self._deadline_s:
                 total += weight * _LATE * (seconds - self._deadline_s)
             if self._latency_only:
@@ -270,7 +275,8 @@ def _row(line: CostLine, n_tokens: int) -> _Row:
     trips = line.trips_of(n_tokens)
     fixed_s = line.fixed_s + n_tokens * line.token_s + trips * line.cloud_rtt_s
     compute_s = line.device_s + line.encode_s + (n_tokens * line.token_s if line.local else 0.0)
-    return _Row(line, fixed_s, line.bits_of(n_tokens), trips, compute_s)
+    tail_s = n_tokens * (line.token_s + line.trips_per_token * line.cloud_rtt_s)
+    return _Row(line, fixed_s, line.bits_of(n_tokens), trips, compute_s, tail_s, n_tokens * line.trips_per_token)
 
 
 def _slow(link: LinkView) -> tuple[float, _Points]:
