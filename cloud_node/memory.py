@@ -84,10 +84,10 @@ class Shelf:
 
     def __init__(self, memory: Memory, device: str) -> None:
         self._memory = memory
-        self._device = device
+        self.device = device
 
     def put(self, name: bytes, kept: Kept) -> bool:
-        return self._memory.put(self._device, name, kept)
+        return self._memory.put(self.device, name, kept)
 
     def get(self, name: bytes) -> Kept | None:
-        return self._memory.get(self._device, name)
+        return self._memory.get(self.device, name)

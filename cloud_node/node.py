@@ -52,7 +52,7 @@ async def run(settings: CloudSettings, source: Path | None = None) -> None:
         work, client = [], None
         if settings.orchestrator:
             client = ControlClient(settings.orchestrator, identity)
-            profile, _ = await worker.run(profile_cloud, part, cuts, codec, model)
+            profile, _ = await worker.run("", profile_cloud, part, cuts, codec, model)
             entry = registration(settings, address, spec.weights_hash, profile)
             work.append(client.stay_registered(entry, lambda: beat(settings, servicer, worker)))
         try:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
+from cloud_node.admission import Hold
 from cloud_node.memory import Kept, Shelf
 from cloud_node.worker import Spent, Worker
 from splitvlm.codec import decode_picture
@@ -73,6 +74,7 @@ class Answering:
         upload: Upload,
         steps: asyncio.Queue[bytes],
         shelf: Shelf,
+        hold: Hold,
     ) -> None:
         begin = upload.begin
         self._part = part
@@ -86,6 +88,7 @@ class Answering:
         self._payload = b"".join(upload.parts)
         self._steps = steps
         self._shelf = shelf
+        self._hold = hold
         self._name = begin.picture
         self._picture: Image.Image | None = None
         self._end = End()
@@ -102,9 +105,10 @@ class Answering:
         return kept
 
     async def frames(self) -> AsyncGenerator[CloudFrame, None]:
-        run, spent = await self._worker.run(self._decode)
+        run, spent = await self._worker.run(self._shelf.device, self._decode)
         self._count("decode_us", spent)
-        token, spent = await self._worker.run(run.first, self._taken(0))
+        self._hold.more(run.cache_bytes)
+        token, spent = await self._worker.run(self._shelf.device, run.first, self._taken(0))
         self._count("prefill_us", spent)
         self._end.remembered = self._remember(run)
         if not self._given:
@@ -112,7 +116,7 @@ class Answering:
         count = 1
         while not run.finished:
             step = await self._steps.get() if self._cut.kind is CutKind.LM else None
-            token, spent = await self._worker.run(self._next, run, step, self._taken(count))
+            token, spent = await self._worker.run(self._shelf.device, self._next, run, step, self._taken(count))
             self._count("tokens_us", spent)
             count += 1
             if count > len(self._given):

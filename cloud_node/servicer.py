@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 
+from cloud_node.admission import FULL_RETRY_S, Admission
 from cloud_node.memory import Memory, Shelf
 from cloud_node.session import Session
 from cloud_node.settings import Limits
@@ -54,6 +55,7 @@ class DataServicer(data_pb2_grpc.DataServicer):
         self._identity = identity
         self._limits = limits
         self.memory = Memory(limits.remembered_bytes, limits.remembered_s)
+        self.admission = Admission(limits, worker)
         self.active: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
 
@@ -61,6 +63,7 @@ class DataServicer(data_pb2_grpc.DataServicer):
         """Other limits, for sessions that open from now on."""
         self._limits = limits
         self.memory.use(limits.remembered_bytes, limits.remembered_s)
+        self.admission.use(limits)
 
     async def Session(self, request_iterator: Any, context: Context) -> None:  # gRPC's own naming
         try:
@@ -87,16 +90,22 @@ class DataServicer(data_pb2_grpc.DataServicer):
 
     def _admit(self, device: str) -> None:
         if self.active.total() >= self._limits.max_sessions:
-            raise CapacityError("This cloud node has no free session.", advice="Try again in a few seconds.")
+            raise CapacityError(
+                "This cloud node has no free session.",
+                advice="Try again in a few seconds.",
+                retry_after_s=FULL_RETRY_S,
+            )
         if self.active[device] >= self._limits.max_sessions_per_device:
             raise CapacityError(
-                f"{device} has {self.active[device]} sessions open, which is its limit.", advice="Close one first."
+                f"{device} has {self.active[device]} sessions open, which is its limit.",
+                advice="Close one first.",
+                retry_after_s=FULL_RETRY_S,
             )
 
     async def _serve(self, device: str, context: Context) -> None:
         stream, owner = await self._shake_hands(device, context)
         shelf = Shelf(self.memory, owner)
-        session = Session(stream, self._part, self._codec, self._worker, self._limits, shelf)
+        session = Session(stream, self._part, self._codec, self._worker, self._limits, shelf, self.admission)
         _log.info("session open", extra={"device": device})
         await session.run(self._envelopes(context))
         _log.info("session closed", extra={"device": device, "requests": session.requests})

@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 
+from cloud_node.admission import Admission
 from cloud_node.memory import Shelf
 from cloud_node.request import Answering, Upload
 from cloud_node.settings import Limits
@@ -15,6 +16,7 @@ from splitvlm.codec.codec import Codec
 from splitvlm.errors import ProtocolError, SplitvlmError, UsageError
 from splitvlm.model.parts import CloudPart
 from splitvlm.rpc.sealed import SealedStream
+from splitvlm.rpc.status import retry_after_ms
 from splitvlm.wire.v1.data_pb2 import Begin, CloudFrame, DeviceFrame, End, Envelope, Failure
 
 _log = logging.getLogger("splitvlm.cloud.session")
@@ -33,6 +35,7 @@ class Session:
         worker: Worker,
         limits: Limits,
         shelf: Shelf,
+        admission: Admission,
     ) -> None:
         self._stream = stream
         self._part = part
@@ -40,6 +43,8 @@ class Session:
         self._worker = worker
         self._limits = limits
         self._shelf = shelf
+        self._admission = admission
+        self._hold = admission.hold()
         self._last = ("", "", 0)  # cut, level and max_new_tokens of the last request
         self._upload: Upload | None = None
         self._steps: asyncio.Queue[bytes] = asyncio.Queue(maxsize=1)  # a device sends a step for each token that it has
@@ -57,6 +62,7 @@ class Session:
                     self._answer.result()  # an answer's own breach ends the session too
         finally:
             await self._stop_answer()
+            self._hold.release()
 
     async def _handle(self, frame: DeviceFrame, wire_bytes: int) -> None:
         match frame.WhichOneof("body"):
@@ -81,6 +87,8 @@ class Session:
         try:
             self._check(begin)
             upload = Upload(begin, self._limits.max_payload_bytes)
+            self._admission.begin(self._shelf.device)
+            self._hold.more(begin.payload_bytes)
         except SplitvlmError as error:
             await self._fail(error)
             return
@@ -106,7 +114,7 @@ class Session:
 
     async def _run_answer(self, upload: Upload) -> None:
         try:
-            answering = Answering(self._part, self._codec, self._worker, upload, self._steps, self._shelf)
+            answering = Answering(self._part, self._codec, self._worker, upload, self._steps, self._shelf, self._hold)
             async with contextlib.aclosing(answering.frames()) as frames:
                 async for frame in frames:
                     await self._stream.send(frame)
@@ -115,6 +123,8 @@ class Session:
         except (RuntimeError, ValueError, IndexError, KeyError, TypeError):
             _log.exception("request failed")
             await self._fail(SplitvlmError("The cloud node failed at this request; its log says why."))
+        finally:
+            self._hold.release()
 
     def _step(self, step: bytes) -> None:
         if not self._busy():
@@ -126,7 +136,9 @@ class Session:
 
     async def _cancel(self) -> None:
         self._upload = None
-        if await self._stop_answer():
+        stopped = await self._stop_answer()
+        self._hold.release()  # an upload's too, which no answer has begun to read
+        if stopped:
             await self._stream.send(CloudFrame(end=End(reason=End.REASON_CANCELLED)))
 
     async def _stop_answer(self) -> bool:
@@ -153,5 +165,12 @@ class Session:
 
     async def _fail(self, error: SplitvlmError) -> None:
         await self._stream.send(
-            CloudFrame(failure=Failure(code=error.code, sentence=error.sentence, advice=error.advice))
+            CloudFrame(
+                failure=Failure(
+                    code=error.code,
+                    sentence=error.sentence,
+                    advice=error.advice,
+                    retry_after_ms=retry_after_ms(error),
+                )
+            )
         )

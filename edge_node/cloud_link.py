@@ -45,7 +45,9 @@ class CloudLink:
         self._agreement = agreement
         self._identity = identity
         self._cuts = cuts
+        self._shown = identity  # as the channel shows it
         self._channel = open_channel(address, identity)
+        self._replaced: list[grpc.aio.Channel] = []  # by one with a newer certificate; requests may run over them
         self._idle: list[CloudSession] = []
         self._busy = 0
         self._quiet = asyncio.Event()  # nobody is busy
@@ -101,6 +103,7 @@ class CloudLink:
             finally:
                 if not self._busy:
                     self._quiet.set()
+                    await self._close_replaced()
 
     def asked(self) -> None:
         """A question came, wherever it is answered: while they come, the link is probed more often."""
@@ -122,10 +125,10 @@ class CloudLink:
 
     async def probe_forever(self) -> None:
         """Probe while nothing else measures: an estimate that is never refreshed would never bring a plan back."""
-        stub = data_pb2_grpc.DataStub(self._channel)
         while True:
             if self._busy == 0 and (not self.reachable or self._wants_probe()):
-                await self._probe(stub)
+                await self._renew()
+                await self._probe(data_pb2_grpc.DataStub(self._channel))
             await asyncio.sleep(PROBE_PERIOD_S)
 
     async def close_when_idle(self) -> None:
@@ -142,6 +145,7 @@ class CloudLink:
         for session in self._idle:
             await session.close()
         await self._channel.close()
+        await self._close_replaced()
 
     async def _probe(self, stub: data_pb2_grpc.DataStub) -> None:
         """Empty probes for the round trip (the least counts), then one whose size the estimator asks for, for the rate."""
@@ -211,7 +215,24 @@ class CloudLink:
             while len(self._remembered) > MOST_REMEMBERED:
                 self._remembered.popitem(last=False)
 
+    async def _renew(self) -> None:
+        """Where this node's certificate was renewed, another channel and other sessions from now on."""
+        newest = self._identity.newest() if self._identity is not None else None
+        if newest is self._shown:
+            return
+        self._shown = newest
+        self._replaced.append(self._channel)
+        self._channel = open_channel(self.address, newest)
+        old, self._idle = self._idle, []
+        for session in old:
+            await session.close()
+
+    async def _close_replaced(self) -> None:
+        while self._replaced:
+            await self._replaced.pop().close()
+
     async def _session(self, patience_s: float | None) -> CloudSession:
+        await self._renew()
         while self._idle:
             session = self._idle.pop()
             if not session.broken and time.monotonic() - session.opened_s < SESSION_AGE_S:

@@ -232,7 +232,8 @@ class CloudSession:
         exchange.heard_s = time.perf_counter()
         frame = self._stream.open(envelope)
         if frame.WhichOneof("body") == "failure":
-            raise failure(frame.failure.code, frame.failure.sentence, frame.failure.advice)
+            failed = frame.failure
+            raise failure(failed.code, failed.sentence, failed.advice, failed.retry_after_ms)
         return frame
 
     async def _read(self) -> pb.Envelope:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 from edge_node.control import EdgeControl, registration
@@ -13,10 +14,13 @@ from edge_node.servicer import LocalServicer
 from edge_node.settings import CHANGEABLE, EdgeSettings
 from splitvlm.calibration import codec_of
 from splitvlm.codec.codec import Codec
-from splitvlm.domain import IMAGE, Cut, Plan
+from splitvlm.domain import DEVICE, IMAGE, Cut, Plan
 from splitvlm.errors import ConfigError
+from splitvlm.leak.figures import FILE, leaks_of, read_leaks
 from splitvlm.model.loading import load_device, read_spec
 from splitvlm.model.spec import ModelSpec
+from splitvlm.planning.costs import Coding
+from splitvlm.planning.table import below_floor
 from splitvlm.profiling import profile_device
 from splitvlm.rpc.agreement import agreement
 from splitvlm.rpc.control import ControlClient
@@ -34,13 +38,14 @@ async def run(settings: EdgeSettings, source: Path | None = None) -> None:
     """Serve until SIGTERM or SIGINT; SIGHUP reads `source` again. Raises the errors of configuration, keys, model and port."""
     identity = identity_of(settings.security)
     spec = read_spec(settings.model.name)
-    cuts = allowed_cuts(settings, spec)
     model = settings.model
-    part = load_device(model.name, cuts, device=model.device, dtype=model.dtype, threads=model.threads)
     codec = codec_of(model.name)
+    leaks = leaks_at(spec, codec)
+    cuts = allowed_cuts(settings, spec, leaks)
+    part = load_device(model.name, cuts, device=model.device, dtype=model.dtype, threads=model.threads)
     engine = Engine(part, codec, settings.emulation.slowdown)
     runtime = Runtime(settings, engine, cuts, agreement_of(spec, codec, model.dtype), identity)
-    planner = Planner(settings.planning, cuts, codec)
+    planner = Planner(settings.planning, cuts, codec, leaks)
     server = NodeServer(identity, [SERVICE], MAX_LOCAL_MESSAGE_BYTES)
     local_pb2_grpc.add_LocalServicer_to_server(LocalServicer(runtime, planner, plaintext=identity is None), server.grpc)
     with stop_signals() as stop:
@@ -74,7 +79,13 @@ async def run(settings: EdgeSettings, source: Path | None = None) -> None:
                 await client.close()
 
 
-def allowed_cuts(settings: EdgeSettings, spec: ModelSpec) -> tuple[Cut, ...]:
+def leaks_at(spec: ModelSpec, codec: Codec) -> dict[Coding, float]:
+    """What each cut and level of the model leaks, as measured on this device's copy of it; 1.0 where it was not."""
+    codings = [(cut, level) for cut in spec.cuts() if cut != DEVICE for level in codec.levels(cut)]
+    return leaks_of(codings, read_leaks(spec.name))
+
+
+def allowed_cuts(settings: EdgeSettings, spec: ModelSpec, leaks: Mapping[Coding, float]) -> tuple[Cut, ...]:
     """The cuts that the configuration allows, the model has and the memory limit admits. Raises ConfigError."""
     planning = settings.planning
     limits = planning.limits()
@@ -85,10 +96,16 @@ def allowed_cuts(settings: EdgeSettings, spec: ModelSpec) -> tuple[Cut, ...]:
     for cut in wanted:
         spec.check(cut)
     floor = limits.privacy_floor
-    wanted = [cut for cut in wanted if floor is None or cut.depth >= floor.depth]
-    if not wanted:
+    if floor is not None:
+        wanted = [cut for cut in wanted if not below_floor(cut, _least_leak(cut, leaks), floor)]
+    if not wanted and isinstance(floor, Cut):
         raise ConfigError(
             f"planning.privacy_floor is {floor}, and no cut of planning.cuts is as deep.", advice="Allow a deeper cut."
+        )
+    if not wanted:
+        raise ConfigError(
+            f"planning.privacy_floor is {floor}, and every level of planning.cuts leaks more, or was not measured.",
+            advice=f"`splitvlm leak {spec.name} --json {FILE}` measures it, for the model's folder; or name a cut.",
         )
     memory = limits.device_memory_bytes
     if memory is None:
@@ -102,6 +119,10 @@ def allowed_cuts(settings: EdgeSettings, spec: ModelSpec) -> tuple[Cut, ...]:
             advice=f"Raise it, or allow the cut {IMAGE}.",
         )
     return tuple(fitting)
+
+
+def _least_leak(cut: Cut, leaks: Mapping[Coding, float]) -> float:
+    return 0.0 if cut == DEVICE else min(leak for (other, _), leak in leaks.items() if other == cut)
 
 
 def agreement_of(spec: ModelSpec, codec: Codec, dtype: str) -> data_pb2.Agreement:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 
 from edge_node.settings import Planning
@@ -10,17 +11,22 @@ from splitvlm.codec.codec import Codec
 from splitvlm.domain import DEVICE, Cut, Plan
 from splitvlm.errors import PeerUnavailable, UsageError
 from splitvlm.link.estimator import LinkEstimate
+from splitvlm.planning.costs import Coding, CostLine
 from splitvlm.planning.policy import Choice, LinkView
-from splitvlm.planning.table import PlanTable
+from splitvlm.planning.table import PlanTable, below_floor
 
+_NO_LEAKS: Mapping[Coding, float] = {}  # nothing was measured: everything leaks
 AGAIN_BYTES = 150  # of a question about a picture that is remembered, sealed
 
 
 class Planner:
     """Holds the table. A new table counts from the next request on."""
 
-    def __init__(self, settings: Planning, cuts: tuple[Cut, ...], codec: Codec) -> None:
+    def __init__(
+        self, settings: Planning, cuts: tuple[Cut, ...], codec: Codec, leaks: Mapping[Coding, float] = _NO_LEAKS
+    ) -> None:
         self._settings = settings
+        self._leaks = leaks
         self._cuts = cuts
         self._codec = codec
         self._policy = settings.policy()
@@ -37,8 +43,12 @@ class Planner:
     def table(self, table: PlanTable | None) -> None:
         self._table = table
         limits = self._settings.limits()
-        lines = tuple(line for line in table.lines if not limits.forbidding(line)) if table else ()
+        lines = tuple(line for line in map(self._own, table.lines) if not limits.forbidding(line)) if table else ()
         self._allowed = PlanTable(table.version, lines) if table and lines else None
+
+    def _own(self, line: CostLine) -> CostLine:
+        """With the leak that this device measured: what a table says of it came over the network."""
+        return line if line.local else replace(line, leak=self._leaks.get((line.plan.cut, line.plan.level), 1.0))
 
     @property
     def can_finish_alone(self) -> bool:
@@ -67,8 +77,15 @@ class Planner:
                 f"This edge node does not serve the cut {plan.cut}.",
                 advice=f"It serves {known}; planning.cuts, planning.privacy_floor and planning.device_memory_bytes decide.",
             )
-        if plan.cut != DEVICE:
-            self._codec.check(plan.cut, plan.level)
+        if plan.cut == DEVICE:
+            return plan
+        self._codec.check(plan.cut, plan.level)
+        floor, leak = self._settings.limits().privacy_floor, self._leaks.get((plan.cut, plan.level), 1.0)
+        if floor is not None and below_floor(plan.cut, leak, floor):
+            raise UsageError(
+                f"{plan} leaks {leak:.2f} of a picture, and planning.privacy_floor is {floor}.",
+                advice="Name a plan that leaks less: `splitvlm plan` shows them.",
+            )
         return plan
 
     def choose(

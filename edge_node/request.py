@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 
@@ -24,10 +25,12 @@ from edge_node.cloud_session import NextStep, Payload
 from edge_node.engine import Engine
 from edge_node.hedge import Side, first_to_answer
 from splitvlm.domain import DEVICE, IMAGE, CutKind, Plan
-from splitvlm.errors import Cancelled, ConfigError, Forgotten, PeerUnavailable, SplitvlmError, UsageError
+from splitvlm.errors import Cancelled, CapacityError, ConfigError, Forgotten, PeerUnavailable, SplitvlmError, UsageError
 from splitvlm.model.parts import LowerRun
 
 _log = logging.getLogger("splitvlm.edge.request")
+PAUSES = 3  # times that a node without room is waited for, where nobody else can answer,
+MOST_PAUSE_S = 10.0  # and for how long each time
 _OWN_FAULT = (UsageError, ConfigError, Cancelled)  # another node would say the same
 
 
@@ -70,6 +73,7 @@ class Request:
         self._made: Payload | None = None  # kept until the end, for a node that takes over
         self._left_device = asyncio.Event()  # the payload is made, or will not be
         self._gave_up = asyncio.Event()  # no token will come from the cloud any more
+        self._pauses = 0
         self._started_s = time.perf_counter()
         self.account = Account(plan, engine.slowdown)
 
@@ -103,7 +107,9 @@ class Request:
     def _taken_over(self, error: SplitvlmError) -> AsyncGenerator[int, None]:
         """The rest of the answer from those who are left. Raises the error where nobody is."""
         link, on_device = self._link, self.account.plan.cut == DEVICE
-        if isinstance(error, _OWN_FAULT) or link is None or on_device or not (self._standby or self._alone):
+        others = bool(self._standby or self._alone)
+        pause_s = 0.0 if others else self._worth_waiting_s(error)
+        if isinstance(error, _OWN_FAULT) or link is None or on_device or not (others or pause_s):
             raise error
         exchange = self.account.exchange
         now_s = time.perf_counter()
@@ -118,6 +124,8 @@ class Request:
         exchange.restart()
         self.account.again = False  # whoever takes over gets it all
         sides = {}
+        if pause_s:
+            sides[Side.CLOUD] = self._later(pause_s, given)
         if self._standby:
             self._link = self._standby.pop(0)
             sides[Side.CLOUD] = self._with_cloud(given)
@@ -125,6 +133,25 @@ class Request:
             self._alone = Side.CLOUD in sides  # by itself it is the last resort
             sides[Side.DEVICE] = self._on_device(given)
         return self._raced(sides)
+
+    def _worth_waiting_s(self, error: SplitvlmError) -> float:
+        """How long until the same node is asked again, which nobody can replace; 0: it is not. A few times only."""
+        if (
+            not isinstance(error, CapacityError)
+            or not 0 < error.retry_after_s <= MOST_PAUSE_S
+            or self._pauses == PAUSES
+        ):
+            return 0.0
+        self._pauses += 1
+        return error.retry_after_s * random.uniform(
+            1.0, 1.5
+        )  # devices that were refused together must not return together
+
+    async def _later(self, pause_s: float, given: Sequence[int]) -> AsyncGenerator[int, None]:
+        await asyncio.sleep(pause_s)
+        async with contextlib.aclosing(self._with_cloud(given)) as tokens:
+            async for token in tokens:
+                yield token
 
     def _recovered(self) -> None:
         if self.account.faults and not self.account.faults[-1].recovery_s:

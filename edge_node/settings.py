@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
-from splitvlm.domain import Cut, Plan
-from splitvlm.errors import UsageError
+from splitvlm.domain import Cut
+from splitvlm.planning.fields import CutText, FloorText, PlanText
 from splitvlm.planning.policy import Objective, Policy
-from splitvlm.planning.table import Limits
+from splitvlm.planning.table import Limits, parse_floor
 from splitvlm.settings import Address, Logging, ModelChoice, NodeName, Section, Security
-
-
-def _parses_as(kind: type[Cut] | type[Plan]) -> AfterValidator:
-    def check(text: str) -> str:
-        try:
-            kind.parse(text)
-        except UsageError as error:
-            raise ValueError(str(error)) from error
-        return text
-
-    return AfterValidator(check)
-
-
-CutText = Annotated[str, _parses_as(Cut)]
-PlanText = Annotated[str, _parses_as(Plan)]
 
 
 class Weights(Section):
@@ -43,7 +28,10 @@ class Planning(Section):
         [], description="allowed cuts; the weights that they need are loaded. Empty is all that fit"
     )
     levels: list[str] = Field([], description="allowed codec levels")
-    privacy_floor: CutText | None = Field(None, description="the shallowest cut whose features may leave the device")
+    privacy_floor: FloorText | None = Field(
+        None,
+        description="the shallowest cut whose features may leave the device, or the most that may leak: 0.5 is half",
+    )
     max_accuracy_drop: float | None = Field(None, ge=0, le=1, description="share of answers: 0.01 is one point")
     device_memory_bytes: int | None = Field(
         None, ge=1, description="for weights, caches and activations of the lower part"
@@ -85,7 +73,7 @@ class Planning(Section):
         return Limits(
             max_accuracy_drop=self.max_accuracy_drop,
             device_memory_bytes=self.device_memory_bytes,
-            privacy_floor=Cut.parse(self.privacy_floor) if self.privacy_floor else None,
+            privacy_floor=parse_floor(self.privacy_floor),
             levels=frozenset(self.levels) or None,
             cuts=frozenset(map(Cut.parse, self.cuts)) or None,
         )

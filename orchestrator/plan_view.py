@@ -59,7 +59,7 @@ def show(seen: View, console: Console, *, every: bool, explain: bool) -> None:
     """The spans, then what was left out."""
     title = f"{seen.profiles.model}: the fastest plan, RTT {1e3 * seen.rtt_s:g} ms, {seen.n_tokens} decoding steps"
     table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
-    for name in ("uplink", "plan", "s there", "bytes", "drop", "MiB"):
+    for name in ("uplink", "plan", "s there", "bytes", "drop", "leak", "MiB"):
         table.add_column(name, justify="left" if name in ("uplink", "plan") else "right", no_wrap=True)
     for span in seen.spans:
         line = span.line
@@ -69,10 +69,12 @@ def show(seen: View, console: Console, *, every: bool, explain: bool) -> None:
             _seconds(span, seen),
             f"{line.payload_bytes}",
             f"{100 * line.accuracy_drop:.2f}",
+            f"{line.leak:.2f}",
             f"{line.device_memory_bytes / 2**20:.0f}",
         )
     console.print(table)
     console.print(f"Drop in points of accuracy, {seen.profiles.accuracy_source}; measured on {seen.profiles.machine}.")
+    console.print("Leak: 0 is what a blank picture tells, 1 the picture itself, and what was not measured.")
     _left_out(seen, console, every)
     if explain:
         for sentence in reasons(seen):
@@ -161,6 +163,7 @@ def as_json(seen: View) -> dict[str, object]:
                 "plan": str(span.line.plan),
                 "payload_bytes": span.line.payload_bytes,
                 "accuracy_drop": span.line.accuracy_drop,
+                "leak": span.line.leak,
             }
             for span in seen.spans
         ],

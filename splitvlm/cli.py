@@ -246,7 +246,7 @@ def plan(
     slowdown: Annotated[float, typer.Option(min=0.001, help="of the device, against the profile")] = 1.0,
     speedup: Annotated[float, typer.Option(min=0.001, help="of the cloud, against the profile")] = 1.0,
     max_accuracy_drop: Annotated[float | None, typer.Option(min=0, max=1, help="0.01 is one point")] = None,
-    privacy_floor: Annotated[str | None, typer.Option(help="the shallowest cut that may leave the device")] = None,
+    privacy_floor: Annotated[str | None, typer.Option(help="shallowest cut allowed, or the most that may leak")] = None,
     device_memory_bytes: Annotated[int | None, typer.Option(min=1)] = None,
     every: Annotated[bool, typer.Option("--all", help="also name what was left out")] = False,
     explain: Annotated[bool, typer.Option("--explain", help="why, with numbers")] = False,
@@ -257,14 +257,13 @@ def plan(
     from rich.console import Console
 
     from orchestrator.plan_view import as_json, draw, show, view
-    from splitvlm.domain import Cut
     from splitvlm.planning.profilefiles import read, scaled
-    from splitvlm.planning.table import Limits
+    from splitvlm.planning.table import Limits, parse_floor
 
     limits = Limits(
         max_accuracy_drop=max_accuracy_drop,
         device_memory_bytes=device_memory_bytes,
-        privacy_floor=Cut.parse(privacy_floor) if privacy_floor else None,
+        privacy_floor=parse_floor(privacy_floor),
     )
     made = scaled(read(profiles), device_slowdown=slowdown, cloud_speedup=speedup)
     seen = view(made, limits, rtt_ms / 1e3, tokens)

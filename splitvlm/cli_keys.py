@@ -49,7 +49,7 @@ def keys_rotate(node: NodeArgument, days: DaysOption = 30, keys: KeysOption = Pa
     from splitvlm.crypto.authority import rotate
 
     folder = rotate(keys, node, days=days)
-    print(f"Another key and certificate of {node} in {folder}. Copy that folder to the node and restart it.")
+    print(f"Another key and certificate of {node} in {folder}. Copy its files to the node: they count at once.")
 
 
 @keys_app.command("revoke")

@@ -88,9 +88,15 @@ class ProtocolError(SplitvlmError):
 
 
 class CapacityError(SplitvlmError):
+    """`retry_after_s` is when asking again may help; 0 where nobody knows."""
+
     code = "capacity"
     grpc_status = "RESOURCE_EXHAUSTED"
     exit_code = 8
+
+    def __init__(self, sentence: str, *, advice: str = "", retry_after_s: float = 0.0) -> None:
+        super().__init__(sentence, advice=advice)
+        self.retry_after_s = retry_after_s
 
 
 class DeadlineExceeded(SplitvlmError):

@@ -21,6 +21,7 @@ from PIL import Image
 from splitvlm.codec import decode_picture, encode_picture
 from splitvlm.codec.codec import Codec
 from splitvlm.domain import DEVICE, IMAGE, Cut, CutKind
+from splitvlm.leak.figures import leaks_of, read_leaks
 from splitvlm.model.loading import load_device
 from splitvlm.model.parts import CloudPart, DevicePart, UpperRun
 from splitvlm.pictures import samples
@@ -52,6 +53,7 @@ def profile_device(part: DevicePart, cuts: tuple[Cut, ...], codec: Codec, *, slo
         token_s={cut: slowdown * _below(step, cut) for cut in cuts if cut.kind in (CutKind.LM, CutKind.DEVICE)},
         memory_bytes={cut: part.spec.device_memory_bytes(cut) for cut in cuts},
         token_bytes={key: token_bytes[near[key[0]], key[1]] for key in levels if key[0].kind is CutKind.LM},
+        leak=leaks_of(levels, read_leaks(part.spec.name)),
     )
 
 

@@ -11,6 +11,9 @@ import os
 
 import hypothesis
 
+import splitvlm  # before any test imports gRPC
+
 hypothesis.settings.register_profile("steady", derandomize=True)
 hypothesis.settings.register_profile("explore", max_examples=1_000, deadline=None, print_blob=True)
+assert splitvlm.TLS_1_2_IS_OFF
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))

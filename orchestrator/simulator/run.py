@@ -10,6 +10,7 @@ from orchestrator.simulator.contenders import Adaptive, everyone
 from orchestrator.simulator.engine import Contender, World, simulate
 from orchestrator.simulator.results import Comparison, Run, summarise
 from orchestrator.simulator.scenario import Scenario
+from splitvlm.domain import Cut
 from splitvlm.errors import UsageError
 from splitvlm.link.tracefiles import load
 from splitvlm.link.traces import LinkTrace
@@ -54,7 +55,8 @@ def lines_of(scenario: Scenario, profiles: Profiles) -> list[CostLine]:
 
 def _known_cuts(scenario: Scenario, profiles: Profiles) -> None:
     known = {*map(str, profiles.device.cuts), *map(str, profiles.cloud.cuts)}
-    for cut in [*scenario.planning.cuts, *filter(None, [scenario.planning.privacy_floor])]:
+    floor = scenario.planning.limits().privacy_floor
+    for cut in [*scenario.planning.cuts, *([str(floor)] if isinstance(floor, Cut) else [])]:
         if cut not in known:
             raise UsageError(
                 f"planning names the cut {cut}, which the profiles of {profiles.model} do not have.",

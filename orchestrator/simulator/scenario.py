@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, Field, PositiveFloat
+from pydantic import Field, PositiveFloat
 
 from splitvlm.domain import Cut
-from splitvlm.errors import UsageError
+from splitvlm.planning.fields import CutText, FloorText
 from splitvlm.planning.policy import Objective
-from splitvlm.planning.table import Limits
+from splitvlm.planning.table import Limits, parse_floor
 from splitvlm.settings import NodeName, Section
-
-
-def _cut(text: str) -> str:
-    try:
-        Cut.parse(text)
-    except UsageError as error:
-        raise ValueError(str(error)) from error
-    return text
-
-
-CutText = Annotated[str, AfterValidator(_cut)]
 
 
 class Devices(Section):
@@ -73,7 +62,7 @@ class PlanLimits(Section):
 
     cuts: list[CutText] = Field([])
     levels: list[str] = Field([])
-    privacy_floor: CutText | None = None
+    privacy_floor: FloorText | None = None
     max_accuracy_drop: float | None = Field(None, ge=0, le=1)
     device_memory_bytes: int | None = Field(None, ge=1)
     bytes_per_day: float | None = Field(None, gt=0, description="of each device's uplink")
@@ -82,7 +71,7 @@ class PlanLimits(Section):
         return Limits(
             max_accuracy_drop=self.max_accuracy_drop,
             device_memory_bytes=self.device_memory_bytes,
-            privacy_floor=Cut.parse(self.privacy_floor) if self.privacy_floor else None,
+            privacy_floor=parse_floor(self.privacy_floor),
             levels=frozenset(self.levels) or None,
             cuts=frozenset(map(Cut.parse, self.cuts)) or None,
         )

@@ -128,6 +128,7 @@ class _Signer:
     def __init__(self, identity: Identity | None, role: Role, clock: Clock) -> None:
         if identity is not None and identity.role is not role:
             raise KeysError(f"This node's certificate is for the role {identity.role}, where {role} is wanted.")
+        identity = identity.newest() if identity is not None else None
         self._identity = identity
         self._clock = clock
         self.certificate_der = b"" if identity is None else _der(identity.certificate_pem)

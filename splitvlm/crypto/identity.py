@@ -4,14 +4,18 @@ A node's folder, as `splitvlm keys issue` makes it:
 
     cert.pem   its certificate     key.pem   its private key, for its user only     ca.pem   the authority's certificate
     revoked.pem   the certificates that count no more (revocation.py); may be missing
+
+A certificate is short-lived. Another one of the same node in the same folder (`splitvlm keys rotate`) counts from the next
+connection on, without a restart: who is about to speak asks `newest()`.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import logging
 import re
 import stat
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -22,13 +26,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from splitvlm.crypto.certificates import SCHEME
-from splitvlm.crypto.revocation import REVOKED_FILE, Revoked
+from splitvlm.crypto.revocation import REVOKED_FILE, Revoked, stamp_of
 from splitvlm.errors import KeysError
 
 CERTIFICATE_FILE: Final = "cert.pem"
 KEY_FILE: Final = "key.pem"
 AUTHORITY_FILE: Final = "ca.pem"
 
+_log = logging.getLogger("splitvlm.crypto")
 _ISSUE: Final = "Make a node's folder with `splitvlm keys issue NODE --role ROLE`."
 _URI: Final = re.compile(rf"{SCHEME}://[a-z0-9.-]+/([a-z]+)/([a-z0-9](?:[a-z0-9-]{{0,61}}[a-z0-9])?)")
 
@@ -63,6 +68,38 @@ class Identity:
     private_key_pem: bytes = field(repr=False)
     authority_pem: bytes = field(repr=False)
     revoked: Revoked | None = field(default=None, repr=False, compare=False)
+    renewal: Renewal | None = field(default=None, repr=False, compare=False)
+
+    def newest(self) -> Identity:
+        """The identity that the folder holds now: another object where it was renewed since."""
+        return self if self.renewal is None else self.renewal.newest(self)
+
+
+class Renewal:
+    """A node's folder, looked at again whenever a file in it has changed. Of any thread."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._seen = self._stamp()
+        self._newest: Identity | None = None
+
+    def newest(self, before: Identity) -> Identity:
+        """`before`, until there is another one of the same node and role that is whole and valid."""
+        stamp = self._stamp()
+        if stamp != self._seen:
+            self._seen = stamp
+            try:
+                found = load_identity(self._folder)
+                if (found.node, found.role) != (before.node, before.role):
+                    raise KeysError(f"{self._folder} holds the keys of another node now, {found.node} ({found.role}).")
+                self._newest = replace(found, renewal=self)
+                _log.warning("keys renewed", extra={"node": found.node})
+            except KeysError as error:  # half copied, or wrong: the old ones count until their end
+                _log.warning("%s", error)
+        return self._newest or before
+
+    def _stamp(self) -> tuple[tuple[int, int], ...]:
+        return tuple(map(stamp_of, (self._folder / CERTIFICATE_FILE, self._folder / KEY_FILE)))
 
 
 def load_identity(folder: Path, *, now: dt.datetime | None = None) -> Identity:
@@ -89,7 +126,7 @@ def load_identity(folder: Path, *, now: dt.datetime | None = None) -> Identity:
     revoked = Revoked(folder / REVOKED_FILE, authority_pem)
     if certificate in revoked:
         raise KeysError(f"The certificate in {folder} has been revoked.", advice=_ISSUE)
-    return Identity(node, role, certificate_pem, private_key_pem, authority_pem, revoked)
+    return Identity(node, role, certificate_pem, private_key_pem, authority_pem, revoked, Renewal(folder))
 
 
 def peer_identity(certificate: bytes) -> tuple[str, Role]:

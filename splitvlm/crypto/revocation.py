@@ -49,11 +49,16 @@ class Revoked:
         return self._serials
 
     def _stamp(self) -> tuple[int, int]:
-        try:
-            found = self._path.stat()
-        except OSError:
-            return 0, 0
-        return found.st_mtime_ns, found.st_size
+        return stamp_of(self._path)
+
+
+def stamp_of(path: Path) -> tuple[int, int]:
+    """What changes with a file: when it was written, in nanoseconds, and its length. Zeros where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_mtime_ns, found.st_size
 
 
 def serials_in(path: Path, authority_pem: bytes) -> frozenset[int]:

@@ -85,6 +85,13 @@ def _to_tokens(part: Part, inputs: dict[str, torch.Tensor]) -> Boundary:
     return part.visual_tokens(part.see(inputs, depth), depth)
 
 
+def _prompt_tokens(given: Boundary) -> int:
+    """Of what crosses any cut; at `image`, of the processor's tensors."""
+    if "input_ids" in given:
+        return int(given["input_ids"].shape[1])
+    return len(given[IDS] if IDS in given else given[HIDDEN])
+
+
 class LowerRun:
     """One request on the device. `boundary` is what crosses after the prefill, in the host's memory."""
 
@@ -156,6 +163,7 @@ class UpperRun:
         stop = part.spec.lm_layers
         self._language = part.language_run(start, stop, ends=True) if start < stop else None
         self._limit = max_new_tokens
+        self._prompt_tokens = _prompt_tokens(given)
         self._prompt: Boundary = {}
         self._greedy: Greedy | None = None
         self._last = -1
@@ -164,6 +172,14 @@ class UpperRun:
     def finished(self) -> bool:
         """Whether the end token was chosen or the limit is reached."""
         return self._limit <= 0 if self._greedy is None else self._greedy.finished
+
+    @property
+    def cache_bytes(self) -> int:
+        """What keys and values take at the most: the prompt's twice, for another question about the picture."""
+        spec, below = self._part.spec, self._cut.layers if self._cut.kind is CutKind.LM else 0
+        tokens = 2 * self._prompt_tokens + max(0, self._limit)
+        dtype = str(self._part.model.dtype).removeprefix("torch.")
+        return spec.cache_bytes(spec.lm_layers - below, dtype, tokens)
 
     @torch.inference_mode()
     def first(self, given: int | None = None) -> int:

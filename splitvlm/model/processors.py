@@ -16,6 +16,7 @@ from splitvlm.errors import UsageError
 
 # SmolVLM's processor asks its video processor even about stills; Idefics3's makes the same prompt without one.
 _STILLS = {"SmolVLMProcessor": "Idefics3Processor"}
+_MEASURED = {"accuracy.json", "leak.json", "training.json"}
 _FILES = ("*.json", "*.jinja", "*.txt", "*.model")
 
 
@@ -69,7 +70,7 @@ def prompt_inputs(processor: Any, image: Any, question: str) -> dict[str, Any]:
 
 def processor_files(folder: Path) -> list[Path]:
     """Files that decide what a prompt becomes: all small ones but the model's own config and index."""
-    others = {"config.json", "generation_config.json", "model.safetensors.index.json", "accuracy.json", "training.json"}
+    others = {"config.json", "generation_config.json", "model.safetensors.index.json", *_MEASURED}
     return sorted(p for pattern in _FILES for p in folder.glob(pattern) if p.name not in others)
 
 

@@ -41,6 +41,7 @@ class CostLine:
     token_bytes: int = 0  # uplink bytes of each decoding step, for lm:k
     cloud: str = ""  # the cloud node's name; empty where there is one only
     cloud_rtt_s: float = 0.0  # its distance beyond the access link, which every trip pays besides
+    leak: float = 0.0  # of the picture to whoever reads what crosses: 0 is a blank picture, 1 the picture
 
     @property
     def key(self) -> tuple[Plan, str]:
@@ -84,6 +85,7 @@ class DeviceProfile:
     token_s: Mapping[Cut, float]  # device seconds of a decoding step: lm:k and device
     memory_bytes: Mapping[Cut, int]
     token_bytes: Mapping[Coding, int] = field(default_factory=dict)  # uplink bytes of a decoding step: lm:k
+    leak: Mapping[Coding, float] = field(default_factory=dict)  # what is not in it leaks all, 1.0
     variant: str = "full"
 
     def __post_init__(self) -> None:
@@ -92,6 +94,7 @@ class DeviceProfile:
         _check("device", "token_s", self.token_s.values())
         _check("device", "memory_bytes", self.memory_bytes.values())
         _check("device", "token_bytes", self.token_bytes.values())
+        _check("device", "leak", self.leak.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +166,7 @@ def _remote(device: DeviceProfile, cloud: CloudProfile, accuracy: Mapping[Plan, 
             device_memory_bytes=device.memory_bytes.get(cut, 0),
             accuracy_drop=accuracy.get(plan, 0.0),
             token_bytes=device.token_bytes.get((cut, level), 0),
+            leak=device.leak.get((cut, level), 1.0),
         )
 
 

@@ -74,6 +74,7 @@ def write(path: Path, profiles: Profiles) -> None:
             "encode_s": seconds,
             "payload_bytes": size,
             "token_bytes": device.token_bytes.get((cut, level), 0),
+            "leak": device.leak.get((cut, level), 1.0),
             "decode_s": cloud.coding.get((cut, level), 0.0),
         }
         for (cut, level), (seconds, size) in device.coding.items()
@@ -134,6 +135,7 @@ def read(path: Path) -> Profiles:
                 token_s=_by_cut(raw["device_token_s"], float),
                 memory_bytes=_by_cut(raw["device_memory_bytes"], int),
                 token_bytes={key: int(row["token_bytes"]) for key, row in plans.items() if row.get("token_bytes")},
+                leak={key: float(row.get("leak", 1.0)) for key, row in plans.items()},
             ),
             cloud=CloudProfile(
                 cuts=_by_cut(raw["cloud_s"], float),

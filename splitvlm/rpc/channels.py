@@ -30,9 +30,8 @@ def open_channel(
     if identity is None:
         require_loopback(address, "the peer's address")
         return grpc.aio.insecure_channel(address, options=options)
-    credentials = grpc.ssl_channel_credentials(
-        identity.authority_pem, identity.private_key_pem, identity.certificate_pem
-    )
+    shown = identity.newest()  # a channel shows the same certificate as long as it lives
+    credentials = grpc.ssl_channel_credentials(shown.authority_pem, shown.private_key_pem, shown.certificate_pem)
     return grpc.aio.secure_channel(address, credentials, options=options)
 
 

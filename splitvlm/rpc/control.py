@@ -25,10 +25,21 @@ class ControlClient:
 
     def __init__(self, address: str, identity: Identity | None) -> None:
         self.peer = f"orchestrator at {address}"
-        self._channel = open_channel(address, identity)
-        self.stub = control_pb2_grpc.ControlStub(self._channel)
+        self._address = address
+        self._identity = identity
+        self._shown = identity  # as the newest channel shows it
+        self._channels = [open_channel(address, identity)]  # older ones may carry a stream still
         self.reachable = False
         self._again = asyncio.Event()
+
+    @property
+    def stub(self) -> control_pb2_grpc.ControlStub:
+        """Over a channel that shows the newest certificate: ask for each call."""
+        newest = self._identity.newest() if self._identity is not None else None
+        if newest is not self._shown:
+            self._shown = newest
+            self._channels.append(open_channel(self._address, newest))
+        return control_pb2_grpc.ControlStub(self._channels[-1])
 
     def register_again(self) -> None:
         """The registration changed: say it again now."""
@@ -55,7 +66,8 @@ class ControlClient:
             raise PeerUnavailable(f"The {self.peer} did not take a report.") from error
 
     async def close(self) -> None:
-        await self._channel.close()
+        for channel in self._channels:
+            await channel.close()
 
     async def _told_again(self, timeout_s: float) -> bool:
         """Whether register_again was called within that time."""

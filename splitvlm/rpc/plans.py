@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from splitvlm.domain import Cut, Plan
 from splitvlm.planning.costs import CloudProfile, CostLine, DeviceProfile
-from splitvlm.planning.table import Limits, PlanTable
+from splitvlm.planning.table import Limits, PlanTable, parse_floor
 from splitvlm.wire.v1 import control_pb2 as pb
 
 
@@ -20,6 +20,7 @@ def device_profile_to_wire(profile: DeviceProfile) -> pb.DeviceProfile:
                 seconds=seconds,
                 payload_bytes=size,
                 token_bytes=profile.token_bytes.get((cut, level), 0),
+                leak=profile.leak.get((cut, level)),
             )
             for (cut, level), (seconds, size) in profile.coding.items()
         ],
@@ -36,6 +37,7 @@ def device_profile_from_wire(message: pb.DeviceProfile) -> DeviceProfile:
         token_s=_by_cut(message.tokens),
         memory_bytes={Cut.parse(m.cut): m.bytes for m in message.memory},
         token_bytes={key: c.token_bytes for key, c in coding.items() if c.token_bytes},
+        leak={key: c.leak for key, c in coding.items() if c.HasField("leak")},
     )
 
 
@@ -61,12 +63,14 @@ def cloud_profile_from_wire(message: pb.CloudProfile) -> CloudProfile:
 
 
 def limits_to_wire(limits: Limits) -> pb.PlanLimits:
+    floor = limits.privacy_floor
     return pb.PlanLimits(
         device_memory_bytes=limits.device_memory_bytes or 0,
         max_accuracy_drop=limits.max_accuracy_drop,
-        privacy_floor=str(limits.privacy_floor or ""),
+        privacy_floor=str(floor) if isinstance(floor, Cut) else "",
         cuts=sorted(map(str, limits.cuts or ())),
         levels=sorted(limits.levels or ()),
+        max_leak=floor if isinstance(floor, float) else None,
     )
 
 
@@ -74,7 +78,7 @@ def limits_from_wire(message: pb.PlanLimits) -> Limits:
     return Limits(
         max_accuracy_drop=message.max_accuracy_drop if message.HasField("max_accuracy_drop") else None,
         device_memory_bytes=message.device_memory_bytes or None,
-        privacy_floor=Cut.parse(message.privacy_floor) if message.privacy_floor else None,
+        privacy_floor=message.max_leak if message.HasField("max_leak") else parse_floor(message.privacy_floor),
         levels=frozenset(message.levels) or None,
         cuts=frozenset(map(Cut.parse, message.cuts)) or None,
     )
@@ -119,6 +123,7 @@ _LINE_NUMBERS = (
     "accuracy_drop",
     "token_bytes",
     "cloud_rtt_s",
+    "leak",
 )
 
 

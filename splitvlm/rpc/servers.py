@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+import splitvlm
 from splitvlm.crypto.identity import Identity
-from splitvlm.errors import PortError
+from splitvlm.errors import ConfigError, PortError
 from splitvlm.rpc.channels import require_loopback
 from splitvlm.rpc.gate import Gate
 from splitvlm.rpc.limits import MAX_MESSAGE_BYTES, server_options
+
+
+class _Shown:
+    """The certificate that callers see. gRPC asks at each handshake, from threads of its own."""
+
+    def __init__(self, identity: Identity) -> None:
+        self._identity = identity
+
+    def configuration(self) -> Any:
+        pair = (self._identity.private_key_pem, self._identity.certificate_pem)
+        return grpc.ssl_server_certificate_configuration([pair], self._identity.authority_pem)
+
+    def renewed(self) -> Any:
+        """Another configuration; None while the old one counts."""
+        newest = self._identity.newest()
+        if newest is self._identity:
+            return None
+        self._identity = newest
+        return self.configuration()
 
 
 class NodeServer:
@@ -56,8 +77,13 @@ class NodeServer:
         if self._identity is None:
             require_loopback(address, "listen")
             return self.grpc.add_insecure_port(address)
-        pair = (self._identity.private_key_pem, self._identity.certificate_pem)
-        credentials = grpc.ssl_server_credentials([pair], self._identity.authority_pem, require_client_auth=True)
+        if not splitvlm.TLS_1_2_IS_OFF:
+            raise ConfigError(
+                "gRPC was imported before splitvlm, so this process would take TLS 1.2 too.",
+                advice="Import splitvlm first, or set GRPC_SSL_CIPHER_SUITES as splitvlm/__init__.py does.",
+            )
+        shown = _Shown(self._identity)
+        credentials = grpc.dynamic_ssl_server_credentials(shown.configuration(), shown.renewed, True)
         return self.grpc.add_secure_port(address, credentials)
 
     async def _set(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:

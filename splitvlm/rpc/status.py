@@ -1,6 +1,7 @@
 """Errors to gRPC statuses and back: the one translator at this boundary.
 
-An error crosses as its status, its public sentence, and two trailers: `splitvlm-error` (its code) and `splitvlm-advice`.
+An error crosses as its status, its public sentence, and trailers: `splitvlm-error` (its code) and `splitvlm-advice`;
+that of a node without room carries `splitvlm-retry-after-ms` too.
 Whatever is not a SplitvlmError becomes INTERNAL with a sentence that tells the peer nothing; the log has the detail.
 """
 
@@ -8,6 +9,8 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote, unquote
@@ -26,7 +29,9 @@ from splitvlm.errors import (
 
 _log = logging.getLogger("splitvlm.rpc")
 _BY_CODE = {kind.code: kind for kind in all_errors()}
-_CODE_KEY, _ADVICE_KEY = "splitvlm-error", "splitvlm-advice"
+_CODE_KEY, _ADVICE_KEY, _RETRY_KEY = "splitvlm-error", "splitvlm-advice", "splitvlm-retry-after-ms"
+
+_RETRY = re.compile(r"[0-9]{1,9}")
 
 T = TypeVar("T")
 
@@ -35,8 +40,10 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], error: BaseExceptio
     """End the call with the error's status and public text."""
     if isinstance(error, SplitvlmError):
         status = grpc.StatusCode[error.grpc_status]
-        trailers = ((_CODE_KEY, error.code), (_ADVICE_KEY, quote(error.advice)))
-        await context.abort(status, error.sentence, trailers)
+        trailers = [(_CODE_KEY, error.code), (_ADVICE_KEY, quote(error.advice))]
+        if retry := retry_after_ms(error):
+            trailers.append((_RETRY_KEY, str(retry)))
+        await context.abort(status, error.sentence, tuple(trailers))
     _log.error("call failed", exc_info=error)
     await context.abort(grpc.StatusCode.INTERNAL, "The node failed at this call; its log says why.")
     raise AssertionError("abort raises")
@@ -71,9 +78,17 @@ def streaming(method: Callable[..., AsyncIterator[T]]) -> Callable[..., AsyncIte
     return translated
 
 
-def failure(code: str, sentence: str, advice: str) -> SplitvlmError:
+def failure(code: str, sentence: str, advice: str, retry_after_ms: int = 0) -> SplitvlmError:
     """The error that a code of the wire names; unknown codes are plain SplitvlmErrors."""
-    return _BY_CODE.get(code, SplitvlmError)(sentence, advice=advice)
+    kind = _BY_CODE.get(code, SplitvlmError)
+    if kind is CapacityError:
+        return CapacityError(sentence, advice=advice, retry_after_s=retry_after_ms / 1e3)
+    return kind(sentence, advice=advice)
+
+
+def retry_after_ms(error: SplitvlmError) -> int:
+    """As the wire says it; 0 where the error says nothing of it."""
+    return math.ceil(1e3 * error.retry_after_s) if isinstance(error, CapacityError) else 0
 
 
 def from_rpc(error: grpc.aio.AioRpcError, peer: str) -> SplitvlmError:
@@ -82,7 +97,8 @@ def from_rpc(error: grpc.aio.AioRpcError, peer: str) -> SplitvlmError:
     code = trailers.get(_CODE_KEY)
     if isinstance(code, str):
         advice = trailers.get(_ADVICE_KEY, "")
-        return failure(code, error.details() or "", unquote(str(advice)))
+        retry = str(trailers.get(_RETRY_KEY, "0"))
+        return failure(code, error.details() or "", unquote(str(advice)), int(retry) if _RETRY.fullmatch(retry) else 0)
     return _of_status(error.code(), error.details() or "", peer)
 
 

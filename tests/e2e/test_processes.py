@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import signal
+import ssl
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -28,6 +29,7 @@ from splitvlm.variants.evaluation import Example, answers
 from splitvlm.wire.v1 import local_pb2 as pb
 from tests.nodes import until
 from tests.samples import PICTURE, tiny_model
+from tests.tls import shake_hands
 
 QUESTION = "How many cells are infected?"
 needs_scenes = pytest.mark.skipif(
@@ -66,6 +68,14 @@ async def start_all(launcher: Launcher, model: str) -> tuple[Node, Node, Node]:
     cloud = await launcher.start("cloud", common)
     edge = await launcher.start("edge", common | {"planning": {"cuts": ["image", "tokens"]}})
     return orchestrator, cloud, edge
+
+
+async def test_no_process_speaks_tls_1_2(launcher: Launcher, tmp_path: Path) -> None:
+    caller = launcher.identity("app", Role.APP)
+    for node in await start_all(launcher, tiny_model("scenes-like")):
+        assert await shake_hands(node.address, tmp_path, caller, ssl.TLSVersion.TLSv1_3) == "TLSv1.3"
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            await shake_hands(node.address, tmp_path, caller, ssl.TLSVersion.TLSv1_2)
 
 
 async def test_the_orchestrator_plans_and_is_not_needed_to_answer(launcher: Launcher) -> None:

@@ -80,7 +80,7 @@ async def running(tmp_path: Path, **planning: object) -> AsyncIterator[Running]:
         async with LinkEmulator(("127.0.0.1", 0), host_and_port(cloud.address), trace, delay_s=0.005) as link:
             behind = Cloud(f"127.0.0.1:{link.port}", cloud.servicer, cloud.worker, cloud.agreement)
             async with device(model, behind, keys.identity("edge-1", Role.EDGE)) as edge:
-                planner = Planner(settings.planning, allowed_cuts(settings, read_spec(model)), edge.engine.codec)
+                planner = Planner(settings.planning, allowed_cuts(settings, read_spec(model), {}), edge.engine.codec)
                 payload_bytes = len((await edge.engine.encode_picture(NOISE, "lossless"))[0])
                 planner.table = PlanTable(1, (line("image/lossless", 0.04, payload_bytes), line("device", DEVICE_S, 0)))
                 probing = asyncio.create_task(edge.link.probe_forever())

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
+import os
 import ssl
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from splitvlm.crypto.identity import Identity, Role
+from splitvlm.crypto.authority import issue
+from splitvlm.crypto.identity import Role
 from splitvlm.rpc.channels import connected, open_channel
 from splitvlm.rpc.servers import NodeServer
-from splitvlm.settings import host_and_port
 from tests.nodes import Keys
+from tests.tls import shake_hands
 
 
 @pytest.fixture
@@ -27,26 +30,6 @@ async def address(keys: Keys) -> AsyncIterator[str]:
     address = await server.listen("127.0.0.1:0")
     yield address
     await server.drain(0.0)
-
-
-async def shake_hands(address: str, folder: Path, identity: Identity | None, version: ssl.TLSVersion) -> str | None:
-    """The version that was agreed on, once the server has said something: before, it has not yet looked at the certificate."""
-    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    context.minimum_version = context.maximum_version = version
-    context.set_alpn_protocols(["h2"])
-    if identity is not None:
-        pair = folder / "pair.pem"
-        pair.write_bytes(identity.certificate_pem + identity.private_key_pem)
-        context.load_cert_chain(pair)
-    host, port = host_and_port(address)
-    reader, writer = await asyncio.open_connection(host, port, ssl=context)
-    try:
-        assert await reader.read(1), "the server closed"
-        agreed = writer.get_extra_info("ssl_object").version()
-        return str(agreed)
-    finally:
-        writer.close()
 
 
 async def test_tls_1_3_is_spoken_and_1_2_is_not(keys: Keys, address: str, tmp_path: Path) -> None:
@@ -63,3 +46,30 @@ async def test_without_a_certificate_of_ours_nobody_gets_in(address: str, tmp_pa
     for identity in (None, stranger):
         with pytest.raises((ssl.SSLError, ConnectionError, AssertionError)):
             await shake_hands(address, tmp_path, identity, ssl.TLSVersion.TLSv1_3)
+
+
+@pytest.mark.parametrize(("first", "listens"), [("import splitvlm, grpc", True), ("import grpc, splitvlm", False)])
+def test_a_process_that_would_take_1_2_does_not_listen(tmp_path: Path, first: str, listens: bool) -> None:
+    """In a process of its own: gRPC reads its cipher suites once."""
+    folder = issue(Keys(tmp_path / "keys").folder, "cloud-1", Role.CLOUD)
+    program = f"""
+{first}
+import asyncio
+from pathlib import Path
+from splitvlm.crypto.identity import load_identity
+from splitvlm.errors import ConfigError
+from splitvlm.rpc.servers import NodeServer
+async def main():
+    server = NodeServer(load_identity(Path({str(folder)!r})), [])
+    try:
+        await server.listen("127.0.0.1:0")
+    except ConfigError:
+        print("refused")
+        return
+    print("listens")
+    await server.drain(0)
+asyncio.run(main())
+"""
+    environment = {key: value for key, value in os.environ.items() if key != "GRPC_SSL_CIPHER_SUITES"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, env=environment)
+    assert done.stdout.strip() == ("listens" if listens else "refused"), done.stderr

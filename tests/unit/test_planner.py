@@ -1,4 +1,4 @@
-"""The device's choice where the cloud remembers the picture: that plan is as cheap as its question."""
+"""The device's choice where the cloud remembers the picture, and what its own limits keep from leaving it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from edge_node.planner import Planner
 from edge_node.settings import Planning
 from splitvlm.codec.codec import Codec
 from splitvlm.domain import DEVICE, IMAGE, TOKENS, Plan
+from splitvlm.errors import UsageError
 from splitvlm.link.estimator import LinkEstimator
 from splitvlm.planning.costs import CostLine
 from splitvlm.planning.table import PlanTable
@@ -49,3 +50,35 @@ def test_a_remembered_picture_draws_its_plan(uplink_bps: float, usual: Plan) -> 
 def test_a_plan_that_the_table_lacks_changes_nothing() -> None:
     assert chosen(1e7, Plan(TOKENS, "int2")) == JPEG
     assert chosen(1e7, JPEG) == JPEG
+
+
+LEAKS = {(IMAGE, "jpeg75"): 1.0, (TOKENS, "int8"): 0.4}
+
+
+def guarded(floor: float | str) -> Planner:
+    return Planner(Planning(privacy_floor=floor), (IMAGE, TOKENS, DEVICE), Codec(), LEAKS)
+
+
+def test_what_a_plan_leaks_is_what_the_device_measured_whatever_the_table_says() -> None:
+    planner = guarded(0.5)
+    planner.table = TABLE  # its lines claim that nothing leaks
+    assert planner.table is not None
+    assert [str(one.plan) for one in planner.table.lines] == [str(INT8), str(ALONE)]
+
+
+def test_a_plan_that_was_never_measured_leaks_all() -> None:
+    planner = guarded(0.99)
+    planner.table = PlanTable(1, (line(Plan(TOKENS, "int4"), device_s=0, payload_bytes=1, cloud_s=0), TABLE.lines[2]))
+    assert planner.table is not None
+    assert [one.plan for one in planner.table.lines] == [ALONE]
+
+
+@pytest.mark.parametrize(
+    ("floor", "refused", "allowed"),
+    [(0.5, "image/jpeg75", "tokens/int8"), (0.3, "tokens/int8", "device"), ("tokens", "image/jpeg75", "tokens/int4")],
+)
+def test_nobody_may_ask_for_a_plan_below_the_floor(floor: float | str, refused: str, allowed: str) -> None:
+    planner = guarded(floor)
+    with pytest.raises(UsageError, match=r"leaks .* and planning.privacy_floor is"):
+        planner.checked(refused)
+    assert planner.checked(allowed) == Plan.parse(allowed)

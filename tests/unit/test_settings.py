@@ -38,6 +38,8 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         ({"lisen": "x:1"}, "lisen is not a known key"),
         ({"planning": {"fixed_plan": "middle"}}, "planning.fixed_plan is 'middle', but"),
         ({"planning": {"cuts": ["tokens", "lm:0"]}}, "planning.cuts.1 is 'lm:0'"),
+        ({"planning": {"privacy_floor": 1.5}}, "planning.privacy_floor"),
+        ({"planning": {"privacy_floor": "vision"}}, "planning.privacy_floor"),
         ({"model": {"dtype": "int8"}}, "model.dtype is 'int8', but input should be 'float32' or 'bfloat16'"),
         ({"emulation": {"slowdown": 0.5}}, "emulation.slowdown is 0.5"),
         ({"listen": "no port"}, "listen is 'no port'"),

@@ -18,6 +18,7 @@ DEVICE_PROFILE = DeviceProfile(
     token_s={LM: 0.01, DEVICE: 0.05},
     memory_bytes={IMAGE: 0, TOKENS: 10**7, LM: 2 * 10**7, DEVICE: 3 * 10**7},
     token_bytes={(LM, "int8"): 300},
+    leak={(TOKENS, "int4"): 0.25, (LM, "int8"): 0.0},
 )
 CLOUD_PROFILE = CloudProfile(
     cuts={IMAGE: 0.03, TOKENS: 0.02, LM: 0.01},
@@ -38,6 +39,8 @@ def test_profiles_cross_unchanged() -> None:
         Limits(),
         Limits(max_accuracy_drop=0.0, device_memory_bytes=5, privacy_floor=TOKENS, levels=frozenset({"int4"})),
         Limits(cuts=frozenset({IMAGE, LM})),
+        Limits(privacy_floor=0.0),
+        Limits(privacy_floor=0.5),
     ],
 )
 def test_limits_cross_unchanged(limits: Limits) -> None:

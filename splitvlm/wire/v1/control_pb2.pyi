@@ -364,6 +364,7 @@ class CodingCost(_message.Message):
     SECONDS_FIELD_NUMBER: _builtins.int
     PAYLOAD_BYTES_FIELD_NUMBER: _builtins.int
     TOKEN_BYTES_FIELD_NUMBER: _builtins.int
+    LEAK_FIELD_NUMBER: _builtins.int
     cut: _builtins.str
     level: _builtins.str
     seconds: _builtins.float
@@ -372,6 +373,8 @@ class CodingCost(_message.Message):
     """median over the profile's pictures"""
     token_bytes: _builtins.int
     """of each decoding step, cuts `lm:k` only"""
+    leak: _builtins.float
+    """of the picture, 0 to 1, as the device measured it; absent is all; unset in a CloudProfile"""
     def __init__(
         self,
         *,
@@ -380,12 +383,15 @@ class CodingCost(_message.Message):
         seconds: _builtins.float = ...,
         payload_bytes: _builtins.int = ...,
         token_bytes: _builtins.int = ...,
+        leak: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_leak", b"_leak", "leak", b"leak"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cut", b"cut", "level", b"level", "payload_bytes", b"payload_bytes", "seconds", b"seconds", "token_bytes", b"token_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_leak", b"_leak", "cut", b"cut", "leak", b"leak", "level", b"level", "payload_bytes", b"payload_bytes", "seconds", b"seconds", "token_bytes", b"token_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__leak: _TypeAlias = _typing.Literal["leak"]  # noqa: Y015
+    _WhichOneofArgType__leak: _TypeAlias = _typing.Literal["_leak", b"_leak"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__leak) -> _WhichOneofReturnType__leak | None: ...
 
 Global___CodingCost: _TypeAlias = CodingCost  # noqa: Y015
 
@@ -398,12 +404,15 @@ class PlanLimits(_message.Message):
     PRIVACY_FLOOR_FIELD_NUMBER: _builtins.int
     CUTS_FIELD_NUMBER: _builtins.int
     LEVELS_FIELD_NUMBER: _builtins.int
+    MAX_LEAK_FIELD_NUMBER: _builtins.int
     device_memory_bytes: _builtins.int
     """0 is no limit"""
     max_accuracy_drop: _builtins.float
     """fraction: 0.01 is one point; absent is no limit"""
     privacy_floor: _builtins.str
     """the shallowest cut allowed; empty is none"""
+    max_leak: _builtins.float
+    """the most that a plan may leak, 0 to 1; absent is no limit"""
     @_builtins.property
     def cuts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """allowed cuts; empty is all that the device holds"""
@@ -420,14 +429,20 @@ class PlanLimits(_message.Message):
         privacy_floor: _builtins.str = ...,
         cuts: _abc.Iterable[_builtins.str] | None = ...,
         levels: _abc.Iterable[_builtins.str] | None = ...,
+        max_leak: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_accuracy_drop", b"_max_accuracy_drop", "max_accuracy_drop", b"max_accuracy_drop"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_accuracy_drop", b"_max_accuracy_drop", "_max_leak", b"_max_leak", "max_accuracy_drop", b"max_accuracy_drop", "max_leak", b"max_leak"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_accuracy_drop", b"_max_accuracy_drop", "cuts", b"cuts", "device_memory_bytes", b"device_memory_bytes", "levels", b"levels", "max_accuracy_drop", b"max_accuracy_drop", "privacy_floor", b"privacy_floor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_accuracy_drop", b"_max_accuracy_drop", "_max_leak", b"_max_leak", "cuts", b"cuts", "device_memory_bytes", b"device_memory_bytes", "levels", b"levels", "max_accuracy_drop", b"max_accuracy_drop", "max_leak", b"max_leak", "privacy_floor", b"privacy_floor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_accuracy_drop: _TypeAlias = _typing.Literal["max_accuracy_drop"]  # noqa: Y015
     _WhichOneofArgType__max_accuracy_drop: _TypeAlias = _typing.Literal["_max_accuracy_drop", b"_max_accuracy_drop"]  # noqa: Y015
+    _WhichOneofReturnType__max_leak: _TypeAlias = _typing.Literal["max_leak"]  # noqa: Y015
+    _WhichOneofArgType__max_leak: _TypeAlias = _typing.Literal["_max_leak", b"_max_leak"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_accuracy_drop) -> _WhichOneofReturnType__max_accuracy_drop | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_leak) -> _WhichOneofReturnType__max_leak | None: ...
 
 Global___PlanLimits: _TypeAlias = PlanLimits  # noqa: Y015
 
@@ -508,6 +523,7 @@ class CostLine(_message.Message):
     TOKEN_BYTES_FIELD_NUMBER: _builtins.int
     CLOUD_FIELD_NUMBER: _builtins.int
     CLOUD_RTT_S_FIELD_NUMBER: _builtins.int
+    LEAK_FIELD_NUMBER: _builtins.int
     plan: _builtins.str
     device_s: _builtins.float
     encode_s: _builtins.float
@@ -526,6 +542,8 @@ class CostLine(_message.Message):
     """the cloud node that answers; empty: the only one"""
     cloud_rtt_s: _builtins.float
     """its distance beyond the access link, seconds; each trip takes it besides"""
+    leak: _builtins.float
+    """of the picture, 0 to 1, as the device measured it"""
     def __init__(
         self,
         *,
@@ -544,10 +562,11 @@ class CostLine(_message.Message):
         token_bytes: _builtins.int = ...,
         cloud: _builtins.str = ...,
         cloud_rtt_s: _builtins.float = ...,
+        leak: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy_drop", b"accuracy_drop", "cloud", b"cloud", "cloud_rtt_s", b"cloud_rtt_s", "cloud_s", b"cloud_s", "decode_s", b"decode_s", "device_memory_bytes", b"device_memory_bytes", "device_s", b"device_s", "encode_s", b"encode_s", "payload_bytes", b"payload_bytes", "plan", b"plan", "queue_s", b"queue_s", "token_bytes", b"token_bytes", "token_s", b"token_s", "trips", b"trips", "trips_per_token", b"trips_per_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy_drop", b"accuracy_drop", "cloud", b"cloud", "cloud_rtt_s", b"cloud_rtt_s", "cloud_s", b"cloud_s", "decode_s", b"decode_s", "device_memory_bytes", b"device_memory_bytes", "device_s", b"device_s", "encode_s", b"encode_s", "leak", b"leak", "payload_bytes", b"payload_bytes", "plan", b"plan", "queue_s", b"queue_s", "token_bytes", b"token_bytes", "token_s", b"token_s", "trips", b"trips", "trips_per_token", b"trips_per_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -452,21 +452,25 @@ class Failure(_message.Message):
     CODE_FIELD_NUMBER: _builtins.int
     SENTENCE_FIELD_NUMBER: _builtins.int
     ADVICE_FIELD_NUMBER: _builtins.int
+    RETRY_AFTER_MS_FIELD_NUMBER: _builtins.int
     code: _builtins.str
     """of splitvlm.errors"""
     sentence: _builtins.str
     """for people; no detail about the node"""
     advice: _builtins.str
+    retry_after_ms: _builtins.int
+    """when asking again may help; 0: nobody knows"""
     def __init__(
         self,
         *,
         code: _builtins.str = ...,
         sentence: _builtins.str = ...,
         advice: _builtins.str = ...,
+        retry_after_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["advice", b"advice", "code", b"code", "sentence", b"sentence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["advice", b"advice", "code", b"code", "retry_after_ms", b"retry_after_ms", "sentence", b"sentence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,60 @@
+"""Leaks as measured, for plans: `leak.json` beside a model's weights, as `splitvlm leak MODEL --json leak.json` writes it.
+
+A plan's leak is the share of questions that an attacker's reconstruction still answers, on a scale whose 0 is a blank picture
+and whose 1 is the picture itself. The device reads its own file: how private a plan is must not be for a peer to say.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from splitvlm.domain import Cut, Plan
+from splitvlm.errors import UsageError
+from splitvlm.model.loading import model_file
+from splitvlm.planning.costs import Coding
+
+FILE = "leak.json"
+
+
+def read_leaks(name: str) -> dict[Plan, float]:
+    """What was measured for this model, or nothing where it was not. Raises UsageError for a file of another kind."""
+    file = model_file(name, FILE)
+    if file is None:
+        return {}
+    try:
+        return scaled(json.loads(file.read_text("utf-8")))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"{file} holds no leaks: {error}.", advice="`splitvlm leak MODEL --json` writes it."
+        ) from error
+
+
+def scaled(report: Mapping[str, Any]) -> dict[Plan, float]:
+    """From what `splitvlm leak` reports: shares above the blank picture's."""
+    floor = float(report["floor"])
+    return {
+        Plan(Cut.parse(row["cut"]), row["level"]): min(1.0, max(0.0, (row["answered"] - floor) / (1 - floor)))
+        for row in report["rows"]
+    }
+
+
+def leaks_of(codings: Iterable[Coding], measured: Mapping[Plan, float]) -> dict[Coding, float]:
+    """The leak of each cut and level. What can be computed from what is sent leaks no more than it (data processing).
+
+    So a lossless boundary leaks at least what was measured at its other levels and at deeper cuts; and a level that was
+    not measured leaks at most what lossless does, there or else at the nearest shallower cut. Nothing measured: it leaks all.
+    """
+    lossless: dict[Cut, float] = {}
+    for cut in {plan.cut for plan in measured if plan.level == "lossless"}:
+        lossless[cut] = max(leak for plan, leak in measured.items() if plan.cut.depth >= cut.depth)
+    found = {}
+    for cut, level in codings:
+        plan = Plan(cut, level)
+        if level != "lossless" and plan in measured:
+            found[cut, level] = measured[plan]
+            continue
+        shallower = [other for other in lossless if other.depth <= cut.depth]
+        found[cut, level] = lossless[max(shallower, key=lambda other: other.depth)] if shallower else 1.0
+    return found
