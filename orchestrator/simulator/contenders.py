@@ -22,7 +22,7 @@ class Adaptive:
         self._table = table
         self._n_tokens = n_tokens
         self._options = options
-        self._lines = {line.key: line for line in table.lines}
+        self._lines = {(id(line.plan), line.cloud): line for line in table.lines}  # plans are slow to compare
         self._local = _fastest_local(table.lines, n_tokens)
         self._policies: dict[int, Policy] = {}
 
@@ -38,7 +38,7 @@ class Adaptive:
         if choice.plan is None:  # the day's bytes are used up and nothing runs on the device: the smallest plan waits
             line = min(self._table.lines, key=lambda line: line.payload_bytes)
             return Decision(line)
-        line = self._lines[choice.plan, choice.cloud]
+        line = self._lines[id(choice.plan), choice.cloud]
         policy.spent(line.payload_bytes, ask.now_s)
         if choice.hedge_after_s is None or self._local is None:
             return Decision(line, predicted_s=choice.predicted_s)

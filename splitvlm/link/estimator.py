@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from splitvlm.link.outlook import History, Point
@@ -39,8 +38,7 @@ MIN_PROBE_BYTES, MAX_PROBE_BYTES = 1_024, 4_096  # more tells little: a probe mu
 MIN_BPS, MAX_BPS = 1e3, 1e11
 
 
-@dataclass(frozen=True, slots=True)
-class LinkEstimate:
+class LinkEstimate(NamedTuple):
     """A prediction of the link. Its conservative end is `uplink_bps / (1 + spread)`."""
 
     uplink_bps: float
@@ -139,7 +137,7 @@ class LinkEstimator:
 
     def _on_rate(self, bps: float, payload_bytes: float, now_s: float, *, over: bool = True) -> None:
         """A sample; `over`: the transfer ended, and with it an outage that it may have sat out."""
-        bps = min(max(bps, MIN_BPS), MAX_BPS)
+        bps = MIN_BPS if bps < MIN_BPS else MAX_BPS if bps > MAX_BPS else bps
         small = payload_bytes <= FULL_WEIGHT_BYTES
         outage = over and small and 8 * payload_bytes / bps > OUTAGE_S and bps * STEP < self._level_bps()
         if outage and not self._sat_out and self._samples:
@@ -231,8 +229,9 @@ class LinkEstimator:
             return self._prior_bps
         last_s = self._samples[-1].at_s  # not now: weights are relative, and must not underflow together
         total = spent = 0.0
+        exp2 = math.exp2
         for at_s, bps, size in self._samples:
-            weight = size * math.exp2(min(0.0, at_s - last_s) / HALF_LIFE_S)
+            weight = size * exp2((at_s - last_s) / HALF_LIFE_S)
             total += weight
             spent += weight / bps
         self._level = total / spent

@@ -49,11 +49,12 @@ class _Seen(NamedTuple):
 class History:
     """Rates as they came, and how well each predictor foretold them."""
 
-    __slots__ = ("_last_s", "_ordered", "_scores", "_seen")
+    __slots__ = ("_last_s", "_ordered", "_scores", "_seen", "_stand_in")
 
     def __init__(self) -> None:
         self._seen: deque[_Seen] = deque()
         self._ordered: list[_Seen] = []  # the same, rising
+        self._stand_in: list[_Seen] | None = None  # what _usual says, until a sample comes or goes
         self._last_s = -math.inf
         self._scores = (0.0, 0.0, 0.0)  # of level, last, usual: logarithms, fading
 
@@ -61,18 +62,19 @@ class History:
         """A sample has come; `level_bps` and `spread` are what was expected of it."""
         if len(self._seen) < LEAST_HISTORY:
             return
-        seen = math.log(bps)
+        log, exp = math.log, math.exp
+        seen = log(bps)
         scale = max(LEAST_SCALE, 0.5 * math.log1p(spread))
         usual = 0.0
-        for one in self._usual():
-            usual += math.exp(-abs(seen - one.log_bps) / KERNEL)
-        level_density = math.exp(-abs(seen - math.log(level_bps)) / scale) / (2 * scale)
-        last_density = math.exp(-abs(seen - self._seen[-1].log_bps) / LEAST_SCALE) / (2 * LEAST_SCALE)
+        for log_bps, _, _ in self._usual():
+            usual += exp(-abs(seen - log_bps) / KERNEL)
+        level_density = exp(-abs(seen - log(level_bps)) / scale) / (2 * scale)
+        last_density = exp(-abs(seen - self._seen[-1][0]) / LEAST_SCALE) / (2 * LEAST_SCALE)
         level_score, last_score, usual_score = self._scores
         self._scores = (
-            MEMORY * level_score + math.log(level_density + SURPRISE),
-            MEMORY * last_score + math.log(last_density + SURPRISE),
-            MEMORY * usual_score + math.log(usual / (2 * KERNEL * len(SHARES)) + SURPRISE),
+            MEMORY * level_score + log(level_density + SURPRISE),
+            MEMORY * last_score + log(last_density + SURPRISE),
+            MEMORY * usual_score + log(usual / (2 * KERNEL * len(SHARES)) + SURPRISE),
         )
 
     def add(self, bps: float, payload_bytes: float, now_s: float) -> None:
@@ -87,9 +89,11 @@ class History:
         one = _Seen(math.log(bps), payload_bytes, bps)
         self._seen.append(one)
         insort(self._ordered, one)
+        self._stand_in = None
         self._last_s = now_s
 
     def _forget(self, one: _Seen) -> None:
+        self._stand_in = None
         del self._ordered[bisect_left(self._ordered, one)]
 
     def outlook(self, level_bps: float, spread: float, age_s: float) -> tuple[Point, ...]:
@@ -117,6 +121,8 @@ class History:
 
     def _usual(self) -> list[_Seen]:
         """The samples that stand for the history."""
-        count = len(self._ordered)
-        ordered = self._ordered
-        return [ordered[int(share * count)] for share in SHARES]
+        if self._stand_in is None:
+            count = len(self._ordered)
+            ordered = self._ordered
+            self._stand_in = [ordered[int(share * count)] for share in SHARES]
+        return self._stand_in

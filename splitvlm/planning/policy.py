@@ -58,8 +58,7 @@ class Objective:
     energy_weight_per_j: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """The plan to use, or None when the cloud is away and the device cannot answer alone."""
 
     plan: Plan | None
@@ -95,6 +94,7 @@ class _Row(NamedTuple):
     """A line for one length of answer: what is left is two divisions."""
 
     line: CostLine
+    key: str  # of the line: strings are compared faster than plans
     fixed_s: float
     bits: int
     trips: int
@@ -132,7 +132,7 @@ class Policy:
         self._budget = Budget(bytes_per_day)
         self._margin = margin
         self._min_dwell_s = min_dwell_s
-        self._key: tuple[Plan, str] | None = None
+        self._key: str | None = None
         self._since_s = -math.inf
         self._rows: _Rows | None = None
 
@@ -188,7 +188,7 @@ class Policy:
             if cost < best_cost - slack:
                 best, best_cost = row, cost
                 slack = max(0.0, min(SLACK * best_cost, SLACK_OF_GAIN * (other_s - best_cost)))
-            if row.line.key == self._key:
+            if row.key == self._key:
                 current, current_cost = row, cost
         if current is best:
             return best, best_cost, "still the best"
@@ -198,12 +198,12 @@ class Policy:
             if kept:
                 return current, best_cost, kept
             reason = f"{current_cost / best_cost:.2f} x better than {current.line.plan}"
-        self._key, self._since_s = best.line.key, now_s
+        self._key, self._since_s = best.key, now_s
         return best, best_cost, reason
 
     def _cost(self, row: _Row, rtt_s: float, links: _Points, other_s: float) -> float:
         """Weighted seconds and joules, the mean over links; another run beside it is done after `other_s`."""
-        _, fixed_s, bits, trips, compute_s, tail_s, tail_trips = row
+        _, _, fixed_s, bits, trips, compute_s, tail_s, tail_trips = row
         fixed_s += trips * rtt_s
         first_within_s = other_s + tail_s + tail_trips * rtt_s  # the cloud answers from its first token on
         waits = 1.0 if bits else 0.0  # a plan that sends nothing waits for nothing
@@ -276,7 +276,8 @@ def _row(line: CostLine, n_tokens: int) -> _Row:
     fixed_s = line.fixed_s + n_tokens * line.token_s + trips * line.cloud_rtt_s
     compute_s = line.device_s + line.encode_s + (n_tokens * line.token_s if line.local else 0.0)
     tail_s = n_tokens * (line.token_s + line.trips_per_token * line.cloud_rtt_s)
-    return _Row(line, fixed_s, line.bits_of(n_tokens), trips, compute_s, tail_s, n_tokens * line.trips_per_token)
+    key = f"{line.plan} {line.cloud}"
+    return _Row(line, key, fixed_s, line.bits_of(n_tokens), trips, compute_s, tail_s, n_tokens * line.trips_per_token)
 
 
 def _slow(link: LinkView) -> tuple[float, _Points]:
