@@ -231,7 +231,7 @@ class LinkEstimator:
         total = spent = 0.0
         exp2 = math.exp2
         for at_s, bps, size in self._samples:
-            weight = size * exp2((at_s - last_s) / HALF_LIFE_S)
+            weight = size * exp2((at_s - last_s) / HALF_LIFE_S) if at_s < last_s else size  # a clock may go back
             total += weight
             spent += weight / bps
         self._level = total / spent
