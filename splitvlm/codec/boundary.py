@@ -154,15 +154,19 @@ def _decode_groups(head: TensorHead, body: Cursor) -> torch.Tensor:
         malformed("it is too small for groups")
     channels = _channels(head.shape)
     x_TC = torch.from_numpy(lossy.decode(body, head.elements // channels, channels))
-    largest = torch.finfo(_TORCH[head.dtype]).max  # the end of the grid may lie just beyond the dtype's range
-    return x_TC.clamp_(-largest, largest).to(_TORCH[head.dtype])
+    return _as(x_TC, head.dtype)
 
 
 def _decode_klt(head: TensorHead, body: Cursor, basis: Basis | None) -> torch.Tensor:
     if basis is None or head.name != CALIBRATED or _channels(head.shape) != basis.channels or not head.elements:
         malformed("this boundary has no calibration for it")
-    x_TC = torch.from_numpy(klt.decode(body, head.elements // basis.channels, basis))
-    return x_TC.to(_TORCH[head.dtype])
+    return _as(torch.from_numpy(klt.decode(body, head.elements // basis.channels, basis)), head.dtype)
+
+
+def _as(x_TC: torch.Tensor, dtype: str) -> torch.Tensor:
+    """What was restored may lie just beyond the dtype's range, or anywhere if the peer lies: the range's end stands for it."""
+    largest = torch.finfo(_TORCH[dtype]).max
+    return x_TC.clamp_(-largest, largest).to(_TORCH[dtype])
 
 
 def _decode_planes(head: TensorHead, body: Cursor) -> torch.Tensor:

@@ -21,6 +21,7 @@ import torch
 from google.protobuf.message import DecodeError
 from PIL import Image
 
+from cloud_node.admission import Admission
 from cloud_node.memory import Memory, Shelf
 from cloud_node.session import Session
 from cloud_node.settings import Limits as CloudLimits
@@ -182,15 +183,19 @@ class _Plain:
 class _Inline:
     """A worker without a thread."""
 
-    async def run(self, job: Callable[..., Any], *args: Any) -> tuple[Any, Spent]:
+    async def run(self, owner: str, job: Callable[..., Any], *args: Any) -> tuple[Any, Spent]:
         await asyncio.sleep(0)
         return job(*args), Spent(0.0, 0.0)
+
+    def expected_queue_s(self, owner: str) -> float:
+        return 0.0
 
 
 async def _session(data: bytes) -> None:
     memory = Memory(CLOUD_LIMITS.remembered_bytes, 60.0)
     stream, worker, shelf = _Plain(), _Inline(), Shelf(memory, "edge-1")
-    one = Session(stream, _part(), Codec(), worker, CLOUD_LIMITS, shelf)  # type: ignore[arg-type]
+    admission = Admission(CLOUD_LIMITS, worker)  # type: ignore[arg-type]
+    one = Session(stream, _part(), Codec(), worker, CLOUD_LIMITS, shelf, admission)  # type: ignore[arg-type]
 
     async def envelopes() -> AsyncIterator[bytes]:
         place = 0
@@ -206,6 +211,7 @@ async def _session(data: bytes) -> None:
     with contextlib.suppress(SplitvlmError, DecodeError):
         await one.run(envelopes())  # type: ignore[arg-type]
     assert memory.num_bytes <= CLOUD_LIMITS.remembered_bytes
+    assert admission.working_bytes == 0
 
 
 @cache
