@@ -1,6 +1,6 @@
 """What answers cost in bytes: this codec against plain quantisers at three cuts, and against pictures. The last line is JSON.
 
-    python benchmarks/codec.py [--questions N] [--jobs J] [--plot FILE]
+    python benchmarks/codec.py [--questions N] [--jobs J] [--cuts CUT,CUT] [--plot FILE]
 
 Model: the embedded one, undivided, with a coder put in where the cut would be: what is coded is decoded again before the
 rest of the model sees it. Questions: held out, four to a picture. An answer is right when each of its tokens is the likeliest
@@ -266,13 +266,12 @@ def everything() -> set[Setting]:
     return {*of_features, *(setting for setting, *_ in picture_settings())}
 
 
-def run(questions: int, jobs: int) -> tuple[dict[Setting, Score], list[str]]:
+def run(questions: int, jobs: int, alive: set[Setting]) -> tuple[dict[Setting, Score], list[str]]:
     pictures = math.ceil(questions / QUESTIONS_A_PICTURE)
     chunks = [range(start, min(start + CHUNK, pictures)) for start in range(0, pictures, CHUNK)]
     first = math.ceil(SCREENED / CHUNK)
     total: dict[Setting, Score] = defaultdict(Score)
     kinds: list[str] = []
-    alive = everything()
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         for part in (chunks[:first], chunks[first:]):
             for scores, some in pool.map(_work, part, [alive] * len(part)):
@@ -291,15 +290,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--questions", type=int, default=5000)
     parser.add_argument("--jobs", type=int, default=2, help="processes")
+    parser.add_argument("--cuts", help="of image, vision:k, tokens, lm:k those to measure; with tokens among them")
     parser.add_argument("--plot", type=Path, default=Path("out/codec.png"))
     options = parser.parse_args()
-    scores, kinds = run(options.questions, options.jobs)
+    chosen = options.cuts.split(",") if options.cuts else None
+    settings = {setting for setting in everything() if chosen is None or setting.cut in chosen}
+    if not any(setting.cut == str(TOKENS) for setting in settings):
+        parser.error(f"--cuts {options.cuts} leaves out tokens, which all else is held against")
+    scores, kinds = run(options.questions, options.jobs, settings)
     cuts, rows = summary(scores)
     for row in rows:
         print(f"{row['cut']:9} {row['coder']:27} {row['setting']:14} {row['bytes']:10.1f} bytes  "
               f"lost {100 * row['lost']:6.2f} +- {100 * row['half']:.2f} points")  # fmt: skip
     plot(rows, share(scores[NONE]), options.plot)
-    best = {key: min((c[key] for c in cuts[str(IMAGE)].values() if c[key]), default=None) for key in LOST}
+    best = {key: min((c[key] for c in cuts.get(str(IMAGE), {}).values() if c[key]), default=None) for key in LOST}
     mine = cuts[str(TOKENS)]["splitvlm"]
     ratio = {key: round(best[key] / mine[key], 2) if best[key] and mine[key] else None for key in LOST}
     result = {
