@@ -13,7 +13,7 @@ from splitvlm.domain import DEVICE, Cut
 from splitvlm.errors import ConfigError, UsageError
 from splitvlm.model.loading import load_cloud, read_spec
 from splitvlm.model.spec import ModelSpec
-from splitvlm.profiling import profile_cloud
+from splitvlm.profiling import kept_cloud_profile
 from splitvlm.rpc.agreement import agreement
 from splitvlm.rpc.control import ControlClient
 from splitvlm.rpc.lifecycle import background, identity_of, print_ready, stop_signals, until
@@ -52,7 +52,7 @@ async def run(settings: CloudSettings, source: Path | None = None) -> None:
         work, client = [], None
         if settings.orchestrator:
             client = ControlClient(settings.orchestrator, identity)
-            profile, _ = await worker.run("", profile_cloud, part, cuts, codec, model)
+            profile, _ = await worker.run("", kept_cloud_profile, part, cuts, codec, model)
             entry = registration(settings, address, spec.weights_hash, profile)
             work.append(client.stay_registered(entry, lambda: beat(settings, servicer, worker)))
         try:

@@ -21,7 +21,7 @@ from splitvlm.model.loading import load_device, read_spec
 from splitvlm.model.spec import ModelSpec
 from splitvlm.planning.costs import Coding
 from splitvlm.planning.table import below_floor
-from splitvlm.profiling import profile_device
+from splitvlm.profiling import kept_device_profile
 from splitvlm.rpc.agreement import agreement
 from splitvlm.rpc.control import ControlClient
 from splitvlm.rpc.lifecycle import background, identity_of, print_ready, stop_signals, until
@@ -55,7 +55,7 @@ async def run(settings: EdgeSettings, source: Path | None = None) -> None:
         work, client, control = [], None, None
         if settings.orchestrator:
             client = ControlClient(settings.orchestrator, identity)
-            profile = profile_device(part, cuts, codec, slowdown=settings.emulation.slowdown)
+            profile = kept_device_profile(part, cuts, codec, model, settings.emulation.slowdown)
             entry = registration(runtime, spec.weights_hash, profile)
             control = EdgeControl(client, runtime, planner, entry)
             work.append(control.run())

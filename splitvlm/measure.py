@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import platform
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -18,19 +18,30 @@ from splitvlm.calibration import codec_of
 from splitvlm.codec import encode_picture
 from splitvlm.codec.codec import Codec
 from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut, CutKind, Plan
+from splitvlm.keeping import forget, kept, processor
 from splitvlm.model.loading import load_cloud, load_device, middle_cuts
 from splitvlm.model.parts import DevicePart
 from splitvlm.pictures import samples
 from splitvlm.planning.costs import DeviceProfile, nearest_drops
 from splitvlm.planning.profilefiles import AccuracySource, Profiles, write
-from splitvlm.profiling import profile_cloud, profile_device
+from splitvlm.profiling import (
+    device_profile_from_bytes,
+    device_profile_to_bytes,
+    facts_of,
+    profile_cloud,
+    profile_device,
+)
 from splitvlm.settings import ModelChoice
 
+SHOW_EVERY = 100  # pictures
 LENDER = "scenes"  # lends its accuracy to models whose answers mean nothing
 
 
 def profile(model: ModelChoice, pictures: int, out: Path | None) -> Profiles:
-    """Stages of both sides, codec times, payload sizes over pictures, and accuracy where it is known."""
+    """Stages of both sides, codec times, payload sizes over pictures, and accuracy where it is known.
+
+    What was measured before an interruption is taken up again by the next run; after an end everything is measured anew.
+    """
     say = Console(stderr=True)
     if model.threads:
         torch.set_num_threads(model.threads)
@@ -38,16 +49,25 @@ def profile(model: ModelChoice, pictures: int, out: Path | None) -> Profiles:
     codec = codec_of(model.name)
     say.print(f"Measuring the device's part of {model.name} ...")
     device = load_device(model.name, [DEVICE], device=model.device, dtype=model.dtype)
-    on_device = profile_device(device, cuts, codec)
+    facts = facts_of(device, cuts, codec, model) | {"sizes": pictures}
+    on_device = kept(
+        "measured-device",
+        facts,
+        lambda: profile_device(device, cuts, codec),
+        device_profile_to_bytes,
+        device_profile_from_bytes,
+    )
     say.print(f"Sizes of {pictures} pictures ...")
-    sizes = {plan: tuple(sorted(found)) for plan, found in _sizes(device, codec, pictures).items()}
+    sizes = kept(
+        "measured-sizes", facts, lambda: _sizes(device, codec, pictures, say), _sizes_to_bytes, _sizes_from_bytes
+    )
     say.print("Measuring the cloud's part ...")
     cloud = load_cloud(model.name, list(cuts[:-1]), device=model.device, dtype=model.dtype)
     on_cloud = profile_cloud(cloud, cuts[:-1], codec, model)
     drops, source = _drops(model.name, on_device)
     result = Profiles(
         model=model.name,
-        machine=f"{_processor()}, {torch.get_num_threads()} thread(s), {model.device}, {model.dtype}",
+        machine=f"{processor()}, {torch.get_num_threads()} thread(s), {model.device}, {model.dtype}",
         source=f"splitvlm profile, torch {torch.__version__.partition('+')[0]}, sizes of {pictures} drawn pictures",
         device=replace(on_device, coding=_with_median_sizes(on_device, sizes)),
         cloud=on_cloud,
@@ -59,20 +79,32 @@ def profile(model: ModelChoice, pictures: int, out: Path | None) -> Profiles:
     if out is not None:
         write(out, result)
         print(f"Wrote {out}.")
+    for name in ("measured-device", "measured-sizes"):
+        forget(name, facts)
     return result
 
 
-def _sizes(part: DevicePart, codec: Codec, pictures: int) -> Mapping[Plan, list[int]]:
-    """Payload bytes of the picture levels and of the visual tokens: the plans that pay one round trip."""
+def _sizes(part: DevicePart, codec: Codec, pictures: int, say: Console) -> dict[Plan, tuple[int, ...]]:
+    """Payload bytes of the picture levels and of the visual tokens, rising: the plans that pay one round trip."""
     sizes: defaultdict[Plan, list[int]] = defaultdict(list)
-    for image, question in samples(pictures, part.spec.name, seed=1_000):
+    for number, (image, question) in enumerate(samples(pictures, part.spec.name, seed=1_000)):
+        if number and number % SHOW_EVERY == 0:
+            say.print(f"{number} of {pictures} pictures")
         picture = part.picture(image)
         for level in codec.levels(IMAGE):
             sizes[Plan(IMAGE, level)].append(len(encode_picture(picture, level)))
         boundary = part.lower(image, question, TOKENS).boundary
         for level in codec.levels(TOKENS):
             sizes[Plan(TOKENS, level)].append(len(codec.encode(TOKENS, boundary, level)))
-    return sizes
+    return {plan: tuple(sorted(found)) for plan, found in sizes.items()}
+
+
+def _sizes_to_bytes(sizes: Mapping[Plan, tuple[int, ...]]) -> bytes:
+    return json.dumps({str(plan): found for plan, found in sizes.items()}).encode()
+
+
+def _sizes_from_bytes(data: bytes) -> dict[Plan, tuple[int, ...]]:
+    return {Plan.parse(text): tuple(map(int, found)) for text, found in json.loads(data).items()}
 
 
 def _with_median_sizes(
@@ -92,15 +124,6 @@ def _drops(name: str, profile: DeviceProfile) -> tuple[dict[Plan, float], Accura
         measured, source = read_accuracy(LENDER), "borrowed"
     drops = nearest_drops(profile.coding, {Plan.parse(text): drop for text, drop in measured.items()})
     return drops, source if drops else "none"  # type: ignore[return-value]
-
-
-def _processor() -> str:
-    """The processor's name as the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        lines = []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _print(profiles: Profiles) -> None:

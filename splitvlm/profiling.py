@@ -12,24 +12,36 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from statistics import median
 from typing import Any
 
+import torch
 from PIL import Image
 
 from splitvlm.codec import decode_picture, encode_picture
 from splitvlm.codec.codec import Codec
 from splitvlm.domain import DEVICE, IMAGE, Cut, CutKind
+from splitvlm.keeping import kept
 from splitvlm.leak.figures import leaks_of, read_leaks
 from splitvlm.model.loading import load_device
 from splitvlm.model.parts import CloudPart, DevicePart, UpperRun
 from splitvlm.pictures import samples
 from splitvlm.planning.costs import CloudProfile, DeviceProfile
+from splitvlm.planning.profilefiles import slowed
+from splitvlm.rpc.plans import (
+    cloud_profile_from_wire,
+    cloud_profile_to_wire,
+    device_profile_from_wire,
+    device_profile_to_wire,
+)
 from splitvlm.settings import ModelChoice
+from splitvlm.wire.v1 import control_pb2
 
 PICTURES = 3
 PAUSE_S = 0.1  # before a request: questions come one by one, to caches that are cold by then (a fifth slower, measured)
+ALIKE = 1.3  # medians of an idle machine differ by a tenth; a busy core makes half as long again
 STEPS = 3  # decoding steps of each request
 MAX_PIXELS = 64 * 2**20
 Asked = tuple[Image.Image, str]
@@ -37,20 +49,19 @@ Stages = dict[str, float]
 Payloads = dict[tuple[Cut, str], list[bytes]]
 
 
-def profile_device(part: DevicePart, cuts: tuple[Cut, ...], codec: Codec, *, slowdown: float = 1.0) -> DeviceProfile:
-    """Profile of `cuts` on this device. `slowdown` is the emulated factor, which all seconds are multiplied by."""
+def profile_device(part: DevicePart, cuts: tuple[Cut, ...], codec: Codec) -> DeviceProfile:
+    """Profile of `cuts` on this device."""
     asked = list(samples(PICTURES, part.spec.name))
     prefill, step = _device_stages(part, max(cuts, key=lambda cut: cut.depth), asked)
     seconds, payloads, token_bytes = _encoding(part, cuts, codec, asked)
     near = {cut: _nearest(cut, cuts, codec) for cut in cuts}
     levels = [(cut, level) for cut in cuts if cut != DEVICE for level in codec.levels(cut)]
     return DeviceProfile(
-        cuts={cut: slowdown * _below(prefill, cut) for cut in cuts},
+        cuts={cut: _below(prefill, cut) for cut in cuts},
         coding={
-            (cut, level): (slowdown * seconds[near[cut], level], _median_size(payloads[near[cut], level]))
-            for cut, level in levels
+            (cut, level): (seconds[near[cut], level], _median_size(payloads[near[cut], level])) for cut, level in levels
         },
-        token_s={cut: slowdown * _below(step, cut) for cut in cuts if cut.kind in (CutKind.LM, CutKind.DEVICE)},
+        token_s={cut: _below(step, cut) for cut in cuts if cut.kind in (CutKind.LM, CutKind.DEVICE)},
         memory_bytes={cut: part.spec.device_memory_bytes(cut) for cut in cuts},
         token_bytes={key: token_bytes[near[key[0]], key[1]] for key in levels if key[0].kind is CutKind.LM},
         leak=leaks_of(levels, read_leaks(part.spec.name)),
@@ -71,6 +82,83 @@ def profile_cloud(part: CloudPart, cuts: tuple[Cut, ...], codec: Codec, model: M
         coding={(cut, level): decoding[near[cut], level] for cut in cuts for level in codec.levels(cut)},
         token_s={cut: _above(step, cut) for cut in cuts},
     )
+
+
+def kept_device_profile(
+    part: DevicePart, cuts: tuple[Cut, ...], codec: Codec, model: ModelChoice, slowdown: float = 1.0
+) -> DeviceProfile:
+    """The same, measured once and kept on disk (splitvlm.keeping); the emulated factor and the leaks are today's."""
+    profile = kept(
+        "device-profile",
+        facts_of(part, cuts, codec, model),
+        lambda: profile_device(part, cuts, codec),
+        device_profile_to_bytes,
+        device_profile_from_bytes,
+        lambda found: _device_is_as(found, part, cuts),
+    )
+    return replace(slowed(profile, slowdown), leak=leaks_of(profile.coding, read_leaks(part.spec.name)))
+
+
+def kept_cloud_profile(part: CloudPart, cuts: tuple[Cut, ...], codec: Codec, model: ModelChoice) -> CloudProfile:
+    """The same for the cloud node's part."""
+    return kept(
+        "cloud-profile",
+        facts_of(part, cuts, codec, model),
+        lambda: profile_cloud(part, cuts, codec, model),
+        lambda made: cloud_profile_to_wire(made).SerializeToString(),
+        lambda data: cloud_profile_from_wire(control_pb2.CloudProfile.FromString(data)),
+        lambda found: _cloud_is_as(found, part, cuts, model),
+    )
+
+
+def _device_is_as(found: DeviceProfile, part: DevicePart, cuts: tuple[Cut, ...]) -> bool:
+    """Whether one request takes as long as it did: a profile that was measured beside other work must not stay for ever."""
+    deepest = max(cuts, key=lambda cut: cut.depth)
+    if deepest == IMAGE:
+        return True
+    prefill, _ = _device_stages(part, deepest, list(samples(1, part.spec.name)))
+    return alike(_below(prefill, deepest), found.cuts[deepest])
+
+
+def _cloud_is_as(found: CloudProfile, part: CloudPart, cuts: tuple[Cut, ...], model: ModelChoice) -> bool:
+    """The same, where pictures are served: other cuts would need the lower part to be asked anything."""
+    if IMAGE not in cuts:
+        return True
+    eye = load_device(model.name, [IMAGE], device=model.device, dtype=model.dtype)
+    prefill, _ = _cloud_stages(part, eye, IMAGE, list(samples(1, part.spec.name)))
+    return alike(_above(prefill, IMAGE), found.cuts[IMAGE])
+
+
+def alike(one_s: float, other_s: float) -> bool:
+    """Whether two times of the same work are those of the same machine under the same load, for all that one can tell."""
+    return max(one_s, other_s) <= ALIKE * min(one_s, other_s)
+
+
+def device_profile_to_bytes(profile: DeviceProfile) -> bytes:
+    """As it crosses the wire."""
+    return device_profile_to_wire(profile).SerializeToString()
+
+
+def device_profile_from_bytes(data: bytes) -> DeviceProfile:
+    """Raises what a malformed message raises."""
+    return device_profile_from_wire(control_pb2.DeviceProfile.FromString(data))
+
+
+def facts_of(
+    part: DevicePart | CloudPart, cuts: tuple[Cut, ...], codec: Codec, model: ModelChoice
+) -> dict[str, object]:
+    """What a profile depends on beside the machine and its libraries."""
+    device = torch.cuda.get_device_name(part.device) if part.device.type == "cuda" else part.device.type
+    return {
+        "weights": part.spec.weights_hash,
+        "processor": part.spec.processor_hash,
+        "codec": codec.hash,
+        "device": device,
+        "dtype": model.dtype,
+        "threads": torch.get_num_threads(),
+        "cuts": [str(cut) for cut in cuts],
+        "pictures": PICTURES,
+    }
 
 
 def _device_stages(part: DevicePart, deepest: Cut, asked: list[Asked]) -> tuple[Stages, Stages]:

@@ -7,7 +7,10 @@ A commit is judged by the same examples each time; `HYPOTHESIS_PROFILE=explore`,
 new ones.
 """
 
+import atexit
 import os
+import shutil
+import tempfile
 
 import hypothesis
 
@@ -15,5 +18,9 @@ import splitvlm  # before any test imports gRPC
 
 hypothesis.settings.register_profile("steady", derandomize=True)
 hypothesis.settings.register_profile("explore", max_examples=1_000, deadline=None, print_blob=True)
+# Profiles of tiny models, measured beside other tests, are for this run alone.
+os.environ["SPLITVLM_CACHE"] = tempfile.mkdtemp(prefix="splitvlm-tests-")
+atexit.register(shutil.rmtree, os.environ["SPLITVLM_CACHE"], ignore_errors=True)
+
 assert splitvlm.TLS_1_2_IS_OFF
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))

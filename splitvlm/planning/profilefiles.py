@@ -44,21 +44,26 @@ def scaled(profiles: Profiles, *, device_slowdown: float, cloud_speedup: float) 
     """As a device so many times slower and a cloud so many times faster would have measured them. Bytes stay."""
     if device_slowdown <= 0 or cloud_speedup <= 0:
         raise UsageError("A slow-down and a speed-up are above 0.", advice="1 leaves the profile as it was measured.")
-    device, cloud = profiles.device, profiles.cloud
+    cloud = profiles.cloud
     return replace(
         profiles,
-        device=replace(
-            device,
-            cuts=_times(device.cuts, device_slowdown),
-            coding={key: (device_slowdown * seconds, size) for key, (seconds, size) in device.coding.items()},
-            token_s=_times(device.token_s, device_slowdown),
-        ),
+        device=slowed(profiles.device, device_slowdown),
         cloud=replace(
             cloud,
             cuts=_times(cloud.cuts, 1 / cloud_speedup),
             coding={key: seconds / cloud_speedup for key, seconds in cloud.coding.items()},
             token_s=_times(cloud.token_s, 1 / cloud_speedup),
         ),
+    )
+
+
+def slowed(device: DeviceProfile, factor: float) -> DeviceProfile:
+    """As a device so many times slower would have measured it."""
+    return replace(
+        device,
+        cuts=_times(device.cuts, factor),
+        coding={key: (factor * seconds, size) for key, (seconds, size) in device.coding.items()},
+        token_s=_times(device.token_s, factor),
     )
 
 

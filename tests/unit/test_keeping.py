@@ -1,0 +1,81 @@
+"""What was measured once: found again while everything that it depends on is the same, measured again else."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from splitvlm import keeping
+from splitvlm.keeping import forget, kept, path_of
+from splitvlm.profiling import alike
+
+FACTS: dict[str, object] = {"weights": "a", "threads": 1}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SPLITVLM_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def measured(facts: dict[str, object], value: str) -> str:
+    return kept("one", facts, lambda: value, str.encode, bytes.decode)
+
+
+def test_the_same_facts_are_measured_once_and_others_anew() -> None:
+    assert [measured(FACTS, value) for value in ("first", "second")] == ["first", "first"]
+    assert measured(FACTS | {"threads": 2}, "third") == "third"
+    assert measured(FACTS, "fourth") == "first"
+
+
+def test_another_machine_or_library_measures_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = path_of("one", FACTS)
+    monkeypatch.setattr(keeping, "processor", lambda: "another")
+    other = path_of("one", FACTS)
+    monkeypatch.setattr(keeping, "_versions", lambda: {"torch": "0"})
+    assert len({before, other, path_of("one", FACTS)}) == 3
+
+
+def test_what_is_forgotten_is_measured_again() -> None:
+    measured(FACTS, "first")
+    forget("one", FACTS)
+    forget("one", FACTS)
+    assert measured(FACTS, "second") == "second"
+
+
+def test_a_broken_file_costs_a_measurement_and_is_mended(caplog: pytest.LogCaptureFixture) -> None:
+    def parsed(data: bytes) -> int:
+        return int(data)
+
+    assert kept("number", FACTS, lambda: 7, lambda made: str(made).encode(), parsed) == 7
+    path_of("number", FACTS).write_bytes(b"\xff nonsense")
+    assert kept("number", FACTS, lambda: 8, lambda made: str(made).encode(), parsed) == 8
+    assert "made again" in caplog.text
+    assert kept("number", FACTS, lambda: 9, lambda made: str(made).encode(), parsed) == 8
+
+
+def test_a_folder_that_cannot_be_written_keeps_nothing_and_says_so(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder.write_text("a file stands where the folder would")
+    with caplog.at_level(logging.WARNING):
+        assert [measured(FACTS, value) for value in ("first", "second")] == ["first", "second"]
+    assert "nothing is kept" in caplog.text
+
+
+def test_what_no_longer_holds_is_measured_again() -> None:
+    def at(value: str, fits: bool) -> str:
+        return kept("one", FACTS, lambda: value, str.encode, bytes.decode, lambda _found: fits)
+
+    assert [at("first", True), at("second", True), at("third", False), at("fourth", True)] == [
+        *("first", "first", "third", "third")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("one_s", "other_s", "same"), [(1.0, 1.1, True), (1.1, 1.0, True), (1.0, 1.5, False), (0, 0, True)]
+)
+def test_times_of_the_same_machine(one_s: float, other_s: float, same: bool) -> None:
+    assert alike(one_s, other_s) is same
