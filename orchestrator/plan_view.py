@@ -59,8 +59,8 @@ def show(seen: View, console: Console, *, every: bool, explain: bool) -> None:
     """The spans, then what was left out."""
     title = f"{seen.profiles.model}: the fastest plan, RTT {1e3 * seen.rtt_s:g} ms, {seen.n_tokens} decoding steps"
     table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
-    for name in ("uplink", "plan", "s there", "bytes", "drop", "leak", "MiB"):
-        table.add_column(name, justify="left" if name in ("uplink", "plan") else "right", no_wrap=True)
+    for name in ("uplink, kbit/s", "plan", "s there", "bytes", "drop", "leak", "MiB"):
+        table.add_column(name, justify="left" if name in ("uplink, kbit/s", "plan") else "right", no_wrap=True)
     for span in seen.spans:
         line = span.line
         table.add_row(
@@ -83,10 +83,16 @@ def show(seen: View, console: Console, *, every: bool, explain: bool) -> None:
 
 def _between(span: Span) -> str:
     if span.low_bps == 0:
-        return f"below {rate(span.high_bps)}" if math.isfinite(span.high_bps) else "any rate"
+        return f"below {_kbit(span.high_bps)}" if math.isfinite(span.high_bps) else "any rate"
     if math.isinf(span.high_bps):
-        return f"above {rate(span.low_bps)}"
-    return f"{rate(span.low_bps)} to {rate(span.high_bps)}"
+        return f"above {_kbit(span.low_bps)}"
+    return f"{_kbit(span.low_bps)} to {_kbit(span.high_bps)}"
+
+
+def _kbit(bps: float) -> str:
+    """Three digits that count, and no exponent."""
+    kbit = float(f"{bps / 1e3:.3g}")
+    return f"{kbit:,.0f}" if kbit >= 100 else f"{kbit:.3g}"
 
 
 def _seconds(span: Span, seen: View) -> str:
