@@ -92,7 +92,7 @@ class Bench:
         ]
         self.asked = asked
         images = [picture.image for picture in pictures]
-        ids = [self._prompt_bytes(image, questions) for image, questions in zip(images, asked, strict=True)]
+        ids = [self.prompt_bytes(image, questions) for image, questions in zip(images, asked, strict=True)]
         scores: dict[Setting, Score] = defaultdict(Score)
 
         def note(setting: Setting, sizes: list[float], right: list[list[bool]]) -> None:
@@ -104,16 +104,16 @@ class Bench:
 
         middle = self._lower(images)
         tokens = self._upper(middle)
-        note(NONE, [0.0] * len(images), self._answers(tokens, asked))
+        note(NONE, [0.0] * len(images), self.answers(tokens, asked))
         seeds = list(numbers)
         for setting, code in coders(self.codec, self.vision).items():
             if setting in alive:
                 sizes, back = self._through(code, middle, seeds, setting)
-                note(setting, with_prompt(sizes), self._answers(self._upper(back), asked))
+                note(setting, with_prompt(sizes), self.answers(self._upper(back), asked))
         for setting, code in coders(self.codec, TOKENS).items():
             if setting in alive:
                 sizes, back = self._through(code, tokens, seeds, setting)
-                note(setting, with_prompt(sizes), self._answers(back, asked, self._hidden_from(setting, seeds)))
+                note(setting, with_prompt(sizes), self.answers(back, asked, self._hidden_from(setting, seeds)))
         for setting, code in coders(self.codec, self.lm).items():
             if setting in alive:
                 note(setting, *self._through_language(code, tokens, asked, seeds, setting))
@@ -124,11 +124,11 @@ class Bench:
                     float(np.mean([begin_bytes(size, one.text) for one in questions]))
                     for (size, _), questions in zip(coded, asked, strict=True)
                 ]
-                right = self._answers(self._upper(self._lower([image for _, image in coded])), asked)
+                right = self.answers(self._upper(self._lower([image for _, image in coded])), asked)
                 note(setting, sizes, right)
         return scores
 
-    def _prompt_bytes(self, image: Image.Image, questions: list[Question]) -> float:
+    def prompt_bytes(self, image: Image.Image, questions: list[Question]) -> float:
         """Mean bytes of a prompt's token ids as they cross beside the hidden states."""
         sizes = []
         for question in questions:
@@ -157,6 +157,10 @@ class Bench:
         tokens: torch.Tensor = self.model.model.connector(tower.post_layernorm(states))
         return tokens
 
+    def tokens_of(self, images: list[Image.Image]) -> torch.Tensor:
+        """[B, 64, D], the visual tokens of pictures."""
+        return self._upper(self._lower(images))
+
     def _through(
         self, code: Callable[[Array, int], Coded], states: torch.Tensor, seeds: list[int], setting: Setting
     ) -> tuple[list[float], torch.Tensor]:
@@ -176,7 +180,7 @@ class Bench:
         return hidden
 
     @torch.no_grad()
-    def _answers(
+    def answers(
         self, tokens: torch.Tensor, asked: list[list[Question]], hidden: torch.Tensor | None = None
     ) -> list[list[bool]]:
         packed = [pack(self.tokenizer, questions) for questions in asked]

@@ -34,6 +34,12 @@ class Codec:
         plain = picture_levels() if cut == IMAGE else levels.levels_of(cut)
         return (*plain, *KLT_STEPS) if cut in self._bases else plain
 
+    def basis(self, cut: Cut) -> Basis:
+        """What calibration learned of a cut. Raises UsageError where there is none."""
+        if cut not in self._bases:
+            raise UsageError(f"The cut {cut} is not calibrated.", advice="`splitvlm calibrate MODEL` does that.")
+        return self._bases[cut]
+
     def check(self, cut: Cut, level: str) -> None:
         """Raises UsageError, naming the known levels."""
         if level not in self.levels(cut):

@@ -80,29 +80,29 @@ class Density:
 
 
 class Context:
-    """What both sides know while columns come one after another."""
+    """What both sides know while columns come one after another. Tokens lie last: what is done for each of them is one run."""
 
     def __init__(self, density: Density, num_tokens: int) -> None:
         self._density = density
         self._margin = max(1, density.stride)
         self._tokens = num_tokens
         columns = density.columns
-        self._inputs = np.zeros((num_tokens, columns * NEIGHBOURS), np.float32)
+        self._inputs_XT = np.zeros((columns * NEIGHBOURS, num_tokens), np.float32)
 
     def weights(self, column: int) -> F32:
         """[T, V] for the next of K columns, whole numbers from 1 to 65536; not normalised."""
         density = self._density
-        hidden = self._inputs[:, : NEIGHBOURS * column] @ density.first[column]
-        hidden += density.first_bias[column]
-        hidden *= np.float32(2.0 ** -int(density.shifts[column, 0]))
-        np.clip(hidden, 0, LARGEST_HIDDEN, out=hidden)
-        np.floor(hidden, out=hidden)
-        below = hidden @ density.second[column]
-        below += density.second_bias[column]
-        np.subtract(below.max(axis=1, keepdims=True), below, out=below)
-        below *= np.float32(2.0 ** -int(density.shifts[column, 1]))
-        np.minimum(below, len(WEIGHTS) - 1, out=below)
-        weights: F32 = WEIGHTS.take(below.astype(np.uint8))
+        hidden_HT = density.first[column].T @ self._inputs_XT[: NEIGHBOURS * column]
+        hidden_HT += density.first_bias[column][:, None]
+        hidden_HT *= np.float32(2.0 ** -int(density.shifts[column, 0]))
+        np.clip(hidden_HT, 0, LARGEST_HIDDEN, out=hidden_HT)
+        np.floor(hidden_HT, out=hidden_HT)
+        scale = np.float32(-(2.0 ** -int(density.shifts[column, 1])))  # a power of two: products stay exact
+        below_VT = (density.second[column] * scale).T @ hidden_HT
+        below_VT += (density.second_bias[column] * scale)[:, None]
+        below_VT -= below_VT.min(axis=0)
+        np.minimum(below_VT, len(WEIGHTS) - 1, out=below_VT)
+        weights: F32 = WEIGHTS.take(below_VT.astype(np.uint8).T)
         return weights
 
     def learn(self, column: int, q_T: npt.NDArray[np.signedinteger[Any]]) -> None:
@@ -112,7 +112,7 @@ class Context:
         padded[self._margin : self._margin + self._tokens] = known
         for place, offset in enumerate(offsets(self._density.stride)):
             start = self._margin + offset
-            self._inputs[:, NEIGHBOURS * column + place] = padded[start : start + self._tokens]
+            self._inputs_XT[NEIGHBOURS * column + place] = padded[start : start + self._tokens]
 
 
 def offsets(stride: int) -> tuple[int, ...]:
