@@ -94,7 +94,7 @@ class Renewal:
                     raise KeysError(f"{self._folder} holds the keys of another node now, {found.node} ({found.role}).")
                 self._newest = replace(found, renewal=self)
                 _log.warning("keys renewed", extra={"node": found.node})
-            except KeysError as error:  # half copied, or wrong: the old ones count until their end
+            except (KeysError, OSError) as error:  # half copied, or wrong: the old ones count until their end
                 _log.warning("%s", error)
         return self._newest or before
 
