@@ -18,7 +18,7 @@ from PIL import Image
 from edge_node.cloud_session import CloudSession, Exchange, Payload
 from splitvlm.crypto.identity import Identity
 from splitvlm.domain import Plan
-from splitvlm.errors import Forgotten, PeerUnavailable, SplitvlmError
+from splitvlm.errors import CapacityError, Forgotten, PeerUnavailable, SplitvlmError
 from splitvlm.link.estimator import RESOLUTION_S, STEP, LinkEstimate, LinkEstimator
 from splitvlm.rpc.channels import connected, open_channel
 from splitvlm.rpc.limits import CHUNK_BYTES, CONNECT_TIMEOUT_S, PICTURE_NAME_BYTES
@@ -42,6 +42,7 @@ class CloudLink:
         self.peer = f"cloud node at {address}"
         self.estimator = LinkEstimator()
         self.reachable = True
+        self._full_until_s = 0.0
         self._agreement = agreement
         self._identity = identity
         self._cuts = cuts
@@ -67,6 +68,11 @@ class CloudLink:
         """The plan under which the cloud node has seen the picture of this name, if it remembers it as far as is known here."""
         return self._remembered.get(picture)
 
+    @property
+    def has_room(self) -> bool:
+        """Whether the node, when it last refused a request, said that it would have room by now."""
+        return time.monotonic() >= self._full_until_s
+
     def estimate(self) -> LinkEstimate:
         return self.estimator.estimate(time.monotonic())
 
@@ -89,6 +95,8 @@ class CloudLink:
             self._remembered.pop(payload.picture, None)
             raise
         except SplitvlmError as error:
+            if isinstance(error, CapacityError):
+                self._full_until_s = time.monotonic() + error.retry_after_s
             self.reachable = self.reachable and error.code not in ("peer-unavailable", "deadline")
             raise
         finally:

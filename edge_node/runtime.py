@@ -69,8 +69,9 @@ class Runtime:
             self._probe()
 
     def use_reachable(self) -> None:
-        """Before a request: where the node in use does not answer probes, and another may, that one is used."""
-        if self._links and not self._links[0].reachable and any(link.reachable for link in self._links):
+        """Before a request: where the node in use does not answer probes or has no room, and another may, that one is used."""
+        ready = [link.reachable and link.has_room for link in self._links]
+        if any(ready) and not ready[0]:
             self.on_fault(self._links[0])
 
     def _retire(self, link: CloudLink) -> None:

@@ -8,6 +8,7 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
+from edge_node.cloud_link import CloudLink
 from edge_node.patience import Patience
 from edge_node.planner import Planner
 from edge_node.request import Request
@@ -48,7 +49,7 @@ class LocalServicer(local_pb2_grpc.LocalServicer):
         if link is not None:
             link.asked()
             self._planner.spent(link.take_bytes())
-        choice = self._planner.choose(request.plan, estimate, link.reachable if link else False, known)
+        choice = self._planner.choose(request.plan, estimate, self._cloud_is_there(link), known)
         assert choice.plan is not None
         yield _chosen(choice, estimate)
         max_new_tokens = request.max_new_tokens or settings.max_new_tokens
@@ -81,6 +82,10 @@ class LocalServicer(local_pb2_grpc.LocalServicer):
             },
         )
         yield pb.Answer(account=account.to_wire())
+
+    def _cloud_is_there(self, link: CloudLink | None) -> bool:
+        """One without room is waited for only where the device cannot answer by itself."""
+        return link is not None and link.reachable and (link.has_room or not self._planner.can_finish_alone)
 
     def _patience_s(self, choice: Choice) -> float | None:
         """Of a silent cloud node; None where nobody could take over: then it is waited for as long as it takes."""

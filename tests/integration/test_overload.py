@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from cloud_node.settings import Limits
 from edge_node.request import Request
+from edge_node.servicer import LocalServicer
 from splitvlm.crypto.identity import Role
 from splitvlm.domain import Plan
 from splitvlm.errors import CapacityError
@@ -50,6 +53,8 @@ async def test_a_device_beyond_its_quota_is_told_when_to_come_back_and_others_ar
     with pytest.raises(CapacityError, match="edge-1 has asked more than") as refused:
         await camera.ask(PLAN, PICTURE, QUESTION, 2)
     assert 10 < refused.value.retry_after_s <= 30
+    assert not camera.link.has_room  # until then it is not asked, where the device or another can answer
+    assert camera.link.reachable
     async with device(model, cloud, keys.identity("edge-2", Role.EDGE)) as other:
         assert (await other.ask(PLAN, PICTURE, QUESTION, 2)).token_ids == first.token_ids
     alone = Request(camera.engine, camera.link, Plan.parse(PLAN), PICTURE, QUESTION, 2, finish_alone=True)
@@ -89,3 +94,17 @@ async def test_memory_for_requests_is_counted_before_it_is_taken_and_comes_back(
         await until(lambda: admission.working_bytes == 0)
         assert (await camera.ask(PLAN, PICTURE, QUESTION, 2)).token_ids
         await until(lambda: admission.working_bytes == 0)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+async def test_a_node_without_room_is_left_alone_where_the_device_can_answer(
+    cloud: Cloud, camera: Device, alone: bool
+) -> None:
+    servicer = LocalServicer(cast(Any, None), cast(Any, SimpleNamespace(can_finish_alone=alone)), plaintext=True)
+    assert servicer._cloud_is_there(camera.link)
+    for _ in range(2):
+        await camera.ask(PLAN, PICTURE, QUESTION, 2)
+    with pytest.raises(CapacityError):
+        await camera.ask(PLAN, PICTURE, QUESTION, 2)
+    assert servicer._cloud_is_there(camera.link) is not alone
+    assert not servicer._cloud_is_there(None)
