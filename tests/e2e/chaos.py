@@ -79,9 +79,10 @@ class Run:
 class Laboratory:
     """`async with Laboratory(folder) as laboratory:` Everything that was started or broken is stopped at its end."""
 
-    def __init__(self, folder: Path, *, ask_again: bool = False) -> None:
+    def __init__(self, folder: Path, *, remembered_s: float = 0.0) -> None:
+        """`remembered_s`: the cloud nodes remember pictures for so long; 0: devices do not ask them to."""
         self._launcher = Launcher(folder)
-        self._ask_again = ask_again
+        self._remembered_s = remembered_s
         self._stack = contextlib.AsyncExitStack()
         self._orchestrator_port, *self._ports = _free_ports(3)
         self.links: dict[str, LinkEmulator] = {}  # by the address that devices dial
@@ -99,7 +100,7 @@ class Laboratory:
         await self.start_orchestrator()
         for address in self.links:
             await self.start_cloud(address)
-        planning = {"cuts": ["image", "vision:3", "tokens", "lm:2", "device"], "ask_again": self._ask_again}
+        planning = {"cuts": ["image", "vision:3", "tokens", "lm:2", "device"], "ask_again": self._remembered_s > 0}
         self.edge = await self._launcher.start(
             "edge",
             {"orchestrator": self.orchestrator.address, "model": {"threads": 1}, "planning": planning}
@@ -129,6 +130,8 @@ class Laboratory:
             "model": {"threads": 1},
             "cuts": ["image", "vision:3", "tokens", "lm:2"],
         }
+        if self._remembered_s:
+            settings["limits"] = {"remembered_s": self._remembered_s}
         self.clouds[address] = await self._launcher.start("cloud", settings, FULL_DISK if number else None)
 
     async def healed(self) -> str:
