@@ -30,7 +30,6 @@ PICTURES = {
 SCALES = (1.0, 0.625, 0.375)
 SEAL_BYTES = 16  # splitvlm.crypto.sealing: what a frame grows by
 NAME = bytes(8)  # a picture's name, which is sent by default
-PROMPT = torch.arange(100, 130)
 Array = np.ndarray[Any, Any]
 Coded = tuple[int, Array]  # bytes, what is restored
 
@@ -101,11 +100,14 @@ def dropped(x_TC: Array, share: float, seed: int) -> Coded:
 def own(x_TC: Array, codec: Codec, cut: Cut, level: str) -> Coded:
     """At `lm:k` as it is; elsewhere with a prompt beside it, as it crosses, less what the prompt alone takes."""
     boundary = {HIDDEN: torch.from_numpy(np.ascontiguousarray(x_TC))}
+    nothing_asked = 0
     if cut.kind is not CutKind.LM:
-        boundary = {HIDDEN: boundary[HIDDEN].reshape(_shape(x_TC, cut)), IDS: PROMPT}
+        template = codec.basis(cut).template
+        ids = [*template.before, *template.after]
+        boundary = {HIDDEN: boundary[HIDDEN].reshape(_shape(x_TC, cut)), IDS: torch.tensor(ids)}
+        nothing_asked = len(template.encode(ids) or b"")
     data = codec.encode(cut, boundary, level)
-    prompt = 0 if cut.kind is CutKind.LM else len(codec.encode(cut, {IDS: PROMPT}, level))
-    return len(data) - prompt, codec.decode(cut, data)[HIDDEN].numpy().reshape(x_TC.shape)
+    return len(data) - nothing_asked, codec.decode(cut, data)[HIDDEN].numpy().reshape(x_TC.shape)
 
 
 def _shape(x_TC: Array, cut: Cut) -> tuple[int, ...]:

@@ -31,8 +31,8 @@ from splitvlm.codec.klt import Transform
 from splitvlm.domain import TOKENS
 from splitvlm.scenes.questions import HELD_OUT_SEEDS, QUESTIONS_A_PICTURE, TRAINED, ask, draw
 
-LEVELS, SHARES = ("klt2", "klt3", "klt4"), (0.15, 0.3, 0.5)
-PLAIN = ("klt2", "klt3", "klt4", "klt5", "klt6")
+LEVELS, SHARES = ("klt3", "klt4", "klt5"), (0.15, 0.3, 0.5)
+PLAIN = ("klt2", "klt3", "klt4", "klt5", "klt6", "klt7")
 CHUNK, ROW = 12, 8  # pictures a forward pass; tokens in a row
 Change = Callable[[Array, int], Array]
 

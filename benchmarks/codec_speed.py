@@ -24,15 +24,17 @@ import numpy as np
 import torch
 
 from splitvlm.codec.codec import Codec
-from splitvlm.codec.klt import Basis, centres_of, quantised, transform_of
-from splitvlm.codec.learning import STEPS, learn
+from splitvlm.codec.klt import Basis, transform_of
+from splitvlm.codec.learning import STEPS
+from splitvlm.codec.lessons import learn
 from splitvlm.codec.levels import KLT_STEPS
+from splitvlm.codec.prompt import Template
 from splitvlm.domain import TOKENS
 
 CHANNELS = 576
 SIZES = {"64 x 576": (64, 8), "1088 x 576": (1088, 32)}
 PICTURES = 40
-LEVELS = ("klt1", "klt3", "klt6")
+LEVELS = ("klt1", "klt3", "klt7")
 FALLS = 1.6
 
 
@@ -46,11 +48,9 @@ def features(num_tokens: int, seed: int) -> np.ndarray:  # type: ignore[type-arg
 def codec_of(num_tokens: int, stride: int) -> Codec:
     seen = [features(num_tokens, seed) for seed in range(PICTURES)]
     transform = transform_of(np.concatenate(seen))
-    densities = {
-        level: learn([quantised(x_TC, transform, level) for x_TC in seen], stride, steps=STEPS // 5) for level in LEVELS
-    }
-    centres = {level: centres_of(np.concatenate(seen), transform, level) for level in LEVELS}
-    return Codec({TOKENS: Basis(transform, densities, centres, (num_tokens,))}, "made up")
+    levels = {level: learn(seen, transform, level, stride, steps=STEPS // 5, least_gain=-1.0) for level in LEVELS}
+    template = Template(tuple(range(num_tokens)), (7, 8, 9), 49_280)
+    return Codec({TOKENS: Basis(transform, levels, (num_tokens,), template)}, "made up")
 
 
 def median_ms(work: Callable[[], object], repeats: int) -> float:
@@ -98,7 +98,7 @@ def main() -> None:
     for size, (num_tokens, stride) in SIZES.items():
         codec = codec_of(num_tokens, stride)
         x_TC = torch.from_numpy(features(num_tokens, 999))
-        boundary = {"hidden": x_TC, "ids": torch.arange(num_tokens + 30)}
+        boundary = {"hidden": x_TC, "ids": torch.tensor([*range(num_tokens), *range(100, 115), 7, 8, 9])}
         rows = {}
         for level in ("lossless", *LEVELS):
             rows[level] = measured(codec, boundary, level, options.repeats)

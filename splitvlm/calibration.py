@@ -15,9 +15,10 @@ from PIL import Image
 
 from splitvlm.codec.calibration import FILE, write
 from splitvlm.codec.codec import Codec
-from splitvlm.codec.klt import Basis, centres_of, quantised, transform_of
-from splitvlm.codec.learning import learn
+from splitvlm.codec.klt import Basis, transform_of
+from splitvlm.codec.lessons import learn
 from splitvlm.codec.levels import KLT_STEPS
+from splitvlm.codec.prompt import Template, template_of
 from splitvlm.domain import IMAGE, TOKENS, Cut, CutKind
 from splitvlm.errors import UsageError
 from splitvlm.model.boundary import HIDDEN
@@ -28,6 +29,8 @@ from splitvlm.model.sensitivity import sensitivity
 from splitvlm.pictures import samples
 
 QUESTION = "What is in the picture?"
+OTHER_QUESTIONS = ("how many?", "Is it day", "7", "(a) or b")
+"""That begin and end differently: what their prompts have in common is the model's template."""
 SEED = 10_000  # of the drawn pictures: others than those of profiles
 Array = np.ndarray[Any, Any]
 MOST_TOKENS = 80_000  # that densities are learned from: what more of them gain is below a percent
@@ -54,15 +57,21 @@ def calibrate(model: str, images: Path | None, number: int, workers: int = 1) ->
     cuts = [cut for cut in middle_cuts(model) if cut != IMAGE]
     part = load_device(model, [max(cuts, key=lambda cut: cut.depth)])
     asked = list(_in_folder(images, number) if images else samples(number, model, seed=SEED))
+    template = _template(part, asked[0][0])
     bases = {}
     for cut in cuts:
         features = [part.lower(*one, cut).boundary[HIDDEN].float().numpy() for one in asked]
         unit = LANGUAGE_UNIT if cut.kind is CutKind.LM else 1.0
         stride = _stride(part, cut, features[0], asked[0])
-        bases[cut] = _basis(features, stride, sensitivity(model, asked, cut), unit, workers)
+        bases[cut] = _basis(features, stride, sensitivity(model, asked, cut), unit, template, workers)
     path = folder / FILE
     write(path, bases)
     return path
+
+
+def _template(part: DevicePart, image: Image.Image) -> Template:
+    prompts = [part.inputs(image, question)["input_ids"][0].tolist() for question in (QUESTION, *OTHER_QUESTIONS)]
+    return template_of(prompts, len(part.processor.tokenizer))
 
 
 def _stride(part: DevicePart, cut: Cut, features: Array, one: tuple[Image.Image, str]) -> int:
@@ -72,7 +81,9 @@ def _stride(part: DevicePart, cut: Cut, features: Array, one: tuple[Image.Image,
     return _row(features.shape[-2])
 
 
-def _basis(features: Sequence[Array], stride: int, sensitivity_CC: Array, unit: float, workers: int) -> Basis:
+def _basis(
+    features: Sequence[Array], stride: int, sensitivity_CC: Array, unit: float, template: Template, workers: int
+) -> Basis:
     stacked = [one.reshape(-1, one.shape[-1]) for one in features]
     x_NC = np.concatenate(stacked) if stacked else np.empty((0, 1), np.float32)
     if len(x_NC) < TOKENS_PER_CHANNEL * x_NC.shape[1]:
@@ -85,14 +96,10 @@ def _basis(features: Sequence[Array], stride: int, sensitivity_CC: Array, unit: 
     with ProcessPoolExecutor(
         workers, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
     ) as pool:
-        learning = {
-            level: pool.submit(learn, [quantised(x_TC, transform, level).astype(np.int32) for x_TC in seen], stride)
-            for level in KLT_STEPS
-        }
-        centres = {level: centres_of(np.concatenate(seen), transform, level) for level in KLT_STEPS}
-        densities = {level: future.result() for level, future in learning.items()}
+        learning = {level: pool.submit(learn, seen, transform, level, stride) for level in KLT_STEPS}
+        levels = {level: future.result() for level, future in learning.items()}
     shapes = {one.shape[:-1] for one in features}
-    return Basis(transform, densities, centres, shapes.pop() if len(shapes) == 1 else ())
+    return Basis(transform, levels, shapes.pop() if len(shapes) == 1 else (), template)
 
 
 def _row(num_tokens: int) -> int:

@@ -1,9 +1,11 @@
 """What a model's boundaries were calibrated with, as one safetensors file beside its weights.
 
 `tokens.mean` [C], `tokens.analysis` and `tokens.synthesis` [C, C] (float16): the transform at the cut `tokens`.
-`tokens.shape`: of the tensor, without the channels, where it never varies; `tokens.klt2.centres` [C, 2] (klt.py).
-`tokens.klt2.*`, for each level: its density's whole numbers (density.py), matrices one after another. The file's SHA-256
-is part of the codec's hash, so that two nodes with different calibrations refuse each other.
+`tokens.shape`: of the tensor, without the channels, where it never varies; `tokens.before`, `tokens.after` and
+`tokens.vocabulary`: the prompts' template (prompt.py). For each level, `tokens.klt2.*`: centres [C, 2] (klt.py), its
+density's whole numbers (density.py), matrices one after another, and where it has a restorer (restoring.py), that
+network's matrices (float16).
+The file's SHA-256 is part of the codec's hash, so that two nodes with different calibrations refuse each other.
 """
 
 from __future__ import annotations
@@ -18,13 +20,18 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save_file
 
 from splitvlm.codec.density import HIDDEN_UNITS, MAX_COLUMNS, MAX_REACH, NEIGHBOURS, Density
-from splitvlm.codec.klt import Basis, Transform
+from splitvlm.codec.klt import Basis, Learned, Transform
 from splitvlm.codec.levels import KLT_STEPS
+from splitvlm.codec.prompt import LARGEST_VOCABULARY, Template
+from splitvlm.codec.restoring import HIDDEN_UNITS as HIDDEN_OF_RESTORER
+from splitvlm.codec.restoring import Restorer
 from splitvlm.domain import Cut
 from splitvlm.errors import UsageError
 
 FILE = "calibration.safetensors"
 MOST_TOKENS = 1 << 20  # of a boundary: no known model has as many
+_PARTS = ("first", "first_bias", "second", "second_bias", "third", "third_bias")
+_RESTORER = tuple(f"restorer_{part}" for part in _PARTS)
 Tensors = dict[str, np.ndarray]  # type: ignore[type-arg]
 
 
@@ -35,9 +42,14 @@ def write(path: Path, bases: Mapping[Cut, Basis]) -> None:
         tensors[f"{cut}.mean"] = basis.transform.mean
         tensors[f"{cut}.analysis"] = basis.transform.analysis.astype(np.float16)
         tensors[f"{cut}.synthesis"] = basis.transform.synthesis.astype(np.float16)
-        for level, density in basis.densities.items():
-            tensors[f"{cut}.{level}.centres"] = basis.centres[level].astype(np.float16)
-            tensors |= {f"{cut}.{level}.{name}": value for name, value in _stored(density).items()}
+        tensors[f"{cut}.before"] = np.array(basis.template.before, np.int32)
+        tensors[f"{cut}.after"] = np.array(basis.template.after, np.int32)
+        tensors[f"{cut}.vocabulary"] = np.array([basis.template.vocabulary], np.int32)
+        for level, learned in basis.levels.items():
+            stored = {"centres": learned.centres.astype(np.float16)} | _stored(learned.density)
+            if learned.restorer is not None:
+                stored |= {f"restorer_{part}": getattr(learned.restorer, part).astype(np.float16) for part in _PARTS}
+            tensors |= {f"{cut}.{level}.{name}": value for name, value in stored.items()}
     save_file(tensors, path)
 
 
@@ -57,18 +69,41 @@ def _basis(tensors: Tensors, cut: str) -> Basis:
         tensors[f"{cut}.{name}"].astype(np.float32) for name in ("mean", "analysis", "synthesis")
     )
     square = (len(mean), len(mean))
-    if not (
-        analysis.shape == synthesis.shape == square and np.isfinite(analysis).all() and np.isfinite(synthesis).all()
-    ):
+    if not (analysis.shape == synthesis.shape == square and _finite(analysis) and _finite(synthesis)):
         raise ValueError(cut)
-    centres = {level: tensors[f"{cut}.{level}.centres"].astype(np.float32) for level in KLT_STEPS}
-    if not all(one.shape == (len(mean), 2) and np.isfinite(one).all() for one in centres.values()):
-        raise ValueError(cut)
-    densities = {level: _density(tensors, f"{cut}.{level}") for level in KLT_STEPS}
+    levels = {level: _learned(tensors, f"{cut}.{level}", len(mean)) for level in KLT_STEPS}
     shape = tuple(tensors[f"{cut}.shape"].tolist())
     if any(size < 1 for size in shape) or math.prod(shape) > MOST_TOKENS:
         raise ValueError(cut)
-    return Basis(Transform(mean, analysis, synthesis), densities, centres, shape)
+    return Basis(Transform(mean, analysis, synthesis), levels, shape, _template(tensors, cut))
+
+
+def _template(tensors: Tensors, cut: str) -> Template:
+    before, after = (tuple(tensors[f"{cut}.{end}"].tolist()) for end in ("before", "after"))
+    vocabulary = int(tensors[f"{cut}.vocabulary"][0])
+    if not 1 <= vocabulary <= LARGEST_VOCABULARY or not all(0 <= one < vocabulary for one in before + after):
+        raise ValueError(cut)
+    return Template(before, after, vocabulary)
+
+
+def _learned(tensors: Tensors, prefix: str, channels: int) -> Learned:
+    centres = tensors[f"{prefix}.centres"].astype(np.float32)
+    if centres.shape != (channels, 2) or not _finite(centres):
+        raise ValueError(prefix)
+    density = _density(tensors, prefix)
+    if f"{prefix}.{_RESTORER[0]}" not in tensors:
+        return Learned(density, centres)
+    parts = [tensors[f"{prefix}.{part}"].astype(np.float32) for part in _RESTORER]
+    restorer = Restorer(density.stride, *parts)
+    seen, restored, hidden = restorer.first.shape[1], restorer.columns, HIDDEN_OF_RESTORER
+    shapes = [(NEIGHBOURS, seen, hidden), (hidden,), (hidden, hidden), (hidden,), (hidden, restored), (restored,)]
+    if [part.shape for part in parts] != shapes or max(seen, restored) > channels or not all(map(_finite, parts)):
+        raise ValueError(prefix)
+    return Learned(density, centres, restorer)
+
+
+def _finite(array: np.ndarray) -> bool:  # type: ignore[type-arg]
+    return bool(np.isfinite(array).all())
 
 
 def _stored(density: Density) -> Tensors:

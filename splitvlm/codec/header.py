@@ -20,7 +20,7 @@ from splitvlm.codec.limits import Limits
 from splitvlm.errors import ProtocolError, UsageError
 
 VERSION: Final = 1
-SHORT: Final = 2  # boundary.py
+SHORT: Final = 16  # and above: boundary.py
 
 NAMES: Final[tuple[str, ...]] = (
     "hidden",

@@ -2,7 +2,7 @@
 
     y = (x - mean) · A          A = M·V, M the square root of the model's sensitivity G to each direction of x,
     q = sign(y) · floor(|y| / step + ROUNDING)         V the eigenvectors of the covariance of (x - mean)·M, falling
-    x' = sign(q) · (|q| + c) · step · S + mean         S = inverse of A; c of the column, for |q| = 1 and for larger ones
+    x' = (sign(q) · (|q| + c) + r) · step · S + mean   S = inverse of A; c of the column, for |q| = 1 and for larger ones
     step = KLT_STEPS[level], in root mean squares of y before it was scaled, times the `unit` of the boundary
 
 G is the Fisher information of the model's answer about x (mean outer product of the gradients of the log-likelihood of
@@ -13,7 +13,8 @@ judged by the model's answers (`splitvlm evaluate --plans`), not by this module.
 
     body := level u8 · kept varint · stream      kept: columns up to the last that is not all zero
 
-c is where the mean of what is rounded to |q| lies beyond it: costs no byte, and takes up to a tenth of the error away.
+c is where the mean of what is rounded to |q| lies beyond it; r is what the receiver makes of all coefficients together
+(restoring.py), within the cell of q. Neither costs a byte; r takes half of the square error away and more, at coarse steps.
 The stream is entropy.py's, under the density that calibration learned for the level. T tokens, C channels.
 """
 
@@ -21,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,8 @@ from splitvlm.codec import entropy
 from splitvlm.codec.density import Density
 from splitvlm.codec.header import Cursor, malformed, varint
 from splitvlm.codec.levels import KLT_STEPS
+from splitvlm.codec.prompt import NO_TEMPLATE, Template
+from splitvlm.codec.restoring import Restorer
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -60,16 +63,25 @@ class Transform:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Basis:
-    """What calibration learned of one boundary: its transform, and for each of KLT_STEPS a density and centres [C, 2].
+class Learned:
+    """Of one of KLT_STEPS: how likely values are, centres [C, 2], and what restores them, where that helps."""
 
-    `shape` is that of all tensors seen, without the channels; empty where it varied.
+    density: Density
+    centres: F32
+    restorer: Restorer | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Basis:
+    """What calibration learned of one boundary: its transform, and what each of KLT_STEPS needs.
+
+    `shape` is that of all tensors seen, without the channels; empty where it varied. `template`: of the prompts beside them.
     """
 
     transform: Transform
-    densities: Mapping[str, Density]
-    centres: Mapping[str, F32]
+    levels: Mapping[str, Learned]
     shape: tuple[int, ...] = ()
+    template: Template = NO_TEMPLATE
 
     @property
     def channels(self) -> int:
@@ -110,9 +122,15 @@ def quantised(x_TC: F32, transform: Transform, level: str) -> I32:
     return q_TC
 
 
-def _quantised(x_TC: F32, transform: Transform, level: str) -> I32 | None:
-    y_TC = (x_TC - transform.mean) @ transform.analysis
+def coefficients(x_TC: F32, transform: Transform, level: str) -> F32:
+    """y / step [T, C]."""
+    y_TC: F32 = np.matmul(x_TC - transform.mean, transform.analysis, dtype=np.float32)
     y_TC /= np.float32(KLT_STEPS[level])
+    return y_TC
+
+
+def _quantised(x_TC: F32, transform: Transform, level: str) -> I32 | None:
+    y_TC = coefficients(x_TC, transform, level)
     if max(y_TC.max(initial=0.0), -y_TC.min(initial=0.0)) >= LARGEST:
         return None
     y_TC += np.copysign(np.float32(ROUNDING), y_TC)
@@ -121,7 +139,7 @@ def _quantised(x_TC: F32, transform: Transform, level: str) -> I32 | None:
 
 def centres_of(x_NC: F32, transform: Transform, level: str) -> F32:
     """c [C, 2] of tokens of the calibration pictures."""
-    magnitude_NC = np.abs((x_NC - transform.mean) @ transform.analysis / np.float32(KLT_STEPS[level]))
+    magnitude_NC = np.abs(coefficients(x_NC, transform, level))
     q_NC = np.floor(magnitude_NC + np.float32(ROUNDING))
     beyond_NC = magnitude_NC - q_NC
     columns = []
@@ -142,24 +160,43 @@ def encode(x_TC: F32, basis: Basis, level: str) -> bytes | None:
         return None
     used = np.flatnonzero(q_TC.any(axis=0))
     kept = int(used[-1]) + 1 if len(used) else 0
-    stream = entropy.encode(q_TC[:, :kept], basis.densities[level])
+    stream = entropy.encode(q_TC[:, :kept], basis.levels[level].density)
     return bytes((_LEVELS.index(level),)) + varint(kept) + stream
 
 
-def decode(cursor: Cursor, num_tokens: int, basis: Basis) -> F32:
-    """An array [T, C]. Raises ProtocolError."""
-    code = cursor.byte()
+def decode(cursor: Cursor, num_tokens: int, basis: Basis, code: int) -> F32:
+    """An array [T, C] from a body after its level. Raises ProtocolError."""
     if code >= len(_LEVELS):
         malformed("its level is unknown")
     level = _LEVELS[code]
+    learned = basis.levels[level]
     kept = cursor.varint(basis.channels, "the number of columns")
-    q_TK = entropy.decode(bytes(cursor.take(cursor.left)), num_tokens, kept, basis.densities[level])
-    centres = basis.centres[level][:kept]
-    y_TK = q_TK.astype(np.float32)  # float64 would double the synthesis below
-    beyond_TK = np.where(np.abs(y_TK) > 1, centres[:, 1], centres[:, 0])
-    y_TK += np.copysign(beyond_TK, y_TK, where=y_TK != 0, out=np.zeros_like(y_TK))
+    q_TK = entropy.decode(bytes(cursor.take(cursor.left)), num_tokens, kept, learned.density)
+    y_TK = restored(q_TK, learned)
     y_TK *= np.float32(KLT_STEPS[level])
-    del beyond_TK
-    x_TC = y_TK @ basis.transform.synthesis[:kept]
+    x_TC = y_TK @ basis.transform.synthesis[: y_TK.shape[1]]
     x_TC += basis.transform.mean
     return x_TC
+
+
+def restored(q_TK: npt.NDArray[np.signedinteger[Any]], learned: Learned) -> F32:
+    """y / step [T, K], or with as many columns as the level's restorer has."""
+    y_TK = centred(q_TK, learned.centres)
+    if learned.restorer is None or not q_TK.shape[1]:
+        return y_TK
+    columns = learned.restorer.columns
+    beyond = ((0, 0), (0, max(0, columns - q_TK.shape[1])))
+    y_TK, q_TR = np.pad(y_TK, beyond), np.pad(q_TK[:, :columns], beyond)
+    y_TR = y_TK[:, :columns]
+    y_TR += learned.restorer(q_TK)
+    outwards, inwards = np.float32(1 - ROUNDING), np.float32(ROUNDING)
+    np.clip(y_TR, q_TR - np.where(q_TR > 0, inwards, outwards), q_TR + np.where(q_TR < 0, inwards, outwards), out=y_TR)
+    return y_TK
+
+
+def centred(q_TK: npt.NDArray[np.signedinteger[Any]], centres: F32) -> F32:
+    """y / step where nothing but each value itself tells where it lay."""
+    y_TK = q_TK.astype(np.float32)  # float64 would double what follows
+    beyond_TK = np.where(np.abs(y_TK) > 1, centres[: y_TK.shape[1], 1], centres[: y_TK.shape[1], 0])
+    y_TK += np.copysign(beyond_TK, y_TK, where=y_TK != 0, out=np.zeros_like(y_TK))
+    return y_TK

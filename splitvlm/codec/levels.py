@@ -18,12 +18,20 @@ NONE = "none"
 BITS: dict[str, int] = {"int8": 8, "int6": 6, "int4": 4, "int3": 3, "int2": 2}
 """Bits of a code at each lossy level of features."""
 
-KLT_STEPS: dict[str, float] = {"klt1": 0.5, "klt2": 1.0, "klt3": 1.5, "klt4": 2.0, "klt5": 2.5, "klt6": 3.0}
+KLT_STEPS: dict[str, float] = {
+    "klt1": 0.5,
+    "klt2": 1.0,
+    "klt3": 1.5,
+    "klt4": 2.25,
+    "klt5": 3.0,
+    "klt6": 3.75,
+    "klt7": 4.5,
+}
 """Steps of the calibrated levels, in units of the weighted features (klt.py). For calibrated boundaries only."""
 
-KLT_FORMAT = 4
+KLT_FORMAT = 5
 """Of a calibrated body. 1 was zstandard in segments of columns; 2 had no bands, and escapes of 16 bits; 3 no centres and no
-short form."""
+short form; 4 no restorers, and all ids of a prompt."""
 
 SMALL, SMALLER = 5 / 8, 3 / 8
 PICTURE_FORMATS: dict[str, tuple[str, int, float]] = {

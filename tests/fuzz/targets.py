@@ -10,7 +10,7 @@ import contextlib
 import io
 import struct
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -28,10 +28,12 @@ from cloud_node.settings import Limits as CloudLimits
 from cloud_node.worker import Spent
 from splitvlm.codec import Limits, encode_picture
 from splitvlm.codec.codec import Codec
-from splitvlm.codec.klt import Basis, centres_of, quantised, transform_of
-from splitvlm.codec.learning import learn
+from splitvlm.codec.klt import Basis, transform_of
+from splitvlm.codec.lessons import learn
 from splitvlm.codec.levels import KLT_STEPS
 from splitvlm.codec.picture import decode_picture, picture_levels
+from splitvlm.codec.prompt import Template
+from splitvlm.codec.restoring import Restorer
 from splitvlm.crypto.authority import init_authority, issue
 from splitvlm.crypto.handshake import CloudHandshake, DeviceHandshake, Hello
 from splitvlm.crypto.identity import Role, load_identity
@@ -223,9 +225,12 @@ def _part() -> Any:
 def _codec() -> Codec:
     transform = transform_of(np.concatenate([_features(seed) for seed in range(40)]))
     seen = [_features(seed) for seed in range(20)]
-    densities = {level: learn([quantised(x_TC, transform, level) for x_TC in seen], 4, steps=5) for level in KLT_STEPS}
-    centres = {level: centres_of(np.concatenate(seen), transform, level) for level in KLT_STEPS}
-    return Codec({TOKENS: Basis(transform, densities, centres, (TOKENS_SEEN,))}, "fuzzed")
+    levels = {level: learn(seen, transform, level, 4, steps=5) for level in KLT_STEPS}
+    shapes = ((5, 9, 96), (96,), (96, 96), (96,), (96, 12), (12,))
+    restorer = Restorer(4, *(np.full(shape, 0.1, np.float32) for shape in shapes))
+    levels["klt3"] = replace(levels["klt3"], restorer=restorer)
+    template = Template((3, 4), (5,), 600)
+    return Codec({TOKENS: Basis(transform, levels, (TOKENS_SEEN,), template)}, "fuzzed")
 
 
 def _features(seed: int) -> np.ndarray:  # type: ignore[type-arg]

@@ -21,8 +21,8 @@ import torch
 
 from splitvlm.calibration import LANGUAGE_UNIT
 from splitvlm.codec.codec import Codec
-from splitvlm.codec.klt import Basis, centres_of, quantised, transform_of
-from splitvlm.codec.learning import learn
+from splitvlm.codec.klt import Basis, transform_of
+from splitvlm.codec.lessons import learn
 from splitvlm.domain import Cut
 
 pytestmark = [pytest.mark.real_weights, pytest.mark.slow, pytest.mark.timeout(3000)]
@@ -114,14 +114,8 @@ def codec_of(smol: Smol) -> Codec:
     bases = {}
     for cut in CUTS:
         transform = transform_of(np.concatenate(states[cut]), fisher[cut], LANGUAGE_UNIT)
-        bases[cut] = Basis(
-            transform,
-            {
-                level: learn([quantised(x_LC, transform, level) for x_LC in states[cut]], 1, steps=STEPS)
-                for level in (FINE, COARSE)
-            },
-            {level: centres_of(np.concatenate(states[cut]), transform, level) for level in (FINE, COARSE)},
-        )
+        levels = {level: learn(states[cut], transform, level, 1, steps=STEPS) for level in (FINE, COARSE)}
+        bases[cut] = Basis(transform, levels)
     return Codec(bases, "smollm2")
 
 

@@ -12,12 +12,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from splitvlm.codec import calibration, entropy, klt
+from splitvlm.codec import calibration, entropy, klt, lessons
 from splitvlm.codec.codec import Codec
 from splitvlm.codec.density import HIDDEN_UNITS, MAX_COLUMNS, Density
 from splitvlm.codec.learning import learn
 from splitvlm.codec.levels import KLT_STEPS
 from splitvlm.codec.limits import Limits
+from splitvlm.codec.prompt import Template
+from splitvlm.codec.restoring import Restorer
 from splitvlm.domain import TOKENS, Cut
 from splitvlm.errors import ProtocolError, UsageError
 
@@ -35,16 +37,18 @@ def features(tokens: int, seed: int) -> np.ndarray:
 def basis(steps: int) -> klt.Basis:
     transform = klt.transform_of(features(4000, 1))
     pictures = [features(64, seed) for seed in range(100, 160)]
-    densities = {
-        level: learn([klt.quantised(one, transform, level) for one in pictures], 8, steps=steps) for level in KLT_STEPS
-    }
-    centres = {level: klt.centres_of(np.concatenate(pictures), transform, level) for level in KLT_STEPS}
-    return klt.Basis(transform, densities, centres)
+    return klt.Basis(
+        transform, {level: lessons.learn(pictures, transform, level, 8, steps=steps) for level in KLT_STEPS}
+    )
 
 
 BASIS = basis(steps=30)
 CODEC = Codec({TOKENS: BASIS}, "calibrated")
-SHORT = Codec({TOKENS: replace(BASIS, shape=(2, 32))}, "calibrated")  # of boundaries that all have one shape
+PROMPT = torch.from_numpy(np.random.default_rng(4).integers(0, 600, 36))
+TEMPLATE = Template(tuple(PROMPT[:10].tolist()), tuple(PROMPT[-2:].tolist()), 600)
+SHORT = Codec(
+    {TOKENS: replace(BASIS, shape=(2, 32), template=TEMPLATE)}, "calibrated"
+)  # of boundaries that all have one shape
 
 
 def crossed(x_TC: np.ndarray, level: str) -> tuple[np.ndarray, int]:
@@ -61,6 +65,24 @@ def test_each_coefficient_is_within_a_step(level: str) -> None:
     step = KLT_STEPS[level]
     error_TC = (back - x_TC) @ BASIS.transform.analysis
     assert np.abs(error_TC).max() <= step * (1 - klt.ROUNDING) * 1.001
+
+
+@pytest.mark.parametrize("level", KLT_STEPS)
+def test_whatever_a_restorer_says_a_value_stays_in_its_cell(level: str) -> None:
+    draw = np.random.default_rng(3).normal
+    shapes = ((5, 40, 96), (96,), (96, 96), (96,), (96, 40), (40,))
+    wild = Restorer(8, *(draw(scale=9.0, size=shape).astype(np.float32) for shape in shapes))
+    learned = replace(BASIS.levels[level], restorer=wild)
+    x_TC = features(64, 2)
+    q_TC = klt.quantised(x_TC, BASIS.transform, level)
+    y_TC = klt.restored(q_TC, learned)
+    assert y_TC.shape == q_TC.shape
+    assert np.array_equal(y_TC[:, 40:], klt.centred(q_TC, learned.centres)[:, 40:])
+    assert not np.array_equal(y_TC, klt.centred(q_TC, learned.centres))
+    outwards = np.where(q_TC < 0, -y_TC + q_TC, y_TC - q_TC)
+    assert outwards.max() <= 1 - klt.ROUNDING + 1e-3
+    assert outwards[q_TC != 0].min() >= -klt.ROUNDING - 1e-3
+    assert np.abs(y_TC[q_TC == 0]).max() <= 1 - klt.ROUNDING + 1e-3
 
 
 def test_coarser_levels_cost_less_and_all_less_than_groups() -> None:
@@ -93,9 +115,9 @@ def test_damaged_bytes_are_an_error_or_a_tensor(data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("level", KLT_STEPS)
 def test_what_both_sides_know_is_not_sent(level: str) -> None:
-    boundary = {"hidden": torch.from_numpy(features(64, 2).reshape(2, 32, CHANNELS)), "ids": torch.arange(5, 40)}
+    boundary = {"hidden": torch.from_numpy(features(64, 2).reshape(2, 32, CHANNELS)), "ids": PROMPT}
     short, long = SHORT.encode(TOKENS, boundary, level), CODEC.encode(TOKENS, boundary, level)
-    assert len(long) - len(short) >= 11
+    assert len(long) - len(short) >= 20
     back, same = SHORT.decode(TOKENS, short), CODEC.decode(TOKENS, long)
     assert list(back) == ["hidden", "ids"]
     assert all(torch.equal(back[name], same[name]) for name in back)
@@ -105,13 +127,15 @@ def test_what_both_sides_know_is_not_sent(level: str) -> None:
 
 
 def test_another_shape_dtype_or_tensor_is_sent_in_full() -> None:
-    hidden, ids = torch.from_numpy(features(64, 2).reshape(2, 32, CHANNELS)), torch.arange(9)
+    hidden, ids = torch.from_numpy(features(64, 2).reshape(2, 32, CHANNELS)), PROMPT
     for boundary in (
         {"hidden": hidden[:1], "ids": ids},
         {"hidden": hidden.half(), "ids": ids},
         {"hidden": hidden},
         {"hidden": hidden, "ids": ids, "grid": ids},
         {"hidden": hidden * 1e9, "ids": ids},
+        {"hidden": hidden, "ids": ids[1:]},
+        {"hidden": hidden, "ids": ids * torch.where(torch.arange(36) == 20, 30, 1)},
     ):
         data = SHORT.encode(TOKENS, boundary, "klt2")
         assert data == CODEC.encode(TOKENS, boundary, "klt2")
@@ -120,7 +144,7 @@ def test_another_shape_dtype_or_tensor_is_sent_in_full() -> None:
 
 @given(st.data())
 def test_a_damaged_short_form_is_an_error_or_a_tensor_within_the_limits(data: st.DataObject) -> None:
-    boundary = {"hidden": torch.from_numpy(features(64, 2).reshape(2, 32, CHANNELS)), "ids": torch.arange(5, 40)}
+    boundary = {"hidden": torch.from_numpy(features(64, 2).reshape(2, 32, CHANNELS)), "ids": PROMPT}
     coded = bytearray(SHORT.encode(TOKENS, boundary, "klt3"))
     for _ in range(data.draw(st.integers(1, 4))):
         coded[data.draw(st.integers(0, min(40, len(coded) - 1)))] = data.draw(st.integers(0, 255))
@@ -149,6 +173,16 @@ def test_the_file_keeps_the_basis_and_changes_the_hash(tmp_path: Path) -> None:
     read = Codec.from_file(file)
     assert read.levels(TOKENS) == CODEC.levels(TOKENS)
     assert len({read.hash, Codec().hash, CODEC.hash}) == 3
+    restorer = Restorer(
+        8, *(np.ones(shape, np.float32) for shape in ((5, 9, 96), (96,), (96, 96), (96,), (96, 7), (7,)))
+    )
+    levels = BASIS.levels | {"klt3": replace(BASIS.levels["klt3"], restorer=restorer)}
+    calibration.write(file, {TOKENS: replace(BASIS, levels=levels, template=TEMPLATE)})
+    found = Codec.from_file(file).basis(TOKENS)
+    assert found.template == TEMPLATE
+    assert found.levels["klt3"].restorer is not None
+    assert np.array_equal(found.levels["klt3"].restorer.first, restorer.first)
+    assert found.levels["klt2"].restorer is None
     file.write_bytes(b"nonsense")
     with pytest.raises(UsageError, match="no calibration"):
         Codec.from_file(file)
@@ -159,7 +193,7 @@ def test_whole_numbers_come_back_from_the_stream(tokens: int, columns: int, seed
     q_TK = (
         np.random.default_rng(seed).normal(scale=spread, size=(tokens, columns)).clip(-(2**15), 2**15).astype(np.int64)
     )
-    for density in (BASIS.densities["klt1"], BASIS.densities["klt6"], WIDE, NOTHING):
+    for density in (BASIS.levels["klt1"].density, BASIS.levels["klt6"].density, WIDE, NOTHING):
         assert np.array_equal(entropy.decode(entropy.encode(q_TK, density), tokens, columns, density), q_TK)
 
 
@@ -190,8 +224,8 @@ def test_a_few_huge_tokens_do_not_bend_the_basis() -> None:
 
 def test_a_density_is_exact_whatever_the_order_of_sums() -> None:
     """Products of a density's matrices stay whole and below 2^24, where float32 holds every one."""
-    for density in BASIS.densities.values():
-        assert _largest_sum(density) < 2**24
+    for learned in BASIS.levels.values():
+        assert _largest_sum(learned.density) < 2**24
 
 
 def _largest_sum(density: Density) -> float:

@@ -1,0 +1,67 @@
+"""Where in its cell a quantised coefficient most likely lay, given all others: a small network that the receiver runs.
+
+    x = companded(q[neighbours, columns < COLUMNS]) / 16     r = relu(relu(x · W1 + b1) · W2 + b2) · W3 + b3
+    y / step = q restored at its centre (klt.py) + r, kept within the cell of q
+
+Coefficients are decorrelated, not independent: what the coarser ones say of a token and of the tokens around it narrows down
+where the finer ones lie, those that fell to zero above all. It costs no byte. Calibration learns it by the least mean square of
+what is left (in the metric of klt.py), and keeps it where that falls by a tenth or more. Unlike the densities it may round
+differently on each machine: it is not needed to read the stream. Learned in restoring_lessons.py.
+T tokens, K columns that are seen, H hidden units, R columns that are restored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from splitvlm.codec.density import COMPANDING, F32, companded, offsets
+
+COLUMNS: Final = 64  # that are seen
+RESTORED: Final = 96  # columns; those after them bear too little
+HIDDEN_UNITS: Final = 96
+UNIT: Final = np.float32(2 * COMPANDING)  # what the inputs are divided by
+Whole = npt.NDArray[np.signedinteger[Any]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Restorer:
+    """W1 [neighbours, K, H], W2 [H, H], W3 [H, R], and their biases."""
+
+    stride: int  # tokens from one to that below it
+    first: F32
+    first_bias: F32
+    second: F32
+    second_bias: F32
+    third: F32
+    third_bias: F32
+
+    @property
+    def columns(self) -> int:
+        return len(self.third_bias)
+
+    def __call__(self, q_TK: Whole) -> F32:
+        """r [T, R] from the columns that were sent, in cells."""
+        x_TK = companded(q_TK[:, : self.first.shape[1]])
+        x_TK /= UNIT
+        h_TH = np.tile(self.first_bias, (len(x_TK), 1))
+        for place, offset in enumerate(offsets(self.stride)):
+            seen, by = _overlap(len(x_TK), offset)
+            h_TH[by] += x_TK[seen] @ self.first[place, : x_TK.shape[1]]
+        np.maximum(h_TH, 0, out=h_TH)
+        h_TH = h_TH @ self.second
+        h_TH += self.second_bias
+        np.maximum(h_TH, 0, out=h_TH)
+        r_TR: F32 = h_TH @ self.third
+        r_TR += self.third_bias
+        return r_TR
+
+
+def _overlap(num_tokens: int, offset: int) -> tuple[slice, slice]:
+    """The tokens that have a neighbour at `offset`, as that neighbour and as themselves."""
+    if offset < 0:
+        return slice(0, max(0, num_tokens + offset)), slice(min(-offset, num_tokens), num_tokens)
+    return slice(min(offset, num_tokens), num_tokens), slice(0, max(0, num_tokens - offset))
