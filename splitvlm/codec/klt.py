@@ -43,6 +43,7 @@ MOST_BEYOND: Final = 1 - 2 * ROUNDING  # then no value moves by more than withou
 FEW: Final = 30  # values of a column: with fewer, its mean says less than that of all columns
 FLOOR: Final = 1e-3  # of the mean sensitivity
 LARGEST: Final = entropy.LARGEST
+BLOCK: Final = 128  # tokens
 OUTLIER_NORM: Final = 8.0
 """Tokens whose norm exceeds so many times the median are not learned from: a few attention sinks, hundreds of times larger
 than all others, would bend the basis to themselves. When coded, their coefficients are escapes."""
@@ -185,18 +186,25 @@ def restored(q_TK: npt.NDArray[np.signedinteger[Any]], learned: Learned) -> F32:
     if learned.restorer is None or not q_TK.shape[1]:
         return y_TK
     columns = learned.restorer.columns
-    beyond = ((0, 0), (0, max(0, columns - q_TK.shape[1])))
-    y_TK, q_TR = np.pad(y_TK, beyond), np.pad(q_TK[:, :columns], beyond)
+    q_TR = q_TK[:, :columns].astype(np.float32)  # with float32, whole numbers would make float64
+    if q_TK.shape[1] < columns:
+        not_sent = ((0, 0), (0, columns - q_TK.shape[1]))
+        y_TK, q_TR = np.pad(y_TK, not_sent), np.pad(q_TR, not_sent)
     y_TR = y_TK[:, :columns]
     y_TR += learned.restorer(q_TK)
     outwards, inwards = np.float32(1 - ROUNDING), np.float32(ROUNDING)
-    np.clip(y_TR, q_TR - np.where(q_TR > 0, inwards, outwards), q_TR + np.where(q_TR < 0, inwards, outwards), out=y_TR)
+    np.maximum(y_TR, q_TR - np.where(q_TR > 0, inwards, outwards), out=y_TR)
+    np.minimum(y_TR, q_TR + np.where(q_TR < 0, inwards, outwards), out=y_TR)
     return y_TK
 
 
 def centred(q_TK: npt.NDArray[np.signedinteger[Any]], centres: F32) -> F32:
     """y / step where nothing but each value itself tells where it lay."""
     y_TK = q_TK.astype(np.float32)  # float64 would double what follows
-    beyond_TK = np.where(np.abs(y_TK) > 1, centres[: y_TK.shape[1], 1], centres[: y_TK.shape[1], 0])
-    y_TK += np.copysign(beyond_TK, y_TK, where=y_TK != 0, out=np.zeros_like(y_TK))
+    near, far = centres[: y_TK.shape[1], 0], centres[: y_TK.shape[1], 1]
+    for start in range(0, len(y_TK), BLOCK):  # what a block needs besides is little, and stays in the cache
+        rows = y_TK[start : start + BLOCK]
+        beyond = np.where(np.abs(rows) > 1, far, near)
+        beyond *= np.sign(rows)
+        rows += beyond
     return y_TK
