@@ -104,7 +104,8 @@ def plot(rows: list[dict[str, Any]], base: float, path: Path) -> None:
         axis.grid(alpha=0.25)
         axis.legend(fontsize=7, loc="lower right")
     axes[0][0].set_ylabel("answers right, %")
-    figure.suptitle("Embedded model: each coder's best settings; pictures dashed; grey line: no coder")
+    title = "Embedded model: each coder's best settings; pictures dashed; grey line: no coder"
+    figure.suptitle(title, fontsize=12 if len(cuts) > 1 else 8)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
