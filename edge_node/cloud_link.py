@@ -9,7 +9,7 @@ import os
 import struct
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import replace
 
 import grpc
@@ -51,7 +51,8 @@ class CloudLink:
         self._replaced: list[grpc.aio.Channel] = []  # by one with a newer certificate; requests may run over them
         self._idle: list[CloudSession] = []
         self._busy = 0
-        self._quiet = asyncio.Event()  # nobody is busy
+        self._holders = 0
+        self._quiet = asyncio.Event()  # nobody holds it
         self._quiet.set()
         self._unbooked_bytes = 0
         self._asked_s: float | None = None
@@ -76,10 +77,21 @@ class CloudLink:
     def estimate(self) -> LinkEstimate:
         return self.estimator.estimate(time.monotonic())
 
-    async def answer(self, payload: Payload, exchange: Exchange) -> AsyncGenerator[int, None]:
-        """One request over a session of its own for its duration."""
-        self._busy += 1
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """For as long as somebody may come to use it: until then `close_when_idle` waits."""
+        self._holders += 1
         self._quiet.clear()
+        try:
+            yield
+        finally:
+            self._holders -= 1
+            if not self._holders:
+                self._quiet.set()
+
+    async def answer(self, payload: Payload, exchange: Exchange) -> AsyncGenerator[int, None]:
+        """One request over a session of its own for its duration, while the link is held."""
+        self._busy += 1
         session: CloudSession | None = None
         watching = asyncio.create_task(self._watch(len(payload.data), exchange))
         try:
@@ -105,13 +117,10 @@ class CloudLink:
             self._unbooked_bytes += exchange.bytes_sent
             if exchange.upload_began_s is not None and not exchange.receipt.bytes:
                 self._on_stall(len(payload.data), exchange)
-            try:
-                if session is not None:
-                    await self._put_back(session)
-            finally:
-                if not self._busy:
-                    self._quiet.set()
-                    await self._close_replaced()
+            if session is not None:
+                await self._put_back(session)
+            if not self._busy:
+                await self._close_replaced()
 
     def asked(self) -> None:
         """A question came, wherever it is answered: while they come, the link is probed more often."""

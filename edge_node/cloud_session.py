@@ -19,7 +19,7 @@ from splitvlm.errors import DeadlineExceeded, Forgotten, PeerUnavailable, Protoc
 from splitvlm.rpc.agreement import session_context
 from splitvlm.rpc.limits import CHUNK_BYTES, CONNECT_TIMEOUT_S, FIRST_TOKEN_TIMEOUT_S, TOKEN_TIMEOUT_S
 from splitvlm.rpc.sealed import SealedStream
-from splitvlm.rpc.status import failure, from_rpc
+from splitvlm.rpc.status import failure, from_rpc, was_cancelled
 from splitvlm.wire.v1 import data_pb2 as pb
 from splitvlm.wire.v1 import data_pb2_grpc
 
@@ -92,13 +92,19 @@ class CloudSession:
         timeout_s: float = CONNECT_TIMEOUT_S,
     ) -> CloudSession:
         """Shake hands. Raises HandshakeRefused, PeerUnavailable, PermissionRefused, CapacityError."""
-        session = cls(data_pb2_grpc.DataStub(channel).Session(), peer, session_context(agreement))
         try:
+            session = cls(data_pb2_grpc.DataStub(channel).Session(), peer, session_context(agreement))
             await asyncio.wait_for(session._shake_hands(agreement, identity, cuts), timeout_s)
+        except grpc.aio.UsageError as error:  # the channel is closed
+            raise _closed(peer) from error
         except grpc.aio.AioRpcError as error:
             raise from_rpc(error, peer) from error
         except asyncio.InvalidStateError as error:
             raise await session._why() from error
+        except asyncio.CancelledError as error:
+            if was_cancelled():
+                raise
+            raise _closed(peer) from error
         except TimeoutError as error:
             session._call.cancel()
             raise PeerUnavailable(
@@ -127,6 +133,10 @@ class CloudSession:
             raise from_rpc(error, self._peer) from error
         except asyncio.InvalidStateError as error:
             raise await self._why() from error
+        except asyncio.CancelledError as error:
+            if was_cancelled():
+                raise
+            raise _closed(self._peer) from error
         finally:
             exchange.bytes_sent += self._stream.bytes_sent - sent
             exchange.bytes_received += self._stream.bytes_received - received
@@ -253,5 +263,9 @@ class CloudSession:
         trailers = await self._call.trailing_metadata()
         error = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailers or grpc.aio.Metadata(), details=details)
         if code is grpc.StatusCode.OK:
-            return PeerUnavailable(f"The {self._peer} closed the session.", advice="Ask again.")
+            return _closed(self._peer)
         return from_rpc(error, self._peer)
+
+
+def _closed(peer: str) -> PeerUnavailable:
+    return PeerUnavailable(f"The session with the {peer} was closed.", advice="Ask again.")

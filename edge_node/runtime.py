@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from edge_node.cloud_link import CloudLink
 from edge_node.engine import Engine
@@ -61,6 +61,15 @@ class Runtime:
             known.get(address) or CloudLink(address, self._agreement, self._identity, self._cuts) for address in wanted
         ]
         self._probe()
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[tuple[CloudLink | None, Sequence[CloudLink]]]:
+        """The link in use and its standbys, for one request: whatever a new table says, none is closed before its end."""
+        with contextlib.ExitStack() as stack:
+            links = list(self._links)
+            for link in links:
+                stack.enter_context(link.held())
+            yield (links[0] if links else None), links[1:]
 
     def on_fault(self, link: CloudLink) -> None:
         """The node of this link failed in the middle of a request: the others come first from now on."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
+
+from PIL import Image
 
 from edge_node.cloud_link import CloudLink
 from edge_node.patience import Patience
@@ -40,9 +42,15 @@ class LocalServicer(local_pb2_grpc.LocalServicer):
         if not request.text.strip() or len(request.text.encode()) > MAX_QUESTION_BYTES:
             raise UsageError("A question has between 1 and 16,384 bytes of text.")
         image = read_picture(request.picture)
-        settings = self._runtime.settings.planning
         self._runtime.use_reachable()
-        link = self._runtime.link
+        with self._runtime.held() as (link, standby):
+            async for message in self._answer(request, image, link, standby):
+                yield message
+
+    async def _answer(
+        self, request: pb.Question, image: Image.Image, link: CloudLink | None, standby: Sequence[CloudLink]
+    ) -> AsyncIterator[pb.Answer]:
+        settings = self._runtime.settings.planning
         estimate = link.estimate() if link else None
         name = await asyncio.to_thread(link.name_of, image) if link is not None and settings.ask_again else b""
         known = link.known(name) if link is not None else None
@@ -57,9 +65,9 @@ class LocalServicer(local_pb2_grpc.LocalServicer):
             *(self._runtime.engine, link, choice.plan, image, request.text, max_new_tokens),
             hedge_after_s=choice.hedge_after_s,
             picture_name=name,
-            standby=self._runtime.standby,
+            standby=standby,
             finish_alone=self._planner.can_finish_alone,
-            patience_s=self._patience_s(choice),
+            patience_s=self._patience_s(choice, standby),
             on_fault=self._runtime.on_fault,
         )
         text = TextStream(self._runtime.engine.part.tokenizer)
@@ -87,9 +95,9 @@ class LocalServicer(local_pb2_grpc.LocalServicer):
         """One without room is waited for only where the device cannot answer by itself."""
         return link is not None and link.reachable and (link.has_room or not self._planner.can_finish_alone)
 
-    def _patience_s(self, choice: Choice) -> float | None:
+    def _patience_s(self, choice: Choice, standby: Sequence[CloudLink]) -> float | None:
         """Of a silent cloud node; None where nobody could take over: then it is waited for as long as it takes."""
-        if not (self._runtime.standby or self._planner.can_finish_alone):
+        if not (standby or self._planner.can_finish_alone):
             return None
         return self._patience.limit_s(choice.conservative_s)
 

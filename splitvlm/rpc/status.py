@@ -7,6 +7,7 @@ Whatever is not a SplitvlmError becomes INTERNAL with a sentence that tells the 
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 import math
@@ -58,6 +59,10 @@ def unary(method: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:
             return await method(self, request, context)
         except (SplitvlmError, ValueError, RuntimeError, OSError, KeyError, TypeError) as error:
             await abort(context, error)
+        except asyncio.CancelledError as error:
+            if was_cancelled():
+                raise
+            await abort(context, error)
 
     return translated
 
@@ -74,8 +79,22 @@ def streaming(method: Callable[..., AsyncIterator[T]]) -> Callable[..., AsyncIte
                 yield message
         except (SplitvlmError, ValueError, RuntimeError, OSError, KeyError, TypeError) as error:
             await abort(context, error)
+        except asyncio.CancelledError as error:
+            if was_cancelled():
+                raise
+            await abort(context, error)
 
     return translated
+
+
+def was_cancelled() -> bool:
+    """Whether a CancelledError in the running task is that task's own.
+
+    gRPC raises it also to whoever uses a call that was cancelled or whose channel was closed here. Taken for a
+    cancellation of the task it would end an RPC without a status, and its caller would wait for ever.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def failure(code: str, sentence: str, advice: str, retry_after_ms: int = 0) -> SplitvlmError:

@@ -74,6 +74,7 @@ class Run:
     duplicates: int
     detection_s: float | None
     recovery_s: float | None
+    error: str = ""
 
 
 class Laboratory:
@@ -222,7 +223,7 @@ async def chaos(runs: int, seed: int, folder: Path) -> dict[str, Any]:
             usual = plain[place, plan]
             run = await _one(laboratory, asked[place], plan, fault, draw.uniform(0, 1.1) * usual.account.total_s, usual)
             done.append(run)
-            ended = "identical" if run.identical else "DIFFERENT" if run.complete else "NOT COMPLETE"
+            ended = "identical" if run.identical else "DIFFERENT" if run.complete else f"NOT COMPLETE ({run.error})"
             times = f"detection {_s(run.detection_s)}, recovery {_s(run.recovery_s)}"
             print(f"{number + 1:4} {fault:16} {plan:18} {ended}, {times}", flush=True)
     prefills = [answer.account.prefill_s for answer in plain.values()]
@@ -258,6 +259,7 @@ async def _one(laboratory: Laboratory, asked: Ask, plan: str, fault: str, after_
         duplicates=max(0, len(answer.account.token_ids) - len(usual.account.token_ids)),
         detection_s=max(one.silent_s for one in faults) if faults else None,
         recovery_s=max((late - early for early, late in pairwise(after)), default=None) if faults else None,
+        error=answer.error,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -39,23 +40,23 @@ async def test_the_first_is_used_and_the_others_stand_by() -> None:
 async def test_a_node_that_is_gone_leaves_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     device = runtime()
     device.use_clouds([ONE, TWO])
-    gone = device.link
-    assert gone is not None
-    gone._quiet.clear()  # a request is on its way still
-    device.use_clouds([TWO])
-    kept = device.link
-    assert kept is not None
-    closed: list[bool] = []
-    real = gone.close
+    with device.held() as (gone, standby):  # a request that has not come to use it yet
+        assert gone is not None
+        assert [link.address for link in standby] == [TWO]
+        device.use_clouds([TWO])
+        kept = device.link
+        assert kept is not None
+        closed: list[bool] = []
+        real = gone.close
 
-    async def close() -> None:
-        closed.append(True)
-        await real()
+        async def close() -> None:
+            closed.append(True)
+            await real()
 
-    monkeypatch.setattr(gone, "close", close)
-    await until(lambda: len(device._retiring) == 1)
-    assert not closed
-    gone._quiet.set()
+        monkeypatch.setattr(gone, "close", close)
+        await until(lambda: len(device._retiring) == 1)
+        await asyncio.sleep(0)
+        assert not closed
     await until(lambda: not device._retiring)
     assert closed == [True]
     assert device.link is kept

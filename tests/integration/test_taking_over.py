@@ -136,3 +136,22 @@ async def test_a_wrong_question_is_asked_once(fleet: Fleet) -> None:
     with pytest.raises(UsageError, match="max_new_tokens"):
         await fleet.ask("tokens/lossless", tokens=100_000)
     assert fleet.blamed == []
+
+
+@pytest.mark.parametrize("opened", [False, True])
+async def test_a_link_that_is_closed_under_a_request_is_a_failed_node(
+    fleet: Fleet, expected: list[int], opened: bool
+) -> None:
+    """gRPC tells a call whose channel was closed that it is cancelled: taken for its caller's, that would hang the caller."""
+    first = fleet.links[0]
+    request = Request(
+        *(fleet.camera.engine, first, Plan.parse("tokens/lossless"), PICTURE, QUESTION, TOKENS), standby=fleet.links[1:]
+    )
+    if not opened:
+        await first.close()
+    async with asyncio.timeout(30), contextlib.aclosing(request.tokens()) as tokens:
+        async for _ in tokens:
+            if opened and len(request.account.token_ids) == 1:
+                await first.close()
+    assert request.account.token_ids == expected
+    assert [fault.code for fault in request.account.faults] == ["peer-unavailable"]
