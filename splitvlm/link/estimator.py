@@ -59,10 +59,8 @@ class LinkEstimate(NamedTuple):
         return LinkEstimate(self.uplink_bps / slow, self.rtt_s * slow, 0.0, self.age_s, self.samples)
 
 
-class _Sample(NamedTuple):
-    at_s: float
-    bps: float
-    size: float  # 0 to 1: how much a transfer of this size can tell
+_Sample = tuple[float, float, float]
+"""When it came, its rate, and from 0 to 1 how much a transfer of its size can tell."""
 
 
 class LinkEstimator:
@@ -70,7 +68,7 @@ class LinkEstimator:
 
     __slots__ = (
         "_errors", "_heard_s", "_history", "_level", "_peaks", "_prior_bps", "_prior_rtt_s", "_rtts", "_samples",
-        "_sat_out", "_streak",
+        "_sat_out", "_spread", "_streak",
     )  # fmt: skip
 
     def __init__(self, *, prior_uplink_bps: float = 5e6, prior_rtt_s: float = 0.05) -> None:
@@ -80,6 +78,7 @@ class LinkEstimator:
         self._rtts: deque[tuple[float, float]] = deque()  # (at, rtt), rising in both: the minimum stands first
         self._samples: deque[_Sample] = deque(maxlen=MAX_SAMPLES)
         self._errors: deque[float] = deque(maxlen=MAX_SAMPLES)
+        self._spread = PRIOR_ERROR  # the worst of them
         self._peaks: deque[tuple[float, float]] = deque()  # (at, rate), rates falling: the maximum stands first
         self._streak: tuple[int, int] = (0, 0)  # side of the last surprises (-1, 0, 1), and how many
         self._heard_s: float | None = None
@@ -145,7 +144,6 @@ class LinkEstimator:
             self._history.add(bps, payload_bytes, now_s)
             return
         self._sat_out = outage
-        sample = _Sample(now_s, bps, min(1.0, payload_bytes / FULL_WEIGHT_BYTES))
         if self._samples:
             predicted = self._level_bps()
             if self._is_step(predicted, bps):
@@ -153,12 +151,14 @@ class LinkEstimator:
                 self._samples.clear()
                 self._samples.append(before)
                 self._errors.clear()
-                self._level = None
-                predicted = before.bps
-            self._history.score(bps, predicted, self._spread())
+                self._spread = PRIOR_ERROR
+                predicted = before[1]
+            self._history.add(bps, payload_bytes, now_s, (predicted, self._spread))
             self._errors.append(min(abs(predicted - bps) / bps, MAX_ERROR))
-        self._history.add(bps, payload_bytes, now_s)
-        self._samples.append(sample)
+            self._spread = max(MIN_ERROR, *self._errors)
+        else:
+            self._history.add(bps, payload_bytes, now_s)
+        self._samples.append((now_s, bps, min(1.0, payload_bytes / FULL_WEIGHT_BYTES)))
         self._level = None
         self._remember_peak(bps, now_s)
 
@@ -181,14 +181,11 @@ class LinkEstimator:
         rtt_s = self._rtts[0][1] if self._rtts else self._prior_rtt_s
         if not self._samples:
             return LinkEstimate(self._prior_bps, rtt_s, PRIOR_ERROR, math.inf, 0, self._prior_bps)
-        age_s = max(0.0, now_s - self._samples[-1].at_s)
-        spread = self._spread()
+        age_s = max(0.0, now_s - self._samples[-1][0])
+        spread = self._spread
         outlook = self._history.outlook(self._level_bps(), spread, age_s)
         uplink_bps, peak_bps = self._aged_bps(age_s), max(self._prior_bps, self._peaks[0][1])
         return LinkEstimate(uplink_bps, rtt_s, spread, age_s, len(self._samples), peak_bps, outlook)
-
-    def _spread(self) -> float:
-        return max([MIN_ERROR, *self._errors]) if self._errors else PRIOR_ERROR
 
     def on_stall(self, sent_bytes: float, elapsed_s: float, now_s: float) -> None:
         """A transfer that was given up: at most so many bytes crossed in so long. Tells something if that was slow."""
@@ -217,7 +214,7 @@ class LinkEstimator:
 
     def probe_bytes(self, now_s: float) -> int:
         """A probe's size: long enough to be read off the clock, too short to be in the way."""
-        age_s = now_s - self._samples[-1].at_s if self._samples else 0.0
+        age_s = now_s - self._samples[-1][0] if self._samples else 0.0
         wanted = (self._aged_bps(max(0.0, age_s)) if self._samples else self._prior_bps) * PROBE_S / 8
         return int(min(max(wanted, MIN_PROBE_BYTES), MAX_PROBE_BYTES))
 
@@ -227,7 +224,7 @@ class LinkEstimator:
             return self._level
         if not self._samples:
             return self._prior_bps
-        last_s = self._samples[-1].at_s  # not now: weights are relative, and must not underflow together
+        last_s = self._samples[-1][0]  # not now: weights are relative, and must not underflow together
         total = spent = 0.0
         exp2 = math.exp2
         for at_s, bps, size in self._samples:
@@ -240,6 +237,8 @@ class LinkEstimator:
     def _aged_bps(self, age_s: float) -> float:
         """Towards the best rate of the window before the last sample, in the logarithm, once the level is not fresh."""
         level = self._level_bps()
+        if age_s <= FRESH_S:
+            return level
         hoped = max(level, self._prior_bps, self._peaks[0][1])
-        left = math.exp2(-max(0.0, age_s - FRESH_S) / OPTIMISM_HALF_LIFE_S)
+        left = math.exp2((FRESH_S - age_s) / OPTIMISM_HALF_LIFE_S)
         return hoped * math.pow(level / hoped, left)

@@ -40,6 +40,17 @@ _Points = Sequence[tuple[float, float, float]]
 """Weight, uplink_bps, wait_s of the links that stand for the next transfer."""
 
 
+class _Links(NamedTuple):
+    """These, and what a plan that is beaten by nothing on any of them needs: its time is linear in its bits."""
+
+    points: _Points
+    rtt_s: float
+    bit_s: float  # mean seconds a bit
+    wait_s: float  # mean
+    slowest_bit_s: float
+    longest_wait_s: float
+
+
 class LinkView(NamedTuple):
     """What the policy knows of the link: plain numbers of an estimate."""
 
@@ -108,6 +119,7 @@ class _Rows(NamedTuple):
     n_tokens: int
     remote: tuple[_Row, ...]
     local: _Row | None  # the fastest
+    most_bits: int
 
 
 class Policy:
@@ -129,6 +141,7 @@ class Policy:
         self._latency_only = self._objective.energy_weight_per_j == 0
         self._hedging = hedging
         self._deadline_s = deadline_s
+        self._late_s = math.inf if deadline_s is None else deadline_s
         self._budget = Budget(bytes_per_day)
         self._margin = margin
         self._min_dwell_s = min_dwell_s
@@ -151,7 +164,7 @@ class Policy:
             return self._alone(rows, "the cloud is away")
         remote: Sequence[_Row] = rows.remote
         room = self._budget.room(now_s)
-        if room < math.inf:
+        if 8 * room < rows.most_bits:
             remote = [row for row in remote if row.bits <= 8 * room]
             if not remote and rows.remote:
                 return self._alone(rows, "bytes_per_day is used up for now")
@@ -161,13 +174,13 @@ class Policy:
         local = rows.local
         if local is None or not (self._hedging and self._latency_only):
             candidates = remote if local is None else [local, *remote]  # fewest bytes first
-            row, _, reason = self._settle(candidates, *_slow(link), math.inf, link.spread, now_s)
+            row, _, reason = self._settle(candidates, _slow(link), math.inf, link.spread, now_s)
             return self._choice(row, local, link, reason)
         if remote:
-            row, _, reason = self._settle(remote, *_around(link), local.fixed_s, link.spread, now_s)
+            row, _, reason = self._settle(remote, _around(link), local.fixed_s, link.spread, now_s)
             best_bps = max(link.peak_bps, link.uplink_bps * (1 + link.spread))
-            hoped_s = min(row.fixed_s + row.bits / best_bps + row.trips * link.rtt_s for row in remote)
-            if hoped_s <= (1 - WORTH_HEDGING) * local.fixed_s:
+            worth_s = (1 - WORTH_HEDGING) * local.fixed_s
+            if any(one.fixed_s + one.bits / best_bps + one.trips * link.rtt_s <= worth_s for one in remote):
                 return self._choice(row, local, link, reason)
         # Changing to the device and back needs no margin and no dwell: a hedge is never slower than the device.
         return self._choice(local, local, link, "no cloud plan would be faster")
@@ -175,8 +188,7 @@ class Policy:
     def _settle(
         self,
         candidates: Sequence[_Row],
-        rtt_s: float,
-        links: _Points,
+        links: _Links,
         other_s: float,
         spread: float,
         now_s: float,
@@ -184,7 +196,7 @@ class Policy:
         """The row to use, the least cost of all, and why."""
         best, best_cost, slack, current, current_cost = candidates[0], math.inf, 0.0, None, math.inf
         for row in candidates:
-            cost = self._cost(row, rtt_s, links, other_s)
+            cost = self._cost(row, links, other_s)
             if cost < best_cost - slack:
                 best, best_cost = row, cost
                 slack = max(0.0, min(SLACK * best_cost, SLACK_OF_GAIN * (other_s - best_cost)))
@@ -201,19 +213,23 @@ class Policy:
         self._key, self._since_s = best.key, now_s
         return best, best_cost, reason
 
-    def _cost(self, row: _Row, rtt_s: float, links: _Points, other_s: float) -> float:
+    def _cost(self, row: _Row, links: _Links, other_s: float) -> float:
         """Weighted seconds and joules, the mean over links; another run beside it is done after `other_s`."""
         _, _, fixed_s, bits, trips, compute_s, tail_s, tail_trips = row
+        points, rtt_s, bit_s, mean_wait_s, slowest_bit_s, longest_wait_s = links
         fixed_s += trips * rtt_s
         first_within_s = other_s + tail_s + tail_trips * rtt_s  # the cloud answers from its first token on
         waits = 1.0 if bits else 0.0  # a plan that sends nothing waits for nothing
+        at_most_s = fixed_s + bits * slowest_bit_s + waits * longest_wait_s
+        if self._latency_only and at_most_s < first_within_s and at_most_s <= self._late_s:
+            return fixed_s + bits * bit_s + waits * mean_wait_s
         total = 0.0
-        for weight, uplink_bps, wait_s in links:
+        for weight, uplink_bps, wait_s in points:
             send_s = bits / uplink_bps
             row_s = fixed_s + send_s + waits * wait_s
             seconds = row_s if row_s < first_within_s else other_s
-            if self._deadline_s is not None and seconds > self._deadline_s:
-                total += weight * _LATE * (seconds - self._deadline_s)
+            if seconds > self._late_s:
+                total += weight * _LATE * (seconds - self._late_s)
             if self._latency_only:
                 total += weight * seconds
                 continue
@@ -268,7 +284,8 @@ _LATE = 100.0  # what each second beyond the deadline costs: more than any energ
 def _prepare(table: PlanTable, n_tokens: int) -> _Rows:
     rows = sorted((_row(line, n_tokens) for line in table.lines), key=lambda row: row.bits)
     local = min((row for row in rows if row.line.local), key=lambda row: row.fixed_s, default=None)
-    return _Rows(table, n_tokens, tuple(row for row in rows if not row.line.local), local)
+    remote = tuple(row for row in rows if not row.line.local)
+    return _Rows(table, n_tokens, remote, local, max((row.bits for row in remote), default=0))
 
 
 def _row(line: CostLine, n_tokens: int) -> _Row:
@@ -280,18 +297,32 @@ def _row(line: CostLine, n_tokens: int) -> _Row:
     return _Row(line, key, fixed_s, line.bits_of(n_tokens), trips, compute_s, tail_s, n_tokens * line.trips_per_token)
 
 
-def _slow(link: LinkView) -> tuple[float, _Points]:
+def _slow(link: LinkView) -> _Links:
     """Round trip, and the conservative end of the spread or the outlook: a mean of times lies at its slow end."""
     wide = 1 + link.spread
     if link.outlook:
-        return link.rtt_s, link.outlook
-    return link.rtt_s * wide, ((1.0, link.uplink_bps / wide, 0.0),)
+        return _links(link.outlook, link.rtt_s)
+    return _links(((1.0, link.uplink_bps / wide, 0.0),), link.rtt_s * wide)
 
 
-def _around(link: LinkView) -> tuple[float, _Points]:
+def _around(link: LinkView) -> _Links:
     """The links that stand for the spread: as far below the estimate, in the logarithm, as above it."""
     uplink_bps, rtt_s, spread = link[:3]
     if link.outlook:
-        return rtt_s, link.outlook
+        return _links(link.outlook, rtt_s)
     wide = 1 + spread
-    return rtt_s, ((0.3, uplink_bps / wide, rtt_s * spread), (0.4, uplink_bps, 0.0), (0.3, uplink_bps * wide, 0.0))
+    points = (0.3, uplink_bps / wide, rtt_s * spread), (0.4, uplink_bps, 0.0), (0.3, uplink_bps * wide, 0.0)
+    return _links(points, rtt_s)
+
+
+def _links(points: _Points, rtt_s: float) -> _Links:
+    bit_s = mean_wait_s = longest_wait_s = 0.0
+    slowest_bps = math.inf
+    for weight, uplink_bps, wait_s in points:
+        bit_s += weight / uplink_bps
+        mean_wait_s += weight * wait_s
+        if uplink_bps < slowest_bps:
+            slowest_bps = uplink_bps
+        if wait_s > longest_wait_s:
+            longest_wait_s = wait_s
+    return _Links(points, rtt_s, bit_s, mean_wait_s, 1 / slowest_bps, longest_wait_s)

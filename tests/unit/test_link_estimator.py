@@ -180,7 +180,7 @@ def test_whatever_it_is_told_by_whatever_clock_the_estimate_is_a_number(told):
         assert 0 < estimate.uplink_bps < math.inf
         assert 0 < estimate.rtt_s < math.inf
         assert 0 <= estimate.spread < math.inf
-        assert sum(point.weight for point in estimate.outlook) == pytest.approx(1) or not estimate.outlook
+        assert sum(weight for weight, _, _ in estimate.outlook) == pytest.approx(1) or not estimate.outlook
         assert estimator.probe_bytes(values[-1]) > 0
 
 

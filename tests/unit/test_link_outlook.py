@@ -24,8 +24,7 @@ def test_weights_sum_to_one_and_all_is_finite(seen, level_bps, spread, age_s):
     now_s = 0.0
     for bps, payload_bytes, pause_s in seen:
         now_s += pause_s
-        history.score(bps, level_bps, spread)
-        history.add(bps, payload_bytes, now_s)
+        history.add(bps, payload_bytes, now_s, (level_bps, spread))
     points = history.outlook(level_bps, spread, age_s)
     assert sum(weight for weight, _, _ in points) == pytest.approx(1)
     for weight, bps, wait_s in points:
