@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
+from math import exp2
 from typing import NamedTuple
 
 from splitvlm.link.outlook import History, Point
@@ -67,7 +69,7 @@ class LinkEstimator:
     """Takes observations as they come and estimates whenever asked. One object a device and cloud node."""
 
     __slots__ = (
-        "_errors", "_heard_s", "_history", "_level", "_peaks", "_prior_bps", "_prior_rtt_s", "_rtts", "_samples",
+        "_errors", "_heard_s", "_history", "_level_bps", "_peaks", "_prior_bps", "_prior_rtt_s", "_rtts", "_samples",
         "_sat_out", "_spread", "_streak",
     )  # fmt: skip
 
@@ -83,7 +85,7 @@ class LinkEstimator:
         self._streak: tuple[int, int] = (0, 0)  # side of the last surprises (-1, 0, 1), and how many
         self._heard_s: float | None = None
         self._history = History()
-        self._level: float | None = None  # kept until a sample comes
+        self._level_bps = prior_uplink_bps  # of the samples
         self._sat_out = False  # whether the last sample was an outage, waited for to its end
 
     def on_rtt(self, rtt_s: float, now_s: float) -> None:
@@ -131,21 +133,21 @@ class LinkEstimator:
         serialisation_s = away_s - rtt_s
         readable = bool(self._rtts) and serialisation_s >= max(RESOLUTION_S, 0.1 * rtt_s)
         bound_bps = 8 * payload_bytes / max(serialisation_s, RESOLUTION_S)
-        if readable or bound_bps > self._level_bps():  # else a lower bound that tells nothing new
+        if readable or bound_bps > self._level_bps:  # else a lower bound that tells nothing new
             self._on_rate(bound_bps, payload_bytes, now_s)
 
     def _on_rate(self, bps: float, payload_bytes: float, now_s: float, *, over: bool = True) -> None:
         """A sample; `over`: the transfer ended, and with it an outage that it may have sat out."""
         bps = MIN_BPS if bps < MIN_BPS else MAX_BPS if bps > MAX_BPS else bps
         small = payload_bytes <= FULL_WEIGHT_BYTES
-        outage = over and small and 8 * payload_bytes / bps > OUTAGE_S and bps * STEP < self._level_bps()
+        outage = over and small and 8 * payload_bytes / bps > OUTAGE_S and bps * STEP < self._level_bps
         if outage and not self._sat_out and self._samples:
             self._sat_out = True
             self._history.add(bps, payload_bytes, now_s)
             return
         self._sat_out = outage
         if self._samples:
-            predicted = self._level_bps()
+            predicted = self._level_bps
             if self._is_step(predicted, bps):
                 before = self._samples[-1]
                 self._samples.clear()
@@ -159,7 +161,7 @@ class LinkEstimator:
         else:
             self._history.add(bps, payload_bytes, now_s)
         self._samples.append((now_s, bps, min(1.0, payload_bytes / FULL_WEIGHT_BYTES)))
-        self._level = None
+        self._level_bps = _harmonic_mean_bps(self._samples)
         self._remember_peak(bps, now_s)
 
     def _remember_peak(self, bps: float, now_s: float) -> None:
@@ -183,7 +185,7 @@ class LinkEstimator:
             return LinkEstimate(self._prior_bps, rtt_s, PRIOR_ERROR, math.inf, 0, self._prior_bps)
         age_s = max(0.0, now_s - self._samples[-1][0])
         spread = self._spread
-        outlook = self._history.outlook(self._level_bps(), spread, age_s)
+        outlook = self._history.outlook(self._level_bps, spread, age_s)
         uplink_bps, peak_bps = self._aged_bps(age_s), max(self._prior_bps, self._peaks[0][1])
         return LinkEstimate(uplink_bps, rtt_s, spread, age_s, len(self._samples), peak_bps, outlook)
 
@@ -192,7 +194,7 @@ class LinkEstimator:
         if not RESOLUTION_S <= elapsed_s < math.inf or not 0 <= sent_bytes < math.inf:
             return
         bound_bps = 8 * sent_bytes / elapsed_s
-        if bound_bps < self._level_bps():
+        if bound_bps < self._level_bps:
             # Seconds without a byte weigh as much as a transfer of many: what counts is how long the link was watched.
             self._heard_s = now_s
             self._on_rate(bound_bps, max(sent_bytes, FULL_WEIGHT_BYTES * min(1.0, elapsed_s)), now_s, over=False)
@@ -218,27 +220,22 @@ class LinkEstimator:
         wanted = (self._aged_bps(max(0.0, age_s)) if self._samples else self._prior_bps) * PROBE_S / 8
         return int(min(max(wanted, MIN_PROBE_BYTES), MAX_PROBE_BYTES))
 
-    def _level_bps(self) -> float:
-        """Harmonic mean of the samples, the younger and the larger weighing more."""
-        if self._level is not None:
-            return self._level
-        if not self._samples:
-            return self._prior_bps
-        last_s = self._samples[-1][0]  # not now: weights are relative, and must not underflow together
-        total = spent = 0.0
-        exp2 = math.exp2
-        for at_s, bps, size in self._samples:
-            weight = size * exp2((at_s - last_s) / HALF_LIFE_S) if at_s < last_s else size  # a clock may go back
-            total += weight
-            spent += weight / bps
-        self._level = total / spent
-        return self._level
-
     def _aged_bps(self, age_s: float) -> float:
         """Towards the best rate of the window before the last sample, in the logarithm, once the level is not fresh."""
-        level = self._level_bps()
+        level = self._level_bps
         if age_s <= FRESH_S:
             return level
         hoped = max(level, self._prior_bps, self._peaks[0][1])
-        left = math.exp2((FRESH_S - age_s) / OPTIMISM_HALF_LIFE_S)
+        left = exp2((FRESH_S - age_s) / OPTIMISM_HALF_LIFE_S)
         return hoped * math.pow(level / hoped, left)
+
+
+def _harmonic_mean_bps(samples: Sequence[_Sample]) -> float:
+    """The younger and the larger weighing more."""
+    last_s = samples[-1][0]  # not now: weights are relative, and must not underflow together
+    total = spent = 0.0
+    for at_s, bps, size in samples:
+        weight = size * exp2((at_s - last_s) / HALF_LIFE_S) if at_s < last_s else size  # a clock may go back
+        total += weight
+        spent += weight / bps
+    return total / spent

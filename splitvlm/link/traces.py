@@ -60,15 +60,20 @@ class Trace:
             return 0.0
         if loop_bytes <= 0:
             return math.inf
-        duration_s = self.knots_s[-1]
-        phase_s = t0_s % duration_s
-        by_then = self._bytes_within(phase_s) + n_bytes
-        if by_then <= loop_bytes:  # within this loop
-            return self._time_within(by_then) - phase_s
-        more, rest_bytes = divmod(by_then, loop_bytes)
-        if rest_bytes == 0:  # the last byte crosses at the end of this loop's capacity, not at the start of the next
-            more, rest_bytes = more - 1, loop_bytes
-        return more * duration_s + self._time_within(rest_bytes) - phase_s
+        knots_s, bytes_at = self.knots_s, self.bytes_at
+        phase_s = t0_s % knots_s[-1]
+        i = min(bisect_right(knots_s, phase_s), len(knots_s) - 1)  # a tiny negative time is rounded to the loop's end
+        t0, b0 = knots_s[i - 1], bytes_at[i - 1]
+        by_then = b0 + (bytes_at[i] - b0) * (phase_s - t0) / (knots_s[i] - t0) + n_bytes
+        loops_s = 0.0
+        if by_then > loop_bytes:
+            more, by_then = divmod(by_then, loop_bytes)
+            if by_then == 0:  # the last byte crosses at the end of this loop's capacity, not at the start of the next
+                more, by_then = more - 1, loop_bytes
+            loops_s = more * knots_s[-1]
+        i = bisect_left(bytes_at, by_then)
+        t0, b0 = knots_s[i - 1], bytes_at[i - 1]
+        return loops_s + t0 + (knots_s[i] - t0) * (by_then - b0) / (bytes_at[i] - b0) - phase_s
 
     def _bytes_by(self, t_s: float) -> float:
         loops, phase_s = divmod(t_s, self.duration_s)
@@ -79,13 +84,6 @@ class Trace:
         i = min(bisect_right(knots_s, phase_s), len(knots_s) - 1)
         t0, b0 = knots_s[i - 1], bytes_at[i - 1]
         return b0 + (bytes_at[i] - b0) * (phase_s - t0) / (knots_s[i] - t0)
-
-    def _time_within(self, n_bytes: float) -> float:
-        """The first moment of the loop by which n bytes (from above 0 to the loop's) have crossed."""
-        knots_s, bytes_at = self.knots_s, self.bytes_at
-        i = bisect_left(bytes_at, n_bytes)
-        t0, b0 = knots_s[i - 1], bytes_at[i - 1]
-        return t0 + (knots_s[i] - t0) * (n_bytes - b0) / (bytes_at[i] - b0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,22 +83,27 @@ class Choice(NamedTuple):
 class Budget:
     """Bytes that may be sent, filled at the daily rate: an hour's share may be spent at once. Without a limit, all."""
 
+    __slots__ = ("_at_s", "_limited", "_rate", "_room")
+
     def __init__(self, bytes_per_day: float | None) -> None:
         self._rate = bytes_per_day / SECONDS_A_DAY if bytes_per_day is not None else math.inf
+        self._limited = bytes_per_day is not None
         self._room = self._rate * BUDGET_BURST_S
         self._at_s = -math.inf
 
     def room(self, now_s: float) -> float:
         """Bytes that may be sent now."""
-        if math.isfinite(self._rate):
-            if math.isfinite(self._at_s):
-                grown = self._room + self._rate * max(0.0, now_s - self._at_s)
+        if self._limited and now_s > self._at_s:
+            if self._at_s > -math.inf:
+                grown = self._room + self._rate * (now_s - self._at_s)
                 self._room = min(grown, self._rate * BUDGET_BURST_S)
-            self._at_s = max(self._at_s, now_s)
+            self._at_s = now_s
         return self._room
 
     def spent(self, n_bytes: float, now_s: float) -> None:
-        self._room = self.room(now_s) - n_bytes
+        if now_s != self._at_s:
+            self.room(now_s)
+        self._room -= n_bytes
 
 
 class _Row(NamedTuple):
