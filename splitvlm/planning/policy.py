@@ -31,6 +31,10 @@ MAX_MARGIN = 0.2  # below 1 - 1 / VASTLY, so that a vastly better plan always pa
 VASTLY = 1.25  # a plan that is so many times faster does not wait for the dwell
 MIN_DWELL_S = 2.0  # a few requests, and below the 5 s in which the plan must follow the link
 SLACK = 0.08  # of plans that are so nearly as fast, the one with the fewest bytes: it varies less, and costs less
+STEADY, STEADY_SLACK = (
+    1.12,
+    0.02,
+)  # but on a link whose slow end is not so many times its mean, bytes do not vary the time
 SLACK_OF_GAIN = 0.25  # of what a cloud plan saves beside the device's own time: so much may go for fewer bytes
 WORTH_HEDGING = 0.02  # a cloud plan that shortens the device's time by less is not worth its bytes
 SECONDS_A_DAY = 86_400.0
@@ -200,11 +204,12 @@ class Policy:
     ) -> tuple[_Row, float, str]:
         """The row to use, the least cost of all, and why."""
         best, best_cost, slack, current, current_cost = candidates[0], math.inf, 0.0, None, math.inf
+        share = SLACK if links.slowest_bit_s > STEADY * links.bit_s else STEADY_SLACK
         for row in candidates:
             cost = self._cost(row, links, other_s)
             if cost < best_cost - slack:
                 best, best_cost = row, cost
-                slack = max(0.0, min(SLACK * best_cost, SLACK_OF_GAIN * (other_s - best_cost)))
+                slack = max(0.0, min(share * best_cost, SLACK_OF_GAIN * (other_s - best_cost)))
             if row.key == self._key:
                 current, current_cost = row, cost
         if current is best:

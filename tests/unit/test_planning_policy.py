@@ -41,11 +41,13 @@ def test_a_small_gain_is_not_worth_a_change():
     assert Policy(hedging=False).pick(TABLE, LinkView(0.9 * crossing_bps, 0.02, 0), 5, 0).plan == TOKENS.plan
 
 
-def test_of_plans_that_are_nearly_as_fast_the_first_pick_sends_fewer_bytes():
-    crossing_bps = 8 * (12_000 - 3_000) / 0.2
-    nearly = LinkView(1.1 * crossing_bps, 0.02, 0)  # image is 5 % faster
-    assert IMAGE.latency_s(*nearly[:2], 5) < TOKENS.latency_s(*nearly[:2], 5)
-    assert Policy(hedging=False).pick(TABLE, nearly, 5, 0).plan == TOKENS.plan
+def test_of_plans_that_are_nearly_as_fast_the_first_pick_sends_fewer_bytes_where_the_link_varies():
+    nearly_bps = 1.1 * 8 * (12_000 - 3_000) / 0.2
+    assert IMAGE.latency_s(nearly_bps, 0.02, 5) < TOKENS.latency_s(nearly_bps, 0.02, 5)  # by 5 %
+    steady = LinkView(nearly_bps, 0.02, 0.0, 0.0, ((1.0, nearly_bps, 0.0),))
+    varying = LinkView(nearly_bps, 0.02, 0.3, 0.0, ((0.5, nearly_bps / 1.3, 0.0), (0.5, nearly_bps / 0.7, 0.0)))
+    assert Policy(hedging=False).pick(TABLE, varying, 5, 0).plan == TOKENS.plan
+    assert Policy(hedging=False).pick(TABLE, steady, 5, 0).plan == IMAGE.plan
 
 
 def test_beside_a_device_that_is_nearly_as_fast_no_gain_is_given_away_for_bytes():
