@@ -24,8 +24,8 @@ import numpy as np
 import torch
 
 from splitvlm.codec.codec import Codec
+from splitvlm.codec.density_lessons import STEPS
 from splitvlm.codec.klt import Basis, transform_of
-from splitvlm.codec.learning import STEPS
 from splitvlm.codec.lessons import learn
 from splitvlm.codec.levels import KLT_STEPS
 from splitvlm.codec.prompt import Template

