@@ -36,6 +36,7 @@ def timeline(comparison: Comparison) -> bytes:
         answers.plot(x, y, "o", mfc="none", mec="black", ms=8, label="the device's hedge answered")
         answers.legend(loc="upper right", frameon=False)
     answers.set(ylabel="latency, s (simulated)", xlabel="time, s", yscale="log")
+    _plain(answers.yaxis)
     link.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False)
     return _png(plt, figure)
 
@@ -56,10 +57,25 @@ def spread(comparison: Comparison) -> bytes:
     chosen = [run for run in comparison.runs if run.contender in names]
     for index, run in enumerate(chosen):
         shares, seconds = _cumulative(run)
-        axis.plot(seconds, shares, color=COLOURS[index % len(COLOURS)], lw=1.5, label=run.contender)
+        style = {"color": COLOURS[index % len(COLOURS)], "lw": 1.5, "zorder": 10 - index}  # ours above its equals
+        axis.plot(seconds, shares, label=run.contender, **style)
     axis.set(xscale="log", xlabel="latency, s (simulated)", ylabel="share of answers", ylim=(0, 1.01))
+    _plain(axis.xaxis)
     axis.legend(frameon=False, loc="lower right")
     return _png(plt, figure)
+
+
+def _plain(axis: Any) -> None:
+    """Seconds on a logarithmic axis as people write them; within one decade every step is named, else 1, 2 and 5."""
+    from matplotlib.ticker import FuncFormatter
+
+    low, high = axis.get_view_interval()
+    axis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds:g}"))
+
+    def name(seconds: float, _: int) -> str:
+        return f"{seconds:g}" if high < 10 * low or f"{seconds:e}"[0] in "25" else ""
+
+    axis.set_minor_formatter(FuncFormatter(name))
 
 
 def _cumulative(run: Run) -> tuple[list[float], list[float]]:
