@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -24,6 +24,7 @@ from splitvlm.errors import UsageError
 from splitvlm.model.loading import load_cloud, load_device, model_file
 from splitvlm.model.parts import CloudPart, DevicePart, LowerRun, UpperRun
 from splitvlm.variants.evaluation import Example, normalised
+from splitvlm.waiting import Told
 
 FILE = "accuracy.json"
 MAX_PIXELS = 64 * 2**20
@@ -55,7 +56,7 @@ _worker: list[tuple[_Parts, tuple[Cut, ...]]] = []  # of a worker process
 
 
 def measure_plans(
-    name: str, cuts: Sequence[Cut], examples: Iterable[Example], progress: Callable[[int], None], workers: int = 1
+    name: str, cuts: Sequence[Cut], examples: Iterable[Example], progress: Told, workers: int = 1
 ) -> dict[str, dict[str, float]]:
     """{plan: {"accuracy", "drop", "differing", "payload_bytes"}} for every level of the cuts; bytes are means.
 
@@ -72,7 +73,7 @@ def measure_plans(
             for plan, tally in tallies.items():
                 total[plan].add(tally)
             done += len(chunk)
-            progress(done)
+            progress(done, len(asked))
     return {str(plan): _figures(total, plan, len(asked)) for plan in total}
 
 

@@ -6,24 +6,21 @@ import os
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from splitvlm.accuracy import measure_plans
 from splitvlm.errors import UsageError
 from splitvlm.model.loading import load_whole, middle_cuts
 from splitvlm.variants.evaluation import Example, drawn, measure, read
+from splitvlm.waiting import waiting
 
 
 def evaluate_model(model: str, data: Path | None, questions: int, seed: int) -> dict[str, object]:
     """Accuracy in all and by kind, beside `majority` and `blank`, printed for people too. Raises UsageError."""
     network, processor = load_whole(model)
     examples = _examples(data, questions, seed)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task(f"Asking {model}", total=None)
-        figures = measure(
-            network, processor, examples, lambda done, total: progress.update(bar, completed=done, total=total)
-        )
+    with waiting(f"Asking {model}") as told:
+        figures = measure(network, processor, examples, told)
     result = {"model": model, **figures}
     _print(result)
     return result
@@ -32,12 +29,7 @@ def evaluate_model(model: str, data: Path | None, questions: int, seed: int) -> 
 def evaluate_plans(model: str, data: Path | None, questions: int, seed: int) -> dict[str, object]:
     """{"model", "questions", "seed", "plans": {plan: {"accuracy", "drop", "differing", "payload_bytes"}}}, printed too."""
     examples = _examples(data, questions, seed)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task(f"Asking {model}, split", total=len(examples))
-
-        def told(done: int) -> None:
-            progress.update(bar, completed=done)
-
+    with waiting(f"Asking {model}, split") as told:
         plans = measure_plans(model, middle_cuts(model), examples, told, os.cpu_count() or 1)
     table = Table("plan", "payload, mean bytes", "accuracy", "drop, points", "other answers", title=model)
     for plan, row in plans.items():
