@@ -16,6 +16,9 @@ from splitvlm.domain import Cut, Plan
 from splitvlm.wire.v1 import data_pb2
 
 _log = logging.getLogger("splitvlm.edge")
+GRACE_S = (
+    10.0  # a node that is dialled no more is kept for: an orchestrator that starts again learns of its nodes one by one
+)
 
 
 class Runtime:
@@ -35,6 +38,7 @@ class Runtime:
         self._agreement = agreement
         self._identity = identity
         self._probing: asyncio.Task[None] | None = None
+        self._leaving: dict[str, tuple[CloudLink, asyncio.Task[None]]] = {}  # dialled no more, and not yet let go
         self._retiring: set[asyncio.Task[None]] = set()
         self._used: Counter[str] = Counter()
 
@@ -58,7 +62,10 @@ class Runtime:
             if address not in wanted:
                 self._retire(link)
         self._links = [
-            known.get(address) or CloudLink(address, self._agreement, self._identity, self._cuts) for address in wanted
+            known.get(address)
+            or self._taken_back(address)
+            or CloudLink(address, self._agreement, self._identity, self._cuts)
+            for address in wanted
         ]
         self._probe()
 
@@ -84,10 +91,24 @@ class Runtime:
             self.on_fault(self._links[0])
 
     def _retire(self, link: CloudLink) -> None:
-        """Close it once its last request has ended: a node that comes and goes must not leave connections behind."""
-        task = asyncio.create_task(link.close_when_idle())
+        """Close it, unless it is wanted again soon: a node that comes and goes must not leave connections behind."""
+        task = asyncio.create_task(self._let_go(link))
+        self._leaving[link.address] = link, task
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
+
+    def _taken_back(self, address: str) -> CloudLink | None:
+        """Its sessions, its estimate and the pictures that it knows are worth keeping."""
+        if address not in self._leaving:
+            return None
+        link, task = self._leaving.pop(address)
+        task.cancel()
+        return link
+
+    async def _let_go(self, link: CloudLink) -> None:
+        await asyncio.sleep(GRACE_S)
+        del self._leaving[link.address]
+        await link.close_when_idle()  # not before its last request has ended
 
     def _probe(self) -> None:
         """The link in use is the one that is measured."""
@@ -112,5 +133,6 @@ class Runtime:
                 await self._probing
         for task in self._retiring:
             task.cancel()
-        await asyncio.gather(*self._retiring, *(link.close() for link in self._links), return_exceptions=True)
+        links = [*self._links, *(link for link, _ in self._leaving.values())]
+        await asyncio.gather(*self._retiring, *(link.close() for link in links), return_exceptions=True)
         self.engine.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -37,7 +36,20 @@ async def test_the_first_is_used_and_the_others_stand_by() -> None:
     await device.close()
 
 
+async def test_a_node_that_is_back_within_the_grace_keeps_its_link() -> None:
+    """An orchestrator that starts again learns of its nodes one by one."""
+    device = runtime()
+    device.use_clouds([ONE, TWO])
+    links = [device.link, *device.standby]
+    device.use_clouds([TWO])
+    device.use_clouds([ONE, TWO])
+    assert [device.link, *device.standby] == links
+    await until(lambda: not device._retiring)
+    await device.close()
+
+
 async def test_a_node_that_is_gone_leaves_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge_node.runtime.GRACE_S", 0.05)
     device = runtime()
     device.use_clouds([ONE, TWO])
     with device.held() as (gone, standby):  # a request that has not come to use it yet
@@ -54,8 +66,8 @@ async def test_a_node_that_is_gone_leaves_no_connection(monkeypatch: pytest.Monk
             await real()
 
         monkeypatch.setattr(gone, "close", close)
-        await until(lambda: len(device._retiring) == 1)
-        await asyncio.sleep(0)
+        await until(lambda: not device._leaving)  # the grace is over
+        assert len(device._retiring) == 1
         assert not closed
     await until(lambda: not device._retiring)
     assert closed == [True]
