@@ -9,6 +9,7 @@ A finding is written into tests/fuzz/corpus/TARGET and ends the run with exit co
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import re
 import resource
@@ -79,6 +80,10 @@ def main() -> None:
     parser.add_argument("--targets", default=",".join(SHARES))
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
+    if importlib.util.find_spec("atheris") is None:
+        sys.exit(
+            "The fuzzer atheris is not installed. Run `make fuzz`, which installs it, or `pip install -e '.[fuzz]'`."
+        )
     names = options.targets.split(",")
     shares = sum(SHARES[name] for name in names)
     good, total, started_s = True, 0, time.monotonic()
