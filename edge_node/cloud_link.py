@@ -117,10 +117,12 @@ class CloudLink:
             self._unbooked_bytes += exchange.bytes_sent
             if exchange.upload_began_s is not None and not exchange.receipt.bytes:
                 self._on_stall(len(payload.data), exchange)
-            if session is not None:
-                await self._put_back(session)
-            if not self._busy:
-                await self._close_replaced()
+            try:
+                if session is not None:
+                    await self._put_back(session)
+            finally:
+                if not self._busy:
+                    await self._close_replaced()
 
     def asked(self) -> None:
         """A question came, wherever it is answered: while they come, the link is probed more often."""

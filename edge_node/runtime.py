@@ -16,9 +16,8 @@ from splitvlm.domain import Cut, Plan
 from splitvlm.wire.v1 import data_pb2
 
 _log = logging.getLogger("splitvlm.edge")
-GRACE_S = (
-    10.0  # a node that is dialled no more is kept for: an orchestrator that starts again learns of its nodes one by one
-)
+GRACE_S = 10.0
+"""A node that is dialled no more is kept for so long: an orchestrator that starts again learns of its nodes one by one."""
 
 
 class Runtime:

@@ -31,10 +31,8 @@ MAX_MARGIN = 0.2  # below 1 - 1 / VASTLY, so that a vastly better plan always pa
 VASTLY = 1.25  # a plan that is so many times faster does not wait for the dwell
 MIN_DWELL_S = 2.0  # a few requests, and below the 5 s in which the plan must follow the link
 SLACK = 0.08  # of plans that are so nearly as fast, the one with the fewest bytes: it varies less, and costs less
-STEADY, STEADY_SLACK = (
-    1.12,
-    0.02,
-)  # but on a link whose slow end is not so many times its mean, bytes do not vary the time
+STEADY = 1.12  # but where the slow end of the outlook is not so many times its mean, bytes do not vary the time,
+STEADY_SLACK = 0.02  # and next to nothing is given away for them
 SLACK_OF_GAIN = 0.25  # of what a cloud plan saves beside the device's own time: so much may go for fewer bytes
 WORTH_HEDGING = 0.02  # a cloud plan that shortens the device's time by less is not worth its bytes
 SECONDS_A_DAY = 86_400.0
@@ -87,17 +85,16 @@ class Choice(NamedTuple):
 class Budget:
     """Bytes that may be sent, filled at the daily rate: an hour's share may be spent at once. Without a limit, all."""
 
-    __slots__ = ("_at_s", "_limited", "_rate", "_room")
+    __slots__ = ("_at_s", "_rate", "_room")
 
     def __init__(self, bytes_per_day: float | None) -> None:
         self._rate = bytes_per_day / SECONDS_A_DAY if bytes_per_day is not None else math.inf
-        self._limited = bytes_per_day is not None
         self._room = self._rate * BUDGET_BURST_S
         self._at_s = -math.inf
 
     def room(self, now_s: float) -> float:
         """Bytes that may be sent now."""
-        if self._limited and now_s > self._at_s:
+        if now_s > self._at_s:
             if self._at_s > -math.inf:
                 grown = self._room + self._rate * (now_s - self._at_s)
                 self._room = min(grown, self._rate * BUDGET_BURST_S)
@@ -105,9 +102,7 @@ class Budget:
         return self._room
 
     def spent(self, n_bytes: float, now_s: float) -> None:
-        if now_s != self._at_s:
-            self.room(now_s)
-        self._room -= n_bytes
+        self._room = self.room(now_s) - n_bytes
 
 
 class _Row(NamedTuple):
@@ -149,8 +144,7 @@ class Policy:
         self._energy = energy or EnergyModel()
         self._latency_only = self._objective.energy_weight_per_j == 0
         self._hedging = hedging
-        self._deadline_s = deadline_s
-        self._late_s = math.inf if deadline_s is None else deadline_s
+        self._deadline_s = math.inf if deadline_s is None else deadline_s
         self._budget = Budget(bytes_per_day)
         self._margin = margin
         self._min_dwell_s = min_dwell_s
@@ -231,15 +225,15 @@ class Policy:
         first_within_s = other_s + tail_s + tail_trips * rtt_s  # the cloud answers from its first token on
         waits = 1.0 if bits else 0.0  # a plan that sends nothing waits for nothing
         at_most_s = fixed_s + bits * slowest_bit_s + waits * longest_wait_s
-        if self._latency_only and at_most_s < first_within_s and at_most_s <= self._late_s:
+        if self._latency_only and at_most_s < first_within_s and at_most_s <= self._deadline_s:
             return fixed_s + bits * bit_s + waits * mean_wait_s
         total = 0.0
         for weight, uplink_bps, wait_s in points:
             send_s = bits / uplink_bps
             row_s = fixed_s + send_s + waits * wait_s
             seconds = row_s if row_s < first_within_s else other_s
-            if seconds > self._late_s:
-                total += weight * _LATE * (seconds - self._late_s)
+            if seconds > self._deadline_s:
+                total += weight * _LATE * (seconds - self._deadline_s)
             if self._latency_only:
                 total += weight * seconds
                 continue
@@ -276,10 +270,7 @@ class Policy:
         """At once where only time counts; where energy counts, when the cloud is overdue or the deadline presses."""
         if self._latency_only:
             return 0.0
-        overdue_s = conservative_s
-        if self._deadline_s is not None:
-            overdue_s = min(overdue_s, max(0.0, self._deadline_s - local_s))
-        return overdue_s
+        return min(conservative_s, max(0.0, self._deadline_s - local_s))
 
     def _alone(self, rows: _Rows, reason: str) -> Choice:
         self._key = None

@@ -33,6 +33,7 @@ _BY_CODE = {kind.code: kind for kind in all_errors()}
 _CODE_KEY, _ADVICE_KEY, _RETRY_KEY = "splitvlm-error", "splitvlm-advice", "splitvlm-retry-after-ms"
 
 _RETRY = re.compile(r"[0-9]{1,9}")
+_TRANSLATED = (SplitvlmError, ValueError, RuntimeError, OSError, KeyError, TypeError, asyncio.CancelledError)
 
 T = TypeVar("T")
 
@@ -57,10 +58,8 @@ def unary(method: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:
     async def translated(self: object, request: object, context: grpc.aio.ServicerContext[Any, Any]) -> T:
         try:
             return await method(self, request, context)
-        except (SplitvlmError, ValueError, RuntimeError, OSError, KeyError, TypeError) as error:
-            await abort(context, error)
-        except asyncio.CancelledError as error:
-            if was_cancelled():
+        except _TRANSLATED as error:
+            if isinstance(error, asyncio.CancelledError) and was_cancelled():
                 raise
             await abort(context, error)
 
@@ -77,10 +76,8 @@ def streaming(method: Callable[..., AsyncIterator[T]]) -> Callable[..., AsyncIte
         try:
             async for message in method(self, request, context):
                 yield message
-        except (SplitvlmError, ValueError, RuntimeError, OSError, KeyError, TypeError) as error:
-            await abort(context, error)
-        except asyncio.CancelledError as error:
-            if was_cancelled():
+        except _TRANSLATED as error:
+            if isinstance(error, asyncio.CancelledError) and was_cancelled():
                 raise
             await abort(context, error)
 
