@@ -1,6 +1,6 @@
 """What answers cost in bytes: this codec against plain quantisers at three cuts, and against pictures. The last line is JSON.
 
-    python benchmarks/codec.py [--questions N] [--jobs J] [--cuts CUT,CUT] [--plot FILE]
+    python benchmarks/codec.py [--questions N] [--jobs J] [--cuts CUT,CUT] [--store FILE] [--plot FILE]
 
 Model: the embedded one, undivided, with a coder put in where the cut would be: what is coded is decoded again before the
 rest of the model sees it. Questions: held out, four to a picture. An answer is right when each of its tokens is the likeliest
@@ -20,10 +20,9 @@ value, per token; of the others the model sees nothing at `tokens` (masked), and
 All three end in zstandard, level 12. jpeg, webp, avif: Pillow's, quality and picture size as in PICTURES, best effort; a
 smaller picture is brought back to the model's size (Lanczos) by the receiver.
 
-Unfairness. A setting that has lost more than its share after so many pictures (SCREENS) is not measured on; nor is one beside
-which another of the same coder, with at most OUTDONE of its bytes, has lost no more after the last of them. Pictures are
-drawn, so their statistics are not those of photographs; this codec was calibrated on drawn pictures of the same kinds
-(others than these), which the picture coders were not.
+Unfairness. A setting that has lost too much after so many pictures, or beside which another of the same coder has lost no more
+with clearly fewer bytes, is not measured on (codec_run.py, SCREENS). Pictures are drawn, so their statistics are not those of
+photographs; this codec was calibrated on drawn pictures of the same kinds (others than these), the picture coders were not.
 """
 
 from __future__ import annotations
@@ -34,8 +33,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +50,7 @@ from codec_coders import (
     picture_settings,
     step_bytes,
 )
+from codec_run import Store, run
 from codec_scores import LOST, NONE, Score, by_kind, plot, share, summary
 from PIL import Image
 
@@ -68,9 +67,6 @@ from splitvlm.scenes.scene import Question
 
 MODEL = "scenes"
 SEED = 3  # of the held-out run: other pictures than those that levels were chosen by
-CHUNK = 12  # pictures a forward pass
-SCREENS = {96: 0.03, 300: 0.02}
-OUTDONE = 0.6
 
 # --- the model with a coder in it ------------------------------------------------------------------------------------
 
@@ -274,51 +270,25 @@ def everything() -> set[Setting]:
     return {*of_features, *(setting for setting, *_ in picture_settings())}
 
 
-def run(questions: int, jobs: int, alive: set[Setting]) -> tuple[dict[Setting, Score], list[str]]:
-    pictures = math.ceil(questions / QUESTIONS_A_PICTURE)
-    chunks = [range(start, min(start + CHUNK, pictures)) for start in range(0, pictures, CHUNK)]
-    ends = [*(math.ceil(count / CHUNK) for count in SCREENS), len(chunks)]
-    total: dict[Setting, Score] = defaultdict(Score)
-    kinds: list[str] = []
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        for start, end, screen in zip([0, *ends], ends, [*SCREENS.values(), 1.0], strict=False):
-            part = chunks[start:end]
-            for scores, some in pool.map(_work, part, [alive] * len(part)):
-                kinds += some
-                for setting, score in scores.items():
-                    total[setting].bytes += score.bytes
-                    total[setting].right += score.right
-                done = len(total[NONE].bytes)
-                print(f"\r{done} of {pictures} pictures, {len(alive)} settings ", end="", flush=True)
-            alive = {setting for setting in alive if share(total[NONE]) - share(total[setting]) <= screen}
-            if end == ends[-2]:
-                alive = {setting for setting in alive if not _outdone(setting, {one: total[one] for one in alive})}
-    print()
-    return total, kinds
-
-
-def _outdone(setting: Setting, scores: dict[Setting, Score]) -> bool:
-    mine = scores[setting]
-    return any(
-        (one.cut, one.coder) == (setting.cut, setting.coder)
-        and np.mean(score.bytes) <= OUTDONE * np.mean(mine.bytes)
-        and share(score) >= share(mine)
-        for one, score in scores.items()
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--questions", type=int, default=5000)
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--cuts", help="of image, vision:k, tokens, lm:k those to measure; with tokens among them")
+    parser.add_argument("--store", type=Path, help="file of what was measured: a run that was stopped goes on")
     parser.add_argument("--plot", type=Path, default=Path("out/codec.png"))
     options = parser.parse_args()
     chosen = options.cuts.split(",") if options.cuts else None
     settings = {setting for setting in everything() if chosen is None or setting.cut in chosen}
     if not any(setting.cut == str(TOKENS) for setting in settings):
         parser.error(f"--cuts {options.cuts} leaves out tokens, which all else is held against")
-    scores, kinds = run(options.questions, options.jobs, settings)
+    pictures = math.ceil(options.questions / QUESTIONS_A_PICTURE)
+    about = {
+        "seed": SEED,
+        "codec": codec_of(MODEL).hash,
+        "settings": sorted(" ".join(astuple(one)) for one in settings),
+    }
+    scores, kinds = run(_work, pictures, options.jobs, settings, Store(options.store, about))
     cuts, rows = summary(scores)
     for row in rows:
         print(f"{row['cut']:9} {row['coder']:27} {row['setting']:14} {row['bytes']:10.1f} bytes  "

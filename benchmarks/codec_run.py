@@ -1,0 +1,122 @@
+"""A long run of `codec.py`: chunks of pictures over processes, settings that can no longer matter left out, and resumed."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from codec_coders import Setting
+from codec_scores import NONE, Score, share
+
+CHUNK = 12  # pictures a forward pass
+Work = Callable[[range, set[Setting]], tuple[dict[Setting, Score], list[str]]]
+
+
+@dataclass(frozen=True)
+class Screen:
+    """After so many pictures, which settings stay: those that lost at most `lost`, and that no cheaper one outdoes.
+
+    A setting is outdone by one of the same cut and coder that takes at most `outdone` of its bytes and has lost no more.
+    """
+
+    pictures: int
+    lost: float
+    outdone: float = 0.0
+
+    def passed(self, alive: set[Setting], scores: dict[Setting, Score]) -> set[Setting]:
+        near = {one for one in alive if share(scores[NONE]) - share(scores[one]) <= self.lost}
+        return {one for one in near if not any(self._outdoes(other, one, scores) for other in near - {one})}
+
+    def _outdoes(self, other: Setting, one: Setting, scores: dict[Setting, Score]) -> bool:
+        return (
+            (other.cut, other.coder) == (one.cut, one.coder)
+            and np.mean(scores[other].bytes) <= self.outdone * np.mean(scores[one].bytes)
+            and share(scores[other]) >= share(scores[one])
+        )
+
+
+SCREENS = (Screen(96, 0.03), Screen(300, 0.02, 0.6), Screen(1250, 0.015, 0.9))
+
+
+class Store:
+    """Chunks that were measured, a line of JSON each, so that a run that was stopped goes on. Its first line says of what."""
+
+    def __init__(self, path: Path | None, about: dict[str, Any]) -> None:
+        self._known: dict[int, tuple[dict[Setting, Score], list[str]]] = {}
+        self._file: TextIO | None = None
+        if path is None:
+            return
+        text = path.read_text() if path.exists() else ""
+        lines = text[: text.rfind("\n") + 1].splitlines()  # a run that is killed may leave half a line behind
+        if lines and json.loads(lines[0]) != about:
+            raise SystemExit(f"{path} is of another run: {lines[0]}. Choose another --store, or take the file away.")
+        for line in lines[1:]:
+            chunk = json.loads(line)
+            scores = {Setting(*key): Score(sizes, right) for key, sizes, right in chunk["scores"]}
+            self._known[chunk["start"]] = scores, chunk["kinds"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(line + "\n" for line in lines))
+        self._file = path.open("a")
+        if not lines:
+            self._write(about)
+
+    def known(self, chunk: range, alive: set[Setting]) -> tuple[dict[Setting, Score], list[str]] | None:
+        found = self._known.get(chunk.start)
+        if found is None or len(found[0][NONE].bytes) != len(chunk) or not alive <= set(found[0]):
+            return None
+        return {one: score for one, score in found[0].items() if one in alive or one == NONE}, found[1]
+
+    def add(self, chunk: range, scores: dict[Setting, Score], kinds: list[str]) -> None:
+        rows = [[list(asdict(one).values()), score.bytes, score.right] for one, score in scores.items()]
+        self._write({"start": chunk.start, "kinds": kinds, "scores": rows})
+
+    def _write(self, line: dict[str, Any]) -> None:
+        if self._file is not None:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+
+
+def run(
+    work: Work, pictures: int, jobs: int, alive: set[Setting], store: Store
+) -> tuple[dict[Setting, Score], list[str]]:
+    """Scores over all pictures; a setting that a screen took out has fewer."""
+    chunks = [range(start, min(start + CHUNK, pictures)) for start in range(0, pictures, CHUNK)]
+    total: dict[Setting, Score] = defaultdict(Score)
+    kinds: list[str] = []
+    screens = [*SCREENS, Screen(pictures, 1.0)]
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        for before, screen in zip([0, *(screen.pictures for screen in screens)], screens, strict=False):
+            part = [chunk for chunk in chunks if before <= chunk.start < screen.pictures]
+            for scores, some in _measured(pool, work, part, alive, store):
+                kinds += some
+                for setting, score in scores.items():
+                    total[setting].bytes += score.bytes
+                    total[setting].right += score.right
+                done = len(total[NONE].bytes)
+                print(f"\r{done} of {pictures} pictures, {len(alive)} settings ", end="", flush=True)
+            if part:
+                alive = screen.passed(alive, total)
+    print()
+    return total, kinds
+
+
+def _measured(
+    pool: ProcessPoolExecutor, work: Work, part: list[range], alive: set[Setting], store: Store
+) -> Iterator[tuple[dict[Setting, Score], list[str]]]:
+    """In the order of chunks."""
+    found = [store.known(chunk, alive) for chunk in part]
+    running = [None if one else pool.submit(work, chunk, alive) for one, chunk in zip(found, part, strict=True)]
+    for chunk, one, future in zip(part, found, running, strict=True):
+        if one is not None:
+            yield one
+        elif future is not None:
+            measured = future.result()
+            store.add(chunk, *measured)
+            yield measured
