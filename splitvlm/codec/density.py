@@ -17,6 +17,7 @@ Data Compression with Latent-Variable Models", ICLR 2019, say why floats can't).
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -79,27 +80,37 @@ class Density:
             yield start, columns, REST
 
 
+@functools.lru_cache(maxsize=4)  # a few MB each; a device uses one level or two at a time
+def _folded(density: Density) -> tuple[tuple[F32, F32], ...]:
+    """Of each column, both layers with their biases as a first row and their shifts multiplied in: powers of two, so exact."""
+    layers = []
+    for column in range(density.columns):
+        s1, s2 = (np.float32(2.0 ** -int(shift)) for shift in density.shifts[column])
+        first = np.concatenate((density.first_bias[column][None], density.first[column])) * s1
+        second = np.concatenate((density.second_bias[column][None], density.second[column])) * -s2
+        layers.append((np.ascontiguousarray(first.T), np.ascontiguousarray(second.T)))
+    return tuple(layers)
+
+
 class Context:
     """What both sides know while columns come one after another. Tokens lie last: what is done for each of them is one run."""
 
     def __init__(self, density: Density, num_tokens: int) -> None:
-        self._density = density
-        self._margin = max(1, density.stride)
-        self._tokens = num_tokens
-        columns = density.columns
-        self._inputs_XT = np.zeros((columns * NEIGHBOURS, num_tokens), np.float32)
+        self._stride = density.stride
+        self._layers = _folded(density)
+        self._inputs_XT = np.zeros((1 + density.columns * NEIGHBOURS, num_tokens), np.float32)
+        self._hidden_HT = np.ones((1 + HIDDEN_UNITS, num_tokens), np.float32)
+        self._inputs_XT[0] = 1  # what the biases are multiplied by
 
     def weights(self, column: int) -> F32:
         """[T, V] for the next of K columns, whole numbers from 1 to 65536; not normalised."""
-        density = self._density
-        hidden_HT = density.first[column].T @ self._inputs_XT[: NEIGHBOURS * column]
-        hidden_HT += density.first_bias[column][:, None]
-        hidden_HT *= np.float32(2.0 ** -int(density.shifts[column, 0]))
-        np.clip(hidden_HT, 0, LARGEST_HIDDEN, out=hidden_HT)
+        first_HX, second_VH = self._layers[column]
+        hidden_HT = self._hidden_HT[1:]
+        np.matmul(first_HX, self._inputs_XT[: first_HX.shape[1]], out=hidden_HT)
+        np.maximum(hidden_HT, 0, out=hidden_HT)
+        np.minimum(hidden_HT, LARGEST_HIDDEN, out=hidden_HT)
         np.floor(hidden_HT, out=hidden_HT)
-        scale = np.float32(-(2.0 ** -int(density.shifts[column, 1])))  # a power of two: products stay exact
-        below_VT = (density.second[column] * scale).T @ hidden_HT
-        below_VT += (density.second_bias[column] * scale)[:, None]
+        below_VT = second_VH @ self._hidden_HT
         below_VT -= below_VT.min(axis=0)
         np.minimum(below_VT, len(WEIGHTS) - 1, out=below_VT)
         weights: F32 = WEIGHTS.take(below_VT.astype(np.uint8).T)
@@ -107,12 +118,13 @@ class Context:
 
     def learn(self, column: int, q_T: npt.NDArray[np.signedinteger[Any]]) -> None:
         """Take in a column that was coded."""
-        known = companded(q_T)
-        padded = np.zeros(self._tokens + 2 * self._margin, np.float32)
-        padded[self._margin : self._margin + self._tokens] = known
-        for place, offset in enumerate(offsets(self._density.stride)):
-            start = self._margin + offset
-            self._inputs_XT[NEIGHBOURS * column + place] = padded[start : start + self._tokens]
+        known_T = companded(q_T)
+        rows = self._inputs_XT[1 + NEIGHBOURS * column :]
+        for row_T, offset in zip(rows, offsets(self._stride), strict=False):
+            if offset < 0:
+                row_T[-offset:] = known_T[:offset]
+            else:
+                row_T[: max(0, len(row_T) - offset)] = known_T[offset:]
 
 
 def offsets(stride: int) -> tuple[int, ...]:
@@ -122,5 +134,5 @@ def offsets(stride: int) -> tuple[int, ...]:
 
 def companded(q: npt.NDArray[Any]) -> F32:
     """Whole numbers of any size as the networks' inputs, -56 to 56."""
-    inputs: F32 = _COMPANDED.take(np.clip(q, 1 - _KNOWN, _KNOWN - 1) + (_KNOWN - 1))
+    inputs: F32 = _COMPANDED.take(q + (_KNOWN - 1), mode="clip")
     return inputs
