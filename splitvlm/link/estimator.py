@@ -37,6 +37,7 @@ PROBE_AFTER_S = 2.0
 IDLE_S = 10.0
 PROBE_S = 0.1  # how long a probe should keep the link busy
 MIN_PROBE_BYTES, MAX_PROBE_BYTES = 1_024, 4_096  # more tells little: a probe must not cost what a request costs
+PACKET_BYTES = 1_500  # arrives whole or not at all: a stall tells nothing of rates at which one would not be there yet
 MIN_BPS, MAX_BPS = 1e3, 1e11
 
 
@@ -190,10 +191,13 @@ class LinkEstimator:
         return LinkEstimate(uplink_bps, rtt_s, spread, age_s, len(self._samples), peak_bps, outlook)
 
     def on_stall(self, sent_bytes: float, elapsed_s: float, now_s: float) -> None:
-        """A transfer that was given up: at most so many bytes crossed in so long. Tells something if that was slow."""
+        """A transfer that was given up: at most so many bytes crossed in so long, and a packet that has not arrived yet.
+
+        Tells something if that was slow. Half a second without a byte means less than 24 kbit/s, not none.
+        """
         if not RESOLUTION_S <= elapsed_s < math.inf or not 0 <= sent_bytes < math.inf:
             return
-        bound_bps = 8 * sent_bytes / elapsed_s
+        bound_bps = 8 * (sent_bytes + PACKET_BYTES) / elapsed_s
         if bound_bps < self._level_bps:
             # Seconds without a byte weigh as much as a transfer of many: what counts is how long the link was watched.
             self._heard_s = now_s

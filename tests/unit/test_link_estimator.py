@@ -184,6 +184,15 @@ def test_whatever_it_is_told_by_whatever_clock_the_estimate_is_a_number(told):
         assert estimator.probe_bytes(values[-1]) > 0
 
 
+def test_a_short_stall_without_a_byte_leaves_room_for_the_packet_that_was_under_way():
+    estimator = settled(2e6)
+    bound_bps = 8 * 1_500 / 0.5
+    estimator.on_stall(0, 0.5, 10)
+    assert bound_bps <= estimator.estimate(10).uplink_bps < 1e6
+    estimator.on_stall(0, 5.0, 15)
+    assert estimator.estimate(15).uplink_bps < bound_bps
+
+
 def test_a_stalled_upload_brings_the_estimate_down_and_a_transfer_brings_it_back():
     estimator = settled(2e6)
     estimator.on_stall(1_000, 2.0, 10)
