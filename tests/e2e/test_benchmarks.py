@@ -1,4 +1,4 @@
-"""The codec's benchmark on two pictures: that it runs, and that its last line is the object it promises."""
+"""The codec's benchmark on two pictures: that it runs, what its last line is, and that a stopped run goes on."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,9 +21,10 @@ def test_the_codec_benchmark_prints_its_object(tmp_path: Path) -> None:
         "1",
         "--plot",
         str(tmp_path / "plot.png"),
+        "--store",
+        str(tmp_path / "store.jsonl"),
     ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
-    result = json.loads(done.stdout.splitlines()[-1])
+    result = _last_line(command)
     assert result["questions"] == 8
     assert set(result["cuts"]) == {"vision:3", "tokens", "lm:2", "image"}
     assert set(result["cuts"]["image"]) == {"jpeg", "webp", "avif"}
@@ -30,3 +32,13 @@ def test_the_codec_benchmark_prints_its_object(tmp_path: Path) -> None:
         assert all(set(figures) == {"0", "0.5", "1.0"} for figures in coders.values())
     assert result["cuts"]["tokens"]["splitvlm"]["1.0"] < result["cuts"]["tokens"]["per-token int4 + zstd"]["1.0"]
     assert (tmp_path / "plot.png").stat().st_size > 10_000
+    whole = (tmp_path / "store.jsonl").read_text()
+    (tmp_path / "store.jsonl").write_text(whole + whole[len(whole) // 2 :][:-9])  # killed while it wrote
+    assert _last_line(command) == result
+    assert (tmp_path / "store.jsonl").read_text() == whole
+
+
+def _last_line(command: list[str]) -> dict[str, Any]:
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
