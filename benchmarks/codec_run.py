@@ -7,13 +7,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 from codec_coders import Setting
 from codec_scores import NONE, Score, share
+
+from splitvlm.workers import worker_pool
 
 CHUNK = 12  # pictures a forward pass
 Work = Callable[[range, set[Setting]], tuple[dict[Setting, Score], list[str]]]
@@ -91,7 +92,7 @@ def run(
     total: dict[Setting, Score] = defaultdict(Score)
     kinds: list[str] = []
     screens = [*SCREENS, Screen(pictures, 1.0)]
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    with worker_pool(jobs) as pool:
         for before, screen in zip([0, *(screen.pictures for screen in screens)], screens, strict=False):
             part = [chunk for chunk in chunks if before <= chunk.start < screen.pictures]
             for scores, some in _measured(pool, work, part, alive, store):

@@ -10,11 +10,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from multiprocessing import get_context
-
-import torch
 
 from splitvlm.calibration import codec_of
 from splitvlm.codec import decode_picture, encode_picture
@@ -25,6 +21,7 @@ from splitvlm.model.loading import load_cloud, load_device, model_file
 from splitvlm.model.parts import CloudPart, DevicePart, LowerRun, UpperRun
 from splitvlm.variants.evaluation import Example, normalised
 from splitvlm.waiting import Told
+from splitvlm.workers import worker_pool
 
 FILE = "accuracy.json"
 MAX_PIXELS = 64 * 2**20
@@ -68,7 +65,7 @@ def measure_plans(
     chunks = [asked[start : start + CHUNK] for start in range(0, len(asked), CHUNK)]
     total: defaultdict[Plan, _Tally] = defaultdict(_Tally)
     done = 0
-    with ProcessPoolExecutor(workers, get_context("spawn"), _begin, (name, tuple(cuts))) as pool:
+    with worker_pool(workers, _begin, name, tuple(cuts)) as pool:
         for chunk, tallies in zip(chunks, pool.map(_measured, chunks), strict=True):
             for plan, tally in tallies.items():
                 total[plan].add(tally)
@@ -79,7 +76,6 @@ def measure_plans(
 
 def _begin(name: str, cuts: tuple[Cut, ...]) -> None:
     """In a worker: load the parts once."""
-    torch.set_num_threads(1)
     deepest = max(cuts, key=lambda cut: cut.depth)
     _worker.append((_Parts(load_device(name, [deepest]), load_cloud(name, list(cuts)), codec_of(name)), cuts))
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from splitvlm.codec.calibration import FILE, write
@@ -27,6 +24,7 @@ from splitvlm.model.parts import DevicePart
 from splitvlm.model.pictures import open_picture
 from splitvlm.model.sensitivity import sensitivity
 from splitvlm.pictures import samples
+from splitvlm.workers import worker_pool
 
 QUESTION = "What is in the picture?"
 OTHER_QUESTIONS = ("how many?", "Is it day", "7", "(a) or b")
@@ -93,9 +91,7 @@ def _basis(
         )
     transform = transform_of(x_NC, sensitivity_CC, unit)
     seen = stacked[: max(1, MOST_TOKENS * len(stacked) // len(x_NC))]
-    with ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
+    with worker_pool(workers) as pool:
         learning = {level: pool.submit(learn, seen, transform, level, stride) for level in KLT_STEPS}
         levels = {level: future.result() for level, future in learning.items()}
     shapes = {one.shape[:-1] for one in features}
