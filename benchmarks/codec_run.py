@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -54,10 +55,7 @@ class Store:
         self._file: TextIO | None = None
         if path is None:
             return
-        text = path.read_text() if path.exists() else ""
-        lines = text[: text.rfind("\n") + 1].splitlines()  # a run that is killed may leave half a line behind
-        if lines and json.loads(lines[0]) != about:
-            raise SystemExit(f"{path} is of another run: {lines[0]}. Choose another --store, or take the file away.")
+        lines = _whole_lines(path, about) if path.exists() else []
         for line in lines[1:]:
             chunk = json.loads(line)
             scores = {Setting(*key): Score(sizes, right) for key, sizes, right in chunk["scores"]}
@@ -82,6 +80,19 @@ class Store:
         if self._file is not None:
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
+
+
+def _whole_lines(path: Path, about: dict[str, Any]) -> list[str]:
+    """A run that is killed may leave half a line at the end. Ends the program where the file is anything else than a store."""
+    try:
+        text = path.read_text()
+        lines = text[: text.rfind("\n") + 1].splitlines()
+        same = json.loads(lines[0]) == about if lines else not text
+    except (OSError, ValueError):
+        same = False
+    if not same:
+        sys.exit(f"codec.py: {path} is no store of this seed, codec and settings. Choose another --store.")
+    return lines
 
 
 def run(

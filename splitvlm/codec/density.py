@@ -80,7 +80,7 @@ class Density:
             yield start, columns, REST
 
 
-@functools.lru_cache(maxsize=4)  # a few MB each; a device uses one level or two at a time
+@functools.lru_cache(maxsize=32)  # about 1 MB each, 1 ms to make; a cloud node may need all levels of three cuts
 def _folded(density: Density) -> tuple[tuple[F32, F32], ...]:
     """Of each column, both layers with their biases as a first row and their shifts multiplied in: powers of two, so exact."""
     layers = []
