@@ -57,7 +57,17 @@ def traces(chosen: list[str] | None, files: list[Path] | None) -> dict[str, obje
     regrets = [float(str(row["regret"])) for row in figures.values()]
     print(f"\n{len(met)} of {len(figures)} within {LIMIT} of the best fixed plan in mean and p95; ", end="")
     print(f"regret: median {statistics.median(regrets):.3f}, worst {max(regrets):.3f}")
+    print("Most plans that an oracle used for 10 % of its requests or more:", most_plans(figures))
     return {"traces": figures}
+
+
+def most_plans(figures: dict[str, dict[str, object]]) -> str:
+    """Of each trace's scenarios, the one whose oracle changes most."""
+    most: dict[str, tuple[int, str]] = {}
+    for name, row in figures.items():
+        trace, scenario = name.rsplit("/", 1)
+        most[trace] = max(most.get(trace, (0, "")), (int(str(row["oracle_plans_above_10_percent"])), scenario))
+    return "; ".join(f"{trace} {count} ({scenario})" for trace, (count, scenario) in most.items())
 
 
 def line(comparison: Comparison) -> dict[str, object]:
