@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
+from typing import ParamSpec, TypeVar
 
 from PIL import Image
 
@@ -14,11 +15,16 @@ from cloud_node.memory import Kept, Shelf
 from cloud_node.worker import Spent, Worker
 from splitvlm.codec import decode_picture
 from splitvlm.codec.codec import Codec
+from splitvlm.codec.limits import Limits as CodecLimits
 from splitvlm.domain import IMAGE, Cut, CutKind, Plan
 from splitvlm.errors import Forgotten, ProtocolError, UsageError
+from splitvlm.model.boundary import Boundary, joined
 from splitvlm.model.parts import CloudPart, UpperRun
-from splitvlm.rpc.limits import PICTURE_NAME_BYTES
+from splitvlm.rpc.limits import MAX_PARTS, PICTURE_NAME_BYTES
 from splitvlm.wire.v1.data_pb2 import Begin, CloudFrame, End, Receipt, Token
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 MAX_PICTURE_PIXELS = 64 * 2**20  # 8192 x 8192: above every known model's input
 
@@ -29,54 +35,80 @@ class Upload:
 
     begin: Begin
     max_payload_bytes: int
-    parts: list[bytes] = field(default_factory=list)
-    received: int = 0
-    wire_bytes: int = 0
-    first_s: float = 0.0
-    last_s: float = 0.0
+    parts_left: int = 0  # to come
+    _declared: int = 0  # bytes of this part, and of all so far
+    _declared_in_all: int = 0
+    _pieces: list[bytes] = field(default_factory=list)
+    _received: int = 0
+    _wire_bytes: int = 0
+    _first_s: float = 0.0
+    _last_s: float = 0.0
 
     def __post_init__(self) -> None:
-        least = 0 if self.begin.again else 1
-        if not least <= self.begin.payload_bytes <= self.max_payload_bytes:
+        count = self.begin.parts or 1
+        whole = Cut.parse(self.begin.cut).kind not in (CutKind.VISION, CutKind.TOKENS) or self.begin.again
+        if count > (1 if whole else MAX_PARTS):
             raise UsageError(
-                f"A payload of {self.begin.payload_bytes} bytes is not taken; the limit is {self.max_payload_bytes}.",
+                f"A payload at the cut {self.begin.cut} is not taken in {count} parts.",
+                advice=f"Only the tiles of a picture at vision:k and tokens are parts, at most {MAX_PARTS}.",
+            )
+        self.parts_left = count
+        self.next_part(self.begin.payload_bytes)
+
+    def next_part(self, declared_bytes: int) -> None:
+        """Another part begins. Raises UsageError where it is too large, ProtocolError where none is to come."""
+        if not self.parts_left or not self.part_complete:
+            raise ProtocolError("The peer began a part that it did not declare, or before the last one was complete.")
+        self.parts_left -= 1
+        self._declared, self._declared_in_all = declared_bytes, self._declared_in_all + declared_bytes
+        self._pieces, self._received, self._wire_bytes, self._first_s = [], 0, 0, 0.0
+        least = 0 if self.begin.again else 1
+        if not least <= declared_bytes <= self._declared_in_all <= self.max_payload_bytes:
+            raise UsageError(
+                f"A payload of {self._declared_in_all} bytes is not taken; the limit is {self.max_payload_bytes}.",
                 advice="Choose a smaller codec level, a deeper cut, or raise limits.max_payload_bytes.",
             )
 
-    def add(self, part: bytes, wire_bytes: int) -> None:
-        """Take the next part. Raises ProtocolError when there is more than was declared."""
+    def add(self, piece: bytes, wire_bytes: int) -> None:
+        """Take the next piece of the part. Raises ProtocolError when there is more than was declared."""
         now_s = time.perf_counter()
-        self.first_s = self.first_s or now_s
-        self.last_s = now_s
-        self.received += len(part)
-        self.wire_bytes += wire_bytes
-        if self.received > self.begin.payload_bytes:
+        self._first_s = self._first_s or now_s
+        self._last_s = now_s
+        self._received += len(piece)
+        self._wire_bytes += wire_bytes
+        if self._received > self._declared:
             raise ProtocolError("The peer sent more than the payload that it declared.")
-        self.parts.append(part)
+        self._pieces.append(piece)
 
     @property
-    def complete(self) -> bool:
-        return self.received == self.begin.payload_bytes
+    def part_complete(self) -> bool:
+        return self._received == self._declared
+
+    def part(self) -> bytes:
+        return b"".join(self._pieces)
 
     def receipt(self) -> CloudFrame:
-        span_us = int(1e6 * (self.last_s - self.first_s))
-        return CloudFrame(receipt=Receipt(bytes=self.wire_bytes, span_us=span_us))
+        span_us = int(1e6 * (self._last_s - self._first_s))
+        return CloudFrame(receipt=Receipt(bytes=self._wire_bytes, span_us=span_us))
 
 
 class Answering:
-    """Runs the upper part of one request on the worker and yields its frames. Dropping it frees its caches."""
+    """Runs the upper part of one request on the worker and yields its frames. Dropping it frees its caches.
+
+    `parts` gives the payload's as they are complete: those of a picture in tiles are decoded while others are on their way.
+    """
 
     def __init__(
         self,
         part: CloudPart,
         codec: Codec,
         worker: Worker,
-        upload: Upload,
+        begin: Begin,
+        parts: asyncio.Queue[bytes],
         steps: asyncio.Queue[bytes],
         shelf: Shelf,
         hold: Hold,
     ) -> None:
-        begin = upload.begin
         self._part = part
         self._codec = codec
         self._worker = worker
@@ -85,7 +117,8 @@ class Answering:
         self._question = begin.question
         self._max_new_tokens = begin.max_new_tokens
         self._given = list(begin.given)
-        self._payload = b"".join(upload.parts)
+        self._parts = parts
+        self._num_parts = begin.parts or 1
         self._steps = steps
         self._shelf = shelf
         self._hold = hold
@@ -105,8 +138,7 @@ class Answering:
         return kept
 
     async def frames(self) -> AsyncGenerator[CloudFrame, None]:
-        run, spent = await self._worker.run(self._shelf.device, self._decode)
-        self._count("decode_us", spent)
+        run = await self._decoded()
         self._hold.more(run.cache_bytes)
         token, spent = await self._worker.run(self._shelf.device, run.first, self._taken(0))
         self._count("prefill_us", spent)
@@ -124,21 +156,37 @@ class Answering:
         self._end.reason = End.REASON_LENGTH if count == self._max_new_tokens else End.REASON_EOS
         yield CloudFrame(end=self._end)
 
-    def _decode(self) -> UpperRun:
+    async def _decoded(self) -> UpperRun:
         """From bytes to a run that is ready for its prefill."""
+        if self._num_parts == 1:
+            return await self._timed(self._decode, await self._parts.get())
+        limits, tiles = CodecLimits(), list[Boundary]()
+        for _ in range(self._num_parts):
+            tile = await self._timed(self._codec.decode, self._cut, await self._parts.get(), limits)
+            for tensor in tile.values():
+                limits = limits.less(tensor.numel(), tensor.numel() * tensor.element_size())
+            tiles.append(tile)
+        return await self._timed(lambda: self._part.upper(self._cut, joined(tiles), self._max_new_tokens))
+
+    async def _timed(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        result, spent = await self._worker.run(self._shelf.device, work, *args, **kwargs)
+        self._count("decode_us", spent)
+        return result
+
+    def _decode(self, payload: bytes) -> UpperRun:
         if self._known is not None:
-            return self._decode_again(self._known)
+            return self._decode_again(self._known, payload)
         if self._cut == IMAGE:
-            self._picture = decode_picture(self._payload, max_pixels=MAX_PICTURE_PIXELS)
+            self._picture = decode_picture(payload, max_pixels=MAX_PICTURE_PIXELS)
             return self._part.upper_from_picture(self._picture, self._question, self._max_new_tokens)
-        boundary = self._codec.decode(self._cut, self._payload)
+        boundary = self._codec.decode(self._cut, payload)
         return self._part.upper(self._cut, boundary, self._max_new_tokens)
 
-    def _decode_again(self, known: Kept) -> UpperRun:
+    def _decode_again(self, known: Kept, payload: bytes) -> UpperRun:
         if known.picture is not None:
             prompt = self._part.prompt(known.picture, self._question)
         else:
-            prompt = self._codec.decode(self._cut, self._payload)
+            prompt = self._codec.decode(self._cut, payload)
         return self._part.again(known.prefix, prompt, self._max_new_tokens)
 
     def _remember(self, run: UpperRun) -> bool:

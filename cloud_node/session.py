@@ -13,11 +13,11 @@ from cloud_node.request import Answering, Upload
 from cloud_node.settings import Limits
 from cloud_node.worker import Worker
 from splitvlm.codec.codec import Codec
-from splitvlm.errors import ProtocolError, SplitvlmError, UsageError
+from splitvlm.errors import CapacityError, ProtocolError, SplitvlmError, UsageError
 from splitvlm.model.parts import CloudPart
 from splitvlm.rpc.sealed import SealedStream
 from splitvlm.rpc.status import retry_after_ms
-from splitvlm.wire.v1.data_pb2 import Begin, CloudFrame, DeviceFrame, End, Envelope, Failure
+from splitvlm.wire.v1.data_pb2 import Begin, CloudFrame, DeviceFrame, End, Envelope, Failure, Part
 
 _log = logging.getLogger("splitvlm.cloud.session")
 
@@ -48,6 +48,7 @@ class Session:
         self._last = ("", "", 0)  # cut, level and max_new_tokens of the last request
         self._upload: Upload | None = None
         self._steps: asyncio.Queue[bytes] = asyncio.Queue(maxsize=1)  # a device sends a step for each token that it has
+        self._parts: asyncio.Queue[bytes] = asyncio.Queue()  # of the running request, as they are complete
         self._answer: asyncio.Task[None] | None = None
         self.requests = 0
 
@@ -70,7 +71,9 @@ class Session:
                 await self._begin(frame.begin, wire_bytes)
             case "chunk" if self._upload is not None:
                 await self._take(self._upload, frame.chunk, wire_bytes)
-            case "chunk":
+            case "part" if self._upload is not None:
+                await self._next_part(self._upload, frame.part, wire_bytes)
+            case "chunk" | "part":
                 pass  # the rest of a payload whose request was refused or cancelled is on its way still
             case "step":
                 self._step(frame.step)
@@ -103,25 +106,45 @@ class Session:
         begin.payload_bytes = begin.payload_bytes or len(begin.first)
         self._last = begin.cut, begin.level, begin.max_new_tokens
 
-    async def _take(self, upload: Upload, part: bytes, wire_bytes: int) -> None:
-        upload.add(part, wire_bytes)
-        if not upload.complete:
-            return
-        self._upload = None
-        await self._stream.send(upload.receipt())
-        self._steps = asyncio.Queue(maxsize=max(1, len(upload.begin.given)))
-        self._answer = asyncio.create_task(self._run_answer(upload))
-
-    async def _run_answer(self, upload: Upload) -> None:
+    async def _next_part(self, upload: Upload, part: Part, wire_bytes: int) -> None:
+        num_bytes = part.payload_bytes or len(part.first)
         try:
-            answering = Answering(self._part, self._codec, self._worker, upload, self._steps, self._shelf, self._hold)
+            upload.next_part(num_bytes)
+            self._hold.more(num_bytes)
+        except (UsageError, CapacityError) as error:
+            self._upload = None
+            await self._stop_answer()
+            self._hold.release()
+            await self._fail(error)
+            return
+        await self._take(upload, part.first, wire_bytes)
+
+    async def _take(self, upload: Upload, piece: bytes, wire_bytes: int) -> None:
+        upload.add(piece, wire_bytes)
+        if not upload.part_complete:
+            return
+        if not upload.parts_left:
+            self._upload = None
+        await self._stream.send(upload.receipt())
+        if self._answer is None or self._answer.done():
+            self._steps = asyncio.Queue(maxsize=max(1, len(upload.begin.given)))
+            self._parts = asyncio.Queue()
+            self._answer = asyncio.create_task(self._run_answer(upload.begin))
+        self._parts.put_nowait(upload.part())
+
+    async def _run_answer(self, begin: Begin) -> None:
+        parts, steps = self._parts, self._steps
+        try:
+            answering = Answering(self._part, self._codec, self._worker, begin, parts, steps, self._shelf, self._hold)
             async with contextlib.aclosing(answering.frames()) as frames:
                 async for frame in frames:
                     await self._stream.send(frame)
         except SplitvlmError as error:
+            self._upload = None  # what is on its way still is not taken any more
             await self._fail(error)
         except (RuntimeError, ValueError, IndexError, KeyError, TypeError):
             _log.exception("request failed")
+            self._upload = None
             await self._fail(SplitvlmError("The cloud node failed at this request; its log says why."))
         finally:
             self._hold.release()

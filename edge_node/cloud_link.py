@@ -93,10 +93,10 @@ class CloudLink:
         """One request over a session of its own for its duration, while the link is held."""
         self._busy += 1
         session: CloudSession | None = None
-        watching = asyncio.create_task(self._watch(len(payload.data), exchange))
+        watching = asyncio.create_task(self._watch(payload, exchange))
         try:
             session = await self._session(payload.patience_s)
-            timed = replace(payload, upload_s=self.estimate().transfer_s(len(payload.data)))
+            timed = replace(payload, upload_s=self.estimate().transfer_s(payload.parts.largest_bytes))
             async with contextlib.aclosing(session.answer(timed, exchange)) as tokens:
                 async for token in tokens:
                     yield token
@@ -116,7 +116,7 @@ class CloudLink:
             watching.cancel()
             self._unbooked_bytes += exchange.bytes_sent
             if exchange.upload_began_s is not None and not exchange.receipt.bytes:
-                self._on_stall(len(payload.data), exchange)
+                self._on_stall(exchange)
             try:
                 if session is not None:
                     await self._put_back(session)
@@ -202,26 +202,26 @@ class CloudLink:
     def _wants_probe(self) -> bool:
         return self.estimator.wants_probe(time.monotonic(), self._asked_s)
 
-    async def _watch(self, payload_bytes: int, exchange: Exchange) -> None:
+    async def _watch(self, payload: Payload, exchange: Exchange) -> None:
         """Tell the estimator of an upload that hangs while it hangs, each time after twice as long."""
-        wait_s = STALLED * self.estimate().transfer_s(payload_bytes)
+        wait_s = STALLED * self.estimate().transfer_s(payload.parts.largest_bytes)
         while not exchange.receipt.bytes:
             await asyncio.sleep(wait_s)
             if exchange.upload_began_s is not None and not exchange.receipt.bytes:
-                self._on_stall(payload_bytes, exchange)
+                self._on_stall(exchange)
                 wait_s *= 2
 
-    def _on_stall(self, payload_bytes: int, exchange: Exchange) -> None:
-        """At most the payload crossed: what the sockets between here and there hold cannot be seen."""
+    def _on_stall(self, exchange: Exchange) -> None:
+        """At most what was sent crossed: what the sockets between here and there hold cannot be seen."""
         assert exchange.upload_began_s is not None
         away_s = time.perf_counter() - exchange.upload_began_s - self.estimate().rtt_s
-        self.estimator.on_stall(payload_bytes, max(0.0, away_s), time.monotonic())
+        self.estimator.on_stall(exchange.upload_bytes, max(0.0, away_s), time.monotonic())
 
     def _observe(self, exchange: Exchange) -> None:
-        receipt = exchange.receipt
+        receipt, alone = exchange.receipt, exchange.received_bytes == exchange.receipt.bytes
         self.estimator.on_transfer(
-            receipt.bytes,
-            1e-6 * receipt.span_us if receipt.span_us else None,
+            exchange.received_bytes,
+            1e-6 * receipt.span_us if receipt.span_us and alone else None,  # of several parts it is the last one's
             exchange.upload_elapsed_s,
             0.0,
             time.monotonic(),

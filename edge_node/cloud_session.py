@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import grpc
 
+from edge_node.parts import Parts
 from edge_node.patience import PATIENCE
 from splitvlm.crypto.handshake import DeviceHandshake, Reply
 from splitvlm.crypto.identity import Identity
@@ -34,15 +35,15 @@ class Payload:
     """What crosses for one request."""
 
     plan: Plan
-    data: bytes
+    parts: Parts
     max_new_tokens: int
     question: str = ""  # cut `image` only
     step: NextStep | None = None
     picture: bytes = b""  # the picture's name, by which the cloud may remember it
-    again: bool = False  # it does: `data` holds the prompt only
+    again: bool = False  # it does: `parts` hold the prompt only
     given: Sequence[int] = ()  # tokens of the answer that are there already
     patience_s: float | None = None  # that a silent cloud node gets, where another could take over,
-    upload_s: float = 0.0  # and as long as it is predicted to take, its upload besides
+    upload_s: float = 0.0  # and as long as it is predicted to take, its first part's upload besides
 
 
 @dataclass
@@ -51,10 +52,13 @@ class Exchange:
 
     bytes_sent: int = 0
     bytes_received: int = 0
-    upload_began_s: float | None = None  # of time.perf_counter
+    upload_began_s: float | None = None  # of time.perf_counter; None while nothing is on its way
+    upload_bytes: int = 0  # of parts that went since then,
+    received_bytes: int = 0  # and of those that arrived, sealed
+    parts_under_way: int = 0
     heard_s: float | None = None  # the same: the node's last sign of life
     longest_silence_s: float = 0.0  # of the node, when it had all that it needed to go on
-    upload_elapsed_s: float = 0.0  # from the first frame sent until the receipt
+    upload_elapsed_s: float = 0.0  # from the first frame of `upload_bytes` until the last part's receipt
     receipt: pb.Receipt = field(default_factory=pb.Receipt)
     end: pb.End = field(default_factory=pb.End)
 
@@ -62,7 +66,27 @@ class Exchange:
         """Before the request is sent once more. Bytes add up."""
         self.receipt.Clear()
         self.upload_began_s = None
+        self.upload_bytes = self.received_bytes = self.parts_under_way = 0
         self.upload_elapsed_s = 0.0
+
+    def hand_over(self, num_bytes: int) -> None:
+        """A part goes. The link is measured from when nothing else was on its way: before, it waited for the device."""
+        if not self.parts_under_way:
+            self.upload_began_s = time.perf_counter()
+            self.upload_bytes = self.received_bytes = 0
+        self.upload_bytes += num_bytes
+        self.parts_under_way += 1
+
+    def received(self, receipt: pb.Receipt, *, last: bool) -> None:
+        """A part's receipt came."""
+        assert self.upload_began_s is not None, "it was sent before"
+        self.parts_under_way -= 1
+        self.received_bytes += receipt.bytes
+        if last:
+            self.receipt = receipt
+            self.upload_elapsed_s = time.perf_counter() - self.upload_began_s
+        elif not self.parts_under_way:
+            self.upload_began_s = None
 
 
 class CloudSession:
@@ -118,9 +142,16 @@ class CloudSession:
         sent, received = self._stream.bytes_sent, self._stream.bytes_received
         ended = False
         try:
-            upload = asyncio.create_task(self._upload(payload))
+            handed_over: asyncio.Queue[None] = asyncio.Queue()
+            upload = asyncio.create_task(self._upload(payload, exchange, handed_over))
+            upload.add_done_callback(lambda _: handed_over.put_nowait(None))  # also where it fails before its end
             try:
-                await self._await_receipt(payload, exchange, upload)
+                for left in reversed(range(payload.parts.count)):
+                    await handed_over.get()
+                    if upload.done():
+                        await upload
+                    await self._await_receipt(payload, exchange, last=not left)
+                await upload
                 async for token in self._tokens(payload, exchange):
                     yield token
                 ended = True
@@ -172,8 +203,23 @@ class CloudSession:
         self.setup_bytes = opening.ByteSize() + envelope.ByteSize()
         self._stream = SealedStream(self._call.write, Sealer.of_device(keys), Opener.of_device(keys), pb.CloudFrame)
 
-    async def _upload(self, payload: Payload) -> None:
-        data, plan = payload.data, payload.plan
+    async def _upload(self, payload: Payload, exchange: Exchange, handed_over: asyncio.Queue[None]) -> None:
+        """All parts as they are made."""
+        parts = payload.parts
+        for place in range(parts.count):
+            data = await parts.part(place)
+            exchange.hand_over(len(data))
+            handed_over.put_nowait(None)
+            if place:
+                size = len(data) if len(data) > CHUNK_BYTES else 0
+                await self._stream.send(pb.DeviceFrame(part=pb.Part(payload_bytes=size, first=data[:CHUNK_BYTES])))
+            else:
+                await self._begin(payload, data)
+            for start in range(CHUNK_BYTES, len(data), CHUNK_BYTES):
+                await self._stream.send(pb.DeviceFrame(chunk=data[start : start + CHUNK_BYTES]))
+
+    async def _begin(self, payload: Payload, data: bytes) -> None:
+        plan = payload.plan
         said, self._said = self._said, (str(plan.cut), plan.level, payload.max_new_tokens)
         same = [one == other for one, other in zip(self._said, said, strict=True)]
         await self._stream.send(
@@ -188,24 +234,20 @@ class CloudSession:
                     picture=payload.picture,
                     again=payload.again,
                     given=payload.given,
+                    parts=payload.parts.count if payload.parts.count > 1 else 0,
                 )
             )
         )
-        for start in range(CHUNK_BYTES, len(data), CHUNK_BYTES):
-            await self._stream.send(pb.DeviceFrame(chunk=data[start : start + CHUNK_BYTES]))
 
-    async def _await_receipt(self, payload: Payload, exchange: Exchange, upload: asyncio.Task[None]) -> None:
-        exchange.upload_began_s = started_s = time.perf_counter()
-        exchange.heard_s = started_s
-        deadline_s = CONNECT_TIMEOUT_S + 8 * len(payload.data) / SLOWEST_UPLINK_BPS
+    async def _await_receipt(self, payload: Payload, exchange: Exchange, *, last: bool) -> None:
+        exchange.heard_s = time.perf_counter()
+        deadline_s = CONNECT_TIMEOUT_S + 8 * exchange.upload_bytes / SLOWEST_UPLINK_BPS
         if payload.patience_s is not None:
-            deadline_s = payload.patience_s + PATIENCE * payload.upload_s
+            deadline_s = payload.patience_s + PATIENCE * payload.upload_s * exchange.parts_under_way
         frame = await self._receive(deadline_s, exchange)
         if frame.WhichOneof("body") != "receipt":
             raise ProtocolError(f"The {self._peer} answered before it had the whole request.")
-        exchange.receipt = frame.receipt
-        exchange.upload_elapsed_s = time.perf_counter() - started_s
-        await upload
+        exchange.received(frame.receipt, last=last)
 
     async def _tokens(self, payload: Payload, exchange: Exchange) -> AsyncGenerator[int, None]:
         timeout_s = payload.patience_s or FIRST_TOKEN_TIMEOUT_S

@@ -17,6 +17,7 @@ from PIL import Image
 from splitvlm.codec import encode_picture
 from splitvlm.codec.codec import Codec
 from splitvlm.domain import Plan
+from splitvlm.model.boundary import Boundary
 from splitvlm.model.parts import DevicePart, LowerRun
 
 P = ParamSpec("P")
@@ -32,11 +33,15 @@ class Engine:
         self.slowdown = slowdown
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="torch")
 
-    async def lower(self, image: Image.Image, question: str, plan: Plan) -> tuple[LowerRun, float]:
-        return await self._run(self.part.lower, image, question, plan.cut)
+    async def begin(self, image: Image.Image, question: str, plan: Plan) -> tuple[LowerRun, float]:
+        return await self._run(self.part.begin, image, question, plan.cut)
 
-    async def encode(self, run: LowerRun, plan: Plan) -> tuple[bytes, float]:
-        return await self._run(self.codec.encode, plan.cut, run.boundary, plan.level)
+    async def tile(self, run: LowerRun, place: int) -> tuple[Boundary, float]:
+        """What crosses of a tile. The run keeps it: who waits may go away and ask again."""
+        return await self._run(run.tile, place)
+
+    async def encode(self, boundary: Boundary, plan: Plan) -> tuple[bytes, float]:
+        return await self._run(self.codec.encode, plan.cut, boundary, plan.level)
 
     async def prompt(self, image: Image.Image, question: str, plan: Plan) -> tuple[bytes, float]:
         """The coded prompt alone, for a picture that the cloud node remembers."""

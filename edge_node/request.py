@@ -16,6 +16,8 @@ import logging
 import random
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 
 from PIL import Image
 
@@ -24,6 +26,7 @@ from edge_node.cloud_link import CloudLink
 from edge_node.cloud_session import NextStep, Payload
 from edge_node.engine import Engine
 from edge_node.hedge import Side, first_to_answer
+from edge_node.parts import Parts
 from splitvlm.domain import DEVICE, IMAGE, CutKind, Plan
 from splitvlm.errors import Cancelled, CapacityError, ConfigError, Forgotten, PeerUnavailable, SplitvlmError, UsageError
 from splitvlm.model.parts import LowerRun
@@ -235,7 +238,8 @@ class Request:
             self.account.upload_s = max(0.0, exchange.upload_elapsed_s - link.estimate().rtt_s)
 
     async def _exchanged(self, link: CloudLink, payload: Payload) -> AsyncGenerator[int, None]:
-        self._left_device.set()
+        if payload.parts.complete:
+            self._left_device.set()
         async with contextlib.aclosing(link.answer(payload, self.account.exchange)) as tokens:
             async for token in tokens:
                 yield token
@@ -244,28 +248,39 @@ class Request:
         """For a picture that the cloud node remembers."""
         plan = self.account.plan
         if plan.cut == IMAGE:
-            return self._of(b"", given, question=self._question, again=True)
+            return self._of(Parts.of(b""), given, question=self._question, again=True)
         data, self.account.device_s = await self._engine.prompt(self._image, self._question, plan)
-        return self._of(data, given, again=True)
+        return self._of(Parts.of(data), given, again=True)
 
     async def _payload(self, given: Sequence[int]) -> Payload:
         plan, account = self.account.plan, self.account
         if self._made is not None:
-            return self._of(self._made.data, given, question=self._made.question, step=self._made.step)
+            return replace(self._made, given=given)
         if plan.cut == IMAGE:
             data, account.encode_s = await self._engine.encode_picture(self._image, plan.level)
-            self._made = self._of(data, given, question=self._question)
+            self._made = self._of(Parts.of(data), given, question=self._question)
             return self._made
-        run, account.device_s = await self._engine.lower(self._image, self._question, plan)
+        run, account.device_s = await self._engine.begin(self._image, self._question, plan)
         self._lower = run
-        data, account.encode_s = await self._engine.encode(run, plan)
+        parts = Parts(run.num_tiles, partial(self._part, run))
+        await parts.part(0)
         step = self._stepper(run) if plan.cut.kind is CutKind.LM else None
-        self._made = self._of(data, given, step=step)
+        self._made = self._of(parts, given, step=step)
         return self._made
+
+    async def _part(self, run: LowerRun, place: int) -> bytes:
+        """Of one tile: the tower runs on while what was made before is on its way."""
+        boundary, took_s = await self._engine.tile(run, place)
+        self.account.device_s += took_s
+        data, took_s = await self._engine.encode(boundary, self.account.plan)
+        self.account.encode_s += took_s
+        if place == run.num_tiles - 1:
+            self._left_device.set()
+        return data
 
     def _of(
         self,
-        data: bytes,
+        parts: Parts,
         given: Sequence[int],
         *,
         question: str = "",
@@ -273,7 +288,7 @@ class Request:
         again: bool = False,
     ) -> Payload:
         name, patience_s = self._picture_name, self._patience_s
-        return Payload(self.account.plan, data, self._max_new_tokens, question, step, name, again, given, patience_s)
+        return Payload(self.account.plan, parts, self._max_new_tokens, question, step, name, again, given, patience_s)
 
     def _stepper(self, run: LowerRun) -> NextStep:
         kept: list[bytes] = []  # for a node that takes over: the run itself cannot go back

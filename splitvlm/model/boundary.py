@@ -16,7 +16,11 @@ away where the model has it as an axis of its own. What is constant or follows f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+
+from splitvlm.errors import ProtocolError
 
 Boundary = dict[str, torch.Tensor]
 
@@ -26,3 +30,15 @@ TYPES = "types"
 GRID = "grid"
 PATCHES = "patches"
 SIZES = "sizes"
+
+
+def joined(tiles: Sequence[Boundary]) -> Boundary:
+    """One boundary of its tiles: the first's tensors, `hidden` of all. Raises ProtocolError where they do not fit."""
+    first, *others = tiles
+    if not others:
+        return first
+    shape, dtype = first[HIDDEN].shape if HIDDEN in first else (), first.get(HIDDEN, torch.empty(0)).dtype
+    for tile in others:
+        if set(tile) != {HIDDEN} or tile[HIDDEN].dtype != dtype or tile[HIDDEN].shape[1:] != shape[1:] or not shape:
+            raise ProtocolError("The parts of a boundary do not fit one another.")
+    return first | {HIDDEN: torch.cat([tile[HIDDEN] for tile in tiles])}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 
-from splitvlm.domain import Cut
+from splitvlm.domain import Cut, CutKind
 from splitvlm.errors import ProtocolError, UsageError
 from splitvlm.model.boundary import HIDDEN, IDS, Boundary
 from splitvlm.model.families.family import Family
@@ -93,14 +93,24 @@ class Part:
 
     def visual_tokens(self, boundary: Boundary, layers: int) -> Boundary:
         """From the boundary at vision:`layers` to that at `tokens`."""
+        boundary = self.tile_tokens(boundary, layers)
+        places, found = int((boundary[IDS] == self.model.config.image_token_id).sum()), boundary[HIDDEN].shape[0]
+        if places != found:
+            raise ProtocolError(f"The prompt has {places} places for {found} visual tokens.")
+        return boundary
+
+    def tile_tokens(self, boundary: Boundary, layers: int) -> Boundary:
+        """The same where `hidden` may be that of one tile of several."""
         states = self.family.upper_vision(self.model, boundary, layers)
         with self.clock.stage("connector"):
             tokens_VD = self.family.connect(self.model, states, boundary)
-        places = int((boundary[IDS] == self.model.config.image_token_id).sum())
-        if places != tokens_VD.shape[0]:
-            raise ProtocolError(f"The prompt has {places} places for {tokens_VD.shape[0]} visual tokens.")
         kept = (IDS, *self.family.language_sides)
         return {HIDDEN: tokens_VD} | {name: boundary[name] for name in kept}
+
+    def tiles(self, inputs: dict[str, torch.Tensor], cut: Cut) -> list[dict[str, torch.Tensor]]:
+        """The processor's tensors tile by tile, where what crosses at the cut is one tile's after another's; else as one."""
+        by_tile = cut.kind is CutKind.VISION or (cut.kind is CutKind.TOKENS and self.family.tokens_by_tile)
+        return [dict(tile) for tile in self.family.tiles(inputs)] if by_tile else [inputs]
 
     def embedded(self, boundary: Boundary) -> Boundary:
         """From the boundary at `tokens` to the language model's input, `hidden` [T, D]."""

@@ -15,7 +15,7 @@ from PIL import Image
 from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut, CutKind
 from splitvlm.errors import ProtocolError, UsageError
 from splitvlm.model.arrival import check_again, check_boundary, check_step
-from splitvlm.model.boundary import HIDDEN, IDS, TYPES, Boundary
+from splitvlm.model.boundary import HIDDEN, IDS, TYPES, Boundary, joined
 from splitvlm.model.greedy import Greedy, reads_prompt
 from splitvlm.model.language import LanguageRun
 from splitvlm.model.part import Part, picture_errors
@@ -45,6 +45,13 @@ class DevicePart(Part):
     @torch.inference_mode()
     def lower(self, image: Image.Image, question: str, cut: Cut) -> LowerRun:
         """Run the lower part at vision:k, tokens or lm:k. Raises UsageError."""
+        run = self.begin(image, question, cut)
+        run.tile(run.num_tiles - 1)
+        return run
+
+    @torch.inference_mode()
+    def begin(self, image: Image.Image, question: str, cut: Cut) -> LowerRun:
+        """The same, prepared: its tiles are run as they are asked for. Raises UsageError."""
         self.check(cut)
         if cut in (IMAGE, DEVICE):
             raise UsageError(f"The cut {cut} has no lower part to run.", advice="Use `picture` or `generate`.")
@@ -93,23 +100,46 @@ def _prompt_tokens(given: Boundary) -> int:
 
 
 class LowerRun:
-    """One request on the device. `boundary` is what crosses after the prefill, in the host's memory."""
-
-    boundary: Boundary
-    num_prompt_tokens: int
+    """One request on the device, tile by tile where the tower sees tiles one by one. What crosses is in the host's memory."""
 
     def __init__(self, part: DevicePart, inputs: dict[str, torch.Tensor], cut: Cut) -> None:
         self.cut = cut
         self._part = part
         self._language: LanguageRun | None = None
+        self._inputs = part.tiles(inputs, cut)
+        self._tiles: list[Boundary] = []
         self.num_prompt_tokens = int(inputs["input_ids"].shape[1])
-        if cut.kind is CutKind.VISION:
-            crossing = part.see(inputs, cut.layers)
-        elif cut.kind is CutKind.TOKENS:
-            crossing = _to_tokens(part, inputs)
-        else:
-            crossing = self._into_language(part.embedded(_to_tokens(part, inputs)), cut.layers)
-        self.boundary = {name: tensor.cpu() for name, tensor in crossing.items()}
+
+    @property
+    def num_tiles(self) -> int:
+        return len(self._inputs)
+
+    @property
+    def boundary(self) -> Boundary:
+        """What crosses after the prefill; tiles that were not asked for yet are run."""
+        self.tile(self.num_tiles - 1)
+        return joined(self._tiles)
+
+    @torch.inference_mode()
+    def tile(self, place: int) -> Boundary:
+        """What crosses of one tile: its `hidden`, and with the first all else. Each is run once, in their order."""
+        while len(self._tiles) <= place:
+            crossing = self._crossing(self._inputs[len(self._tiles)])
+            if self._tiles:
+                crossing = {HIDDEN: crossing[HIDDEN]}
+            self._tiles.append({name: tensor.cpu() for name, tensor in crossing.items()})
+        return self._tiles[place]
+
+    def _crossing(self, inputs: dict[str, torch.Tensor]) -> Boundary:
+        part, depth = self._part, self._part.spec.vision_layers
+        if self.cut.kind is CutKind.VISION:
+            return part.see(inputs, self.cut.layers)
+        if self.cut.kind is CutKind.TOKENS and self.num_tiles > 1:
+            return part.tile_tokens(part.see(inputs, depth), depth)
+        crossing = _to_tokens(part, inputs)
+        if self.cut.kind is CutKind.TOKENS:
+            return crossing
+        return self._into_language(part.embedded(crossing), self.cut.layers)
 
     def _into_language(self, boundary: Boundary, layers: int) -> Boundary:
         part = self._part

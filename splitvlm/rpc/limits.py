@@ -21,6 +21,9 @@ MAX_LOCAL_MESSAGE_BYTES = 33 * MIB
 MAX_PAYLOAD_BYTES = 64 * MIB
 """Of one request: the lossless features of 17 tiles of the largest known tower take 38 MiB."""
 
+MAX_PARTS = 64
+"""Of one payload, which are tiles of a picture: known models cut it into 17 at the most."""
+
 PICTURE_NAME_BYTES = 8
 """Of a remembered picture's name: by the device's secret key, so that nobody can seek two pictures of one name."""
 

@@ -112,7 +112,7 @@ async def test_where_both_fail_the_plans_own_error_shows(keys: Keys, monkeypatch
         async def fails(*_: object) -> None:
             raise UsageError("a picture that cannot be read")
 
-        monkeypatch.setattr(edge.engine, "lower", fails)
+        monkeypatch.setattr(edge.engine, "begin", fails)
         monkeypatch.setattr(edge.engine, "start", fails)
         with pytest.raises(UsageError, match="cannot be read"):
             await answer(hedged(edge, "tokens/lossless", 0.0))

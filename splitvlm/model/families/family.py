@@ -8,7 +8,7 @@ request: one object serves many requests in turn.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -50,6 +50,7 @@ class Family(ABC):
     optional_sides: ClassVar[tuple[str, ...]] = ()  # or may,
     language_sides: ClassVar[tuple[str, ...]] = ()  # and those that the language model needs too
     states_axes: ClassVar[int] = 3  # of `hidden` at vision:k
+    tokens_by_tile: ClassVar[bool] = True  # visual tokens are those of one tile after another
 
     def vision_depth(self, config: Any) -> int:
         """How many layers of the tower are used."""
@@ -58,6 +59,10 @@ class Family(ABC):
     def patches_of_tile(self, config: Any) -> int:
         """Patches of one tile, for the bound on activations."""
         return int(config.vision_config.image_size // config.vision_config.patch_size) ** 2
+
+    def tiles(self, inputs: Mapping[str, torch.Tensor]) -> Sequence[Mapping[str, torch.Tensor]]:
+        """`inputs` of each tile, where the tower sees them one by one and nothing else tells them apart; else all as one."""
+        return [inputs]
 
     @abstractmethod
     def lower_vision(self, model: Any, inputs: Mapping[str, torch.Tensor], layers: int) -> Boundary:

@@ -5,7 +5,7 @@ Source: transformers models/gemma3/modeling_gemma3.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,6 +32,9 @@ class Gemma3(Family):
     def stack(self, model: Any) -> nn.Module:
         found: nn.Module = model.model.language_model
         return found
+
+    def tiles(self, inputs: Mapping[str, torch.Tensor]) -> Sequence[Mapping[str, torch.Tensor]]:
+        return [dict(inputs) | {"pixel_values": crop_1CHW} for crop_1CHW in inputs["pixel_values"].split(1)]
 
     def lower_vision(self, model: Any, inputs: Mapping[str, torch.Tensor], layers: int) -> Boundary:
         return {HIDDEN: tower_slice(model.model.vision_tower, 0, layers, inputs["pixel_values"].to(model.dtype))}

@@ -6,7 +6,7 @@ Source: transformers models/idefics3/modeling_idefics3.py and models/smolvlm/mod
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -41,6 +41,15 @@ class Idefics3(Family):
         found: nn.Module = model.model.text_model
         return found
 
+    def tiles(self, inputs: Mapping[str, torch.Tensor]) -> Sequence[Mapping[str, torch.Tensor]]:
+        pixels_BNCHW, mask_BNHW = inputs["pixel_values"], inputs.get("pixel_attention_mask")
+        padded = mask_BNHW is not None and not bool(mask_BNHW.all())
+        empty = not bool(pixels_BNCHW.flatten(2).any(dim=2).all())  # transformers takes such tiles away
+        if padded or empty:
+            return [inputs]
+        tiles = pixels_BNCHW.split(1, dim=1)
+        return [dict(inputs) | {"pixel_values": tile_B1CHW} | _all_seen(tile_B1CHW) for tile_B1CHW in tiles]
+
     def lower_vision(self, model: Any, inputs: Mapping[str, torch.Tensor], layers: int) -> Boundary:
         tap = _Tap(_tower(model, 0, layers, ends=False))
         whole = twin(model.model, vision_model=tap, connector=nn.Identity())
@@ -67,6 +76,10 @@ class Idefics3(Family):
     def shrunk(self, image_processor: Any, picture_CHW: Any) -> Any:
         size = image_processor.size
         return image_processor.resize(picture_CHW, size=size, resample=image_processor.resample)
+
+
+def _all_seen(tile_B1CHW: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {"pixel_attention_mask": torch.ones_like(tile_B1CHW[:, :, 0], dtype=torch.long)}
 
 
 class _Tap(nn.Module):

@@ -5,7 +5,7 @@ Source: transformers models/llava_onevision/modeling_llava_onevision.py, models/
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ class LlavaOnevision(Family):
     )
 
     vision_sides = (SIZES,)
+    tokens_by_tile = False  # rows of several crops are packed into one another
 
     def check_sides(self, model: Any, boundary: Boundary, *, visual_tokens: int | None) -> bool:
         if visual_tokens is not None:
@@ -55,6 +56,9 @@ class LlavaOnevision(Family):
     def stack(self, model: Any) -> nn.Module:
         found: nn.Module = model.model.language_model
         return found
+
+    def tiles(self, inputs: Mapping[str, torch.Tensor]) -> Sequence[Mapping[str, torch.Tensor]]:
+        return [dict(inputs) | {"pixel_values": crop} for crop in inputs["pixel_values"].split(1, dim=1)]
 
     def lower_vision(self, model: Any, inputs: Mapping[str, torch.Tensor], layers: int) -> Boundary:
         pixels_NCHW = inputs["pixel_values"].flatten(0, 1).to(model.dtype)

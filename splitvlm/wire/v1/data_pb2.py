@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bsplitvlm/wire/v1/data.proto\x12\x10splitvlm.wire.v1\"|\n\x08\x45nvelope\x12&\n\x04open\x18\x01 \x01(\x0b\x32\x16.splitvlm.wire.v1.OpenH\x00\x12.\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x0b\x32\x1a.splitvlm.wire.v1.AcceptedH\x00\x12\x10\n\x06sealed\x18\x03 \x01(\x0cH\x00\x42\x06\n\x04\x62ody\"\x85\x01\n\tAgreement\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\r\n\x05model\x18\x02 \x01(\t\x12\x14\n\x0cweights_hash\x18\x03 \x01(\t\x12\x16\n\x0eprocessor_hash\x18\x04 \x01(\t\x12\x12\n\ncodec_hash\x18\x05 \x01(\t\x12\r\n\x05\x64type\x18\x06 \x01(\t\"t\n\x04Open\x12.\n\tagreement\x18\x01 \x01(\x0b\x32\x1b.splitvlm.wire.v1.Agreement\x12.\n\thandshake\x18\x02 \x01(\x0b\x32\x1b.splitvlm.wire.v1.Handshake\x12\x0c\n\x04\x63uts\x18\x03 \x03(\t\":\n\x08\x41\x63\x63\x65pted\x12.\n\thandshake\x18\x01 \x01(\x0b\x32\x1b.splitvlm.wire.v1.Handshake\"Q\n\tHandshake\x12\x18\n\x10\x65phemeral_public\x18\x01 \x01(\x0c\x12\x17\n\x0f\x63\x65rtificate_der\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"\x8c\x01\n\x0b\x44\x65viceFrame\x12(\n\x05\x62\x65gin\x18\x01 \x01(\x0b\x32\x17.splitvlm.wire.v1.BeginH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x12\x0e\n\x04step\x18\x03 \x01(\x0cH\x00\x12*\n\x06\x63\x61ncel\x18\x04 \x01(\x0b\x32\x18.splitvlm.wire.v1.CancelH\x00\x42\x06\n\x04\x62ody\"\xa2\x01\n\x05\x42\x65gin\x12\x0b\n\x03\x63ut\x18\x01 \x01(\t\x12\x15\n\rpayload_bytes\x18\x02 \x01(\r\x12\x16\n\x0emax_new_tokens\x18\x03 \x01(\r\x12\r\n\x05\x66irst\x18\x04 \x01(\x0c\x12\x10\n\x08question\x18\x05 \x01(\t\x12\r\n\x05level\x18\x06 \x01(\t\x12\x0f\n\x07picture\x18\x07 \x01(\x0c\x12\r\n\x05given\x18\t \x03(\r\x12\r\n\x05\x61gain\x18\x08 \x01(\x08\"\x08\n\x06\x43\x61ncel\"\xc0\x01\n\nCloudFrame\x12(\n\x05token\x18\x01 \x01(\x0b\x32\x17.splitvlm.wire.v1.TokenH\x00\x12$\n\x03\x65nd\x18\x02 \x01(\x0b\x32\x15.splitvlm.wire.v1.EndH\x00\x12,\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x19.splitvlm.wire.v1.FailureH\x00\x12,\n\x07receipt\x18\x04 \x01(\x0b\x32\x19.splitvlm.wire.v1.ReceiptH\x00\x42\x06\n\x04\x62ody\"\x13\n\x05Token\x12\n\n\x02id\x18\x01 \x01(\r\")\n\x07Receipt\x12\r\n\x05\x62ytes\x18\x01 \x01(\x04\x12\x0f\n\x07span_us\x18\x02 \x01(\x04\"\xee\x01\n\x03\x45nd\x12,\n\x06reason\x18\x01 \x01(\x0e\x32\x1c.splitvlm.wire.v1.End.Reason\x12\x11\n\tdecode_us\x18\x02 \x01(\x04\x12\x10\n\x08queue_us\x18\x03 \x01(\x04\x12\x12\n\nprefill_us\x18\x04 \x01(\x04\x12\x11\n\ttokens_us\x18\x05 \x01(\x04\x12\x12\n\nremembered\x18\x06 \x01(\x08\"Y\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x0e\n\nREASON_EOS\x10\x01\x12\x11\n\rREASON_LENGTH\x10\x02\x12\x14\n\x10REASON_CANCELLED\x10\x03\"Q\n\x07\x46\x61ilure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x10\n\x08sentence\x18\x02 \x01(\t\x12\x0e\n\x06\x61\x64vice\x18\x03 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x04 \x01(\r\"\x1f\n\x0cProbeRequest\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\"\x1f\n\nProbeReply\x12\x11\n\tserver_us\x18\x01 \x01(\x04\x32\x94\x01\n\x04\x44\x61ta\x12\x45\n\x07Session\x12\x1a.splitvlm.wire.v1.Envelope\x1a\x1a.splitvlm.wire.v1.Envelope(\x01\x30\x01\x12\x45\n\x05Probe\x12\x1e.splitvlm.wire.v1.ProbeRequest\x1a\x1c.splitvlm.wire.v1.ProbeReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bsplitvlm/wire/v1/data.proto\x12\x10splitvlm.wire.v1\"|\n\x08\x45nvelope\x12&\n\x04open\x18\x01 \x01(\x0b\x32\x16.splitvlm.wire.v1.OpenH\x00\x12.\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x0b\x32\x1a.splitvlm.wire.v1.AcceptedH\x00\x12\x10\n\x06sealed\x18\x03 \x01(\x0cH\x00\x42\x06\n\x04\x62ody\"\x85\x01\n\tAgreement\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\r\n\x05model\x18\x02 \x01(\t\x12\x14\n\x0cweights_hash\x18\x03 \x01(\t\x12\x16\n\x0eprocessor_hash\x18\x04 \x01(\t\x12\x12\n\ncodec_hash\x18\x05 \x01(\t\x12\r\n\x05\x64type\x18\x06 \x01(\t\"t\n\x04Open\x12.\n\tagreement\x18\x01 \x01(\x0b\x32\x1b.splitvlm.wire.v1.Agreement\x12.\n\thandshake\x18\x02 \x01(\x0b\x32\x1b.splitvlm.wire.v1.Handshake\x12\x0c\n\x04\x63uts\x18\x03 \x03(\t\":\n\x08\x41\x63\x63\x65pted\x12.\n\thandshake\x18\x01 \x01(\x0b\x32\x1b.splitvlm.wire.v1.Handshake\"Q\n\tHandshake\x12\x18\n\x10\x65phemeral_public\x18\x01 \x01(\x0c\x12\x17\n\x0f\x63\x65rtificate_der\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"\xb4\x01\n\x0b\x44\x65viceFrame\x12(\n\x05\x62\x65gin\x18\x01 \x01(\x0b\x32\x17.splitvlm.wire.v1.BeginH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x12\x0e\n\x04step\x18\x03 \x01(\x0cH\x00\x12*\n\x06\x63\x61ncel\x18\x04 \x01(\x0b\x32\x18.splitvlm.wire.v1.CancelH\x00\x12&\n\x04part\x18\x05 \x01(\x0b\x32\x16.splitvlm.wire.v1.PartH\x00\x42\x06\n\x04\x62ody\"\xb1\x01\n\x05\x42\x65gin\x12\x0b\n\x03\x63ut\x18\x01 \x01(\t\x12\x15\n\rpayload_bytes\x18\x02 \x01(\r\x12\x16\n\x0emax_new_tokens\x18\x03 \x01(\r\x12\r\n\x05\x66irst\x18\x04 \x01(\x0c\x12\x10\n\x08question\x18\x05 \x01(\t\x12\r\n\x05level\x18\x06 \x01(\t\x12\x0f\n\x07picture\x18\x07 \x01(\x0c\x12\r\n\x05given\x18\t \x03(\r\x12\r\n\x05\x61gain\x18\x08 \x01(\x08\x12\r\n\x05parts\x18\n \x01(\r\",\n\x04Part\x12\x15\n\rpayload_bytes\x18\x01 \x01(\r\x12\r\n\x05\x66irst\x18\x02 \x01(\x0c\"\x08\n\x06\x43\x61ncel\"\xc0\x01\n\nCloudFrame\x12(\n\x05token\x18\x01 \x01(\x0b\x32\x17.splitvlm.wire.v1.TokenH\x00\x12$\n\x03\x65nd\x18\x02 \x01(\x0b\x32\x15.splitvlm.wire.v1.EndH\x00\x12,\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x19.splitvlm.wire.v1.FailureH\x00\x12,\n\x07receipt\x18\x04 \x01(\x0b\x32\x19.splitvlm.wire.v1.ReceiptH\x00\x42\x06\n\x04\x62ody\"\x13\n\x05Token\x12\n\n\x02id\x18\x01 \x01(\r\")\n\x07Receipt\x12\r\n\x05\x62ytes\x18\x01 \x01(\x04\x12\x0f\n\x07span_us\x18\x02 \x01(\x04\"\xee\x01\n\x03\x45nd\x12,\n\x06reason\x18\x01 \x01(\x0e\x32\x1c.splitvlm.wire.v1.End.Reason\x12\x11\n\tdecode_us\x18\x02 \x01(\x04\x12\x10\n\x08queue_us\x18\x03 \x01(\x04\x12\x12\n\nprefill_us\x18\x04 \x01(\x04\x12\x11\n\ttokens_us\x18\x05 \x01(\x04\x12\x12\n\nremembered\x18\x06 \x01(\x08\"Y\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x0e\n\nREASON_EOS\x10\x01\x12\x11\n\rREASON_LENGTH\x10\x02\x12\x14\n\x10REASON_CANCELLED\x10\x03\"Q\n\x07\x46\x61ilure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x10\n\x08sentence\x18\x02 \x01(\t\x12\x0e\n\x06\x61\x64vice\x18\x03 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x04 \x01(\r\"\x1f\n\x0cProbeRequest\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\"\x1f\n\nProbeReply\x12\x11\n\tserver_us\x18\x01 \x01(\x04\x32\x94\x01\n\x04\x44\x61ta\x12\x45\n\x07Session\x12\x1a.splitvlm.wire.v1.Envelope\x1a\x1a.splitvlm.wire.v1.Envelope(\x01\x30\x01\x12\x45\n\x05Probe\x12\x1e.splitvlm.wire.v1.ProbeRequest\x1a\x1c.splitvlm.wire.v1.ProbeReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,27 +42,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HANDSHAKE']._serialized_start=489
   _globals['_HANDSHAKE']._serialized_end=570
   _globals['_DEVICEFRAME']._serialized_start=573
-  _globals['_DEVICEFRAME']._serialized_end=713
-  _globals['_BEGIN']._serialized_start=716
-  _globals['_BEGIN']._serialized_end=878
-  _globals['_CANCEL']._serialized_start=880
-  _globals['_CANCEL']._serialized_end=888
-  _globals['_CLOUDFRAME']._serialized_start=891
-  _globals['_CLOUDFRAME']._serialized_end=1083
-  _globals['_TOKEN']._serialized_start=1085
-  _globals['_TOKEN']._serialized_end=1104
-  _globals['_RECEIPT']._serialized_start=1106
-  _globals['_RECEIPT']._serialized_end=1147
-  _globals['_END']._serialized_start=1150
-  _globals['_END']._serialized_end=1388
-  _globals['_END_REASON']._serialized_start=1299
-  _globals['_END_REASON']._serialized_end=1388
-  _globals['_FAILURE']._serialized_start=1390
-  _globals['_FAILURE']._serialized_end=1471
-  _globals['_PROBEREQUEST']._serialized_start=1473
-  _globals['_PROBEREQUEST']._serialized_end=1504
-  _globals['_PROBEREPLY']._serialized_start=1506
-  _globals['_PROBEREPLY']._serialized_end=1537
-  _globals['_DATA']._serialized_start=1540
-  _globals['_DATA']._serialized_end=1688
+  _globals['_DEVICEFRAME']._serialized_end=753
+  _globals['_BEGIN']._serialized_start=756
+  _globals['_BEGIN']._serialized_end=933
+  _globals['_PART']._serialized_start=935
+  _globals['_PART']._serialized_end=979
+  _globals['_CANCEL']._serialized_start=981
+  _globals['_CANCEL']._serialized_end=989
+  _globals['_CLOUDFRAME']._serialized_start=992
+  _globals['_CLOUDFRAME']._serialized_end=1184
+  _globals['_TOKEN']._serialized_start=1186
+  _globals['_TOKEN']._serialized_end=1205
+  _globals['_RECEIPT']._serialized_start=1207
+  _globals['_RECEIPT']._serialized_end=1248
+  _globals['_END']._serialized_start=1251
+  _globals['_END']._serialized_end=1489
+  _globals['_END_REASON']._serialized_start=1400
+  _globals['_END_REASON']._serialized_end=1489
+  _globals['_FAILURE']._serialized_start=1491
+  _globals['_FAILURE']._serialized_end=1572
+  _globals['_PROBEREQUEST']._serialized_start=1574
+  _globals['_PROBEREQUEST']._serialized_end=1605
+  _globals['_PROBEREPLY']._serialized_start=1607
+  _globals['_PROBEREPLY']._serialized_end=1638
+  _globals['_DATA']._serialized_start=1641
+  _globals['_DATA']._serialized_end=1789
 # @@protoc_insertion_point(module_scope)

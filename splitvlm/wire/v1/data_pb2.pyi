@@ -9,7 +9,8 @@ message is one sealed frame, whose plaintext is a DeviceFrame or CloudFrame. Req
   device                                     cloud
   ------ Envelope{open}          ------>
   <----- Envelope{accepted}      ------
-  ------ Envelope{sealed: DeviceFrame{begin}}, {chunk}* ------>     one request
+  ------ Envelope{sealed: DeviceFrame{begin}}, {chunk}* ------>     one request; of a picture in tiles, after each {part}, {chunk}*
+  <----- Envelope{sealed: CloudFrame{receipt}}   ------             for each part as it is complete
   <----- Envelope{sealed: CloudFrame{token}}*, {end}     ------
   ------ Envelope{sealed: DeviceFrame{step}} ------>                one a token, of cuts inside the language model only
 
@@ -79,7 +80,7 @@ class Agreement(_message.Message):
     CODEC_HASH_FIELD_NUMBER: _builtins.int
     DTYPE_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
-    """2"""
+    """3"""
     model: _builtins.str
     """its name, for the message only: the hashes decide"""
     weights_hash: _builtins.str
@@ -196,6 +197,7 @@ class DeviceFrame(_message.Message):
     CHUNK_FIELD_NUMBER: _builtins.int
     STEP_FIELD_NUMBER: _builtins.int
     CANCEL_FIELD_NUMBER: _builtins.int
+    PART_FIELD_NUMBER: _builtins.int
     chunk: _builtins.bytes
     """the payload's next part; at most 64 KiB"""
     step: _builtins.bytes
@@ -206,6 +208,10 @@ class DeviceFrame(_message.Message):
     def cancel(self) -> Global___Cancel:
         """give the running request up"""
 
+    @_builtins.property
+    def part(self) -> Global___Part:
+        """the payload's next part begins"""
+
     def __init__(
         self,
         *,
@@ -213,12 +219,13 @@ class DeviceFrame(_message.Message):
         chunk: _builtins.bytes = ...,
         step: _builtins.bytes = ...,
         cancel: Global___Cancel | None = ...,
+        part: Global___Part | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["begin", b"begin", "body", b"body", "cancel", b"cancel", "chunk", b"chunk", "step", b"step"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["begin", b"begin", "body", b"body", "cancel", b"cancel", "chunk", b"chunk", "part", b"part", "step", b"step"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin", b"begin", "body", b"body", "cancel", b"cancel", "chunk", b"chunk", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin", b"begin", "body", b"body", "cancel", b"cancel", "chunk", b"chunk", "part", b"part", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["begin", "chunk", "step", "cancel"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["begin", "chunk", "step", "cancel", "part"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -244,6 +251,7 @@ class Begin(_message.Message):
     PICTURE_FIELD_NUMBER: _builtins.int
     GIVEN_FIELD_NUMBER: _builtins.int
     AGAIN_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
     cut: _builtins.str
     payload_bytes: _builtins.int
     """of the whole payload, in `first` and the chunks; at most 64 MiB; 0: `first` is all of it"""
@@ -259,6 +267,8 @@ class Begin(_message.Message):
     """the device's name of the picture, by a key of its own: 8 bytes; empty: remember nothing"""
     again: _builtins.bool
     """the picture was sent before, under the same cut and level"""
+    parts: _builtins.int
+    """of the payload, 2 to 64; 0: one. This message begins the first, and sizes are of it alone"""
     @_builtins.property
     def given(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """first tokens of the answer, which another node gave before it failed: go on after them"""
@@ -275,14 +285,42 @@ class Begin(_message.Message):
         picture: _builtins.bytes = ...,
         given: _abc.Iterable[_builtins.int] | None = ...,
         again: _builtins.bool = ...,
+        parts: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "cut", b"cut", "first", b"first", "given", b"given", "level", b"level", "max_new_tokens", b"max_new_tokens", "payload_bytes", b"payload_bytes", "picture", b"picture", "question", b"question"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "cut", b"cut", "first", b"first", "given", b"given", "level", b"level", "max_new_tokens", b"max_new_tokens", "parts", b"parts", "payload_bytes", b"payload_bytes", "picture", b"picture", "question", b"question"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Begin: _TypeAlias = Begin  # noqa: Y015
+
+@_typing.final
+class Part(_message.Message):
+    """A part of a payload at `vision:k` and `tokens`: a coded boundary of the picture's next tile, which holds `hidden` only. It is sent
+    while the device runs the tile after it, and decoded while others are on their way.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAYLOAD_BYTES_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
+    payload_bytes: _builtins.int
+    """of this part, in `first` and the chunks; all parts together at most 64 MiB; 0: `first` is all of it"""
+    first: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        payload_bytes: _builtins.int = ...,
+        first: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "payload_bytes", b"payload_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Part: _TypeAlias = Part  # noqa: Y015
 
 @_typing.final
 class Cancel(_message.Message):
@@ -317,7 +355,7 @@ class CloudFrame(_message.Message):
 
     @_builtins.property
     def receipt(self) -> Global___Receipt:
-        """right after the payload's last frame came in, before the prefill"""
+        """right after a part's last frame came in, before it is decoded"""
 
     def __init__(
         self,
@@ -359,14 +397,14 @@ Global___Token: _TypeAlias = Token  # noqa: Y015
 
 @_typing.final
 class Receipt(_message.Message):
-    """What the receiver saw of a payload, by its own clock: the delivery rate is measured here."""
+    """What the receiver saw of a payload's part, by its own clock: the delivery rate is measured here."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     BYTES_FIELD_NUMBER: _builtins.int
     SPAN_US_FIELD_NUMBER: _builtins.int
     bytes: _builtins.int
-    """sealed bytes of the request's frames"""
+    """sealed bytes of the part's frames"""
     span_us: _builtins.int
     """from its first frame to its last; 0 where it was one frame"""
     def __init__(
