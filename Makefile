@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install demo test test-slow lint proto proto-check bench-overhead bench-policy bench-link bench-emulated bench-codec bench-codec-speed bench-sealing chaos soak fuzz clean
+.PHONY: install demo test test-slow lint proto proto-check bench-overhead bench-policy bench-link bench-emulated bench-codec bench-codec-speed bench-sealing bench-tiles chaos soak fuzz clean
 
 install: $(STAMP)
 
@@ -49,6 +49,9 @@ bench-codec-speed: install
 
 bench-sealing: install
 	$(BIN)/python benchmarks/sealing.py
+
+bench-tiles: install
+	$(BIN)/python benchmarks/tiles.py
 
 bench-emulated: install
 	$(BIN)/python benchmarks/emulated.py

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut
-from splitvlm.errors import UsageError
+from splitvlm.errors import ProtocolError, UsageError
+from splitvlm.model.boundary import joined
 from splitvlm.model.families.idefics3 import Idefics3
 from splitvlm.model.loading import load_cloud, load_device, load_whole
 from splitvlm.model.parts import CloudPart, DevicePart
@@ -132,3 +133,44 @@ def test_padded_tiles_cross_with_their_mask(tmp_path: Path) -> None:
             assert boundary["patches"].tolist() == [[[1] * 4] * 4, [[1] * 4] * 2 + [[0] * 4] * 2]
             found = family.connect(model, family.upper_vision(model, boundary, layers), boundary)
             assert torch.equal(found, expected)
+
+
+TILED = [
+    ("idefics3", [True, True]),
+    ("llava-onevision", [True, False]),  # rows of its crops are packed into one another
+    ("gemma3", [False, False]),  # transformers' processor crops only where the caller asks for it
+    ("qwen2.5-vl", [False, False]),
+]
+
+
+@pytest.mark.parametrize(("kind", "tiled"), TILED)
+def test_tiles_one_by_one_are_the_picture_at_once(kind: str, tiled: list[bool], tmp_path: Path) -> None:
+    folder = str(save(kind, tmp_path))
+    device = load_device(folder, [TOKENS], threads=1)
+    for cut, in_tiles in zip((Cut.parse("vision:1"), TOKENS), tiled, strict=True):
+        run = device.begin(picture(160, 64, 7), "How many?", cut)
+        inputs = device.inputs(picture(160, 64, 7), "How many?")
+        with torch.inference_mode():
+            whole = device.see(inputs, 1) if cut != TOKENS else device.visual_tokens(device.see(inputs, 3), 3)
+        assert (run.num_tiles > 1) == in_tiles, cut
+        assert set(run.tile(run.num_tiles - 1)) == ({"hidden"} if in_tiles else set(whole))
+        assert set(run.tile(0)) == set(whole)
+        for name, tensor in whole.items():
+            torch.testing.assert_close(run.boundary[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_what_does_not_fit_is_not_joined() -> None:
+    first, rest = {"hidden": torch.zeros(2, 4), "ids": torch.arange(3)}, {"hidden": torch.zeros(3, 4)}
+    assert joined([first, rest, rest])["hidden"].shape == (8, 4)
+    assert joined([first]) == first
+    for bad in (
+        first,
+        {},
+        {"hidden": torch.zeros(3, 5)},
+        {"hidden": torch.zeros(3, 4, dtype=torch.float64)},
+        {"ids": first["ids"]},
+    ):
+        with pytest.raises(ProtocolError, match="do not fit"):
+            joined([first, bad])
+    with pytest.raises(ProtocolError, match="do not fit"):
+        joined([{"ids": first["ids"]}, rest])
