@@ -20,6 +20,7 @@ from splitvlm.domain import IMAGE, Cut, CutKind, Plan
 from splitvlm.errors import Forgotten, ProtocolError, UsageError
 from splitvlm.model.boundary import Boundary, joined
 from splitvlm.model.parts import CloudPart, UpperRun
+from splitvlm.model.tiles import in_tiles
 from splitvlm.rpc.limits import MAX_PARTS, PICTURE_NAME_BYTES
 from splitvlm.wire.v1.data_pb2 import Begin, CloudFrame, End, Receipt, Token
 
@@ -95,7 +96,8 @@ class Upload:
 class Answering:
     """Runs the upper part of one request on the worker and yields its frames. Dropping it frees its caches.
 
-    `parts` gives the payload's as they are complete: those of a picture in tiles are decoded while others are on their way.
+    `parts` gives the payload's as they are complete: those of a picture in tiles are decoded, and
+    run as far as the family allows, while others are on their way.
     """
 
     def __init__(
@@ -119,6 +121,7 @@ class Answering:
         self._given = list(begin.given)
         self._parts = parts
         self._num_parts = begin.parts or 1
+        self._limits = CodecLimits()
         self._steps = steps
         self._shelf = shelf
         self._hold = hold
@@ -139,17 +142,14 @@ class Answering:
 
     async def frames(self) -> AsyncGenerator[CloudFrame, None]:
         run = await self._decoded()
-        self._hold.more(run.cache_bytes)
-        token, spent = await self._worker.run(self._shelf.device, run.first, self._taken(0))
-        self._count("prefill_us", spent)
+        token = await self._timed("prefill_us", run.first, self._taken(0))
         self._end.remembered = self._remember(run)
         if not self._given:
             yield CloudFrame(token=Token(id=token))
         count = 1
         while not run.finished:
             step = await self._steps.get() if self._cut.kind is CutKind.LM else None
-            token, spent = await self._worker.run(self._shelf.device, self._next, run, step, self._taken(count))
-            self._count("tokens_us", spent)
+            token = await self._timed("tokens_us", self._next, run, step, self._taken(count))
             count += 1
             if count > len(self._given):
                 yield CloudFrame(token=Token(id=token))
@@ -157,20 +157,37 @@ class Answering:
         yield CloudFrame(end=self._end)
 
     async def _decoded(self) -> UpperRun:
-        """From bytes to a run that is ready for its prefill."""
+        """From bytes to a run that is ready for its prefill, or for the rest of it."""
         if self._num_parts == 1:
-            return await self._timed(self._decode, await self._parts.get())
-        limits, tiles = CodecLimits(), list[Boundary]()
-        for _ in range(self._num_parts):
-            tile = await self._timed(self._codec.decode, self._cut, await self._parts.get(), limits)
-            for tensor in tile.values():
-                limits = limits.less(tensor.numel(), tensor.numel() * tensor.element_size())
-            tiles.append(tile)
-        return await self._timed(lambda: self._part.upper(self._cut, joined(tiles), self._max_new_tokens))
+            run = await self._timed("decode_us", self._decode, await self._parts.get())
+            self._hold.more(run.cache_bytes)
+            return run
+        first = await self._tile()
+        running = in_tiles(self._part, self._cut, first, self._max_new_tokens)
+        if running is None:
+            tiles = [first, *[await self._tile() for _ in range(self._num_parts - 1)]]
+            whole = await self._timed(
+                "decode_us", lambda: self._part.upper(self._cut, joined(tiles), self._max_new_tokens)
+            )
+            self._hold.more(whole.cache_bytes)
+            return whole
+        self._hold.more(running.cache_bytes)
+        await self._timed("prefill_us", running.add, first)
+        for _ in range(self._num_parts - 1):
+            await self._timed("prefill_us", running.add, await self._tile())
+        return running
 
-    async def _timed(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def _tile(self) -> Boundary:
+        """The next, decoded within what its forerunners left of the limits."""
+        data = await self._parts.get()
+        tile = await self._timed("decode_us", self._codec.decode, self._cut, data, self._limits)
+        for tensor in tile.values():
+            self._limits = self._limits.less(tensor.numel(), tensor.numel() * tensor.element_size())
+        return tile
+
+    async def _timed(self, counted: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         result, spent = await self._worker.run(self._shelf.device, work, *args, **kwargs)
-        self._count("decode_us", spent)
+        self._count(counted, spent)
         return result
 
     def _decode(self, payload: bytes) -> UpperRun:

@@ -28,6 +28,19 @@ def check_boundary(part: Part, cut: Cut, boundary: Boundary) -> None:
         raise ProtocolError(f"The tensors at the cut {cut} do not fit one another.")
 
 
+def check_tile(part: Part, cut: Cut, tile: Boundary, *, first: bool) -> None:
+    """Of one tile of a prefill at vision:k or tokens; how many visual tokens come in all is not known by then."""
+    if first:
+        _check_names(part, cut, tile)
+        _check_prompt(part, cut, tile)
+    if set(tile) & set(part.family.optional_sides) or (not first and set(tile) != {HIDDEN}):
+        raise ProtocolError("The parts of a boundary do not fit one another.")
+    _check_hidden(part, cut, tile[HIDDEN])
+    above_vision = None if cut.kind is CutKind.VISION else tile[HIDDEN].shape[0]
+    if not part.family.check_sides(part.model, tile, visual_tokens=above_vision):
+        raise ProtocolError(f"The tensors at the cut {cut} do not fit one another.")
+
+
 def check_again(part: Part, prefix: Prefix, boundary: Boundary) -> None:
     """Of another question about a picture that is remembered. Raises Forgotten too, where the prompt begins otherwise."""
     if set(boundary) != {IDS} or boundary[IDS].ndim != 1:

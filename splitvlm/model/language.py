@@ -46,6 +46,15 @@ class LanguageRun:
             layer.record_past = False
         return states_TD
 
+    def extend(self, states_SD: torch.Tensor) -> torch.Tensor:
+        """Instead of `prefill`, of a causal family: the prompt's next S tokens -> states [S, D]."""
+        start, self._length = self._length, self._length + states_SD.shape[0]
+        positions = torch.arange(start, self._length, device=states_SD.device)[None]
+        mask = torch.ones((1, self._length), dtype=torch.long, device=states_SD.device)
+        states_out_SD = self._run(states_SD[None], positions, mask)
+        self._prompt = _copied(self._cache)
+        return states_out_SD
+
     def resume(self, cache: DynamicCache, states_SD: torch.Tensor, boundary: Boundary) -> torch.Tensor:
         """Instead of `prefill`: the last S of T tokens, the others being in `cache` -> states [S, D].
 

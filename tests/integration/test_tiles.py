@@ -171,6 +171,15 @@ async def _never(*_: Any) -> Any:
     await asyncio.Event().wait()
 
 
+@pytest.mark.parametrize("plan", PLANS)
+async def test_another_question_about_a_picture_in_tiles(camera: Device, model: str, plan: str) -> None:
+    other = "How many?"
+    first = await camera.ask(plan, PICTURE, QUESTION, TOKENS, remember=True)
+    again = await camera.ask(plan, PICTURE, other, TOKENS, remember=True)
+    assert [first.again, again.again] == [False, True]
+    assert again.token_ids == reference_tokens(model, [(PICTURE, other)], TOKENS)[0]
+
+
 BAD = [
     ("lm:1/lossless", 2, 10, UsageError, "not taken in 2 parts"),
     ("image/lossless", 2, 10, UsageError, "not taken in 2 parts"),

@@ -27,6 +27,7 @@ class Idefics3(Family):
     )
 
     optional_sides = (PATCHES,)
+    causal = True
 
     def check_sides(self, model: Any, boundary: Boundary, *, visual_tokens: int | None) -> bool:
         if visual_tokens is not None:

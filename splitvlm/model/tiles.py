@@ -1,0 +1,69 @@
+"""A request whose picture comes tile by tile: what can be run of the prompt is run before the last tile is there."""
+
+from __future__ import annotations
+
+import torch
+
+from splitvlm.domain import Cut, CutKind
+from splitvlm.errors import ProtocolError
+from splitvlm.model.arrival import check_tile
+from splitvlm.model.boundary import HIDDEN, IDS, Boundary
+from splitvlm.model.greedy import Greedy
+from splitvlm.model.part import Part
+from splitvlm.model.parts import CloudPart, UpperRun
+
+
+def in_tiles(part: CloudPart, cut: Cut, first: Boundary, max_new_tokens: int) -> TiledRun | None:
+    """From the first tile that arrived; None where the rest of the model wants them all at once. Raises ProtocolError."""
+    part.check(cut)
+    if not (part.family.causal and part.family.tokens_by_tile):
+        return None
+    check_tile(part, cut, first, first=True)
+    return TiledRun(part, cut, {name: tensor.to(part.device) for name, tensor in first.items()}, max_new_tokens)
+
+
+class TiledRun(UpperRun):
+    """Tiles one after another by `add`, the one that it began with too, then `first`."""
+
+    def __init__(self, part: Part, cut: Cut, first: Boundary, max_new_tokens: int) -> None:
+        super().__init__(part, cut, first, max_new_tokens)
+        self._ids_T = first[IDS]
+        self._places_V = (self._ids_T == part.model.config.image_token_id).nonzero()[:, 0].tolist()
+        self._seen = 0  # visual tokens
+        self._ran = 0  # tokens of the prompt
+        self._states_SD: torch.Tensor | None = None
+
+    @torch.inference_mode()
+    def add(self, tile: Boundary) -> None:
+        """The next tile: its upper part, then the prompt as far as it is known. Raises ProtocolError."""
+        part = self._part
+        check_tile(part, self._cut, tile, first=not self._seen)
+        visual_VD = self._visual({name: tensor.to(part.device) for name, tensor in tile.items()})
+        self._seen += visual_VD.shape[0]
+        if self._seen > len(self._places_V):
+            raise ProtocolError(f"The prompt has {len(self._places_V)} places, fewer than visual tokens came.")
+        self._run_to(self._places_V[self._seen - 1] + 1, visual_VD)
+
+    @torch.inference_mode()
+    def first(self, given: int | None = None) -> int:
+        """The rest of the prompt; the first token id, or `given`. Raises ProtocolError where tiles are missing."""
+        if self._seen != len(self._places_V) or not self._seen:
+            raise ProtocolError(f"The prompt has {len(self._places_V)} places for {self._seen} visual tokens.")
+        if self._ran < len(self._ids_T):
+            self._run_to(len(self._ids_T), None)
+        self._given, self._prompt = {}, {IDS: self._ids_T}
+        self._greedy = Greedy(self._part.model, self._ids_T, len(self._ids_T), self._limit)
+        assert self._states_SD is not None, "a tile was added"
+        return self._choose(self._states_SD, given)
+
+    def _visual(self, tile: Boundary) -> torch.Tensor:
+        """Visual tokens [V, D] of one tile."""
+        if self._cut.kind is CutKind.TOKENS:
+            return tile[HIDDEN]
+        return self._part.tile_tokens(tile | {IDS: self._ids_T}, self._cut.layers)[HIDDEN]
+
+    def _run_to(self, stop: int, visual_VD: torch.Tensor | None) -> None:
+        assert self._language is not None, "a model has layers above the cut `tokens`"
+        with self._part.clock.stage("embed"):
+            states_SD = self._part.family.embed(self._part.model, self._ids_T[self._ran : stop], visual_VD)
+        self._states_SD, self._ran = self._language.extend(states_SD), stop
