@@ -159,11 +159,23 @@ def session_seeds() -> list[bytes]:
     question = data_pb2.Begin(cut="image", level="jpeg75", first=pixels, question="Is there a lake?", max_new_tokens=1)
     prompt = Codec().encode(TOKENS, device.prompt(_picture(), "How many?"), "int4")
     again = data_pb2.Begin(first=prompt, picture=bytes(8), again=True, given=[7])
+    hidden, ids = lower.boundary["hidden"], lower.boundary["ids"]
+    tiles = [
+        Codec().encode(TOKENS, tile, "int4") for tile in ({"hidden": hidden[:5], "ids": ids}, {"hidden": hidden[5:]})
+    ]
+    first = data_pb2.Begin(cut="tokens", level="int4", max_new_tokens=2, first=tiles[0], parts=2)
+    rest = data_pb2.Part(first=tiles[1][:60], payload_bytes=len(tiles[1]))
     cancel = data_pb2.DeviceFrame(cancel=data_pb2.Cancel())
     return [
         frames(whole, data_pb2.DeviceFrame(begin=again)),
         frames(data_pb2.DeviceFrame(begin=half), data_pb2.DeviceFrame(chunk=payload[100:]), cancel),
         frames(data_pb2.DeviceFrame(begin=question), data_pb2.DeviceFrame(step=b"x")),
+        frames(
+            data_pb2.DeviceFrame(begin=first),
+            data_pb2.DeviceFrame(part=rest),
+            data_pb2.DeviceFrame(chunk=tiles[1][60:]),
+            whole,
+        ),
         frames(cancel, data_pb2.DeviceFrame(), whole),
     ]
 

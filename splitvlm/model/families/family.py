@@ -17,6 +17,8 @@ from torch import nn
 
 from splitvlm.model.boundary import HIDDEN, IDS, TYPES, Boundary
 
+MOST_BATCHES = 5  # of 17 tiles, four at a time and one: what is left to do when the tower has run them is little
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -38,6 +40,11 @@ class Layout:
             return "connector", 0
         ends = {f"{self.language}embed_tokens.": "embed", f"{self.language}norm.": "norm", "lm_head.": "head"}
         return next((kind for prefix, kind in ends.items() if name.startswith(prefix)), "unused"), 0
+
+
+def batches(tiles: torch.Tensor, dim: int = 0) -> Sequence[torch.Tensor]:
+    """Tiles along `dim`, a few at a time: each part that is sent costs the coder and the frame anew."""
+    return tiles.split(-(-tiles.shape[dim] // MOST_BATCHES), dim=dim)
 
 
 class Family(ABC):
@@ -64,7 +71,10 @@ class Family(ABC):
         return int(config.vision_config.image_size // config.vision_config.patch_size) ** 2
 
     def tiles(self, inputs: Mapping[str, torch.Tensor]) -> Sequence[Mapping[str, torch.Tensor]]:
-        """`inputs` of each tile, where the tower sees them one by one and nothing else tells them apart; else all as one."""
+        """`inputs` of each tile, where the tower sees them one by one and nothing else tells them apart; else all as one.
+
+        Of many tiles a few are one (`batches`).
+        """
         return [inputs]
 
     @abstractmethod

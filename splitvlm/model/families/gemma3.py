@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from splitvlm.model.boundary import HIDDEN, Boundary
-from splitvlm.model.families.family import Family, Layout
+from splitvlm.model.families.family import Family, Layout, batches
 from splitvlm.model.families.siglip import tower_slice
 
 
@@ -34,7 +34,7 @@ class Gemma3(Family):
         return found
 
     def tiles(self, inputs: Mapping[str, torch.Tensor]) -> Sequence[Mapping[str, torch.Tensor]]:
-        return [dict(inputs) | {"pixel_values": crop_1CHW} for crop_1CHW in inputs["pixel_values"].split(1)]
+        return [dict(inputs) | {"pixel_values": crops_NCHW} for crops_NCHW in batches(inputs["pixel_values"])]
 
     def lower_vision(self, model: Any, inputs: Mapping[str, torch.Tensor], layers: int) -> Boundary:
         return {HIDDEN: tower_slice(model.model.vision_tower, 0, layers, inputs["pixel_values"].to(model.dtype))}

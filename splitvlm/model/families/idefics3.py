@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from splitvlm.model.boundary import HIDDEN, PATCHES, Boundary
-from splitvlm.model.families.family import Family, Layout
+from splitvlm.model.families.family import Family, Layout, batches
 from splitvlm.model.slicing import Inlet, forward, twin
 
 
@@ -48,8 +48,8 @@ class Idefics3(Family):
         empty = not bool(pixels_BNCHW.flatten(2).any(dim=2).all())  # transformers takes such tiles away
         if padded or empty:
             return [inputs]
-        tiles = pixels_BNCHW.split(1, dim=1)
-        return [dict(inputs) | {"pixel_values": tile_B1CHW} | _all_seen(tile_B1CHW) for tile_B1CHW in tiles]
+        tiles = batches(pixels_BNCHW, dim=1)
+        return [dict(inputs) | {"pixel_values": tiles_BNCHW} | _all_seen(tiles_BNCHW) for tiles_BNCHW in tiles]
 
     def lower_vision(self, model: Any, inputs: Mapping[str, torch.Tensor], layers: int) -> Boundary:
         tap = _Tap(_tower(model, 0, layers, ends=False))
@@ -79,8 +79,8 @@ class Idefics3(Family):
         return image_processor.resize(picture_CHW, size=size, resample=image_processor.resample)
 
 
-def _all_seen(tile_B1CHW: torch.Tensor) -> dict[str, torch.Tensor]:
-    return {"pixel_attention_mask": torch.ones_like(tile_B1CHW[:, :, 0], dtype=torch.long)}
+def _all_seen(tiles_BNCHW: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {"pixel_attention_mask": torch.ones_like(tiles_BNCHW[:, :, 0], dtype=torch.long)}
 
 
 class _Tap(nn.Module):

@@ -14,7 +14,7 @@ from transformers.models.llava_onevision.modeling_llava_onevision import image_s
 
 from splitvlm.errors import UsageError
 from splitvlm.model.boundary import HIDDEN, SIZES, Boundary
-from splitvlm.model.families.family import Family, Layout
+from splitvlm.model.families.family import Family, Layout, batches
 from splitvlm.model.families.siglip import tower_slice
 
 _MAX_EDGE = 65_535  # pixels; no picture format that we take has longer edges
@@ -58,7 +58,7 @@ class LlavaOnevision(Family):
         return found
 
     def tiles(self, inputs: Mapping[str, torch.Tensor]) -> Sequence[Mapping[str, torch.Tensor]]:
-        return [dict(inputs) | {"pixel_values": crop} for crop in inputs["pixel_values"].split(1, dim=1)]
+        return [dict(inputs) | {"pixel_values": crop} for crop in batches(inputs["pixel_values"], dim=1)]
 
     def lower_vision(self, model: Any, inputs: Mapping[str, torch.Tensor], layers: int) -> Boundary:
         pixels_NCHW = inputs["pixel_values"].flatten(0, 1).to(model.dtype)
