@@ -82,6 +82,10 @@ class Upload:
         self._pieces.append(piece)
 
     @property
+    def is_first_part(self) -> bool:
+        return self.parts_left == (self.begin.parts or 1) - 1
+
+    @property
     def part_complete(self) -> bool:
         return self._received == self._declared
 

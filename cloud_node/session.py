@@ -126,7 +126,7 @@ class Session:
         if not upload.parts_left:
             self._upload = None
         await self._stream.send(upload.receipt())
-        if self._answer is None or self._answer.done():
+        if upload.is_first_part:  # not: where no answer runs, for it may have failed while others were on their way
             self._steps = asyncio.Queue(maxsize=max(1, len(upload.begin.given)))
             self._parts = asyncio.Queue()
             self._answer = asyncio.create_task(self._run_answer(upload.begin))
