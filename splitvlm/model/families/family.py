@@ -44,7 +44,8 @@ class Layout:
 
 def batches(tiles: torch.Tensor, dim: int = 0) -> Sequence[torch.Tensor]:
     """Tiles along `dim`, a few at a time: each part that is sent costs the coder and the frame anew."""
-    return tiles.split(-(-tiles.shape[dim] // MOST_BATCHES), dim=dim)
+    found: Sequence[torch.Tensor] = tiles.split(-(-tiles.shape[dim] // MOST_BATCHES), dim=dim)
+    return found
 
 
 class Family(ABC):
