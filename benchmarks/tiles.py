@@ -56,8 +56,8 @@ Way = Callable[[Plan], Awaitable[Payload]]
 class Bench:
     """A device in this process, whose link goes through the emulator."""
 
-    def __init__(self, engine: Engine, new_link: Callable[[], CloudLink], picture: Image.Image, question: str) -> None:
-        self._engine, self._new_link = engine, new_link
+    def __init__(self, engine: Engine, link: CloudLink, picture: Image.Image, question: str) -> None:
+        self._engine, self._link = engine, link
         self._asked = picture, question
 
     async def by_tile(self, plan: Plan) -> Payload:
@@ -77,21 +77,12 @@ class Bench:
         return Payload(plan, Parts.of((await self._engine.encode(run.boundary, plan))[0]), 1)
 
     async def ask(self, way: Way, plan: Plan) -> tuple[float, int, int]:
-        """Seconds to the first token on an open session, bytes sent, the token.
-
-        Each time another connection: on one whose emulated queue was full now and then for ten seconds in all, Linux gives up
-        (TCP_USER_TIMEOUT, which gRPC sets).
-        """
-        link = self._new_link()
-        try:
-            await link.warm_up()
-            exchange, started_s = Exchange(), time.perf_counter()
-            answer = link.answer(await way(plan), exchange)
-            first_id = await anext(answer)
-            first_s = time.perf_counter() - started_s
-            assert [token async for token in answer] == [], "one token was asked for"
-        finally:
-            await link.close()
+        """Seconds to the first token, bytes sent, the token."""
+        exchange, started_s = Exchange(), time.perf_counter()
+        answer = self._link.answer(await way(plan), exchange)
+        first_id = await anext(answer)
+        first_s = time.perf_counter() - started_s
+        assert [token async for token in answer] == [], "one token was asked for"
         return first_s, exchange.bytes_sent, first_id
 
 
@@ -109,13 +100,15 @@ async def measured(folder: Path, options: argparse.Namespace) -> list[dict[str, 
         fast = Trace.constant(RATES_BPS[0])
         async with LinkEmulator(("127.0.0.1", 0), host_and_port(cloud.address), fast, delay_s=RTT_S / 2) as emulator:
             address, identity = f"127.0.0.1:{emulator.port}", launcher.identity("edge-1", Role.EDGE)
-            bench = Bench(engine, lambda: CloudLink(address, agreed, identity, []), picture, question)
+            link = CloudLink(address, agreed, identity, [])
+            bench = Bench(engine, link, picture, question)
             try:
                 for rate_bps in RATES_BPS:
                     emulator.up.bottleneck.turn(Trace.constant(rate_bps))
                     rows += [await compared(bench, Plan.parse(plan), rate_bps, options.runs) for plan in PLANS]
             finally:
                 engine.close()
+                await link.close()
     return rows
 
 

@@ -36,6 +36,10 @@ log = logging.getLogger(__name__)
 DOWNLINK_BPS = 100e6  # where nothing is told of the downlink, it should not be what limits
 QUEUE_BYTES = 32_768  # about 20 packets: the depth of a small access router
 SOCKET_BUFFER_BYTES = 16_384  # the kernel doubles it; more would hide the queue from its sender
+SENDERS_WINDOW_BYTES = 2_048
+"""Receive buffer towards the device. A sender makes segments of half the largest window it has seen, and Linux takes a link on
+which no whole one fits for longer than TCP_USER_TIMEOUT (gRPC sets 10 s) for dead, even while parts of them pass. So half
+a window must fit into what one read makes free."""
 LOG_BIN_S = 0.1
 MAX_WAIT_S = 3600.0  # asyncio cannot wait for ever
 CONNECT_S = 10.0
@@ -294,7 +298,7 @@ def _listen(address: tuple[str, int]) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        _small_buffers(listener)  # before listening: accepted sockets inherit them, and the window scale is fixed then
+        _small_buffers(listener, SENDERS_WINDOW_BYTES)  # before listening: accepted sockets inherit them, and the window scale is fixed then
         listener.bind(address)
         listener.listen(128)
     except OSError as error:
@@ -323,10 +327,10 @@ async def _connect(address: tuple[str, int]) -> socket.socket:
     return sock
 
 
-def _small_buffers(sock: socket.socket) -> None:
+def _small_buffers(sock: socket.socket, receive_bytes: int = SOCKET_BUFFER_BYTES) -> None:
     """Also a small segment: loopback's of 64 kB would not fit the buffer, and TCP would stall on it."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, PACKET_BYTES)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_BYTES)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
 
 

@@ -265,3 +265,17 @@ async def test_the_process_says_ready_and_counts_until_it_is_stopped(tmp_path):
     rows = [line.split(",") for line in log_file.read_text().splitlines()]
     assert rows[0] == ["seconds", "direction", "bytes"]
     assert sum(int(n) for _, way, n in rows[1:] if way == "up") == 5_000
+
+
+@pytest.mark.slow
+async def test_a_slow_link_is_no_dead_one():
+    """An upload of 16 s to a sender that gives a dead peer 5 s, as gRPC gives it 10."""
+    async with serving(acknowledge) as upstream, LinkEmulator((HOST, 0), upstream, load("constant:100kbit").up) as link:
+        reader, writer = await asyncio.open_connection(HOST, link.port)
+        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 5_000)
+        writer.write(bytes(200_000))
+        writer.write_eof()
+        await asyncio.wait_for(writer.drain(), 60)
+        await asyncio.wait_for(reader.read(), 60)
+        assert link.counters()["up_bytes"] == 200_000
+        writer.close()
