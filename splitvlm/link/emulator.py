@@ -298,7 +298,8 @@ def _listen(address: tuple[str, int]) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        _small_buffers(listener, SENDERS_WINDOW_BYTES)  # before listening: accepted sockets inherit them, and the window scale is fixed then
+        # Before listening: accepted sockets inherit them, and the window scale is fixed then.
+        _small_buffers(listener, SENDERS_WINDOW_BYTES)
         listener.bind(address)
         listener.listen(128)
     except OSError as error:
