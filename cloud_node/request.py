@@ -36,14 +36,14 @@ class Upload:
 
     begin: Begin
     max_payload_bytes: int
-    parts_left: int = 0  # to come
-    _declared: int = 0  # bytes of this part, and of all so far
-    _declared_in_all: int = 0
-    _pieces: list[bytes] = field(default_factory=list)
-    _received: int = 0
-    _wire_bytes: int = 0
-    _first_s: float = 0.0
-    _last_s: float = 0.0
+    parts_left: int = field(default=0, init=False)  # to come
+    _declared: int = field(default=0, init=False)  # bytes of this part, and of all so far
+    _declared_in_all: int = field(default=0, init=False)
+    _pieces: list[bytes] = field(default_factory=list, init=False)
+    _received: int = field(default=0, init=False)
+    _wire_bytes: int = field(default=0, init=False)
+    _first_s: float = field(default=0.0, init=False)
+    _last_s: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
         count = self.begin.parts or 1
@@ -167,7 +167,7 @@ class Answering:
             self._hold.more(run.cache_bytes)
             return run
         first = await self._tile()
-        running = in_tiles(self._part, self._cut, first, self._max_new_tokens)
+        running = await self._timed("decode_us", in_tiles, self._part, self._cut, first, self._max_new_tokens)
         if running is None:
             tiles = [first, *[await self._tile() for _ in range(self._num_parts - 1)]]
             whole = await self._timed(
@@ -176,7 +176,7 @@ class Answering:
             self._hold.more(whole.cache_bytes)
             return whole
         self._hold.more(running.cache_bytes)
-        await self._timed("prefill_us", running.add, first)
+        await self._timed("prefill_us", running.begin)
         for _ in range(self._num_parts - 1):
             await self._timed("prefill_us", running.add, await self._tile())
         return running

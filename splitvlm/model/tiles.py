@@ -23,7 +23,7 @@ def in_tiles(part: CloudPart, cut: Cut, first: Boundary, max_new_tokens: int) ->
 
 
 class TiledRun(UpperRun):
-    """Tiles one after another by `add`, the one that it began with too, then `first`."""
+    """`begin` with the tile that it was made from, `add` the others one after another, then `first`."""
 
     def __init__(self, part: Part, cut: Cut, first: Boundary, max_new_tokens: int) -> None:
         super().__init__(part, cut, first, max_new_tokens)
@@ -34,11 +34,18 @@ class TiledRun(UpperRun):
         self._states_SD: torch.Tensor | None = None
 
     @torch.inference_mode()
+    def begin(self) -> None:
+        """The first tile: its upper part, then the prompt as far as it is known. Raises ProtocolError."""
+        self._read(self._given)
+
+    @torch.inference_mode()
     def add(self, tile: Boundary) -> None:
-        """The next tile: its upper part, then the prompt as far as it is known. Raises ProtocolError."""
-        part = self._part
-        check_tile(part, self._cut, tile, first=not self._seen)
-        visual_VD = self._visual({name: tensor.to(part.device) for name, tensor in tile.items()})
+        """The same of the next tile. Raises ProtocolError."""
+        check_tile(self._part, self._cut, tile, first=False)
+        self._read({name: tensor.to(self._part.device) for name, tensor in tile.items()})
+
+    def _read(self, tile: Boundary) -> None:
+        visual_VD = self._visual(tile)
         self._seen += visual_VD.shape[0]
         if self._seen > len(self._places_V):
             raise ProtocolError(f"The prompt has {len(self._places_V)} places, fewer than visual tokens came.")
@@ -53,7 +60,7 @@ class TiledRun(UpperRun):
             self._run_to(len(self._ids_T), None)
         self._given, self._prompt = {}, {IDS: self._ids_T}
         self._greedy = Greedy(self._part.model, self._ids_T, len(self._ids_T), self._limit)
-        assert self._states_SD is not None, "a tile was added"
+        assert self._states_SD is not None, "a tile was read"
         return self._choose(self._states_SD, given)
 
     def _visual(self, tile: Boundary) -> torch.Tensor:

@@ -51,7 +51,7 @@ def test_the_prompt_is_run_as_far_as_its_tiles_are_there(
     assert run._language is not None
     lengths = []
     for place in range(lower.num_tiles):
-        run.add(lower.tile(place))
+        run.add(lower.tile(place)) if place else run.begin()
         lengths.append(run._language._length)
     assert lengths == sorted(set(lengths)), "each tile lets more of the prompt run"
     assert lengths[-1] < lower.num_prompt_tokens
@@ -74,7 +74,7 @@ def test_too_few_tiles_and_too_many_are_refused(device: DevicePart, cloud: Cloud
     for place in range(lower.num_tiles):
         with pytest.raises(ProtocolError, match="places for"):
             run.first()
-        run.add(lower.tile(place))
+        run.add(lower.tile(place)) if place else run.begin()
     with pytest.raises(ProtocolError, match="fewer than visual tokens"):
         run.add(lower.tile(1))
 
@@ -104,7 +104,7 @@ def test_a_later_tile_that_does_not_fit_is_refused(device: DevicePart, cloud: Cl
     lower = device.begin(*ASKED, cut)
     hidden = lower.tile(1)["hidden"]
     run = begun(cloud, cut, lower.tile(0))
-    run.add(lower.tile(0))
+    run.begin()
     for bad in (
         lower.tile(0),
         {},
@@ -122,4 +122,4 @@ def test_a_prompt_without_places_is_refused(device: DevicePart, cloud: CloudPart
     first = device.begin(*ASKED, TOKENS).tile(0)
     run = begun(cloud, TOKENS, first | {"ids": torch.arange(5, 40)})
     with pytest.raises(ProtocolError, match="0 places"):
-        run.add(first | {"ids": torch.arange(5, 40)})
+        run.begin()

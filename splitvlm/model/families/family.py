@@ -59,9 +59,7 @@ class Family(ABC):
     language_sides: ClassVar[tuple[str, ...]] = ()  # and those that the language model needs too
     states_axes: ClassVar[int] = 3  # of `hidden` at vision:k
     tokens_by_tile: ClassVar[bool] = True  # visual tokens are those of one tile after another
-    causal: ClassVar[bool] = (
-        False  # a prompt's token depends on those before it alone, image tokens too; places count from 0
-    )
+    causal: ClassVar[bool] = False  # each token of a prompt, also an image's, sees those before it alone; places from 0
 
     def vision_depth(self, config: Any) -> int:
         """How many layers of the tower are used."""
