@@ -274,14 +274,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--questions", type=int, default=5000)
     parser.add_argument("--jobs", type=int, default=2, help="processes")
-    parser.add_argument("--cuts", help="of image, vision:k, tokens, lm:k those to measure; with tokens among them")
+    parser.add_argument("--cuts", help="of image, vision:k, tokens, lm:k those to measure")
     parser.add_argument("--store", type=Path, help="file of what was measured: a run that was stopped goes on")
     parser.add_argument("--plot", type=Path, default=Path("out/codec.png"))
     options = parser.parse_args()
     chosen = options.cuts.split(",") if options.cuts else None
     settings = {setting for setting in everything() if chosen is None or setting.cut in chosen}
-    if not any(setting.cut == str(TOKENS) for setting in settings):
-        parser.error(f"--cuts {options.cuts} leaves out tokens, which all else is held against")
+    unknown = set(chosen or ()) - {setting.cut for setting in settings}
+    if unknown:
+        known = ", ".join(sorted({setting.cut for setting in everything()}))
+        parser.error(f"--cuts {options.cuts}: no such cut as {', '.join(sorted(unknown))}. There are {known}.")
     pictures = math.ceil(options.questions / QUESTIONS_A_PICTURE)
     about = {
         "seed": SEED,
@@ -295,7 +297,7 @@ def main() -> None:
               f"lost {100 * row['lost']:6.2f} +- {100 * row['half']:.2f} points")  # fmt: skip
     plot(rows, share(scores[NONE]), options.plot)
     best = {key: min((c[key] for c in cuts.get(str(IMAGE), {}).values() if c[key]), default=None) for key in LOST}
-    mine = cuts[str(TOKENS)]["splitvlm"]
+    mine = cuts.get(str(TOKENS), {}).get("splitvlm", dict.fromkeys(LOST))
     ratio = {key: round(best[key] / mine[key], 2) if best[key] and mine[key] else None for key in LOST}
     result = {
         "benchmark": "codec", "questions": len(kinds), "accuracy": round(share(scores[NONE]), 4), "cuts": cuts,

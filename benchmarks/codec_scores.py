@@ -65,7 +65,7 @@ def by_kind(
     scores: dict[Setting, Score], kinds: list[str], cuts: dict[str, Any], rows: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """Of this codec's smallest setting at `tokens` within 1 point: what each kind loses, and half its interval."""
-    wanted = cuts[str(TOKENS)]["splitvlm"]["1.0"]
+    wanted = cuts.get(str(TOKENS), {}).get("splitvlm", {}).get("1.0")
     found = [r for r in rows if (r["cut"], r["coder"]) == (str(TOKENS), "splitvlm") and round(r["bytes"], 1) == wanted]
     if not found:
         return {}
@@ -85,7 +85,8 @@ def plot(rows: list[dict[str, Any]], base: float, path: Path) -> None:
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    cuts = sorted({row["cut"] for row in rows} - {str(IMAGE)}, key=lambda cut: Cut.parse(cut).depth)
+    of_features = {row["cut"] for row in rows} - {str(IMAGE)}
+    cuts = sorted(of_features or {str(IMAGE)}, key=lambda cut: Cut.parse(cut).depth)
     figure, axes = plt.subplots(1, len(cuts), figsize=(5.2 * len(cuts), 4.6), sharey=True, squeeze=False)
     for axis, cut in zip(axes[0], cuts, strict=True):
         for coder in dict.fromkeys(row["coder"] for row in rows if row["cut"] in (cut, str(IMAGE))):
