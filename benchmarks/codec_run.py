@@ -25,12 +25,14 @@ Work = Callable[[range, set[Setting]], tuple[dict[Setting, Score], list[str]]]
 class Screen:
     """After so many pictures, which settings stay: those that lost at most `lost`, and that no cheaper one outdoes.
 
-    A setting is outdone by one of the same cut and coder that takes at most `outdone` of its bytes and has lost no more.
+    A setting is outdone by one of the same cut and coder that takes at most `outdone` of its bytes and has lost no more; with
+    `by_lossless`, by one that has lost nothing: one that has may not stand at "0" in the end, where a finer one would.
     """
 
     pictures: int
     lost: float
     outdone: float = 0.0
+    by_lossless: bool = False
 
     def passed(self, alive: set[Setting], scores: dict[Setting, Score]) -> set[Setting]:
         near = {one for one in alive if share(scores[NONE]) - share(scores[one]) <= self.lost}
@@ -40,11 +42,11 @@ class Screen:
         return (
             (other.cut, other.coder) == (one.cut, one.coder)
             and np.mean(scores[other].bytes) <= self.outdone * np.mean(scores[one].bytes)
-            and share(scores[other]) >= share(scores[one])
+            and share(scores[other]) >= share(scores[NONE if self.by_lossless else one])
         )
 
 
-SCREENS = (Screen(96, 0.03), Screen(300, 0.02, 0.6), Screen(1250, 0.015, 0.9))
+SCREENS = (Screen(96, 0.03), Screen(300, 0.02, 0.6), Screen(1250, 0.015, 0.9, by_lossless=True))
 
 
 class Store:
