@@ -20,9 +20,9 @@ value, per token; of the others the model sees nothing at `tokens` (masked), and
 All three end in zstandard, level 12. jpeg, webp, avif: Pillow's, quality and picture size as in PICTURES, best effort; a
 smaller picture is brought back to the model's size (Lanczos) by the receiver.
 
-Unfairness. A setting that has lost too much after so many pictures, or beside which another of the same coder has lost no more
-with clearly fewer bytes, is not measured on (codec_run.py, SCREENS). Pictures are drawn, so their statistics are not those of
-photographs; this codec was calibrated on drawn pictures of the same kinds (others than these), the picture coders were not.
+Unfairness. A setting that has lost too much after so many pictures, or beside which two others of the same coder have lost
+nothing with clearly fewer bytes, is not measured on (codec_run.py, SCREENS). Pictures are drawn, so their statistics are not
+those of photographs; this codec was calibrated on drawn pictures of the same kinds (others than these), the picture coders not.
 """
 
 from __future__ import annotations

@@ -23,30 +23,29 @@ Work = Callable[[range, set[Setting]], tuple[dict[Setting, Score], list[str]]]
 
 @dataclass(frozen=True)
 class Screen:
-    """After so many pictures, which settings stay: those that lost at most `lost`, and that no cheaper one outdoes.
+    """After so many pictures, which settings stay: those that lost at most `lost`, and that no two cheaper ones outdo.
 
-    A setting is outdone by one of the same cut and coder that takes at most `outdone` of its bytes and has lost no more; with
-    `by_lossless`, by one that has lost nothing: one that has may not stand at "0" in the end, where a finer one would.
+    A setting is outdone by those of the same cut and coder that take at most `outdone` of its bytes and have lost nothing. One
+    is not enough: it may yet lose what shows on more pictures, and a finer one would stand at "0".
     """
 
     pictures: int
     lost: float
     outdone: float = 0.0
-    by_lossless: bool = False
 
     def passed(self, alive: set[Setting], scores: dict[Setting, Score]) -> set[Setting]:
         near = {one for one in alive if share(scores[NONE]) - share(scores[one]) <= self.lost}
-        return {one for one in near if not any(self._outdoes(other, one, scores) for other in near - {one})}
+        return {one for one in near if sum(self._outdoes(other, one, scores) for other in near) < 2}
 
     def _outdoes(self, other: Setting, one: Setting, scores: dict[Setting, Score]) -> bool:
         return (
             (other.cut, other.coder) == (one.cut, one.coder)
             and np.mean(scores[other].bytes) <= self.outdone * np.mean(scores[one].bytes)
-            and share(scores[other]) >= share(scores[NONE if self.by_lossless else one])
+            and share(scores[other]) >= share(scores[NONE])
         )
 
 
-SCREENS = (Screen(96, 0.03), Screen(300, 0.02, 0.6), Screen(1250, 0.015, 0.9, by_lossless=True))
+SCREENS = (Screen(96, 0.03), Screen(300, 0.02, 0.6), Screen(1250, 0.015, 0.9))
 
 
 class Store:
