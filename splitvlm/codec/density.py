@@ -31,6 +31,8 @@ I64 = npt.NDArray[np.int64]
 
 MAX_COLUMNS: Final = 64  # that have a network; those after them share a histogram in bands
 BAND: Final = 8  # columns
+BLOCK: Final = 8  # columns whose products with all earlier ones are one
+MANY_TOKENS: Final = 1024  # from here on the inputs leave a core's cache between columns, and blocks pay
 MAX_REACH: Final = 63
 HIDDEN_UNITS: Final = 24
 NEIGHBOURS: Final = 5  # the token itself, the one before, after, above, below
@@ -80,16 +82,34 @@ class Density:
             yield start, columns, REST
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Folded:
+    """Layers with their biases as a first column and their shifts multiplied in: powers of two, so exact. B columns a block.
+
+    before: of each block, its columns' first layers on all columns before the block, [B · H, 1 + 5 · columns].
+    within: of each column, its first layer on the block's columns before it, [H, 5 · columns]. second: of each, [V, 1 + H].
+    """
+
+    before: tuple[F32, ...]
+    within: tuple[F32, ...]
+    second: tuple[F32, ...]
+
+
 @functools.lru_cache(maxsize=32)  # about 1 MB each, 1 ms to make; a cloud node may need all levels of three cuts
-def _folded(density: Density) -> tuple[tuple[F32, F32], ...]:
-    """Of each column, both layers with their biases as a first row and their shifts multiplied in: powers of two, so exact."""
-    layers = []
-    for column in range(density.columns):
-        s1, s2 = (np.float32(2.0 ** -int(shift)) for shift in density.shifts[column])
-        first = np.concatenate((density.first_bias[column][None], density.first[column])) * s1
-        second = np.concatenate((density.second_bias[column][None], density.second[column])) * -s2
-        layers.append((np.ascontiguousarray(first.T), np.ascontiguousarray(second.T)))
-    return tuple(layers)
+def _folded(density: Density, block: int) -> _Folded:
+    before, within, second = [], [], []
+    for start in range(0, density.columns, block):
+        known = 1 + NEIGHBOURS * start
+        ahead = []
+        for column in range(start, min(start + block, density.columns)):
+            s1, s2 = (np.float32(2.0 ** -int(shift)) for shift in density.shifts[column])
+            first_XH = np.concatenate((density.first_bias[column][None], density.first[column])) * s1
+            second_HV = np.concatenate((density.second_bias[column][None], density.second[column])) * -s2
+            ahead.append(first_XH[:known].T)
+            within.append(np.ascontiguousarray(first_XH[known:].T))
+            second.append(np.ascontiguousarray(second_HV.T))
+        before.append(np.ascontiguousarray(np.concatenate(ahead)))
+    return _Folded(tuple(before), tuple(within), tuple(second))
 
 
 class Context:
@@ -97,24 +117,37 @@ class Context:
 
     def __init__(self, density: Density, num_tokens: int) -> None:
         self._stride = density.stride
-        self._layers = _folded(density)
+        self._block = BLOCK if num_tokens >= MANY_TOKENS else 1
+        self._layers = _folded(density, self._block)
         self._inputs_XT = np.zeros((1 + density.columns * NEIGHBOURS, num_tokens), np.float32)
-        self._hidden_HT = np.ones((1 + HIDDEN_UNITS, num_tokens), np.float32)
         self._inputs_XT[0] = 1  # what the biases are multiplied by
+        self._ahead_BHT = np.empty((self._block, HIDDEN_UNITS, num_tokens), np.float32)
+        self._hidden_HT = np.ones((1 + HIDDEN_UNITS, num_tokens), np.float32)
 
     def weights(self, column: int) -> F32:
         """[T, V] for the next of K columns, whole numbers from 1 to 65536; not normalised."""
-        first_HX, second_VH = self._layers[column]
         hidden_HT = self._hidden_HT[1:]
-        np.matmul(first_HX, self._inputs_XT[: first_HX.shape[1]], out=hidden_HT)
-        np.maximum(hidden_HT, 0, out=hidden_HT)
+        np.maximum(self._first_layer(column), 0, out=hidden_HT)
         np.minimum(hidden_HT, LARGEST_HIDDEN, out=hidden_HT)
         np.floor(hidden_HT, out=hidden_HT)
-        below_VT = second_VH @ self._hidden_HT
+        below_VT = self._layers.second[column] @ self._hidden_HT
         below_VT -= below_VT.min(axis=0)
         np.minimum(below_VT, len(WEIGHTS) - 1, out=below_VT)
         weights: F32 = WEIGHTS.take(below_VT.astype(np.uint8).T)
         return weights
+
+    def _first_layer(self, column: int) -> F32:
+        """A block's columns share their product with what came before it: a large one is faster than eight small ones."""
+        block, place = divmod(column, self._block)
+        if place == 0:
+            first_GX = self._layers.before[block]
+            ahead_GT = self._ahead_BHT.reshape(-1, self._ahead_BHT.shape[2])[: len(first_GX)]
+            np.matmul(first_GX, self._inputs_XT[: first_GX.shape[1]], out=ahead_GT)
+            return self._ahead_BHT[0]
+        start = 1 + NEIGHBOURS * (column - place)
+        sums_HT = self._layers.within[column] @ self._inputs_XT[start : start + NEIGHBOURS * place]
+        sums_HT += self._ahead_BHT[place]
+        return sums_HT
 
     def learn(self, column: int, q_T: npt.NDArray[np.signedinteger[Any]]) -> None:
         """Take in a column that was coded."""

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from splitvlm.codec import calibration, entropy, klt, lessons
+from splitvlm.codec import density as density_module
 from splitvlm.codec.codec import Codec
 from splitvlm.codec.density import MAX_COLUMNS, Density
 from splitvlm.codec.density_lessons import learn
@@ -202,6 +203,16 @@ SPREADS = 40.0 * 0.95 ** np.arange(MAX_COLUMNS + 36)
 WIDE = learn(
     [RANDOM.normal(scale=SPREADS, size=(64, len(SPREADS))).round().astype(np.int64) for _ in range(40)], 8, steps=20
 )
+
+
+def test_many_tokens_have_the_stream_of_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who computes columns in blocks, and who does not, must agree to the last bit."""
+    q_TK = np.random.default_rng(8).normal(0, 9, (density_module.MANY_TOKENS, CHANNELS - 3)).astype(np.int32)
+    density = BASIS.levels["klt1"].density
+    blocks = entropy.encode(q_TK, density)
+    monkeypatch.setattr(density_module, "MANY_TOKENS", len(q_TK) + 1)
+    assert entropy.encode(q_TK, density) == blocks
+    assert np.array_equal(entropy.decode(blocks, *q_TK.shape, density), q_TK)
 
 
 def test_columns_without_a_network_cost_their_entropy() -> None:
