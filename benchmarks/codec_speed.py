@@ -1,4 +1,4 @@
-"""Seconds and memory of the calibrated levels, on one thread. The last line is JSON.
+"""Seconds and memory of the calibrated levels, on one core. The last line is JSON.
 
     python benchmarks/codec_speed.py [--repeats N]
 
@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
+import sys
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -51,6 +53,14 @@ def codec_of(num_tokens: int, stride: int) -> Codec:
     levels = {level: learn(seen, transform, level, stride, steps=STEPS // 5, least_gain=-1.0) for level in LEVELS}
     template = Template(tuple(range(num_tokens)), (7, 8, 9), 49_280)
     return Codec({TOKENS: Basis(transform, levels, (num_tokens,), template)}, "made up")
+
+
+def on_one_core() -> None:
+    """Begin again on one core: numpy's products take as many threads as there were cores when it was loaded."""
+    cores = os.sched_getaffinity(0)
+    if len(cores) > 1:
+        os.sched_setaffinity(0, {max(cores)})
+        os.execv(sys.executable, sys.orig_argv)
 
 
 def median_ms(work: Callable[[], object], repeats: int) -> float:
@@ -92,7 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--repeats", type=int, default=15)
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    on_one_core()
     assert set(LEVELS) <= set(KLT_STEPS)
     result: dict[str, dict[str, dict[str, float]]] = {}
     for size, (num_tokens, stride) in SIZES.items():

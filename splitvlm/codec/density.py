@@ -127,13 +127,11 @@ class Context:
     def weights(self, column: int) -> F32:
         """[T, V] for the next of K columns, whole numbers from 1 to 65536; not normalised."""
         hidden_HT = self._hidden_HT[1:]
-        np.maximum(self._first_layer(column), 0, out=hidden_HT)
-        np.minimum(hidden_HT, LARGEST_HIDDEN, out=hidden_HT)
+        np.clip(self._first_layer(column), 0, LARGEST_HIDDEN, out=hidden_HT)
         np.floor(hidden_HT, out=hidden_HT)
         below_VT = self._layers.second[column] @ self._hidden_HT
         below_VT -= below_VT.min(axis=0)
-        np.minimum(below_VT, len(WEIGHTS) - 1, out=below_VT)
-        weights: F32 = WEIGHTS.take(below_VT.astype(np.uint8).T)
+        weights: F32 = WEIGHTS.take(below_VT.T.astype(np.intp, order="C"), mode="clip")
         return weights
 
     def _first_layer(self, column: int) -> F32:
@@ -143,10 +141,10 @@ class Context:
             first_GX = self._layers.before[block]
             ahead_GT = self._ahead_BHT.reshape(-1, self._ahead_BHT.shape[2])[: len(first_GX)]
             np.matmul(first_GX, self._inputs_XT[: first_GX.shape[1]], out=ahead_GT)
-            return self._ahead_BHT[0]
-        start = 1 + NEIGHBOURS * (column - place)
-        sums_HT = self._layers.within[column] @ self._inputs_XT[start : start + NEIGHBOURS * place]
-        sums_HT += self._ahead_BHT[place]
+        sums_HT: F32 = self._ahead_BHT[place]
+        if place:
+            start = 1 + NEIGHBOURS * (column - place)
+            sums_HT += self._layers.within[column] @ self._inputs_XT[start : start + NEIGHBOURS * place]
         return sums_HT
 
     def learn(self, column: int, q_T: npt.NDArray[np.signedinteger[Any]]) -> None:

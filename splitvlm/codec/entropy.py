@@ -36,28 +36,29 @@ def encode(q_TK: Whole, density: Density) -> bytes:
         _encode_values(coder, q_T, int(density.reach[column]), _FAMILY, context.weights(column))
         context.learn(column, q_T)
     for start, stop, weights_V in density.shared(q_TK.shape[1]):
-        _encode_values(coder, q_TK[:, start:stop].T.reshape(-1), _reach(weights_V), _same_for_all(weights_V, lazy=False))
+        _encode_values(
+            coder, q_TK[:, start:stop].T.reshape(-1), _reach(weights_V), _same_for_all(weights_V, lazy=False)
+        )
     return np.asarray(coder.get_compressed(), _WORD).tobytes().rstrip(b"\0")
 
 
 def decode(data: bytes, num_tokens: int, columns: int, density: Density) -> Whole:
-    """[T, columns]. Raises ProtocolError."""
+    """[T, columns], each column in one run. Raises ProtocolError."""
     words = np.frombuffer(data + bytes(-len(data) % _WORD.itemsize), _WORD).astype(np.uint32)
     coder = constriction.stream.queue.RangeDecoder(words)
     context = Context(density, num_tokens)
-    q_TK = np.empty((num_tokens, columns), np.int32)
+    q_KT = np.empty((columns, num_tokens), np.int32)
     try:
         for column in range(min(density.columns, columns)):
-            q_T = _decode_values(coder, int(density.reach[column]), _FAMILY, context.weights(column))
-            context.learn(column, q_T)
-            q_TK[:, column] = q_T
+            q_KT[column] = _decode_values(coder, int(density.reach[column]), _FAMILY, context.weights(column))
+            context.learn(column, q_KT[column])
         for start, stop, weights_V in density.shared(columns):
             count = num_tokens * (stop - start)
             q_N = _decode_values(coder, _reach(weights_V), _same_for_all(weights_V, lazy=True), count)
-            q_TK[:, start:stop] = q_N.reshape(stop - start, num_tokens).T
+            q_KT[start:stop] = q_N.reshape(stop - start, num_tokens)
     except AssertionError:  # what constriction raises at a state that no encoder reaches
         malformed("its range-coded stream is none")
-    return q_TK
+    return q_KT.T
 
 
 def _same_for_all(weights_V: F32, *, lazy: bool) -> Any:
@@ -77,9 +78,11 @@ def _encode_values(coder: Any, q_N: Whole, reach: int, *model: Any) -> None:
 
 
 def _decode_values(coder: Any, reach: int, *model: Any) -> Whole:
-    q_N: Whole = coder.decode(*model) - np.int32(reach)
-    for place in np.flatnonzero(q_N > reach):
-        q_N[place] = _decode_escape(coder, reach)
+    q_N: Whole = coder.decode(*model)
+    q_N -= np.int32(reach)
+    if q_N.max(initial=0) > reach:
+        for place in np.flatnonzero(q_N > reach):
+            q_N[place] = _decode_escape(coder, reach)
     return q_N
 
 

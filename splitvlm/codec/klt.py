@@ -43,7 +43,7 @@ MOST_BEYOND: Final = 1 - 2 * ROUNDING  # then no value moves by more than withou
 FEW: Final = 30  # values of a column: with fewer, its mean says less than that of all columns
 FLOOR: Final = 1e-3  # of the mean sensitivity
 LARGEST: Final = entropy.LARGEST
-BLOCK: Final = 128  # tokens
+BLOCK: Final = 16  # columns
 OUTLIER_NORM: Final = 8.0
 """Tokens whose norm exceeds so many times the median are not learned from: a few attention sinks, hundreds of times larger
 than all others, would bend the basis to themselves. When coded, their coefficients are escapes."""
@@ -192,19 +192,32 @@ def restored(q_TK: npt.NDArray[np.signedinteger[Any]], learned: Learned) -> F32:
         y_TK, q_TR = np.pad(y_TK, not_sent), np.pad(q_TR, not_sent)
     y_TR = y_TK[:, :columns]
     y_TR += learned.restorer(q_TK)
-    outwards, inwards = np.float32(1 - ROUNDING), np.float32(ROUNDING)
-    np.maximum(y_TR, q_TR - np.where(q_TR > 0, inwards, outwards), out=y_TR)
-    np.minimum(y_TR, q_TR + np.where(q_TR < 0, inwards, outwards), out=y_TR)
+    signs_TR = np.clip(q_TR, -1, 1)
+    middle_TR = q_TR + signs_TR * np.float32(0.5 - ROUNDING)  # of the cell, which the dead zone shifts
+    half_TR = np.float32(1 - ROUNDING) - np.abs(signs_TR) * np.float32(0.5 - ROUNDING)
+    y_TR -= middle_TR
+    np.clip(y_TR, -half_TR, half_TR, out=y_TR)
+    y_TR += middle_TR
     return y_TK
 
 
 def centred(q_TK: npt.NDArray[np.signedinteger[Any]], centres: F32) -> F32:
-    """y / step where nothing but each value itself tells where it lay."""
-    y_TK = q_TK.astype(np.float32)  # float64 would double what follows
-    near, far = centres[: y_TK.shape[1], 0], centres[: y_TK.shape[1], 1]
-    for start in range(0, len(y_TK), BLOCK):  # what a block needs besides is little, and stays in the cache
-        rows = y_TK[start : start + BLOCK]
-        beyond = np.where(np.abs(rows) > 1, far, near)
-        beyond *= np.sign(rows)
+    """y / step where nothing but each value itself tells where it lay. Each column in one run."""
+    y_KT = np.empty(q_TK.shape[::-1], np.float32)
+    near_K1, far_K1 = centres[: len(y_KT), :1], centres[: len(y_KT), 1:]
+    at_two_K1 = far_K1 - near_K1
+    for start in range(0, len(y_KT), BLOCK):  # what a block needs besides is little, and stays in the cache
+        some = slice(start, start + BLOCK)
+        rows = y_KT[some]
+        rows[:] = q_TK.T[some]
+        if max(rows.max(initial=0), -rows.min(initial=0)) <= 1:  # most of the columns
+            rows *= 1 + near_K1[some]
+            continue
+        signs = np.clip(rows, -1, 1)
+        beyond = np.clip(rows, -2, 2)
+        beyond -= signs
+        beyond *= at_two_K1[some]
+        signs *= near_K1[some]
+        rows += signs
         rows += beyond
-    return y_TK
+    return y_KT.T

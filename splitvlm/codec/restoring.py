@@ -44,20 +44,20 @@ class Restorer:
         return len(self.third_bias)
 
     def __call__(self, q_TK: Whole) -> F32:
-        """r [T, R] from the columns that were sent, in cells."""
-        x_TK = companded(q_TK[:, : self.first.shape[1]])
-        x_TK /= UNIT
-        h_TH = np.tile(self.first_bias, (len(x_TK), 1))
+        """r [T, R] from the columns that were sent, in cells. Each column in one run."""
+        x_KT = companded(q_TK[:, : self.first.shape[1]].T)
+        x_KT /= UNIT
+        h_HT = np.repeat(self.first_bias[:, None], x_KT.shape[1], axis=1)
         for place, offset in enumerate(offsets(self.stride)):
-            seen, by = _overlap(len(x_TK), offset)
-            h_TH[by] += x_TK[seen] @ self.first[place, : x_TK.shape[1]]
-        np.maximum(h_TH, 0, out=h_TH)
-        h_TH = h_TH @ self.second
-        h_TH += self.second_bias
-        np.maximum(h_TH, 0, out=h_TH)
-        r_TR: F32 = h_TH @ self.third
-        r_TR += self.third_bias
-        return r_TR
+            seen, by = _overlap(x_KT.shape[1], offset)
+            h_HT[:, by] += self.first[place, : len(x_KT)].T @ x_KT[:, seen]
+        np.maximum(h_HT, 0, out=h_HT)
+        h_HT = self.second.T @ h_HT
+        h_HT += self.second_bias[:, None]
+        np.maximum(h_HT, 0, out=h_HT)
+        r_RT: F32 = self.third.T @ h_HT
+        r_RT += self.third_bias[:, None]
+        return r_RT.T
 
 
 def _overlap(num_tokens: int, offset: int) -> tuple[slice, slice]:
