@@ -47,5 +47,6 @@ def decode_floats(cursor: Cursor, dtype: np.dtype[np.generic], elements: int) ->
 def _rotated(bits: npt.NDArray[np.generic], left: int) -> npt.NDArray[np.generic]:
     width = 8 * bits.dtype.itemsize
     kind = bits.dtype.type
-    rotated: npt.NDArray[np.generic] = (bits << kind(left)) | (bits >> kind(width - left))  # type: ignore[operator]
+    rotated: npt.NDArray[np.generic] = bits << kind(left)  # type: ignore[operator]
+    np.bitwise_or(rotated, bits >> kind(width - left), out=rotated)  # type: ignore[operator, call-overload]
     return rotated
