@@ -12,6 +12,7 @@
     quantise.py   groups of values on a uniform grid, and the law of their error
     klt.py        a float tensor in a calibrated basis
     density.py, entropy.py        how likely each of its values is; the range coder's stream
+    gaps.py       where the values stand in a long band that is zero nearly everywhere
     restoring.py  where the receiver says that what was rounded lay
     prompt.py     a prompt's ids beside it, less the model's template
     lessons.py    what a level learns at calibration: density_lessons.py the density, restoring_lessons.py the restorer

@@ -2,6 +2,8 @@
 
     stream := range coder's words, little-endian, without the zero bytes at its end
 
+A long band that is zero nearly everywhere is told otherwise (gaps.py): the number of its symbols, those, then its values.
+
 A value beyond its column's reach is an escape: then the binary length of what is beyond, its sign, and its lower bits
 follow in the same stream, after the column or band. The coder is constriction's (Bamler, "Understanding Entropy Coding With
 Asymmetric Numeral Systems", 2022). T tokens, K columns.
@@ -15,6 +17,7 @@ import constriction
 import numpy as np
 import numpy.typing as npt
 
+from splitvlm.codec import gaps
 from splitvlm.codec.density import F32, Context, Density
 from splitvlm.codec.header import malformed
 
@@ -36,9 +39,11 @@ def encode(q_TK: Whole, density: Density) -> bytes:
         _encode_values(coder, q_T, int(density.reach[column]), _FAMILY, context.weights(column))
         context.learn(column, q_T)
     for start, stop, weights_V in density.shared(q_TK.shape[1]):
-        _encode_values(
-            coder, q_TK[:, start:stop].T.reshape(-1), _reach(weights_V), _same_for_all(weights_V, lazy=False)
-        )
+        q_N = q_TK[:, start:stop].T.reshape(-1)
+        if gaps.pays(len(q_TK), len(q_N), weights_V):
+            _encode_sparse(coder, q_N, weights_V)
+        else:
+            _encode_values(coder, q_N, _reach(weights_V), _same_for_all(weights_V, lazy=False))
     return np.asarray(coder.get_compressed(), _WORD).tobytes().rstrip(b"\0")
 
 
@@ -54,7 +59,10 @@ def decode(data: bytes, num_tokens: int, columns: int, density: Density) -> Whol
             context.learn(column, q_KT[column])
         for start, stop, weights_V in density.shared(columns):
             count = num_tokens * (stop - start)
-            q_N = _decode_values(coder, _reach(weights_V), _same_for_all(weights_V, lazy=True), count)
+            if gaps.pays(num_tokens, count, weights_V):
+                q_N = _decode_sparse(coder, weights_V, count)
+            else:
+                q_N = _decode_values(coder, _reach(weights_V), _same_for_all(weights_V, lazy=True), count)
             q_KT[start:stop] = q_N.reshape(stop - start, num_tokens)
     except AssertionError:  # what constriction raises at a state that no encoder reaches
         malformed("its range-coded stream is none")
@@ -83,6 +91,26 @@ def _decode_values(coder: Any, reach: int, *model: Any) -> Whole:
     if q_N.max(initial=0) > reach:
         for place in np.flatnonzero(q_N > reach):
             q_N[place] = _decode_escape(coder, reach)
+    return q_N
+
+
+def _encode_sparse(coder: Any, q_N: Whole, weights_V: F32) -> None:
+    places = np.flatnonzero(q_N)
+    symbols = gaps.symbols_of(places)
+    gap_weights, value_weights_V = gaps.models_of(weights_V)
+    coder.encode(len(symbols), _models.Uniform(len(q_N) + 1))
+    coder.encode(symbols, _same_for_all(gap_weights, lazy=False))
+    _encode_values(coder, q_N[places], _reach(weights_V), _same_for_all(value_weights_V, lazy=False))
+
+
+def _decode_sparse(coder: Any, weights_V: F32, count: int) -> Whole:
+    gap_weights, value_weights_V = gaps.models_of(weights_V)
+    told = int(coder.decode(_models.Uniform(count + 1)))
+    places = gaps.places_of(coder.decode(_same_for_all(gap_weights, lazy=False), told))
+    if len(places) and places[-1] >= count:
+        malformed("a value stands beyond its band")
+    q_N = np.zeros(count, np.int32)
+    q_N[places] = _decode_values(coder, _reach(weights_V), _same_for_all(value_weights_V, lazy=True), len(places))
     return q_N
 
 

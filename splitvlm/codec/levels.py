@@ -29,9 +29,9 @@ KLT_STEPS: dict[str, float] = {
 }
 """Steps of the calibrated levels, in units of the weighted features (klt.py). For calibrated boundaries only."""
 
-KLT_FORMAT = 5
+KLT_FORMAT = 6
 """Of a calibrated body. 1 was zstandard in segments of columns; 2 had no bands, and escapes of 16 bits; 3 no centres and no
-short form; 4 no restorers, and all ids of a prompt."""
+short form; 4 no restorers, and all ids of a prompt; 5 no gaps (gaps.py)."""
 
 SMALL, SMALLER = 5 / 8, 3 / 8
 PICTURE_FORMATS: dict[str, tuple[str, int, float]] = {

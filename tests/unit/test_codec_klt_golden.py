@@ -6,6 +6,8 @@ them needs another KLT_FORMAT.
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import torch
 
@@ -29,6 +31,14 @@ def test_golden_stream() -> None:
     q_TK = whole_numbers()
     assert np.array_equal(entropy.decode(bytes.fromhex(STREAM), *q_TK.shape, drawn_density()), q_TK)
     assert entropy.encode(q_TK, drawn_density()) == bytes.fromhex(STREAM)
+
+
+def test_golden_stream_of_many_tokens() -> None:
+    """As since KLT_FORMAT 6: the columns that share a histogram are told by their gaps."""
+    q_TK = np.tile(whole_numbers(), (90, 1))
+    stream = entropy.encode(q_TK, drawn_density())
+    assert hashlib.sha256(stream).hexdigest()[:16] == "ad97ba5fa336c4f5"
+    assert np.array_equal(entropy.decode(stream, *q_TK.shape, drawn_density()), q_TK)
 
 
 def test_golden_boundary_in_its_short_form() -> None:
