@@ -131,7 +131,9 @@ class Context:
         np.floor(hidden_HT, out=hidden_HT)
         below_VT = self._layers.second[column] @ self._hidden_HT
         below_VT -= below_VT.min(axis=0)
-        weights: F32 = WEIGHTS.take(below_VT.T.astype(np.intp, order="C"), mode="clip")
+        weights: F32 = WEIGHTS.take(
+            below_VT.T.astype(np.intp, order="C"), mode="clip"
+        )  # the last for all that lie further
         return weights
 
     def _first_layer(self, column: int) -> F32:
