@@ -58,10 +58,10 @@ def _models_of(weights: bytes) -> tuple[F32, F32]:
     values_V = np.frombuffer(weights, np.float32).copy()
     zeros = _zeros(values_V)
     falling = np.multiply.accumulate(np.full(LONGEST, zeros), dtype=np.float64) / zeros
-    gaps = np.append(falling, falling[-1] * zeros / (1 - zeros))
+    likely = np.append(falling, falling[-1] * zeros / (1 - zeros))  # in proportion: of each symbol, LONGEST last
+    likely *= _LARGEST_WEIGHT / likely.max()
     values_V[len(values_V) // 2 - 1] = 1
-    gaps *= _LARGEST_WEIGHT / gaps.max()
-    return np.maximum(1, np.rint(gaps)).astype(np.float32), values_V
+    return np.maximum(1, np.rint(likely)).astype(np.float32), values_V
 
 
 def _zeros(weights_V: npt.NDArray[Any]) -> float:
