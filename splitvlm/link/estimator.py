@@ -27,16 +27,19 @@ MAX_ERROR = 2.0  # a rate over-estimated three times is as wrong as the conserva
 PRIOR_ERROR = 0.5  # nothing measured yet, or one sample only
 MIN_ERROR = 0.1  # five lucky samples are no proof
 RESOLUTION_S = 0.004  # spans below this are timer and scheduler, not link
+TELLING_S = 5 * RESOLUTION_S  # a hundred bytes that took less tell only that the rate is no lower
 FULL_WEIGHT_BYTES = 16_384  # beyond it, a transfer has left TCP's first window (10 segments, RFC 6928)
 HALF_LIFE_S = 2.0  # a cellular rate's memory: capacities of 1 s bins are correlated over a few seconds
 STEP = 2.0  # two samples in a row so many times off, on one side, are another link, not noise
 OUTAGE_S = 2.0  # a small transfer that took longer sat out an outage, unless the next one takes as long
 FRESH_S = 3.0  # younger estimates are taken as they are
 OPTIMISM_HALF_LIFE_S = 10.0  # an older one goes half the way (in log) to the best rate in such a time
-PROBE_AFTER_S = 2.0
+PROBE_AFTER_S = 2.0  # of silence
+PROBE_UNTOLD_S = 4.0  # of transfers that tell next to nothing: probes take 2.5 % of the link's time then
 IDLE_S = 10.0
 PROBE_S = 0.1  # how long a probe should keep the link busy
 MIN_PROBE_BYTES, MAX_PROBE_BYTES = 1_024, 4_096  # more tells little: a probe must not cost what a request costs
+MOST_PROBED_BPS = 8 * MAX_PROBE_BYTES / RESOLUTION_S  # no probe can tell of more
 PACKET_BYTES = 1_500  # arrives whole or not at all: a stall tells nothing of rates at which one would not be there yet
 MIN_BPS, MAX_BPS = 1e3, 1e11
 
@@ -71,7 +74,7 @@ class LinkEstimator:
 
     __slots__ = (
         "_errors", "_heard_s", "_history", "_level_bps", "_peaks", "_prior_bps", "_prior_rtt_s", "_rtts", "_samples",
-        "_sat_out", "_spread", "_streak",
+        "_sat_out", "_spread", "_streak", "_told_s",
     )  # fmt: skip
 
     def __init__(self, *, prior_uplink_bps: float = 5e6, prior_rtt_s: float = 0.05) -> None:
@@ -85,6 +88,7 @@ class LinkEstimator:
         self._peaks: deque[tuple[float, float]] = deque()  # (at, rate), rates falling: the maximum stands first
         self._streak: tuple[int, int] = (0, 0)  # side of the last surprises (-1, 0, 1), and how many
         self._heard_s: float | None = None
+        self._told_s = 0.0  # when something last told of the rate; counts once anything was heard
         self._history = History()
         self._level_bps = prior_uplink_bps  # of the samples
         self._sat_out = False  # whether the last sample was an outage, waited for to its end
@@ -124,6 +128,7 @@ class LinkEstimator:
             self.on_rtt(away_s - receive_span_s, now_s)
         spanned = payload_bytes - first_frame_bytes if first_frame_bytes is not None else 0
         if receive_span_s is not None and receive_span_s >= RESOLUTION_S and spanned > 0:
+            self._told_s = now_s
             self._on_rate(8 * spanned / receive_span_s, spanned, now_s)
         else:
             self._on_whole(payload_bytes, away_s, now_s)
@@ -132,8 +137,11 @@ class LinkEstimator:
         """By the sender's clock: what is left after the round trip is serialisation, if it can be told from noise."""
         rtt_s = self._rtts[0][1] if self._rtts else 0.0
         serialisation_s = away_s - rtt_s
-        readable = bool(self._rtts) and serialisation_s >= max(RESOLUTION_S, 0.1 * rtt_s)
+        telling = payload_bytes >= MIN_PROBE_BYTES or serialisation_s >= TELLING_S
+        readable = telling and bool(self._rtts) and serialisation_s >= max(RESOLUTION_S, 0.1 * rtt_s)
         bound_bps = 8 * payload_bytes / max(serialisation_s, RESOLUTION_S)
+        if telling or self._level_bps >= MOST_PROBED_BPS:
+            self._told_s = now_s
         if readable or bound_bps > self._level_bps:  # else a lower bound that tells nothing new
             self._on_rate(bound_bps, payload_bytes, now_s)
 
@@ -200,23 +208,25 @@ class LinkEstimator:
         bound_bps = 8 * (sent_bytes + PACKET_BYTES) / elapsed_s
         if bound_bps < self._level_bps:
             # Seconds without a byte weigh as much as a transfer of many: what counts is how long the link was watched.
-            self._heard_s = now_s
+            self._heard_s = self._told_s = now_s
             self._on_rate(bound_bps, max(sent_bytes, FULL_WEIGHT_BYTES * min(1.0, elapsed_s)), now_s, over=False)
 
     def wants_probe(self, now_s: float, asked_s: float | None = None) -> bool:
-        """Whether nothing was transferred lately, a probe included. `asked_s`: see probe_wait_s."""
+        """Whether nothing that tells the rate was transferred lately, a probe included. `asked_s`: see probe_wait_s."""
         return self.probe_wait_s(now_s, asked_s) <= 0
 
     def probe_wait_s(self, now_s: float, asked_s: float | None = None) -> float:
         """Seconds until a probe is wanted. `asked_s` is when somebody last asked a question, wherever it was answered.
 
-        While questions come, silence of PROBE_AFTER_S is enough. Without them for IDLE_S the pauses grow by half:
-        an idle sensor must not spend its day's bytes on probes.
+        While questions come, silence of PROBE_AFTER_S is enough, or PROBE_UNTOLD_S of questions so short that they tell
+        nothing. Without them for IDLE_S the pauses grow by half: an idle sensor must not spend its day's bytes on probes.
         """
         if self._heard_s is None:
             return 0.0
         idle_s = self._heard_s - asked_s if asked_s is not None else 0.0
-        return self._heard_s + max(PROBE_AFTER_S, 0.5 * (idle_s - IDLE_S)) - now_s
+        longer_s = 0.5 * (idle_s - IDLE_S)
+        silent_s, untold_s = max(PROBE_AFTER_S, longer_s), max(PROBE_UNTOLD_S, longer_s)
+        return min(self._heard_s + silent_s, self._told_s + untold_s) - now_s
 
     def probe_bytes(self, now_s: float) -> int:
         """A probe's size: long enough to be read off the clock, too short to be in the way."""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from splitvlm.link.estimator import PROBE_AFTER_S, LinkEstimate, LinkEstimator
+from splitvlm.link.estimator import PROBE_AFTER_S, PROBE_UNTOLD_S, TELLING_S, LinkEstimate, LinkEstimator
 
 RTT_S = 0.04
 rates = st.floats(20e3, 200e6)
@@ -148,6 +148,24 @@ def test_it_asks_for_a_probe_when_nothing_was_sent_lately():
     send(estimator, 10_000, 1e6, 1)
     assert not estimator.wants_probe(1.5)
     assert estimator.wants_probe(1 + PROBE_AFTER_S)
+
+
+@given(st.lists(st.floats(0.003, 0.99 * TELLING_S), min_size=1, max_size=40))
+def test_questions_within_a_scheduler_s_jitter_pull_no_rate_down_and_call_for_a_probe(late_s):
+    estimator = settled(1e6)
+    for number, seconds in enumerate(late_s):
+        estimator.on_transfer(100, None, RTT_S + seconds, 0, 10 + 0.25 * number)
+    now_s = 10 + 0.25 * (len(late_s) - 1)
+    assert estimator.estimate(now_s).uplink_bps >= 0.999e6
+    assert estimator.wants_probe(now_s, now_s) == (now_s >= 10 + PROBE_UNTOLD_S)
+
+
+def test_questions_that_take_long_are_read_and_call_for_none():
+    estimator = settled(1e6)
+    for number in range(40):
+        estimator.on_transfer(100, None, RTT_S + 0.04, 0, 10 + 0.25 * number)
+    assert estimator.estimate(20).uplink_bps == pytest.approx(20e3, rel=0.01)
+    assert not estimator.wants_probe(20, 20)
 
 
 @given(rates)
