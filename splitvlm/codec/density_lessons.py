@@ -6,6 +6,7 @@ N tokens of all pictures, T of one, K columns, H hidden units, V symbols.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -41,6 +42,7 @@ SEEN: Final = 0.05  # of each symbol before any picture: none is impossible
 UNIT_BITS: Final = int(np.log2(UNIT))
 NATS_BITS: Final = int(np.log2(NATS))
 LOGIT_BITS: Final = 17  # at most: a log-likelihood below 64 stays below 2^23
+BEYOND_REACH: Final = 1 / 2048  # the share of a column's values that escape
 MOST_WEIGHT: Final = 65535  # of a band's symbols
 _TOP: Final = 127  # of int8
 _MOST_BITS: Final = 12  # of a scale
@@ -72,7 +74,7 @@ def learn(pictures: Sequence[I64], stride: int, *, steps: int = STEPS) -> Densit
     columns = min(used, MAX_COLUMNS)
     bands = _bands(np.concatenate([q_TC[:, columns:used] for q_TC in pictures]))
     q_NK = np.concatenate([q_TC[:, :columns] for q_TC in pictures])
-    reach = np.minimum(np.abs(q_NK).max(axis=0, initial=0) + 1, MAX_REACH).astype(np.int64)
+    reach = _reach(q_NK)
     if not columns:
         return Density(stride, reach, (), np.zeros((0, HIDDEN_UNITS), np.float32), (), (), np.zeros((0, 2), np.int64))
     torch.manual_seed(0)
@@ -87,6 +89,13 @@ def learn(pictures: Sequence[I64], stride: int, *, steps: int = STEPS) -> Densit
 def _used(pictures: Sequence[I64]) -> int:
     used = np.flatnonzero(np.any([q_TC.any(axis=0) for q_TC in pictures], axis=0))
     return int(used[-1]) + 1 if len(used) else 0
+
+
+def _reach(q_NK: I64) -> I64:
+    """What less of each column than BEYOND_REACH lies beyond. A symbol takes time for every token; an escape costs 5 bits."""
+    magnitudes = np.sort(np.abs(q_NK), axis=0)
+    within = math.ceil(len(q_NK) * (1 - BEYOND_REACH)) - 1
+    return magnitudes[max(0, within)].clip(1, MAX_REACH)
 
 
 def _bands(q_NK: I64) -> tuple[F32, ...]:

@@ -124,10 +124,10 @@ def quantised(x_TC: F32, transform: Transform, level: str) -> I32:
 
 
 def coefficients(x_TC: F32, transform: Transform, level: str) -> F32:
-    """y / step [T, C]."""
-    y_TC: F32 = np.matmul(x_TC - transform.mean, transform.analysis, dtype=np.float32)
-    y_TC /= np.float32(KLT_STEPS[level])
-    return y_TC
+    """y / step [T, C]. Each column in one run: so they are coded."""
+    y_CT: F32 = np.matmul(transform.analysis.T, (x_TC - transform.mean).T, dtype=np.float32)
+    y_CT /= np.float32(KLT_STEPS[level])
+    return y_CT.T
 
 
 def _quantised(x_TC: F32, transform: Transform, level: str) -> I32 | None:

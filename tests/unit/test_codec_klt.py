@@ -215,6 +215,14 @@ def test_many_tokens_have_the_stream_of_few(monkeypatch: pytest.MonkeyPatch) -> 
     assert np.array_equal(entropy.decode(blocks, *q_TK.shape, density), q_TK)
 
 
+def test_a_rare_value_widens_no_column() -> None:
+    pictures = [np.random.default_rng(seed).integers(-3, 4, size=(64, 2)) for seed in range(65)]
+    pictures[0][5] = 50
+    density = learn(pictures, 8, steps=1)
+    assert density.reach.tolist() == [3, 3]
+    assert np.array_equal(entropy.decode(entropy.encode(pictures[0], density), 64, 2, density), pictures[0])
+
+
 def test_columns_without_a_network_cost_their_entropy() -> None:
     q_TK = np.random.default_rng(8).normal(scale=SPREADS, size=(640, len(SPREADS))).round().astype(np.int64)
     q_TK[:, :MAX_COLUMNS] = 0
