@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -17,6 +18,7 @@ import yaml
 from splitvlm.crypto.authority import init_authority, issue
 from splitvlm.crypto.identity import Identity, Role, load_identity
 from splitvlm.errors import PeerUnavailable
+from splitvlm.rpc.lifecycle import LAUNCHER
 
 READY_TIMEOUT_S = 120.0  # loading and measuring a model of a gigabyte on a slow machine
 STOP_TIMEOUT_S = 20.0
@@ -96,6 +98,7 @@ class Launcher:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=stderr,
                 start_new_session=True,  # Ctrl-C reaches us only, and we stop the nodes in order
+                env=os.environ | {LAUNCHER: str(os.getpid())},
             )
         node = Node(kind, process, log)
         self.nodes.append(node)

@@ -1,9 +1,13 @@
-"""How every node starts, says that it is ready, and stops: one ready line on standard output, SIGTERM and SIGINT drain."""
+"""How every node starts, says that it is ready, and stops: one ready line on standard output, SIGTERM and SIGINT drain.
+
+A node that demo, `verify`, a benchmark or a test started ends with it, also where that was killed and can stop nothing.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any
@@ -11,6 +15,9 @@ from typing import Any
 from splitvlm.crypto.identity import Identity, load_identity
 from splitvlm.errors import ConfigError
 from splitvlm.settings import Security
+
+LAUNCHER = "SPLITVLM_LAUNCHER"  # environment: the process that a node must not outlive
+LOOK_S = 1.0
 
 
 def identity_of(security: Security) -> Identity | None:
@@ -32,15 +39,25 @@ def print_ready(kind: str, **facts: object) -> None:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[asyncio.Event]:
-    """An event that SIGTERM and SIGINT set."""
+    """An event that SIGTERM and SIGINT set, and the end of the process that started this one for itself."""
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    launcher = os.environ.get(LAUNCHER)
+    watching = loop.create_task(_end_with(launcher, stop)) if launcher else None
     try:
         yield stop
     finally:
+        if watching is not None:
+            watching.cancel()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+
+
+async def _end_with(launcher: str, stop: asyncio.Event) -> None:
+    while str(os.getppid()) == launcher:  # noqa: ASYNC110 (nothing tells of a parent's end)
+        await asyncio.sleep(LOOK_S)
+    stop.set()
 
 
 @contextlib.asynccontextmanager
