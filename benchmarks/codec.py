@@ -64,6 +64,7 @@ from splitvlm.scenes.lessons import IMAGE_START, normalised
 from splitvlm.scenes.network import VISUAL_TOKENS
 from splitvlm.scenes.questions import HELD_OUT_SEEDS, QUESTIONS_A_PICTURE, TRAINED, ask, draw
 from splitvlm.scenes.scene import Question
+from splitvlm.threads import use_threads
 
 MODEL = "scenes"
 SEED = 3  # of the held-out run: other pictures than those that levels were chosen by
@@ -75,7 +76,7 @@ class Bench:
     """The undivided model, and what each request carries beside its hidden states."""
 
     def __init__(self) -> None:
-        torch.set_num_threads(1)
+        use_threads(1)
         self.model, self.processor = load_whole(MODEL)
         self.tokenizer = self.processor.tokenizer
         self.codec = codec_of(MODEL)

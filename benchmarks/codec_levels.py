@@ -42,6 +42,7 @@ from splitvlm.codec import (
     lossy,
     outliers,
 )
+from splitvlm.threads import use_threads
 
 Row = dict[str, Any]
 LARGE = (7, 99)  # the large channels of `hidden`
@@ -155,7 +156,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--choices", action="store_true", help="also measure what the constants were chosen by")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    use_threads(1)
     rows: list[Row] = []
     for name, (x, ordinary) in features().items():
         for level in FEATURE_LEVELS:

@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import sys
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -32,6 +30,7 @@ from splitvlm.codec.lessons import learn
 from splitvlm.codec.levels import KLT_STEPS
 from splitvlm.codec.prompt import Template
 from splitvlm.domain import TOKENS
+from splitvlm.threads import use_threads
 
 CHANNELS = 576
 SIZES = {"64 x 576": (64, 8), "1088 x 576": (1088, 32)}
@@ -53,14 +52,6 @@ def codec_of(num_tokens: int, stride: int) -> Codec:
     levels = {level: learn(seen, transform, level, stride, steps=STEPS // 5, least_gain=-1.0) for level in LEVELS}
     template = Template(tuple(range(num_tokens)), (7, 8, 9), 49_280)
     return Codec({TOKENS: Basis(transform, levels, (num_tokens,), template)}, "made up")
-
-
-def on_one_core() -> None:
-    """Begin again on one core: numpy's products take as many threads as there were cores when it was loaded."""
-    cores = os.sched_getaffinity(0)
-    if len(cores) > 1:
-        os.sched_setaffinity(0, {max(cores)})
-        os.execv(sys.executable, sys.orig_argv)
 
 
 def median_ms(work: Callable[[], object], repeats: int) -> float:
@@ -102,7 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--repeats", type=int, default=15)
     options = parser.parse_args()
-    on_one_core()
+    use_threads(1)
     assert set(LEVELS) <= set(KLT_STEPS)
     result: dict[str, dict[str, dict[str, float]]] = {}
     for size, (num_tokens, stride) in SIZES.items():

@@ -22,14 +22,13 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import torch
-
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # the nodes of the tests
 
 from splitvlm.crypto.identity import Role  # noqa: E402
 from splitvlm.crypto.sealing import OVERHEAD_BYTES  # noqa: E402
 from splitvlm.scenes import held_out  # noqa: E402
+from splitvlm.threads import use_threads  # noqa: E402
 from tests.nodes import Device, Keys, cloud_node, device  # noqa: E402
 
 PLANS = ("tokens/lossless", "tokens/klt3", "image/webp50")
@@ -54,7 +53,7 @@ class Plain:
 
 
 async def run(requests: int) -> dict[str, Any]:
-    torch.set_num_threads(1)
+    use_threads(1)
     asked = [(scene.image, question.text) for scene, question in held_out(24, 5)]
     with tempfile.TemporaryDirectory() as folder:
         keys = Keys(Path(folder) / "keys")

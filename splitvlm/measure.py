@@ -33,6 +33,7 @@ from splitvlm.profiling import (
     profile_device,
 )
 from splitvlm.settings import ModelChoice
+from splitvlm.threads import use_threads
 
 SHOW_EVERY = 100  # pictures
 LENDER = "scenes"  # lends its accuracy to models whose answers mean nothing
@@ -44,8 +45,7 @@ def profile(model: ModelChoice, pictures: int, out: Path | None) -> Profiles:
     What was measured before an interruption is taken up again by the next run; after an end everything is measured anew.
     """
     say = Console(stderr=True)
-    if model.threads:
-        torch.set_num_threads(model.threads)
+    use_threads(model.threads)
     cuts = (*middle_cuts(model.name), DEVICE)
     codec = codec_of(model.name)
     say.print(f"Measuring the device's part of {model.name} ...")

@@ -156,6 +156,7 @@ def facts_of(
         "device": device,
         "dtype": model.dtype,
         "threads": torch.get_num_threads(),
+        "numpy_threads": 1,  # what was measured with more is another machine's
         "cuts": [str(cut) for cut in cuts],
         "pictures": PICTURES,
     }

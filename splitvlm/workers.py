@@ -1,4 +1,4 @@
-"""Processes that share a long computation, one torch thread each. They end with the process that started them."""
+"""Processes that share a long computation, one thread each. They end with the process that started them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any
 
-import torch
+from splitvlm.threads import use_threads
 
 LOOK_S = 1.0
 
@@ -22,7 +22,7 @@ def worker_pool(workers: int, begin: Callable[..., object] | None = None, *argum
 
 def _begin(parent: int, begin: Callable[..., object] | None, arguments: tuple[Any, ...]) -> None:
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    torch.set_num_threads(1)
+    use_threads(1)
     if begin is not None:
         begin(*arguments)
 

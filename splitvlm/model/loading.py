@@ -14,6 +14,7 @@ from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut, CutKind
 from splitvlm.errors import UsageError
 from splitvlm.model.families import family_of
 from splitvlm.model.spec import ModelSpec, cloud_stages, device_stages
+from splitvlm.threads import use_threads
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +47,7 @@ def load_device(
     """The lower part with the weights of the deepest of `cuts`, and no others. Raises UsageError."""
     from splitvlm.model.parts import DevicePart
 
-    _set_threads(threads)
+    use_threads(threads)
     source, spec = _known(name)
     _check(spec, cuts)
     deepest = max(cuts, key=lambda cut: cut.depth)
@@ -61,7 +62,7 @@ def load_cloud(
     """The upper part with the weights that the shallowest of `cuts` needs, and no others. Raises UsageError."""
     from splitvlm.model.parts import CloudPart
 
-    _set_threads(threads)
+    use_threads(threads)
     source, spec = _known(name)
     _check(spec, cuts)
     shallowest = min(cuts, key=lambda cut: cut.depth)
@@ -74,7 +75,7 @@ def load_whole(
     name: str, *, device: str = "cpu", dtype: str = "float32", threads: int | None = None
 ) -> tuple[Any, Any]:
     """transformers' own undivided model and the processor, for `generate`. Raises UsageError."""
-    _set_threads(threads)
+    use_threads(threads)
     source, _ = _known(name)
     return source.whole(_torch_device(device), _torch_dtype(dtype)), source.processor()
 
@@ -110,13 +111,6 @@ def _check(spec: ModelSpec, cuts: Sequence[Cut]) -> None:
         raise UsageError("No cut was named.", advice="Name at least one cut that this node serves.")
     for cut in cuts:
         spec.check(cut)
-
-
-def _set_threads(threads: int | None) -> None:
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
 
 
 def _torch_device(device: str) -> torch.device:
