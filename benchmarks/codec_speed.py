@@ -1,4 +1,4 @@
-"""Seconds and memory of the calibrated levels, on one core. The last line is JSON.
+"""Seconds and memory of the calibrated levels, in one thread. The last line is JSON.
 
     python benchmarks/codec_speed.py [--repeats N]
 

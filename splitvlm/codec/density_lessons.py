@@ -92,7 +92,7 @@ def _used(pictures: Sequence[I64]) -> int:
 
 
 def _reach(q_NK: I64) -> I64:
-    """What less of each column than BEYOND_REACH lies beyond. A symbol takes time for every token; an escape costs 5 bits."""
+    """What less of each column than BEYOND_REACH lies beyond. A symbol takes time for every token, an escape 5 bits more."""
     magnitudes = np.sort(np.abs(q_NK), axis=0)
     within = math.ceil(len(q_NK) * (1 - BEYOND_REACH)) - 1
     reach: I64 = magnitudes[max(0, within)].clip(1, MAX_REACH)
