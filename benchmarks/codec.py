@@ -1,6 +1,6 @@
 """What answers cost in bytes: this codec against plain quantisers at three cuts, and against pictures. The last line is JSON.
 
-    python benchmarks/codec.py [--questions N] [--jobs J] [--cuts CUT,CUT] [--store FILE] [--plot FILE]
+    python benchmarks/codec.py [--questions N] [--jobs J] [--cuts CUT,CUT] [--coders NAME,NAME] [--store FILE] [--plot FILE]
 
 Model: the embedded one, undivided, with a coder put in where the cut would be: what is coded is decoded again before the
 rest of the model sees it. Questions: held out, four to a picture. An answer is right when each of its tokens is the likeliest
@@ -271,20 +271,28 @@ def everything() -> set[Setting]:
     return {*of_features, *(setting for setting, *_ in picture_settings())}
 
 
+def _chosen(settings: set[Setting], part: str, names: str | None, parser: argparse.ArgumentParser) -> set[Setting]:
+    """Those whose cut or coder is among the names. Ends the program where there are none of a name."""
+    known = sorted({getattr(one, part) for one in settings})
+    wanted = names.split(",") if names else known
+    unknown = sorted(set(wanted) - set(known))
+    if unknown:
+        parser.error(f"no such {part} as {', '.join(unknown)}. There are: {', '.join(known)}.")
+    return {one for one in settings if getattr(one, part) in wanted}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--questions", type=int, default=5000)
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--cuts", help="of image, vision:k, tokens, lm:k those to measure")
+    parser.add_argument("--coders", help="of splitvlm, jpeg, ... those to measure")
     parser.add_argument("--store", type=Path, help="file of what was measured: a run that was stopped goes on")
     parser.add_argument("--plot", type=Path, default=Path("out/codec.png"))
     options = parser.parse_args()
-    chosen = options.cuts.split(",") if options.cuts else None
-    settings = {setting for setting in everything() if chosen is None or setting.cut in chosen}
-    unknown = set(chosen or ()) - {setting.cut for setting in settings}
-    if unknown:
-        known = ", ".join(sorted({setting.cut for setting in everything()}))
-        parser.error(f"--cuts {options.cuts}: no such cut as {', '.join(sorted(unknown))}. There are {known}.")
+    settings = everything()
+    for option, part in (("cuts", "cut"), ("coders", "coder")):
+        settings = _chosen(settings, part, getattr(options, option), parser)
     pictures = math.ceil(options.questions / QUESTIONS_A_PICTURE)
     about = {
         "seed": SEED,

@@ -12,6 +12,7 @@ from PIL import Image
 
 from splitvlm.codec.calibration import FILE, write
 from splitvlm.codec.codec import Codec
+from splitvlm.codec.density_lessons import STEPS
 from splitvlm.codec.klt import Basis, transform_of
 from splitvlm.codec.lessons import learn
 from splitvlm.codec.levels import KLT_STEPS
@@ -31,7 +32,7 @@ OTHER_QUESTIONS = ("how many?", "Is it day", "7", "(a) or b")
 """That begin and end differently: what their prompts have in common is the model's template."""
 SEED = 10_000  # of the drawn pictures: others than those of profiles
 Array = np.ndarray[Any, Any]
-MOST_TOKENS = 80_000  # that densities are learned from: what more of them gain is below a percent
+MOST_TOKENS = 240_000  # that densities are learned from: what more of them gain is below a percent
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 TOKENS_PER_CHANNEL = 4  # fewer make a covariance of noise
 LANGUAGE_UNIT = 0.104
@@ -44,8 +45,10 @@ def codec_of(model: str) -> Codec:
     return Codec.from_file(model_file(model, FILE))
 
 
-def calibrate(model: str, images: Path | None, number: int, workers: int = 1) -> Path:
+def calibrate(model: str, images: Path | None, number: int, workers: int = 1, steps: int = STEPS) -> Path:
     """Learn transform and densities at the middle cuts and at `tokens` from so many pictures; writes them beside the weights.
+
+    steps: of the training of each network.
 
     Raises UsageError.
     """
@@ -61,7 +64,7 @@ def calibrate(model: str, images: Path | None, number: int, workers: int = 1) ->
         features = [part.lower(*one, cut).boundary[HIDDEN].float().numpy() for one in asked]
         unit = LANGUAGE_UNIT if cut.kind is CutKind.LM else 1.0
         stride = _stride(part, cut, features[0], asked[0])
-        bases[cut] = _basis(features, stride, sensitivity(model, asked, cut), unit, template, workers)
+        bases[cut] = _basis(features, stride, sensitivity(model, asked, cut), unit, template, workers, steps)
     path = folder / FILE
     write(path, bases)
     return path
@@ -80,8 +83,9 @@ def _stride(part: DevicePart, cut: Cut, features: Array, one: tuple[Image.Image,
 
 
 def _basis(
-    features: Sequence[Array], stride: int, sensitivity_CC: Array, unit: float, template: Template, workers: int
-) -> Basis:
+    features: Sequence[Array], stride: int, sensitivity_CC: Array, unit: float, template: Template, workers: int,
+    steps: int,
+) -> Basis:  # fmt: skip
     stacked = [one.reshape(-1, one.shape[-1]) for one in features]
     x_NC = np.concatenate(stacked) if stacked else np.empty((0, 1), np.float32)
     if len(x_NC) < TOKENS_PER_CHANNEL * x_NC.shape[1]:
@@ -92,7 +96,7 @@ def _basis(
     transform = transform_of(x_NC, sensitivity_CC, unit)
     seen = stacked[: max(1, MOST_TOKENS * len(stacked) // len(x_NC))]
     with worker_pool(workers) as pool:
-        learning = {level: pool.submit(learn, seen, transform, level, stride) for level in KLT_STEPS}
+        learning = {level: pool.submit(learn, seen, transform, level, stride, steps=steps) for level in KLT_STEPS}
         levels = {level: future.result() for level, future in learning.items()}
     shapes = {one.shape[:-1] for one in features}
     return Basis(transform, levels, shapes.pop() if len(shapes) == 1 else (), template)

@@ -211,14 +211,14 @@ def calibrate(
     model: Annotated[str, typer.Argument(help="Hugging Face id or folder, or scenes")] = "scenes",
     images: Annotated[Path | None, typer.Option(help="folder of pictures like those that will be asked about")] = None,
     number: Annotated[int, typer.Option(min=1, max=100_000, help="of pictures, at most")] = 300,
+    steps: Annotated[int, typer.Option(min=1, max=100_000, help="of training; twice as many save some percent")] = 3000,
     workers: Annotated[int | None, typer.Option(min=1, help="processes; by default one for each core")] = None,
 ) -> None:
     """Learn the codec's calibrated levels for a model from pictures without labels."""
     from splitvlm.calibration import calibrate as learn
 
-    print(
-        f"Calibration written to {learn(model, images, number, workers or os.cpu_count() or 1)}. Give every node the same file."
-    )
+    path = learn(model, images, number, workers or os.cpu_count() or 1, steps)
+    print(f"Calibration written to {path}. Give every node the same file.")
 
 
 @app.command()

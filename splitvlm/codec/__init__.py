@@ -11,7 +11,9 @@
     packing.py    codes of 2 to 16 bits as bytes
     quantise.py   groups of values on a uniform grid, and the law of their error
     klt.py        a float tensor in a calibrated basis
-    density.py, entropy.py        how likely each of its values is; the range coder's stream
+    grid.py       where tokens stand: order of coding, neighbours, places in a picture
+    density.py, context.py        how likely each of its values is: networks; what they are told on the way
+    entropy.py    the range coder's stream
     gaps.py       where the values stand in a long band that is zero nearly everywhere
     restoring.py  where the receiver says that what was rounded lay
     prompt.py     a prompt's ids beside it, less the model's template

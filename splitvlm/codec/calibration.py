@@ -19,18 +19,20 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save_file
 
-from splitvlm.codec.density import HIDDEN_UNITS, MAX_COLUMNS, MAX_REACH, NEIGHBOURS, Density
+from splitvlm.codec.density import MAX_COLUMNS, MAX_REACH, Density, rows_of, units_of
+from splitvlm.codec.grid import PLACES
 from splitvlm.codec.klt import Basis, Learned, Transform
 from splitvlm.codec.levels import KLT_STEPS
 from splitvlm.codec.prompt import LARGEST_VOCABULARY, Template
 from splitvlm.codec.restoring import HIDDEN_UNITS as HIDDEN_OF_RESTORER
+from splitvlm.codec.restoring import TOKENS as TOKENS_OF_RESTORER
 from splitvlm.codec.restoring import Restorer
 from splitvlm.domain import Cut
 from splitvlm.errors import UsageError
 
 FILE = "calibration.safetensors"
 MOST_TOKENS = 1 << 20  # of a boundary: no known model has as many
-_PARTS = ("first", "first_bias", "second", "second_bias", "third", "third_bias")
+_PARTS = ("first", "first_bias", "places", "second", "second_bias", "third", "third_bias")
 _RESTORER = tuple(f"restorer_{part}" for part in _PARTS)
 Tensors = dict[str, np.ndarray]  # type: ignore[type-arg]
 
@@ -94,9 +96,12 @@ def _learned(tensors: Tensors, prefix: str, channels: int) -> Learned:
     if f"{prefix}.{_RESTORER[0]}" not in tensors:
         return Learned(density, centres)
     parts = [tensors[f"{prefix}.{part}"].astype(np.float32) for part in _RESTORER]
-    restorer = Restorer(density.stride, *parts)
+    restorer = Restorer(density.stride, density.rows, *parts)
     seen, restored, hidden = restorer.first.shape[1], restorer.columns, HIDDEN_OF_RESTORER
-    shapes = [(NEIGHBOURS, seen, hidden), (hidden,), (hidden, hidden), (hidden,), (hidden, restored), (restored,)]
+    shapes = [
+        (TOKENS_OF_RESTORER, seen, hidden), (hidden,), (PLACES if density.rows else 0, hidden),
+        (hidden, hidden), (hidden,), (hidden, restored), (restored,),
+    ]  # fmt: skip
     if [part.shape for part in parts] != shapes or max(seen, restored) > channels or not all(map(_finite, parts)):
         raise ValueError(prefix)
     return Learned(density, centres, restorer)
@@ -108,10 +113,10 @@ def _finite(array: np.ndarray) -> bool:  # type: ignore[type-arg]
 
 def _stored(density: Density) -> Tensors:
     return {
-        "stride": np.array([density.stride], np.int32),
+        "grid": np.array([density.stride, density.rows], np.int32),
         "reach": density.reach.astype(np.uint8),
         "first": _joined(density.first, np.int8),
-        "first_bias": density.first_bias.astype(np.int32),
+        "first_bias": _joined(density.first_bias, np.int32),
         "second": _joined(density.second, np.int8),
         "second_bias": _joined(density.second_bias, np.int32),
         "shifts": density.shifts.astype(np.int8),
@@ -126,28 +131,28 @@ def _joined(parts: tuple[np.ndarray, ...], dtype: type) -> np.ndarray:  # type: 
 
 def _density(tensors: Tensors, prefix: str) -> Density:
     """Raises KeyError, and ValueError for sizes that do not fit each other."""
-    names = ("stride", "reach", "first", "second", "second_bias", "shifts", "band_reach", "bands")
+    names = ("grid", "reach", "first", "first_bias", "second", "second_bias", "shifts", "band_reach", "bands")
     of = {name: tensors[f"{prefix}.{name}"] for name in names}
     reach = of["reach"].astype(np.int64)
-    columns = len(reach)
-    first_bias = tensors[f"{prefix}.first_bias"].astype(np.float32).reshape(columns, HIDDEN_UNITS)
+    stride, rows = of["grid"].tolist()
     if (
-        columns > MAX_COLUMNS
+        len(reach) > MAX_COLUMNS
         or reach.max(initial=0) > MAX_REACH
-        or not 1 <= int(of["stride"][0]) < 2**16
+        or not (1 <= stride < 2**16 and 0 <= rows < 2**16)
         or not of["bands"].all()
     ):
         raise ValueError(prefix)
-    inputs = [NEIGHBOURS * column for column in range(columns)]
+    units = [units_of(column) for column in range(len(reach))]
     symbols = (2 * reach + 2).tolist()
     return Density(
-        stride=int(of["stride"][0]),
+        stride=stride,
+        rows=rows,
         reach=reach,
-        first=_divided(of["first"], [(size, HIDDEN_UNITS) for size in inputs]),
-        first_bias=first_bias,
-        second=_divided(of["second"], [(HIDDEN_UNITS, size) for size in symbols]),
+        first=_divided(of["first"], [(rows_of(column, rows), size) for column, size in enumerate(units)]),
+        first_bias=_divided(of["first_bias"], [(size,) for size in units]),
+        second=_divided(of["second"], list(zip(units, symbols, strict=True))),
         second_bias=_divided(of["second_bias"], [(size,) for size in symbols]),
-        shifts=of["shifts"].astype(np.int64).reshape(columns, 2),
+        shifts=of["shifts"].astype(np.int64).reshape(len(reach), 2),
         bands=_divided(of["bands"], [(2 * reach + 2,) for reach in of["band_reach"].tolist()]),
     )
 

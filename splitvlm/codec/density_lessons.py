@@ -1,14 +1,14 @@
 """Learns a level's density (density.py) from the coefficients of unlabelled pictures: cross-entropy, then whole numbers.
 
 Seeded: the same coefficients give the same density on one machine.
-N tokens of all pictures, T of one, K columns, H hidden units, V symbols.
+N tokens of all pictures, T of one, K columns, X inputs, H hidden units, V symbols.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -18,17 +18,21 @@ from torch import nn
 from torch.nn import functional
 
 from splitvlm.codec.density import (
+    AROUND,
     BAND,
-    HIDDEN_UNITS,
+    BETWEEN,
     LARGEST_HIDDEN,
+    LEADING,
     MAX_COLUMNS,
     MAX_REACH,
     NATS,
-    NEIGHBOURS,
+    SECOND,
     Density,
     companded,
-    offsets,
+    inputs_of,
+    units_of,
 )
+from splitvlm.codec.grid import Grid, grid_of, rows_in
 
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
@@ -48,24 +52,45 @@ _TOP: Final = 127  # of int8
 _MOST_BITS: Final = 12  # of a scale
 
 
-class Student(nn.Module):
-    """All columns at once: a block of H hidden units for each, which sees the columns before it only."""
+class Part(nn.Module):
+    """Columns with networks of one size, all at once: a block of H hidden units for each, which sees the columns before it."""
 
-    def __init__(self, columns: int, symbols: int) -> None:
+    def __init__(self, columns: range, rows: int, symbols: int) -> None:
         super().__init__()
         self.columns = columns
-        self.first = nn.Parameter(torch.randn(columns, NEIGHBOURS, columns * HIDDEN_UNITS) * 0.05)
-        self.first_bias = nn.Parameter(torch.zeros(columns, HIDDEN_UNITS))
-        self.second = nn.Parameter(torch.randn(columns, HIDDEN_UNITS, symbols) * 0.05)
-        self.second_bias = nn.Parameter(torch.zeros(columns, symbols))
-        before = torch.arange(columns)[:, None] < torch.arange(columns)[None]
-        self.sees = before.repeat_interleave(HIDDEN_UNITS, dim=1).float()[:, None]
+        self.units = units_of(columns.start)
+        told = torch.tensor([inputs_of(column, rows) for column in columns])
+        most = int(told[-1])
+        self.first = nn.Parameter(torch.randn(most, len(columns) * self.units) * 0.05)
+        self.first_bias = nn.Parameter(torch.zeros(len(columns), self.units))
+        self.second = nn.Parameter(torch.randn(len(columns), self.units, symbols) * 0.05)
+        self.second_bias = nn.Parameter(torch.zeros(len(columns), symbols))
+        if columns.start < LEADING:
+            self.between = nn.Parameter(torch.randn(len(columns), BETWEEN, self.units) * 0.05)
+        self.sees = (torch.arange(most)[:, None] < told[None]).repeat_interleave(self.units, dim=1).float()
 
-    def forward(self, x_NKO: torch.Tensor) -> torch.Tensor:
-        """[N, K, V] from inputs of N tokens."""
-        first = (self.first * self.sees).flatten(0, 1)
-        hidden = (x_NKO.flatten(1) @ first).unflatten(1, (self.columns, HIDDEN_UNITS)) + self.first_bias
-        return torch.einsum("nkh,khv->nkv", functional.relu(hidden), self.second) + self.second_bias
+    def hidden(self, known: Known) -> torch.Tensor:
+        """[N, columns, H]."""
+        sums = known.inputs_NX[:, : len(self.sees)] @ (self.first * self.sees)
+        sums = sums.unflatten(1, (len(self.columns), self.units)) + self.first_bias
+        if self.columns.start < LEADING:
+            sums = sums + torch.einsum("ncx,cxh->nch", known.between_NCX, self.between)
+        return functional.relu(sums)
+
+    def forward(self, known: Known) -> torch.Tensor:
+        """[N, columns, V]."""
+        return torch.einsum("nch,chv->ncv", self.hidden(known), self.second) + self.second_bias
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the networks are told of N tokens: `inputs_of` all columns, and what leading columns C see in a second pass."""
+
+    inputs_NX: torch.Tensor
+    between_NCX: torch.Tensor
+
+    def __getitem__(self, tokens: torch.Tensor | slice) -> Known:
+        return Known(self.inputs_NX[tokens], self.between_NCX[tokens])
 
 
 def learn(pictures: Sequence[I64], stride: int, *, steps: int = STEPS) -> Density:
@@ -73,17 +98,19 @@ def learn(pictures: Sequence[I64], stride: int, *, steps: int = STEPS) -> Densit
     used = _used(pictures)
     columns = min(used, MAX_COLUMNS)
     bands = _bands(np.concatenate([q_TC[:, columns:used] for q_TC in pictures]))
-    q_NK = np.concatenate([q_TC[:, :columns] for q_TC in pictures])
+    rows = rows_in(map(len, pictures), stride)
+    known, q_NK = _known([q_TC[:, :columns] for q_TC in pictures], stride, rows)
     reach = _reach(q_NK)
-    if not columns:
-        return Density(stride, reach, (), np.zeros((0, HIDDEN_UNITS), np.float32), (), (), np.zeros((0, 2), np.int64))
-    torch.manual_seed(0)
-    inputs = torch.from_numpy(np.concatenate([_inputs(q_TC[:, :columns], stride) for q_TC in pictures]))
     symbols = torch.from_numpy(np.where(np.abs(q_NK) <= reach, q_NK + reach, 2 * reach + 1))
-    student = Student(columns, 2 * int(reach.max()) + 2)
-    student.second_bias.data = _prior(symbols, reach)
-    _train(student, inputs, symbols, steps)
-    return replace(_whole(student, inputs, reach, stride), bands=bands)
+    torch.manual_seed(0)
+    parts = []
+    for some in (range(min(LEADING, columns)), range(LEADING, columns)):
+        if len(some):
+            part = Part(some, rows, 2 * int(reach[some].max()) + 2)
+            part.second_bias.data = _prior(symbols[:, some], reach[some])
+            _train(part, known, symbols[:, some], steps)
+            parts.append(part)
+    return replace(_whole(parts, known, reach, stride, rows), bands=bands)
 
 
 def _used(pictures: Sequence[I64]) -> int:
@@ -111,12 +138,35 @@ def _histogram(q_NB: I64) -> F32:
     return weights_V
 
 
-def _inputs(q_TK: I64, stride: int) -> npt.NDArray[np.float32]:
-    """[T, K, O]: every column of every neighbour, zero beyond the ends."""
-    margin = max(1, stride)
-    padded = np.pad(companded(q_TK), ((margin, margin), (0, 0))) / np.float32(UNIT)
-    shifted = [padded[margin + offset : margin + offset + len(q_TK)] for offset in offsets(stride)]
-    return np.stack(shifted, axis=-1)
+def _known(pictures: Sequence[I64], stride: int, rows: int) -> tuple[Known, I64]:
+    """Of all tokens, in the order of coding; and their coefficients [N, K] in that order."""
+    told, between, coded = [], [], []
+    for q_TK in pictures:
+        grid = grid_of(len(q_TK), stride, rows)
+        q_TK = q_TK[grid.order]
+        columns_KT = np.pad(companded(q_TK.T), ((0, 0), (0, 1)))
+        around_KOT = columns_KT[:AROUND, grid.neighbours]
+        inputs: list[F32] = [grid.places]
+        for column, column_T in enumerate(columns_KT):
+            inputs.append(column_T[None, :-1])
+            inputs += [around_KOT[column]] if column < AROUND else []
+        told.append(np.concatenate(inputs).T)
+        between.append(_between(columns_KT[:LEADING], grid))
+        coded.append(q_TK)
+    scale = np.float32(1 / UNIT)
+    inputs_NX, between_NCX = np.concatenate(told) * scale, np.concatenate(between) * scale
+    return Known(torch.from_numpy(inputs_NX), torch.from_numpy(between_NCX)), np.concatenate(coded)
+
+
+def _between(columns_CT: F32, grid: Grid) -> F32:
+    """[T, C, BETWEEN], zero in the first pass. What is given ends with what is not there."""
+    told_first = columns_CT.copy()
+    told_first[:, grid.num_first :] = 0
+    between = np.zeros((len(grid.order), len(columns_CT), BETWEEN), np.float32)
+    second = slice(grid.num_first, None)
+    between[second, :, 0] = SECOND
+    between[second, :, 1:] = told_first[:, grid.neighbours[:, second]].transpose(2, 0, 1)
+    return between
 
 
 def _prior(symbols_NK: torch.Tensor, reach: I64) -> torch.Tensor:
@@ -130,41 +180,42 @@ def _prior(symbols_NK: torch.Tensor, reach: I64) -> torch.Tensor:
     return shares
 
 
-def _train(student: Student, inputs: torch.Tensor, symbols: torch.Tensor, steps: int) -> None:
-    optimizer = torch.optim.AdamW(student.parameters(), lr=RATE, weight_decay=DECAY)
+def _train(part: Part, known: Known, symbols_NC: torch.Tensor, steps: int) -> None:
+    optimizer = torch.optim.AdamW(part.parameters(), lr=RATE, weight_decay=DECAY)
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = RATE * (1 - step / steps)
-        chosen = torch.randint(0, len(inputs), (BATCH,))
-        logits = student(inputs[chosen])
-        loss = functional.cross_entropy(logits.flatten(0, 1), symbols[chosen].flatten(), reduction="sum") / BATCH
+        chosen = torch.randint(0, len(symbols_NC), (BATCH,))
+        logits = part(known[chosen])
+        loss = functional.cross_entropy(logits.flatten(0, 1), symbols_NC[chosen].flatten(), reduction="sum") / BATCH
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
 
 
 @torch.no_grad()
-def _whole(student: Student, inputs: torch.Tensor, reach: I64, stride: int) -> Density:
+def _whole(parts: Sequence[Part], known: Known, reach: I64, stride: int, rows: int) -> Density:
     """Each matrix scaled by a power of two to fill eight bits, biases and shifts to match."""
-    first = (student.first * student.sees).unflatten(2, (student.columns, HIDDEN_UNITS))
-    sample = inputs[:: max(1, len(inputs) // 4096)]
-    parts: dict[str, list[Any]] = {"first": [], "first_bias": [], "second": [], "second_bias": [], "shifts": []}
-    for column, reaches in enumerate(reach.tolist()):
-        seen = first[:column, :, column].flatten(0, 1)
-        hidden = functional.relu(sample[:, :column].flatten(1) @ seen + student.first_bias[column])
-        outer, inner = _scale(seen), _power(LARGEST_HIDDEN / max(float(hidden.max()), 1e-6))
-        inner = min(inner, outer + UNIT_BITS)
-        second = student.second[column, :, : 2 * reaches + 2]
-        final = max(min(_scale(second), LOGIT_BITS - inner), NATS_BITS - inner)
-        parts["first"].append(_rounded(seen, outer))
-        parts["first_bias"].append(_rounded(student.first_bias[column], outer + UNIT_BITS))
-        parts["second"].append(_rounded(second, final))
-        parts["second_bias"].append(_rounded(student.second_bias[column, : 2 * reaches + 2], final + inner))
-        parts["shifts"].append((outer + UNIT_BITS - inner, final + inner - NATS_BITS))
-    return Density(
-        stride, reach, tuple(parts["first"]), np.stack(parts["first_bias"]), tuple(parts["second"]),
-        tuple(parts["second_bias"]), np.array(parts["shifts"], np.int64),
-    )  # fmt: skip
+    sample = known[:: max(1, len(known.inputs_NX) // 4096)]
+    whole: dict[str, list[Any]] = {"first": [], "first_bias": [], "second": [], "second_bias": [], "shifts": []}
+    for part in parts:
+        largest = part.hidden(sample).amax(dim=(0, 2)).tolist()
+        for place, column in enumerate(part.columns):
+            seen = part.first[: inputs_of(column, rows)].unflatten(1, (-1, part.units))[:, place]
+            if column < LEADING:
+                seen = torch.cat((seen, part.between[place]))
+            outer, inner = _scale(seen), _power(LARGEST_HIDDEN / max(largest[place], 1e-6))
+            inner = min(inner, outer + UNIT_BITS)
+            symbols = 2 * int(reach[column]) + 2
+            second = part.second[place, :, :symbols]
+            final = max(min(_scale(second), LOGIT_BITS - inner), NATS_BITS - inner)
+            whole["first"].append(_rounded(seen, outer))
+            whole["first_bias"].append(_rounded(part.first_bias[place], outer + UNIT_BITS))
+            whole["second"].append(_rounded(second, final))
+            whole["second_bias"].append(_rounded(part.second_bias[place, :symbols], final + inner))
+            whole["shifts"].append((outer + UNIT_BITS - inner, final + inner - NATS_BITS))
+    shifts = np.array(whole.pop("shifts"), np.int64).reshape(-1, 2)
+    return Density(stride, rows, reach, **{name: tuple(matrices) for name, matrices in whole.items()}, shifts=shifts)
 
 
 def _power(scale: float) -> int:

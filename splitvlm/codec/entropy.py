@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from splitvlm.codec import gaps
-from splitvlm.codec.density import F32, Context, Density
+from splitvlm.codec.context import Context
+from splitvlm.codec.density import F32, Density
 from splitvlm.codec.header import malformed
 
 Whole = npt.NDArray[np.signedinteger[Any]]
@@ -35,9 +36,11 @@ def encode(q_TK: Whole, density: Density) -> bytes:
     coder = constriction.stream.queue.RangeEncoder()
     context = Context(density, len(q_TK))
     for column in range(min(density.columns, q_TK.shape[1])):
-        q_T = q_TK[:, column]
-        _encode_values(coder, q_T, int(density.reach[column]), _FAMILY, context.weights(column))
-        context.learn(column, q_T)
+        q_T = q_TK[:, column][context.grid.order]
+        for tokens in context.passes(column):
+            weights_TV = context.weights(column, tokens)
+            _encode_values(coder, q_T[tokens], int(density.reach[column]), _FAMILY, weights_TV)
+            context.learn(column, tokens, q_T[tokens])
     for start, stop, weights_V in density.shared(q_TK.shape[1]):
         q_N = q_TK[:, start:stop].T.reshape(-1)
         if gaps.pays(len(q_TK), len(q_N), weights_V):
@@ -55,8 +58,11 @@ def decode(data: bytes, num_tokens: int, columns: int, density: Density) -> Whol
     q_KT = np.empty((columns, num_tokens), np.int32)
     try:
         for column in range(min(density.columns, columns)):
-            q_KT[column] = _decode_values(coder, int(density.reach[column]), _FAMILY, context.weights(column))
-            context.learn(column, q_KT[column])
+            for tokens in context.passes(column):
+                weights_TV = context.weights(column, tokens)
+                q_T = _decode_values(coder, int(density.reach[column]), _FAMILY, weights_TV)
+                context.learn(column, tokens, q_T)
+                q_KT[column, context.grid.order[tokens]] = q_T
         for start, stop, weights_V in density.shared(columns):
             count = num_tokens * (stop - start)
             if gaps.pays(num_tokens, count, weights_V):

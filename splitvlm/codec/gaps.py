@@ -15,7 +15,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from splitvlm.codec.density import F32, MANY_TOKENS
+from splitvlm.codec.context import MANY_TOKENS
+from splitvlm.codec.density import F32
 
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]

@@ -26,12 +26,14 @@ KLT_STEPS: dict[str, float] = {
     "klt5": 3.0,
     "klt6": 3.75,
     "klt7": 4.5,
+    "klt8": 5.25,
 }
 """Steps of the calibrated levels, in units of the weighted features (klt.py). For calibrated boundaries only."""
 
-KLT_FORMAT = 6
+KLT_FORMAT = 7
 """Of a calibrated body. 1 was zstandard in segments of columns; 2 had no bands, and escapes of 16 bits; 3 no centres and no
-short form; 4 no restorers, and all ids of a prompt; 5 no gaps (gaps.py)."""
+short form; 4 no restorers, and all ids of a prompt; 5 no gaps (gaps.py);
+6 one pass through every column, and no places (grid.py)."""
 
 SMALL, SMALLER = 5 / 8, 3 / 8
 PICTURE_FORMATS: dict[str, tuple[str, int, float]] = {

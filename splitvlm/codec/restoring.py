@@ -1,6 +1,6 @@
 """Where in its cell a quantised coefficient most likely lay, given all others: a small network that the receiver runs.
 
-    x = companded(q[neighbours, columns < COLUMNS]) / 16     r = relu(relu(x · W1 + b1) · W2 + b2) · W3 + b3
+    x = places, companded(q[neighbours, columns < COLUMNS]) / 16     r = relu(relu(x · W1 + b1) · W2 + b2) · W3 + b3
     y / step = q restored at its centre (klt.py) + r, kept within the cell of q
 
 Coefficients are decorrelated, not independent: what the coarser ones say of a token and of the tokens around it narrows down
@@ -18,22 +18,26 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from splitvlm.codec.density import COMPANDING, F32, companded, offsets
+from splitvlm.codec.density import COMPANDING, F32, companded
+from splitvlm.codec.grid import offsets, places_of
 
 COLUMNS: Final = 64  # that are seen
 RESTORED: Final = 96  # columns; those after them bear too little
 HIDDEN_UNITS: Final = 96
+TOKENS: Final = 5  # that are seen: the token itself, the one before, after, above, below
 UNIT: Final = np.float32(2 * COMPANDING)  # what the inputs are divided by
 Whole = npt.NDArray[np.signedinteger[Any]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Restorer:
-    """W1 [neighbours, K, H], W2 [H, H], W3 [H, R], and their biases."""
+    """W1 [TOKENS, K, H], W2 [H, H], W3 [H, R], and their biases; those of W1 with weights [PLACES, H] of a token's place."""
 
     stride: int  # tokens from one to that below it
+    rows: int  # of tokens in a picture; 0: tokens have no place that is known beforehand
     first: F32
     first_bias: F32
+    places: F32  # [0, H] without rows
     second: F32
     second_bias: F32
     third: F32
@@ -47,8 +51,10 @@ class Restorer:
         """r [T, R] from the columns that were sent, in cells. Each column in one run."""
         x_KT = companded(q_TK[:, : self.first.shape[1]].T)
         x_KT /= UNIT
-        h_HT = np.repeat(self.first_bias[:, None], x_KT.shape[1], axis=1)
-        for place, offset in enumerate(offsets(self.stride)):
+        places_PT = places_of(x_KT.shape[1], self.stride, self.rows)
+        h_HT: F32 = np.matmul(self.places.T, places_PT / UNIT, dtype=np.float32)
+        h_HT += self.first_bias[:, None]
+        for place, offset in enumerate((0, *offsets(self.stride))):
             seen, by = _overlap(x_KT.shape[1], offset)
             h_HT[:, by] += self.first[place, : len(x_KT)].T @ x_KT[:, seen]
         np.maximum(h_HT, 0, out=h_HT)

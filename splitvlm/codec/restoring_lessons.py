@@ -14,8 +14,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from splitvlm.codec.density import F32, NEIGHBOURS, companded, offsets
-from splitvlm.codec.restoring import COLUMNS, HIDDEN_UNITS, RESTORED, UNIT, Restorer
+from splitvlm.codec.density import F32, companded
+from splitvlm.codec.grid import PLACES, offsets, places_of, rows_in
+from splitvlm.codec.restoring import COLUMNS, HIDDEN_UNITS, RESTORED, TOKENS, UNIT, Restorer
 
 STEPS: Final = 3000
 BATCH: Final = 1024  # tokens
@@ -28,9 +29,9 @@ Whole = npt.NDArray[np.signedinteger[Any]]
 
 
 class Student(nn.Module):
-    def __init__(self, seen: int, restored: int) -> None:
+    def __init__(self, seen: int, places: int, restored: int) -> None:
         super().__init__()
-        self.first = nn.Linear(NEIGHBOURS * seen, HIDDEN_UNITS)
+        self.first = nn.Linear(TOKENS * seen + places, HIDDEN_UNITS)
         self.second = nn.Linear(HIDDEN_UNITS, HIDDEN_UNITS)
         self.third = nn.Linear(HIDDEN_UNITS, restored)
         nn.init.zeros_(self.third.weight)
@@ -49,52 +50,55 @@ def learn(
     torch.manual_seed(0)
     held = pictures[HELD_OUT - 1 :: HELD_OUT]
     taught = [one for place, one in enumerate(pictures) if place % HELD_OUT != HELD_OUT - 1]
-    student = Student(seen, restored)
-    inputs, left = _stacked(taught, stride, seen, restored)
-    _train(student, inputs, left, steps)
+    rows = rows_in((len(q_TC) for q_TC, _ in pictures), stride)
+    student = Student(seen, PLACES if rows else 0, restored)
+    inputs, left = _stacked(taught, stride, rows, seen, restored)
+    _train(student, inputs, left, slice(seen, TOKENS * seen), steps)
     if held:
-        inputs, left = _stacked(held, stride, seen, restored)
+        inputs, left = _stacked(held, stride, rows, seen, restored)
         with torch.no_grad():
             after = float((left - student(inputs)).square().mean())
         if after > (1 - least_gain) * float(left.square().mean()):
             return None
-    first = student.first.weight.detach().T.unflatten(0, (NEIGHBOURS, seen))
-    rest = (
+    first_XH = student.first.weight.T
+    parts = (
+        first_XH[: TOKENS * seen].unflatten(0, (TOKENS, seen)),
         student.first.bias,
+        first_XH[TOKENS * seen :],
         student.second.weight.T,
         student.second.bias,
         student.third.weight.T,
         student.third.bias,
     )
-    return Restorer(stride, *(np.ascontiguousarray(part.detach().numpy()) for part in (first, *rest)))
+    return Restorer(stride, rows, *(np.ascontiguousarray(part.detach().numpy()) for part in parts))
 
 
 def _stacked(
-    pictures: Sequence[tuple[Whole, F32]], stride: int, seen: int, restored: int
+    pictures: Sequence[tuple[Whole, F32]], stride: int, rows: int, seen: int, restored: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """[N, neighbours · K] and [N, R]."""
-    inputs = np.concatenate([_inputs(q_TC[:, :seen], stride) for q_TC, _ in pictures])
+    """[N, X] and [N, R]."""
+    inputs = np.concatenate([_inputs(q_TC[:, :seen], stride, rows) for q_TC, _ in pictures])
     return torch.from_numpy(inputs), torch.from_numpy(
         np.concatenate([left_TC[:, :restored] for _, left_TC in pictures])
     )
 
 
-def _inputs(q_TK: Whole, stride: int) -> F32:
-    """[T, neighbours · K], zero beyond the ends."""
+def _inputs(q_TK: Whole, stride: int, rows: int) -> F32:
+    """[T, TOKENS · K + places], zero beyond the ends."""
     margin = max(1, stride)
     padded = np.pad(companded(q_TK) / UNIT, ((margin, margin), (0, 0)))
-    return np.concatenate([padded[margin + offset : margin + offset + len(q_TK)] for offset in offsets(stride)], axis=1)
+    seen = [padded[margin + offset : margin + offset + len(q_TK)] for offset in (0, *offsets(stride))]
+    return np.concatenate((*seen, places_of(len(q_TK), stride, rows).T / UNIT), axis=1)
 
 
-def _train(student: Student, inputs: torch.Tensor, left: torch.Tensor, steps: int) -> None:
+def _train(student: Student, inputs: torch.Tensor, left: torch.Tensor, around: slice, steps: int) -> None:
     optimizer = torch.optim.AdamW(student.parameters(), lr=RATE, weight_decay=DECAY)
-    own = inputs.shape[1] // NEIGHBOURS
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = RATE * (1 - step / steps)
         chosen = torch.randint(0, len(inputs), (BATCH,))
         x_NX = inputs[chosen]
-        x_NX[: int(ALONE * BATCH), own:] = 0
+        x_NX[: int(ALONE * BATCH), around] = 0
         loss = (left[chosen] - student(x_NX)).square().sum() / BATCH
         optimizer.zero_grad()
         loss.backward()

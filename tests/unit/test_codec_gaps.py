@@ -10,14 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from splitvlm.codec import entropy, gaps
-from splitvlm.codec.density import HIDDEN_UNITS, MANY_TOKENS, MAX_REACH, REST, Density
+from splitvlm.codec.context import MANY_TOKENS
+from splitvlm.codec.density import MAX_REACH, REST, Density
 from splitvlm.errors import ProtocolError
 
 NO_NETWORKS = {
     "stride": 32,
+    "rows": 0,
     "reach": np.zeros(0, np.int64),
     "first": (),
-    "first_bias": np.zeros((0, HIDDEN_UNITS), np.float32),
+    "first_bias": (),
     "second": (),
     "second_bias": (),
     "shifts": np.zeros((0, 2), np.int64),

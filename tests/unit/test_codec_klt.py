@@ -12,11 +12,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from splitvlm.codec import calibration, entropy, klt, lessons
-from splitvlm.codec import density as density_module
+from splitvlm.codec import calibration, context, entropy, klt, lessons
 from splitvlm.codec.codec import Codec
 from splitvlm.codec.density import MAX_COLUMNS, Density
 from splitvlm.codec.density_lessons import learn
+from splitvlm.codec.grid import PLACES
 from splitvlm.codec.levels import KLT_STEPS
 from splitvlm.codec.limits import Limits
 from splitvlm.codec.prompt import Template
@@ -71,8 +71,8 @@ def test_each_coefficient_is_within_a_step(level: str) -> None:
 @pytest.mark.parametrize("level", KLT_STEPS)
 def test_whatever_a_restorer_says_a_value_stays_in_its_cell(level: str) -> None:
     draw = np.random.default_rng(3).normal
-    shapes = ((5, 40, 96), (96,), (96, 96), (96,), (96, 40), (40,))
-    wild = Restorer(8, *(draw(scale=9.0, size=shape).astype(np.float32) for shape in shapes))
+    shapes = ((5, 40, 96), (96,), (PLACES, 96), (96, 96), (96,), (96, 40), (40,))
+    wild = Restorer(8, 8, *(draw(scale=9.0, size=shape).astype(np.float32) for shape in shapes))
     learned = replace(BASIS.levels[level], restorer=wild)
     x_TC = features(64, 2)
     q_TC = klt.quantised(x_TC, BASIS.transform, level)
@@ -174,9 +174,8 @@ def test_the_file_keeps_the_basis_and_changes_the_hash(tmp_path: Path) -> None:
     read = Codec.from_file(file)
     assert read.levels(TOKENS) == CODEC.levels(TOKENS)
     assert len({read.hash, Codec().hash, CODEC.hash}) == 3
-    restorer = Restorer(
-        8, *(np.ones(shape, np.float32) for shape in ((5, 9, 96), (96,), (96, 96), (96,), (96, 7), (7,)))
-    )
+    shapes = (5, 9, 96), (96,), (PLACES, 96), (96, 96), (96,), (96, 7), (7,)
+    restorer = Restorer(8, 8, *(np.ones(shape, np.float32) for shape in shapes))
     levels = BASIS.levels | {"klt3": replace(BASIS.levels["klt3"], restorer=restorer)}
     calibration.write(file, {TOKENS: replace(BASIS, levels=levels, template=TEMPLATE)})
     found = Codec.from_file(file).basis(TOKENS)
@@ -207,10 +206,10 @@ WIDE = learn(
 
 def test_many_tokens_have_the_stream_of_few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who computes columns in blocks, and who does not, must agree to the last bit."""
-    q_TK = np.random.default_rng(8).normal(0, 9, (density_module.MANY_TOKENS, CHANNELS - 3)).astype(np.int32)
+    q_TK = np.random.default_rng(8).normal(0, 9, (context.MANY_TOKENS, CHANNELS - 3)).astype(np.int32)
     density = BASIS.levels["klt1"].density
     blocks = entropy.encode(q_TK, density)
-    monkeypatch.setattr(density_module, "MANY_TOKENS", len(q_TK) + 1)
+    monkeypatch.setattr(context, "MANY_TOKENS", len(q_TK) + 1)
     assert entropy.encode(q_TK, density) == blocks
     assert np.array_equal(entropy.decode(blocks, *q_TK.shape, density), q_TK)
 
