@@ -41,8 +41,10 @@ def test_the_network_is_that_of_its_lesson() -> None:
     assert isinstance(restorer, Restorer)
     q_TC = pictures[0][0].copy()
     q_TC[:, 2] = 0
-    inputs = restoring_lessons._inputs(q_TC, SIDE)
-    hidden = np.maximum(inputs @ restorer.first.reshape(-1, 96) + restorer.first_bias, 0)
+    inputs = restoring_lessons._inputs(q_TC, SIDE, restorer.rows)
+    first = np.concatenate((restorer.first.reshape(-1, 96), restorer.places))
+    assert restorer.rows == SIDE
+    hidden = np.maximum(inputs @ first + restorer.first_bias, 0)
     hidden = np.maximum(hidden @ restorer.second + restorer.second_bias, 0)
     expected = hidden @ restorer.third + restorer.third_bias
     assert np.allclose(restorer(q_TC), expected, atol=1e-5)
