@@ -28,6 +28,7 @@ from cloud_node.settings import Limits as CloudLimits
 from cloud_node.worker import Spent
 from splitvlm.codec import Limits, encode_picture
 from splitvlm.codec.codec import Codec
+from splitvlm.codec.grid import PLACES
 from splitvlm.codec.klt import Basis, transform_of
 from splitvlm.codec.lessons import learn
 from splitvlm.codec.levels import KLT_STEPS
@@ -238,8 +239,8 @@ def _codec() -> Codec:
     transform = transform_of(np.concatenate([_features(seed) for seed in range(40)]))
     seen = [_features(seed) for seed in range(20)]
     levels = {level: learn(seen, transform, level, 4, steps=5) for level in KLT_STEPS}
-    shapes = ((5, 9, 96), (96,), (96, 96), (96,), (96, 12), (12,))
-    restorer = Restorer(4, *(np.full(shape, 0.1, np.float32) for shape in shapes))
+    shapes = (5, 9, 96), (96,), (PLACES, 96), (96, 96), (96,), (96, 12), (12,)
+    restorer = Restorer(4, 4, *(np.full(shape, 0.1, np.float32) for shape in shapes))
     levels["klt3"] = replace(levels["klt3"], restorer=restorer)
     template = Template((3, 4), (5,), 600)
     return Codec({TOKENS: Basis(transform, levels, (TOKENS_SEEN,), template)}, "fuzzed")
