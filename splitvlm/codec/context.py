@@ -105,9 +105,8 @@ class Context:
         np.floor(hidden_HT[1:], out=hidden_HT[1:])
         below_VT = self._layers.second[column] @ hidden_HT
         below_VT -= below_VT.min(axis=0)
-        weights: F32 = WEIGHTS.take(
-            below_VT.T.astype(np.intp, order="C"), mode="clip"
-        )  # the last for all that lie further
+        steps_TV = below_VT.T.astype(np.intp, order="C")
+        weights: F32 = WEIGHTS.take(steps_TV, mode="clip")  # the last for all that lie further
         return weights
 
     def _first_layer(self, column: int) -> F32:

@@ -46,9 +46,8 @@ def rows_in(sizes: Iterable[int], stride: int) -> int:
 def grid_of(num_tokens: int, stride: int, rows: int) -> Grid:
     """Of so many tokens, `stride` a row; `rows` of them a picture, 0 where that is not known."""
     numbers = np.arange(num_tokens)
-    second = (
-        numbers if stride % 2 else numbers + numbers // stride
-    ) % 2  # those above and beside are of the other colour
+    # Those above and beside are of the other colour: in rows of odd length without further ado.
+    second = (numbers if stride % 2 else numbers + numbers // stride) % 2
     order = np.argsort(second, kind="stable")
     coded_as = np.empty(num_tokens, np.intp)
     coded_as[order] = numbers
