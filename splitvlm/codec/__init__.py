@@ -15,6 +15,7 @@
     density.py, context.py        how likely each of its values is: networks; what they are told on the way
     entropy.py    the range coder's stream
     gaps.py       where the values stand in a long band that is zero nearly everywhere
+    sparse.py     columns that are zero nearly everywhere, on their way back to features
     restoring.py  where the receiver says that what was rounded lay
     prompt.py     a prompt's ids beside it, less the model's template
     lessons.py    what a level learns at calibration: density_lessons.py the density, restoring_lessons.py the restorer

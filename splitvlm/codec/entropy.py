@@ -15,14 +15,12 @@ from typing import Any, Final
 
 import constriction
 import numpy as np
-import numpy.typing as npt
 
 from splitvlm.codec import gaps
 from splitvlm.codec.context import Context
 from splitvlm.codec.density import F32, Density
 from splitvlm.codec.header import malformed
-
-Whole = npt.NDArray[np.signedinteger[Any]]
+from splitvlm.codec.sparse import I64, Coefficients, Whole
 
 LARGEST: Final = 2**21 - 1
 _LENGTHS: Final = 22  # of what is beyond the reach: 0 to 21 bits
@@ -50,29 +48,38 @@ def encode(q_TK: Whole, density: Density) -> bytes:
     return np.asarray(coder.get_compressed(), _WORD).tobytes().rstrip(b"\0")
 
 
-def decode(data: bytes, num_tokens: int, columns: int, density: Density) -> Whole:
-    """[T, columns], each column in one run. Raises ProtocolError."""
+def decode(data: bytes, num_tokens: int, columns: int, density: Density, *, dense: int = 0) -> Coefficients:
+    """[T, columns], of which at least the first `dense` are an array. Raises ProtocolError."""
     words = np.frombuffer(data + bytes(-len(data) % _WORD.itemsize), _WORD).astype(np.uint32)
     coder = constriction.stream.queue.RangeDecoder(words)
     context = Context(density, num_tokens)
-    q_KT = np.empty((columns, num_tokens), np.int32)
+    runs = [(*run, gaps.pays(num_tokens, num_tokens * (run[1] - run[0]), run[2])) for run in density.shared(columns)]
+    wanted = [stop for start, stop, _, sparse in runs if start < dense or not sparse]
+    q_DT = np.zeros((max([min(density.columns, columns), *wanted]), num_tokens), np.int32)
+    apart = [(np.zeros(0, np.int64), np.zeros(0, np.int32))]
     try:
         for column in range(min(density.columns, columns)):
             for tokens in context.passes(column):
                 weights_TV = context.weights(column, tokens)
                 q_T = _decode_values(coder, int(density.reach[column]), _FAMILY, weights_TV)
                 context.learn(column, tokens, q_T)
-                q_KT[column, context.grid.order[tokens]] = q_T
-        for start, stop, weights_V in density.shared(columns):
+                q_DT[column, context.grid.order[tokens]] = q_T
+        for start, stop, weights_V, sparse in runs:
             count = num_tokens * (stop - start)
-            if gaps.pays(num_tokens, count, weights_V):
-                q_N = _decode_sparse(coder, weights_V, count)
-            else:
+            if not sparse:
                 q_N = _decode_values(coder, _reach(weights_V), _same_for_all(weights_V, lazy=True), count)
-            q_KT[start:stop] = q_N.reshape(stop - start, num_tokens)
+                q_DT[start:stop] = q_N.reshape(stop - start, num_tokens)
+                continue
+            places, values = _decode_sparse(coder, weights_V, count)
+            places += start * num_tokens
+            if start < len(q_DT):
+                q_DT.reshape(-1)[places] = values
+            else:
+                apart.append((places, values))
     except AssertionError:  # what constriction raises at a state that no encoder reaches
         malformed("its range-coded stream is none")
-    return q_KT.T
+    places, values = (np.concatenate(parts) for parts in zip(*apart, strict=True))
+    return Coefficients(q_DT.T, places, values)
 
 
 def _same_for_all(weights_V: F32, *, lazy: bool) -> Any:
@@ -109,15 +116,14 @@ def _encode_sparse(coder: Any, q_N: Whole, weights_V: F32) -> None:
     _encode_values(coder, q_N[places], _reach(weights_V), _same_for_all(value_weights_V, lazy=False))
 
 
-def _decode_sparse(coder: Any, weights_V: F32, count: int) -> Whole:
+def _decode_sparse(coder: Any, weights_V: F32, count: int) -> tuple[I64, Whole]:
+    """Where the values of a band stand, rising, and what they are."""
     gap_weights, value_weights_V = gaps.models_of(weights_V)
     told = int(coder.decode(_models.Uniform(count + 1)))
     places = gaps.places_of(coder.decode(_same_for_all(gap_weights, lazy=False), told))
     if len(places) and places[-1] >= count:
         malformed("a value stands beyond its band")
-    q_N = np.zeros(count, np.int32)
-    q_N[places] = _decode_values(coder, _reach(weights_V), _same_for_all(value_weights_V, lazy=True), len(places))
-    return q_N
+    return places, _decode_values(coder, _reach(weights_V), _same_for_all(value_weights_V, lazy=True), len(places))
 
 
 def _encode_escape(coder: Any, value: int, reach: int) -> None:

@@ -172,10 +172,15 @@ def decode(cursor: Cursor, num_tokens: int, basis: Basis, code: int) -> F32:
     level = _LEVELS[code]
     learned = basis.levels[level]
     kept = cursor.varint(basis.channels, "the number of columns")
-    q_TK = entropy.decode(bytes(cursor.take(cursor.left)), num_tokens, kept, learned.density)
-    y_TK = restored(q_TK, learned)
-    y_TK *= np.float32(KLT_STEPS[level])
-    x_TC = y_TK @ basis.transform.synthesis[: y_TK.shape[1]]
+    restorer, synthesis = learned.restorer, basis.transform.synthesis
+    q = entropy.decode(
+        bytes(cursor.take(cursor.left)), num_tokens, kept, learned.density, dense=restorer.columns if restorer else 0
+    )
+    y_TK = restored(q.dense, learned)
+    x_TC = y_TK @ synthesis[: y_TK.shape[1]]
+    if len(q.values):
+        x_TC += q.product(learned.centres, synthesis)
+    x_TC *= np.float32(KLT_STEPS[level])
     x_TC += basis.transform.mean
     return x_TC
 

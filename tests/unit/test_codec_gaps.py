@@ -56,7 +56,10 @@ def test_any_share_of_values_comes_back(share: float, tokens: int) -> None:
     q_TK = drawn(share, 1, tokens)
     for columns in (1, 8, 21, COLUMNS):
         stream = entropy.encode(q_TK[:, :columns], BANDS)
-        assert np.array_equal(entropy.decode(stream, tokens, columns, BANDS), q_TK[:, :columns])
+        for dense in (0, 9, columns):
+            back = entropy.decode(stream, tokens, columns, BANDS, dense=dense)
+            assert back.dense.shape[1] >= min(dense, columns)
+            assert np.array_equal(back.whole(columns), q_TK[:, :columns])
 
 
 def test_a_band_costs_its_entropy_and_how_many_values_it_holds() -> None:
@@ -84,7 +87,7 @@ def test_a_damaged_stream_is_an_error_or_an_array(data: st.DataObject) -> None:
         stream[data.draw(st.integers(0, len(stream) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     cut = data.draw(st.integers(0, len(stream)))
     with contextlib.suppress(ProtocolError):
-        q_TK = entropy.decode(bytes(stream[:cut]), MANY_TOKENS, COLUMNS, BANDS)
+        q_TK = entropy.decode(bytes(stream[:cut]), MANY_TOKENS, COLUMNS, BANDS).whole(COLUMNS)
         assert q_TK.shape == (MANY_TOKENS, COLUMNS)
         assert np.abs(q_TK).max() <= entropy.LARGEST + MAX_REACH + 1
 
