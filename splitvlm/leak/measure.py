@@ -33,7 +33,7 @@ QUESTION = "What is in the picture?"  # asked while the attacker learns: feature
 MAX_PIXELS = 64 * 2**20
 QUESTIONS_A_PICTURE = 4  # of what `drawn` draws
 SHOWN = 4  # pictures in the plot
-LEVELS = ("lossless", "int4", "klt3", "klt7", "webp50")
+LEVELS = ("lossless", "int4", "klt3", "klt5", "klt7", "klt8", "webp50")
 Pixels = npt.NDArray[np.uint8]
 
 
