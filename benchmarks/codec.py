@@ -310,7 +310,8 @@ def main() -> None:
     ratio = {key: round(best[key] / mine[key], 2) if best[key] and mine[key] else None for key in LOST}
     result = {
         "benchmark": "codec", "questions": len(kinds), "accuracy": round(share(scores[NONE]), 4), "cuts": cuts,
-        "best_picture_over_tokens": ratio, "kinds_lost_at_1.0": by_kind(scores, kinds, cuts, rows),
+        "best_picture_over_tokens": ratio,
+        **{f"kinds_lost_at_{lost}": by_kind(lost, scores, kinds, cuts, rows) for lost in ("0.5", "1.0")},
     }  # fmt: skip
     print(json.dumps(result))
 

@@ -62,10 +62,10 @@ def summary(scores: dict[Setting, Score]) -> tuple[dict[str, Any], list[dict[str
 
 
 def by_kind(
-    scores: dict[Setting, Score], kinds: list[str], cuts: dict[str, Any], rows: list[dict[str, Any]]
+    lost: str, scores: dict[Setting, Score], kinds: list[str], cuts: dict[str, Any], rows: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Of this codec's smallest setting at `tokens` within 1 point: what each kind loses, and half its interval."""
-    wanted = cuts.get(str(TOKENS), {}).get("splitvlm", {}).get("1.0")
+    """Of this codec's smallest setting at `tokens` within `lost` points: what each kind loses, and half its interval."""
+    wanted = cuts.get(str(TOKENS), {}).get("splitvlm", {}).get(lost)
     found = [r for r in rows if (r["cut"], r["coder"]) == (str(TOKENS), "splitvlm") and round(r["bytes"], 1) == wanted]
     if not found:
         return {}
