@@ -54,6 +54,7 @@ def decode(data: bytes, num_tokens: int, columns: int, density: Density, *, dens
     coder = constriction.stream.queue.RangeDecoder(words)
     context = Context(density, num_tokens)
     runs = [(*run, gaps.pays(num_tokens, num_tokens * (run[1] - run[0]), run[2])) for run in density.shared(columns)]
+    # What is sparse after the last column that is wanted as an array stays as its values.
     wanted = [stop for start, stop, _, sparse in runs if start < dense or not sparse]
     q_DT = np.zeros((max([min(density.columns, columns), *wanted]), num_tokens), np.int32)
     apart = [(np.zeros(0, np.int64), np.zeros(0, np.int32))]
