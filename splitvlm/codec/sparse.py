@@ -30,14 +30,6 @@ class Coefficients:
     places: I64  # [N]
     values: Whole  # [N]
 
-    def whole(self, columns: int) -> Whole:
-        """[T, columns], each column in one run."""
-        tokens, dense = self.dense.shape
-        q_KT = np.zeros((columns, tokens), self.dense.dtype)
-        q_KT[:dense] = self.dense.T
-        q_KT.reshape(-1)[self.places] = self.values
-        return q_KT.T
-
     def product(self, centres: F32, matrix_KC: F32) -> F32:
         """[T, C]: of the columns after D with their part of a matrix; a value stands at its centre [K, 2] (klt.py)."""
         num_tokens = len(self.dense)

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from splitvlm.leak.measure import LEVELS, measure_leak, save_plot
+from splitvlm.leak.measure import measure_leak, save_plot
 
 
 def leak(
@@ -20,7 +20,7 @@ def leak(
     def attacking(what: str) -> None:
         told.print(f"attacking {what}")
 
-    leaks = measure_leak(model, cuts, levels or LEVELS, teaching, questions, seed, attacking)
+    leaks = measure_leak(model, cuts, levels, teaching, questions, seed, attacking)
     table = Table(
         "cut", "level", "PSNR, dB", "SSIM", "answered", "attack", title=f"{model}: {leaks.questions} questions"
     )

@@ -86,13 +86,13 @@ def measure_leak(
     seed: int,
     progress: Callable[[str], None],
 ) -> Leaks:
-    """Of every cut (or those named) at those of the levels that it has; `teaching` pictures. Raises UsageError."""
+    """Of every cut (or those named) at those of `levels` (none: LEVELS) that it has; `teaching` pictures. Raises UsageError."""
     chosen = [cut for cut in _cuts(model, cuts) if cut != DEVICE]
     if not chosen:
         raise UsageError("The cut device sends nothing: nothing leaks.", advice="Name another cut.")
     codec = codec_of(model)
     known = {level for cut in chosen for level in codec.levels(cut)}
-    if unknown := [level for level in levels if level not in known and level not in LEVELS]:
+    if unknown := [level for level in levels if level not in known]:
         raise UsageError(
             f"'{unknown[0]}' is no codec level of these cuts.", advice=f"Their levels are {', '.join(sorted(known))}."
         )
@@ -102,7 +102,7 @@ def measure_leak(
     seen = [np.asarray(part.picture(image)) for image in judge.images]
     rows = []
     for cut in chosen:
-        for level in (level for level in levels if level in codec.levels(cut)):
+        for level in (level for level in levels or LEVELS if level in codec.levels(cut)):
             progress(f"{cut}/{level}")
             attack, back = _attacked(part, codec, cut, level, taught, judge.images)
             likeness = [(psnr(one, other), ssim(one, other)) for one, other in zip(back, seen, strict=True)]

@@ -59,7 +59,10 @@ def test_any_share_of_values_comes_back(share: float, tokens: int) -> None:
         for dense in (0, 9, columns):
             back = entropy.decode(stream, tokens, columns, BANDS, dense=dense)
             assert back.dense.shape[1] >= min(dense, columns)
-            assert np.array_equal(back.whole(columns), q_TK[:, :columns])
+            after_TK = q_TK[:, back.dense.shape[1] : columns].T.reshape(-1)
+            assert np.array_equal(back.dense, q_TK[:, : back.dense.shape[1]])
+            assert np.array_equal(back.places - back.dense.size, np.flatnonzero(after_TK))
+            assert np.array_equal(back.values, after_TK[after_TK != 0])
 
 
 def test_a_band_costs_its_entropy_and_how_many_values_it_holds() -> None:
@@ -87,7 +90,7 @@ def test_a_damaged_stream_is_an_error_or_an_array(data: st.DataObject) -> None:
         stream[data.draw(st.integers(0, len(stream) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     cut = data.draw(st.integers(0, len(stream)))
     with contextlib.suppress(ProtocolError):
-        q_TK = entropy.decode(bytes(stream[:cut]), MANY_TOKENS, COLUMNS, BANDS).whole(COLUMNS)
+        q_TK = entropy.decode(bytes(stream[:cut]), MANY_TOKENS, COLUMNS, BANDS, dense=COLUMNS).dense
         assert q_TK.shape == (MANY_TOKENS, COLUMNS)
         assert np.abs(q_TK).max() <= entropy.LARGEST + MAX_REACH + 1
 

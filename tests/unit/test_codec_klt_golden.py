@@ -37,7 +37,7 @@ def test_golden_stream() -> None:
     """As since KLT_FORMAT 7."""
     q_TK = whole_numbers()
     assert np.array_equal(
-        entropy.decode(bytes.fromhex(STREAM), *q_TK.shape, drawn_density()).whole(q_TK.shape[1]), q_TK
+        entropy.decode(bytes.fromhex(STREAM), *q_TK.shape, drawn_density(), dense=q_TK.shape[1]).dense, q_TK
     )
     assert entropy.encode(q_TK, drawn_density()) == bytes.fromhex(STREAM)
 
@@ -47,7 +47,7 @@ def test_golden_stream_of_many_tokens() -> None:
     q_TK = np.tile(whole_numbers(), (90, 1))
     stream = entropy.encode(q_TK, drawn_density())
     assert hashlib.sha256(stream).hexdigest()[:16] == "5d7a2cdfb82ee992"
-    assert np.array_equal(entropy.decode(stream, *q_TK.shape, drawn_density()).whole(q_TK.shape[1]), q_TK)
+    assert np.array_equal(entropy.decode(stream, *q_TK.shape, drawn_density(), dense=q_TK.shape[1]).dense, q_TK)
 
 
 def test_golden_boundary_in_its_short_form() -> None:
