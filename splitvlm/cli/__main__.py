@@ -1,0 +1,5 @@
+"""`python -m splitvlm.cli VERB`."""
+
+from splitvlm.cli import main
+
+main()

@@ -1,0 +1,116 @@
+"""`splitvlm models`, `verify`, `evaluate`, `leak`, `calibrate`, `profile`: what is known and measured of a model."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from splitvlm.cli.output import JsonOption, write_json
+
+models_app = typer.Typer()
+
+
+@models_app.command()
+def models(json_file: JsonOption = None) -> None:
+    """List the models that can be named, with their layers and sizes."""
+    from splitvlm.model.listing import rows, table
+
+    listed = rows()
+    from rich.console import Console
+
+    Console().print(table(listed))
+    write_json(json_file, listed)
+
+
+@models_app.command()
+def verify(
+    model: Annotated[str, typer.Argument(help="Hugging Face id or folder, scenes, or shape:ID")] = "scenes",
+    cuts: Annotated[str, typer.Option(help="comma-separated; empty is every cut")] = "",
+    questions: Annotated[int, typer.Option(min=1, max=1000, help="questions at each cut")] = 2,
+    tokens: Annotated[int, typer.Option(min=1, max=512, help="tokens of each answer")] = 16,
+    json_file: JsonOption = None,
+) -> None:
+    """Compare the tokens of split and unsplit answers at every cut; exits 1 on a difference."""
+    from splitvlm.verify import verify_model
+
+    wanted = [text for text in cuts.split(",") if text]
+    result = asyncio.run(verify_model(model, wanted, questions, tokens))
+    write_json(json_file, result)
+    if not result["exact"]:
+        raise typer.Exit(1)
+
+
+@models_app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Hugging Face id or folder, scenes, or shape:ID")] = "scenes",
+    data: Annotated[Path | None, typer.Option(help="JSON lines with image, question, answer, kind")] = None,
+    questions: Annotated[int, typer.Option(min=1, help="held-out questions, without --data")] = 20_000,
+    seed: Annotated[int, typer.Option()] = 0,
+    plans: Annotated[
+        bool,
+        typer.Option("--plans", help="measure every codec level of the middle cuts instead, split as the nodes do"),
+    ] = False,
+    json_file: JsonOption = None,
+) -> None:
+    """Measure a model's accuracy by kind of question, beside the majority answer and a blank picture."""
+    from splitvlm.evaluate import evaluate_model, evaluate_plans
+
+    measure = evaluate_plans if plans else evaluate_model
+    write_json(json_file, measure(model, data, questions, seed))
+
+
+@models_app.command()
+def leak(
+    model: Annotated[str, typer.Argument(help="Hugging Face id or folder, or scenes")] = "scenes",
+    cuts: Annotated[str, typer.Option(help="comma-separated; empty is all")] = "",
+    levels: Annotated[str, typer.Option(help="comma-separated codec levels; empty is a few of each kind")] = "",
+    teaching: Annotated[int, typer.Option(min=16, help="pictures that each attacker learns from")] = 400,
+    questions: Annotated[int, typer.Option(min=1, help="held-out questions that reconstructions are judged by")] = 400,
+    seed: Annotated[int, typer.Option()] = 0,
+    plot: Annotated[Path, typer.Option(help="PNG with pictures and what came back of them")] = Path("out/leak.png"),
+    json_file: JsonOption = None,
+) -> None:
+    """Measure what an attacker gets back of a picture from what crosses each cut."""
+    from splitvlm.leak.command import leak as measure
+
+    write_json(json_file, measure(model, _listed(cuts), _listed(levels), teaching, questions, seed, plot))
+
+
+@models_app.command()
+def calibrate(
+    model: Annotated[str, typer.Argument(help="Hugging Face id or folder, or scenes")] = "scenes",
+    images: Annotated[Path | None, typer.Option(help="folder of pictures like those that will be asked about")] = None,
+    number: Annotated[int, typer.Option(min=1, max=100_000, help="of pictures, at most")] = 300,
+    steps: Annotated[int, typer.Option(min=1, max=100_000, help="of training; twice as many save some percent")] = 3000,
+    workers: Annotated[int | None, typer.Option(min=1, help="processes; by default one for each core")] = None,
+) -> None:
+    """Learn the codec's calibrated levels for a model from pictures without labels."""
+    from splitvlm.calibration import calibrate as learn
+
+    path = learn(model, images, number, workers or os.cpu_count() or 1, steps)
+    print(f"Calibration written to {path}. Give every node the same file.")
+
+
+@models_app.command()
+def profile(
+    model: Annotated[str, typer.Argument(help="Hugging Face id or folder, scenes, or shape:ID")] = "scenes",
+    out: Annotated[Path | None, typer.Option(help="JSON file for `splitvlm plan` and `splitvlm simulate`")] = None,
+    pictures: Annotated[int, typer.Option(min=1, max=10_000, help="whose payload sizes are sampled")] = 24,
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "float32",
+    threads: Annotated[int | None, typer.Option(min=1, help="torch threads")] = None,
+) -> None:
+    """Measure both sides of a model on this machine: stages, codec levels, payload sizes."""
+    from splitvlm import settings
+    from splitvlm.measure import profile as measure
+
+    raw: dict[str, object] = {"name": model, "device": device, "dtype": dtype, "threads": threads}
+    measure(settings.parse(raw, settings.ModelChoice, source="splitvlm profile"), pictures, out)
+
+
+def _listed(text: str) -> list[str]:
+    return [one.strip() for one in text.split(",") if one.strip()]

@@ -1,0 +1,48 @@
+"""`--json`: a verb's result for programs, in a file or on standard output."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from splitvlm.errors import UsageError
+
+JsonOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--json",
+        help="also write the result to this file; alone or `-`: to standard output, all else to standard error",
+    ),
+]
+
+
+def with_dash(given: list[str]) -> list[str]:
+    """With `-` after each `--json` that names no file: typer's options take a value always."""
+    following = [*given[1:], "--"]
+    return [
+        part
+        for one, then in zip(given, following, strict=True)
+        for part in ((one, "-") if one == "--json" and then.startswith("--") else (one,))
+    ]
+
+
+def piped(arguments: list[str]) -> bool:
+    return ("--json", "-") in itertools.pairwise(arguments)
+
+
+def write_json(file: Path | None, result: object) -> None:
+    if file is None:
+        return
+    if str(file) == "-":
+        assert sys.__stdout__ is not None
+        print(json.dumps(result, indent=2), file=sys.__stdout__, flush=True)
+        return
+    try:
+        file.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
+    except OSError as error:
+        raise UsageError(f"Cannot write {file}: {error.strerror}.", advice="Choose another --json file.") from error

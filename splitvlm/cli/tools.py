@@ -1,0 +1,69 @@
+"""`splitvlm demo`, `draw` and `link`: the whole system on one machine, its pictures, its link."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from splitvlm.cli.output import JsonOption, write_json
+from splitvlm.errors import UsageError
+
+tools_app = typer.Typer()
+
+
+@tools_app.command()
+def demo(
+    seed: Annotated[int, typer.Option(help="of the pictures and questions")] = 7,
+    questions: Annotated[int, typer.Option(min=1, max=10_000)] = 60,
+    trace: Annotated[str, typer.Option(help="a trace file, synthetic:NAME or constant:RATE")] = "synthetic:far",
+    slowdown: Annotated[
+        float, typer.Option(min=1, help="EMULATION: the device's stages take so many times as long")
+    ] = 5.0,
+    every: Annotated[float, typer.Option(min=0, help="seconds from one question to the next: the camera's rate")] = 1.0,
+    out: Annotated[Path, typer.Option(help="folder for the plot")] = Path("out"),
+    json_file: JsonOption = None,
+) -> None:
+    """Run the whole system on this machine: three processes, a shaped link, questions about drawn pictures."""
+    from splitvlm.demo import run_demo
+
+    write_json(json_file, asyncio.run(run_demo(seed, questions, trace, slowdown, every, out)))
+
+
+@tools_app.command()
+def draw(
+    domain: Annotated[str, typer.Argument(help="microscopy, aerial, road or orchard")],
+    file: Annotated[Path, typer.Argument(help="where the picture goes: .png, .jpg or .webp")],
+    seed: Annotated[int, typer.Option(min=0, help="the same seed draws the same picture")] = 0,
+) -> None:
+    """Draw a picture of the kind that the embedded model knows, and print questions about it with their answers."""
+    from splitvlm import scenes
+
+    if domain not in scenes.DOMAINS:
+        raise UsageError(f"'{domain}' is not a domain.", advice=f"Domains are {', '.join(scenes.DOMAINS)}.")
+    scene = scenes.draw(domain, seed)
+    try:
+        scene.image.save(file)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"Cannot write {file}: {error}.", advice="Name a .png, .jpg or .webp file.") from error
+    for question in scenes.ask(scene, seed):
+        print(f"{question.text} {question.answer}")
+
+
+@tools_app.command()
+def link(
+    trace: Annotated[str, typer.Option(help="a trace file, synthetic:NAME or constant:RATE")],
+    upstream: Annotated[str, typer.Option(help="host:port to forward to")],
+    listen: Annotated[str, typer.Option(help="host:port")] = "127.0.0.1:0",
+    down: Annotated[str | None, typer.Option(help="trace of the downlink; else the file's own, or 100 Mbit/s")] = None,
+    delay_ms: Annotated[float | None, typer.Option(min=0, help="one way; else the file's own, or 0")] = None,
+    log: Annotated[Path | None, typer.Option(help="write the deliveries to this CSV file at the end")] = None,
+) -> None:
+    """Emulate a link: a TCP proxy shaped by a recorded or synthetic trace."""
+    from splitvlm.link.emulator import run
+    from splitvlm.settings import host_and_port
+
+    delay_s = None if delay_ms is None else delay_ms / 1e3
+    asyncio.run(run(host_and_port(listen), host_and_port(upstream), trace, delay_s=delay_s, down=down, log_file=log))
