@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install demo test test-slow lint proto proto-check bench-overhead bench-policy bench-link bench-emulated bench-codec bench-codec-speed bench-sealing bench-tiles chaos soak fuzz clean
+.PHONY: install demo test test-slow lint proto proto-check bench-overhead bench-policy bench-link bench-emulated bench-codec bench-codec-speed bench-sealing bench-tiles structure chaos soak fuzz clean
 
 install: $(STAMP)
 
@@ -61,6 +61,10 @@ bench-link: install
 
 bench-policy: install
 	$(BIN)/python benchmarks/policy.py
+
+# Sizes of files and functions, layers, circles of imports, docstrings.
+structure: install
+	$(BIN)/python benchmarks/structure.py
 
 # Real processes, killed, stopped, cut off: see the file's first lines.
 RUNS ?= 24
