@@ -10,21 +10,23 @@ read from its header and checked before any pixel is decoded. Metadata (EXIF, IC
 from __future__ import annotations
 
 import io
-import struct
-import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from typing import Any, Final
 
 from PIL import Image, features
 
+from splitvlm import picturefiles
 from splitvlm.codec.header import Cursor, varint
 from splitvlm.codec.levels import LOSSLESS, PICTURE_FORMATS, PICTURE_LEVELS
 from splitvlm.errors import ProtocolError, UsageError
+from splitvlm.picturefiles import PictureHeader, PictureRefused
 
-_JPEG: Final = b"\xff\xd8\xff"
-_RIFF, _WEBP = b"RIFF", b"WEBP"
-_FTYP, _AVIF = b"ftyp", b"avif"
+_FORMATS: Final = ("JPEG", "WEBP", "AVIF")
 _SCALED: Final = 1  # no format begins so
+_RESIZED_BYTES: Final = 4  # a pixel, of the result and of what lies between the two passes of resizing
 _LOSSLESS_EFFORT: Final = 50  # docs/codec.md: 100 saves below 0.1 % for twice the time
 _BEST: Final[dict[str, dict[str, Any]]] = {
     "JPEG": {"optimize": True, "progressive": True},
@@ -63,47 +65,39 @@ def encode_picture(picture: Image.Image, level: str) -> bytes:
 
 def decode_picture(data: bytes, *, max_pixels: int) -> Image.Image:
     """The RGB picture in `data`: JPEG, WebP or AVIF, a single frame, at most `max_pixels` large. Raises ProtocolError."""
+    size, file = _unwrapped(data, max_pixels)
+    with _refusals():
+        restored = picturefiles.opened(file, max_pixels=max_pixels, formats=_FORMATS, animated=False)
+    return restored if size is None else restored.resize(size, Image.Resampling.LANCZOS)
+
+
+def inspect_coded_picture(data: bytes, *, max_pixels: int) -> PictureHeader:
+    """The header of what `decode_picture` would decode; `decoded_bytes` bounds its peak memory. Raises ProtocolError."""
+    size, file = _unwrapped(data, max_pixels)
+    with _refusals():
+        header = picturefiles.inspect(file, max_pixels=max_pixels, formats=_FORMATS, animated=False)
+    if size is None:
+        return header
+    resized_bytes = _RESIZED_BYTES * size[0] * (size[1] + header.height)
+    return replace(header, width=size[0], height=size[1], decoded_bytes=header.decoded_bytes + resized_bytes)
+
+
+def _unwrapped(data: bytes, max_pixels: int) -> tuple[tuple[int, int] | None, bytes]:
+    """The size that the picture is brought back to, where there is one, and its file."""
     if data[:1] != bytes((_SCALED,)):
-        return _decoded(data, max_pixels)
+        return None, data
     cursor = Cursor(memoryview(data)[1:])
     size = cursor.varint(max_pixels, "a picture's width"), cursor.varint(max_pixels, "a picture's height")
     if not 0 < size[0] * size[1] <= max_pixels:
         raise ProtocolError(
             f"A received picture has {size[0]} x {size[1]} pixels; between 1 and {max_pixels} are taken."
         )
-    return _decoded(bytes(cursor.take(cursor.left)), max_pixels).resize(size, Image.Resampling.LANCZOS)
+    return size, bytes(cursor.take(cursor.left))
 
 
-def _decoded(data: bytes, max_pixels: int) -> Image.Image:
-    kind = _format_of(data)
-    if kind is None:
-        raise ProtocolError("A received picture is neither JPEG, WebP nor AVIF.")
-    if kind == "AVIF" and not features.check("avif"):
-        raise ProtocolError("A received picture is AVIF, which Pillow cannot read here.")
+@contextmanager
+def _refusals() -> Iterator[None]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of large pictures; the limit here is our own
-            with Image.open(io.BytesIO(data), formats=(kind,)) as picture:
-                return _pixels(picture, max_pixels)
-    # What Pillow's plugins raise on malformed files.
-    except (OSError, ValueError, SyntaxError, EOFError, KeyError, IndexError, TypeError, struct.error) as error:
-        raise ProtocolError("A received picture is malformed.") from error
-    except (Image.DecompressionBombError, OverflowError, MemoryError, RuntimeError) as error:
-        raise ProtocolError("A received picture is too large.") from error
-
-
-def _format_of(data: bytes) -> str | None:
-    if data.startswith(_JPEG):
-        return "JPEG"
-    if data[4:8] == _FTYP and data[8:12] == _AVIF:
-        return "AVIF"
-    return "WEBP" if data[:4] == _RIFF and data[8:12] == _WEBP else None
-
-
-def _pixels(picture: Image.Image, max_pixels: int) -> Image.Image:
-    width, height = picture.size
-    if width * height > max_pixels:
-        raise ProtocolError(f"A received picture has {width} x {height} pixels, above {max_pixels} in all.")
-    if getattr(picture, "n_frames", 1) != 1:
-        raise ProtocolError("A received picture has several frames.")
-    return picture.convert("RGB")
+        yield
+    except PictureRefused as refusal:
+        raise ProtocolError(f"A received picture {refusal}.") from refusal

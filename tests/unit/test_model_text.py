@@ -56,7 +56,7 @@ def test_what_is_no_picture(tmp_path: Path) -> None:
     for path, words in [
         (tmp_path / "none.png", "There is no picture at"),
         (tmp_path, "is a folder, not a picture"),
-        (tmp_path / "a.png", "is not a picture. Use a JPEG, PNG or WebP file."),
+        (tmp_path / "a.png", "is not a picture. Use a JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF file"),
         (tmp_path / "b.png", "is damaged"),
     ]:
         with pytest.raises(UsageError) as caught:

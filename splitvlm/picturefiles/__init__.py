@@ -1,0 +1,18 @@
+"""The one place that opens picture files, whoever sent them.
+
+    layout.py     what a walk over a file's own structure finds: size, scans, orientation, the bytes that hold the pixels
+    jpeg.py ...   one walk for each format; a walk never decodes a pixel
+    exif.py       the orientation in a block of EXIF
+    header.py     `inspect`: format, size, mode, and the peak memory that opening takes, or a refusal
+    opening.py    `opened`: from bytes to an upright RGB picture
+    refusal.py    `PictureRefused`, which names what is wrong with the file
+
+Only the named formats are opened, and a decoder gets only what holds the pixels: no metadata, no second picture. ICC profiles
+are ignored. `splitvlm.model.pictures` opens what a question is about, `splitvlm.codec.picture` what crosses the cut `image`.
+"""
+
+from splitvlm.picturefiles.header import FORMATS, PictureHeader, inspect
+from splitvlm.picturefiles.opening import opened
+from splitvlm.picturefiles.refusal import PictureRefused
+
+__all__ = ["FORMATS", "PictureHeader", "PictureRefused", "inspect", "opened"]

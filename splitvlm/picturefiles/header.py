@@ -1,0 +1,113 @@
+"""What a picture file is, told by its header, and whether it is opened: before any pixel is decoded.
+
+`decoded_bytes` is an upper bound of the memory that opening takes at its peak, above what the file's own bytes took before:
+the decoder's buffers, the decoded picture, and the copies on the way to an upright RGB picture.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from PIL import Image
+
+from splitvlm.picturefiles import bmp, gif, jpeg, png, webp
+from splitvlm.picturefiles.layout import Layout
+from splitvlm.picturefiles.refusal import PictureRefused
+
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
+MAX_SCANNED_PIXELS = 1 << 30
+"""Scans times pixels: 16 scans of a picture of 64 million pixels."""
+
+_WALKS: dict[str, Callable[[bytes], Layout]] = {
+    "JPEG": jpeg.walk, "PNG": png.walk, "WEBP": webp.walk, "GIF": gif.walk, "BMP": bmp.walk,
+}  # fmt: skip
+_FIXED_BYTES = 4 << 20
+_TO_RGB_BYTES = 17
+"""A pixel, at most: as decoded 4, with its alpha 4 and 1, on white 4, turned 4."""
+_DECODER_BYTES = {"JPEG": 0, "PNG": 0, "GIF": 1, "BMP": 0, "TIFF": 8, "WEBP": 18, "AVIF": 40}
+"""A pixel, at most. TIFF: a strip; WebP: two canvases, its own pixels, planes of alpha, the frame; AVIF: planes of 16 bits."""
+_AVIF_BYTES = 64 << 20
+"""The AV1 decoder's own, for its threads."""
+
+
+@dataclass(frozen=True)
+class PictureHeader:
+    format: str  # Pillow's name: JPEG, PNG, WEBP, AVIF, GIF, BMP or TIFF
+    width: int  # as stored: before the orientation is applied
+    height: int
+    mode: str  # Pillow's name
+    decoded_bytes: int
+
+
+def inspect(
+    data: bytes, *, max_pixels: int, formats: Collection[str] = FORMATS, animated: bool = True
+) -> PictureHeader:
+    """The header of the picture in `data`. Raises PictureRefused where it would not be opened.
+
+    Of animations the first frame counts; without `animated` they are refused.
+    """
+    return lazily_opened(data, max_pixels, formats, animated)[0]
+
+
+def lazily_opened(
+    data: bytes, max_pixels: int, formats: Collection[str], animated: bool
+) -> tuple[PictureHeader, Image.Image, Layout]:
+    """The header, Pillow's picture, of which no pixel is decoded yet, and the layout. Raises PictureRefused."""
+    kind = format_of(data)
+    if kind is None or kind not in formats:
+        raise PictureRefused("is not a picture" if kind is None else f"is {kind}, not one of {', '.join(formats)}")
+    walk = _WALKS.get(kind)
+    layout = walk(data) if walk else None
+    if layout:
+        _check(layout, max_pixels)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of large pictures; the limit here is our own
+            picture = Image.open(io.BytesIO(layout.pixels if layout else data), formats=(kind,))
+    except Image.DecompressionBombError as error:
+        raise PictureRefused("is too large: it has far too many pixels") from error
+    except Exception as error:  # whatever a plugin raises on a file that is not as it should be
+        raise PictureRefused("is damaged and cannot be read as a picture") from error
+    if not animated and kind in ("WEBP", "AVIF") and getattr(picture, "n_frames", 1) != 1:
+        raise PictureRefused("is not taken: it has several frames")
+    layout = layout or Layout(data, *picture.size)
+    _check(Layout(b"", *picture.size), max_pixels)
+    return (
+        PictureHeader(kind, *picture.size, picture.mode, _decoded_bytes(kind, picture, layout, len(data))),
+        picture,
+        layout,
+    )
+
+
+def format_of(data: bytes) -> str | None:
+    """The format by the file's first bytes, or None where it is none of FORMATS."""
+    if data.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if data.startswith(png.SIGNATURE):
+        return "PNG"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    if data[4:8] == b"ftyp" and data[8:12] in (b"avif", b"avis"):
+        return "AVIF"
+    if data[:6] in (b"GIF87a", b"GIF89a"):
+        return "GIF"
+    if data[:2] == b"BM":
+        return "BMP"
+    return "TIFF" if data[:4] in (b"II*\0", b"MM\0*") else None
+
+
+def _check(layout: Layout, max_pixels: int) -> None:
+    pixels = layout.width * layout.height
+    if not 0 < pixels <= max_pixels:
+        raise PictureRefused(f"is too large: it has {layout.width} x {layout.height} pixels")
+    if layout.scans * pixels > MAX_SCANNED_PIXELS:
+        raise PictureRefused(f"is not taken: {layout.scans} scans of {layout.width} x {layout.height} pixels")
+
+
+def _decoded_bytes(kind: str, picture: Image.Image, layout: Layout, file_bytes: int) -> int:
+    pixels = picture.width * picture.height
+    own = layout.coefficient_bytes + layout.table_bytes + (_AVIF_BYTES if kind == "AVIF" else 0)
+    return _FIXED_BYTES + 4 * file_bytes + own + pixels * (_TO_RGB_BYTES + _DECODER_BYTES[kind])

@@ -1,0 +1,41 @@
+"""What a walk over a file's own structure finds. No walk decodes a pixel, and none takes time beyond the file's length."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from splitvlm.picturefiles.refusal import PictureRefused
+
+MAX_SCANS = 64
+"""Encoders write about 10 scans; each scan costs a pass over the whole picture, however few bytes it has."""
+
+MAX_BLOCKS = 1 << 16
+"""Segments or chunks of a file. A picture of 64 million pixels in chunks of 8 KiB has fewer."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """`pixels` is a file of the same format that holds what a decoder needs, and nothing else."""
+
+    pixels: bytes
+    width: int
+    height: int
+    orientation: int = 1  # EXIF's 1..8; 1 is upright
+    scans: int = 1  # passes over the whole picture that its decoder makes
+    coefficient_bytes: int = 0  # buffered by a decoder that needs all scans before it can give a pixel
+    table_bytes: int = 0  # of prefix codes, at most
+
+
+def within(data: bytes, start: int, length: int) -> bytes:
+    """`length` bytes of the file from `start` on. Raises PictureRefused where the file ends before them."""
+    if start + length > len(data):
+        raise truncated()
+    return data[start : start + length]
+
+
+def truncated() -> PictureRefused:
+    return PictureRefused("is damaged and cannot be read as a picture: the file ends too early")
+
+
+def too_many_blocks() -> PictureRefused:
+    return PictureRefused(f"is not taken: it is cut into more than {MAX_BLOCKS:,} blocks")
