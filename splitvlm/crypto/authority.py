@@ -2,29 +2,31 @@
 
     FOLDER/ca.pem          the authority's certificate; a copy is in each node's folder
     FOLDER/ca.key          its private key, for its user only: it stays here, and no node needs it
+    FOLDER/issued.jsonl    every certificate that it issued (ledger.py), for its user only
+    FOLDER/revoked.pem     certificates that count no more; a copy is in each node's folder, and counts where it is
     FOLDER/<node>/         one node's folder (identity.py); copy it to the node, and delete it here if you like
 
-    FOLDER/revoked.pem     certificates that count no more; a copy is in each node's folder, and counts where it is
-
-Nothing is ever overwritten but by `rotate` and `revoke`.
+Nothing is ever overwritten but by `rotate` and `revoke`, and the ledger only grows.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
-import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from splitvlm.crypto import certificates, identity
+from splitvlm.crypto import certificates, identity, ledger
 from splitvlm.crypto.identity import AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE, Role
+from splitvlm.crypto.keyfiles import locked, make_folder, replace, write_new
 from splitvlm.crypto.revocation import REVOKED_FILE, serials_in, signed_list
 from splitvlm.errors import KeysError
 
@@ -55,9 +57,9 @@ def init_authority(folder: Path, *, domain: str = "splitvlm", days: float = AUTH
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = certificates.authority_certificate(key, domain, dt.datetime.now(dt.UTC), days)
     taken = "That folder has an authority: choose another one, or remove it with all certificates that it issued."
-    _make_folder(folder)
-    _write(folder / AUTHORITY_KEY_FILE, _private_pem(key), 0o600, advice=taken)
-    _write(folder / AUTHORITY_FILE, certificate.public_bytes(Encoding.PEM), 0o644, advice=taken)
+    make_folder(folder)
+    write_new(folder / AUTHORITY_KEY_FILE, _private_pem(key), 0o600, advice=taken)
+    write_new(folder / AUTHORITY_FILE, certificate.public_bytes(Encoding.PEM), 0o644, advice=taken)
 
 
 def issue(folder: Path, node: str, role: Role, *, hosts: Sequence[str] = LOOPBACK, days: float = NODE_DAYS) -> Path:
@@ -67,73 +69,113 @@ def issue(folder: Path, node: str, role: Role, *, hosts: Sequence[str] = LOOPBAC
     """
     if _LABEL.fullmatch(node) is None:
         raise KeysError(f"'{node}' cannot name a node.", advice="Lower-case letters, digits and hyphens, at most 63.")
-    authority, authority_key = _load_authority(folder)
-    try:
-        names = certificates.names_of_node(certificates.domain_of(authority), role, node, hosts)
-    except ValueError as error:
-        raise KeysError(f"Among {', '.join(hosts)} is no DNS name or IP address.") from error
-    now = dt.datetime.now(dt.UTC)
-    days_left = (authority.not_valid_after_utc - now) / dt.timedelta(days=1)  # none outlives its authority
-    key = ec.generate_private_key(ec.SECP256R1())
-    certificate = certificates.node_certificate(
-        key.public_key(), names, authority, authority_key, now, min(days, days_left)
-    )
-    made = _write_node(folder / node, key, certificate, authority)
-    if (folder / REVOKED_FILE).exists():
-        _replace(made / REVOKED_FILE, (folder / REVOKED_FILE).read_bytes(), 0o644)
+    made, key = folder / node, ec.generate_private_key(ec.SECP256R1())
+    taken = "That node has a key: remove its folder to issue another, or choose another name."
+    with _opened(folder) as authority:
+        certificate = authority.certified(key, node, role, hosts, days)
+        make_folder(made)
+        write_new(made / KEY_FILE, _private_pem(key), 0o600, advice=taken)
+        ledger.record(folder, [certificate])
+        write_new(made / CERTIFICATE_FILE, certificate.public_bytes(Encoding.PEM), 0o644, advice=taken)
+        write_new(made / AUTHORITY_FILE, authority.pem, 0o644, advice=taken)
+        if (folder / REVOKED_FILE).exists():
+            replace(made / REVOKED_FILE, (folder / REVOKED_FILE).read_bytes(), 0o644)
     return made
 
 
 def rotate(folder: Path, node: str, *, days: float = NODE_DAYS) -> Path:
     """Another key and certificate for a node, of the same role and names, in its folder; return that.
 
-    The old certificate counts until its end, or until it is revoked. Raises KeysError.
+    The old certificate counts until its end, or until the node is revoked. Raises KeysError.
     """
-    authority, authority_key = _load_authority(folder)
-    old = _load_certificate(folder / node / CERTIFICATE_FILE)
-    names = old.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    now = dt.datetime.now(dt.UTC)
-    days_left = (authority.not_valid_after_utc - now) / dt.timedelta(days=1)
-    key = ec.generate_private_key(ec.SECP256R1())
-    new = certificates.node_certificate(
-        key.public_key(), list(names), authority, authority_key, now, min(days, days_left)
-    )
-    _replace(folder / node / KEY_FILE, _private_pem(key), 0o600)
-    _replace(folder / node / CERTIFICATE_FILE, new.public_bytes(Encoding.PEM), 0o644)
-    return folder / node
+    made, key = folder / node, ec.generate_private_key(ec.SECP256R1())
+    with _opened(folder) as authority:
+        old = _load_certificate(made / CERTIFICATE_FILE)
+        name, role = identity.name_in(old)
+        certificate = authority.certified(key, name, role, certificates.hosts_in(old), days)
+        ledger.record(folder, [certificate])
+        replace(made / KEY_FILE, _private_pem(key), 0o600)
+        replace(made / CERTIFICATE_FILE, certificate.public_bytes(Encoding.PEM), 0o644)
+    return made
 
 
 def revoke(folder: Path, node: str) -> Path:
-    """Put a node's certificate on the authority's list, and the list beside every node's keys here; return its path.
+    """Put every certificate that was ever issued to a node on the authority's list; return its path.
 
-    Raises KeysError.
+    The list comes beside every node's keys here, too. Raises KeysError, also where the ledger knows nothing of the node.
     """
-    authority, authority_key = _load_authority(folder)
-    authority_pem = authority.public_bytes(Encoding.PEM)
-    certificate = _load_certificate(folder / node / CERTIFICATE_FILE)
     path = folder / REVOKED_FILE
-    serials = serials_in(path, authority_pem) | {certificate.serial_number}
-    data = signed_list(serials, authority, authority_key, dt.datetime.now(dt.UTC))
-    for each in (folder, *(found.parent for found in folder.glob(f"*/{CERTIFICATE_FILE}"))):
-        _replace(each / REVOKED_FILE, data, 0o644)
+    with _opened(folder) as authority:
+        serials = {entry.serial for entry in authority.issued if entry.node == node}
+        if not serials:
+            raise KeysError(
+                f"The authority in {folder} knows of no certificate of '{node}'.",
+                advice="`splitvlm keys show` lists the nodes.",
+            )
+        serials |= serials_in(path, authority.pem)
+        data = signed_list(serials, authority.certificate, authority.key, dt.datetime.now(dt.UTC))
+        for each in (folder, *(found.parent for found in _node_files(folder))):
+            replace(each / REVOKED_FILE, data, 0o644)
     return path
 
 
 def show(folder: Path) -> list[Row]:
     """The authority, then the nodes whose folders lie in `folder`, by name. Raises KeysError."""
-    found = [folder / AUTHORITY_FILE, *sorted(folder.glob(f"*/{CERTIFICATE_FILE}"))]
+    found = [folder / AUTHORITY_FILE, *_node_files(folder)]
     return [_row(path) for path in found]
 
 
-def _write_node(
-    folder: Path, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate, authority: x509.Certificate
-) -> Path:
-    taken = "That node has a key: remove its folder to issue another, or choose another name."
-    _make_folder(folder)
-    _write(folder / KEY_FILE, _private_pem(key), 0o600, advice=taken)
-    _write(folder / CERTIFICATE_FILE, certificate.public_bytes(Encoding.PEM), 0o644, advice=taken)
-    _write(folder / AUTHORITY_FILE, authority.public_bytes(Encoding.PEM), 0o644, advice=taken)
-    return folder
+@dataclass(frozen=True, slots=True)
+class _Authority:
+    """An authority's certificate and key, and what it has issued so far."""
+
+    certificate: x509.Certificate
+    key: ec.EllipticCurvePrivateKey
+    issued: tuple[ledger.Issued, ...]
+
+    @property
+    def pem(self) -> bytes:
+        return self.certificate.public_bytes(Encoding.PEM)
+
+    def certified(
+        self, key: ec.EllipticCurvePrivateKey, node: str, role: Role, hosts: Sequence[str], days: float
+    ) -> x509.Certificate:
+        """A certificate that ends in `days`, or with the authority. Raises KeysError where one of `hosts` is none."""
+        domain, serves = certificates.domain_of(self.certificate), role is not Role.APP
+        try:
+            names = certificates.names_of_node(domain, role, node, hosts, serves=serves)
+        except ValueError as error:
+            raise KeysError(
+                f"Among {', '.join(hosts)} is no DNS name or IP address.",
+                advice=f"Names under {certificates.SERVER_SUFFIX} are splitvlm's own.",
+            ) from error
+        now = dt.datetime.now(dt.UTC)
+        days_left = (self.certificate.not_valid_after_utc - now) / dt.timedelta(days=1)
+        return certificates.node_certificate(
+            key.public_key(), names, self.certificate, self.key, now, min(days, days_left)
+        )
+
+
+@contextlib.contextmanager
+def _opened(folder: Path) -> Iterator[_Authority]:
+    """The authority in `folder`, while no other process changes it; what its nodes' folders hold is in its ledger."""
+    with locked(folder / AUTHORITY_KEY_FILE):
+        certificate, key = _load_authority(folder)
+        found = map(_load_certificate, _node_files(folder))
+        issued = ledger.record(folder, (each for each in found if _is_issued_by(certificate, each)))
+        yield _Authority(certificate, key, tuple(issued.values()))
+
+
+def _node_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"*/{CERTIFICATE_FILE}"))
+
+
+def _is_issued_by(authority: x509.Certificate, certificate: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
 
 
 def _load_authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
@@ -172,29 +214,3 @@ def _row(path: Path) -> Row:
 
 def _private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise KeysError(f"Cannot make the folder {folder}: {error.strerror}.") from error
-
-
-def _replace(path: Path, data: bytes, mode: int) -> None:
-    """A file that is the old one or the new one at any moment."""
-    fresh = path.with_suffix(".new")
-    fresh.unlink(missing_ok=True)
-    _write(fresh, data, mode, advice="Try again.")
-    fresh.replace(path)
-
-
-def _write(path: Path, data: bytes, mode: int, *, advice: str) -> None:
-    """A new file that has its mode before it has its contents."""
-    try:
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-            file.write(data)
-    except FileExistsError as error:
-        raise KeysError(f"{path} exists, and is not overwritten.", advice=advice) from error
-    except OSError as error:
-        raise KeysError(f"Cannot write {path}: {error.strerror}.") from error

@@ -1,11 +1,17 @@
 """The X.509 certificates (RFC 5280) of the authority and of nodes: what stands in them, and nothing about files.
 
 Keys are ECDSA on P-256: BoringSSL, which gRPC is built on, offers no Ed25519 among its TLS signatures by default.
-A node's certificate names it by a URI (the manner of SPIFFE), by its DNS name, and by the hosts where it is reached:
+A node's certificate names it by a URI (the manner of SPIFFE), by its DNS name, by the hosts where it is reached, and, where
+its role serves others, by a server name for each of these:
 
     splitvlm://<domain>/<role>/<node>
+    <host>.<role>.splitvlm.internal
 
-It serves both ends of TLS, because nodes are servers and clients at once.
+A client asks TLS for the server name of the role and host that it means to reach (splitvlm.rpc.channels). So TLS itself
+refuses a valid certificate of another role, or of another host, before anything is sent. `.internal` is reserved for private
+use (ICANN, 2024): no public name is like these.
+
+A certificate serves both ends of TLS, because nodes are servers and clients at once.
 """
 
 from __future__ import annotations
@@ -22,7 +28,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 SCHEME: Final = "splitvlm"
-_HOST: Final = re.compile(r"(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?")
+SERVER_SUFFIX: Final = "splitvlm.internal"
+_HOST: Final = re.compile(
+    r"(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_.-]{0,215}[A-Za-z0-9_])?"
+)  # a server name has 255 letters at most
 _CLOCK_SKEW: Final = dt.timedelta(minutes=10)  # a device without a clock battery may run behind
 
 
@@ -68,18 +77,45 @@ def domain_of(authority: x509.Certificate) -> str:
     return str(authority.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)[0].value)
 
 
-def names_of_node(domain: str, role: str, node: str, hosts: Sequence[str]) -> list[x509.GeneralName]:
-    """The URI, the node's DNS name, and `hosts` (DNS names, IP addresses), each once. Raises ValueError for what is none."""
+def names_of_node(domain: str, role: str, node: str, hosts: Sequence[str], *, serves: bool) -> list[x509.GeneralName]:
+    """The URI, the node's DNS name, `hosts` (DNS names, IP addresses), and their server names if it `serves`, each once.
+
+    Raises ValueError for a host that is none, or that is a server name.
+    """
     names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(node_uri(domain, role, node)), x509.DNSName(node)]
     names += map(_host_name, hosts)
+    if serves:
+        names += [x509.DNSName(server_name(role, host)) for host in (node, *hosts)]
     return list(dict.fromkeys(names))
+
+
+def hosts_in(certificate: x509.Certificate) -> list[str]:
+    """The DNS names and IP addresses of a node's certificate, without its server names."""
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    dns = [name for name in names.get_values_for_type(x509.DNSName) if not _is_server_name(name)]
+    return [*dns, *map(str, names.get_values_for_type(x509.IPAddress))]
+
+
+def server_name(role: str, host: str) -> str:
+    """The DNS name of `host`, a DNS name or IP address, as a server of that role."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        label = host.lower().rstrip(".")
+    else:
+        label = address.exploded.replace(":", "-")
+    return f"{label}.{role}.{SERVER_SUFFIX}"
+
+
+def _is_server_name(host: str) -> bool:
+    return host.lower().rstrip(".").endswith(f".{SERVER_SUFFIX}")
 
 
 def _host_name(host: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
-        if _HOST.fullmatch(host) is None:
+        if _HOST.fullmatch(host) is None or _is_server_name(host):
             raise
         return x509.DNSName(host)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,23 @@ async def test_a_revoked_device_is_shut_out_of_a_running_node_and_others_are_not
         async with open_channel(cloud.address, good) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
             assert (await stub.Check(health_pb2.HealthCheckRequest())).status == health_pb2.HealthCheckResponse.SERVING
+
+
+@pytest.mark.parametrize("change", ["rotated", "folder gone"])
+async def test_an_older_copy_of_a_device_s_keys_is_shut_out(keys: Keys, change: str) -> None:
+    model = tiny_model("scenes-like")
+    copy = keys.identity("edge-1", Role.EDGE)
+    async with cloud_node(model, keys) as cloud, device(model, cloud, copy) as camera:
+        if change == "rotated":
+            copy = replace(copy, renewal=None)  # as on another machine, where nobody renews it
+            rotate(keys.folder, "edge-1")
+        else:
+            shutil.rmtree(keys.folder / "edge-1")
+        assert (await camera.ask("tokens/lossless", PICTURE, QUESTION, 2)).token_ids
+        revoke(keys.folder, "edge-1")
+        async with device(model, cloud, copy) as camera:
+            with pytest.raises(SplitvlmError, match="revoked"):
+                await camera.ask("tokens/lossless", PICTURE, QUESTION, 2)
 
 
 def test_each_side_of_a_handshake_refuses_a_revoked_peer(keys: Keys) -> None:

@@ -42,7 +42,14 @@ def test_a_node_certificate_says_what_tls_wants(authority: Path) -> None:
     certificate = x509.load_pem_x509_certificate((folder / "cert.pem").read_bytes())
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.UniformResourceIdentifier) == ["splitvlm://clinic.example/cloud/worker"]
-    assert names.get_values_for_type(x509.DNSName) == ["worker", "cloud.example"]
+    assert names.get_values_for_type(x509.DNSName) == [
+        "worker",
+        "cloud.example",
+        "worker.cloud.splitvlm.internal",
+        "cloud.example.cloud.splitvlm.internal",
+        "10.1.2.3.cloud.splitvlm.internal",
+        "0000-0000-0000-0000-0000-0000-0000-0001.cloud.splitvlm.internal",
+    ]
     assert [str(address) for address in names.get_values_for_type(x509.IPAddress)] == ["10.1.2.3", "::1"]
     usages = set(certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
     assert usages == {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH}
@@ -114,7 +121,14 @@ def test_what_cannot_name_a_node_is_refused(authority: Path, name: str) -> None:
         issue(authority, name, Role.EDGE)
 
 
-@pytest.mark.parametrize("host", ["", "a b", "a/b", "ü.example"])
+def test_an_application_serves_nobody_and_has_no_server_name(authority: Path) -> None:
+    folder = issue(authority, "viewer", Role.APP)
+    assert b"splitvlm.internal" not in ssl.PEM_cert_to_DER_cert((folder / "cert.pem").read_text())
+
+
+@pytest.mark.parametrize(
+    "host", ["", "a b", "a/b", "ü.example", "x.cloud.splitvlm.internal", "*.edge.SPLITVLM.internal", "a" * 230]
+)
 def test_what_is_no_host_is_refused(authority: Path, host: str) -> None:
     with pytest.raises(KeysError, match="no DNS name or IP address"):
         issue(authority, "x", Role.EDGE, hosts=(host,))
