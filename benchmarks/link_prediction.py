@@ -22,7 +22,7 @@ from pathlib import Path
 from orchestrator.simulator.results import percentile
 from splitvlm.link.emulator import LinkEmulator
 from splitvlm.link.estimator import LinkEstimator
-from splitvlm.link.tracefiles import load
+from splitvlm.link.tracefiles import load_living
 from splitvlm.link.traces import Trace
 
 RECORDED = Path(__file__).parents[2] / "shared" / "traces"
@@ -174,7 +174,7 @@ def main() -> None:
         print(f"{RECORDED} is missing: only made traces are shown.")
     result = {}
     for name in options.trace or [*recorded, *MADE]:
-        trace = load(name).up
+        trace = load_living(name).up
         if options.real:
             figures = asyncio.run(really(trace, options.real, options.seed))
         else:

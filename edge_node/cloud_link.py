@@ -191,7 +191,7 @@ class CloudLink:
         started_s = time.monotonic()
         reply = await stub.Probe(request, timeout=PROBE_TIMEOUT_S)
         now_s = time.monotonic()
-        server_s = 1e-6 * reply.server_us
+        server_s = _believable_s(reply.server_us, now_s - started_s)
         if size == 0:
             self.estimator.on_rtt(now_s - started_s - server_s, now_s)
         else:
@@ -218,14 +218,17 @@ class CloudLink:
         self.estimator.on_stall(exchange.upload_bytes, max(0.0, away_s), time.monotonic())
 
     def _observe(self, exchange: Exchange) -> None:
+        """What the receipt says counts as far as it agrees with this device's own bytes and clock."""
         receipt, alone = exchange.receipt, exchange.received_bytes == exchange.receipt.bytes
+        received_bytes = min(exchange.received_bytes, exchange.bytes_sent)
+        span_s = _believable_s(receipt.span_us, exchange.upload_elapsed_s)
         self.estimator.on_transfer(
-            exchange.received_bytes,
-            1e-6 * receipt.span_us if receipt.span_us and alone else None,  # of several parts it is the last one's
+            received_bytes,
+            span_s if span_s and alone else None,  # of several parts it is the last one's
             exchange.upload_elapsed_s,
             0.0,
             time.monotonic(),
-            first_frame_bytes=min(CHUNK_BYTES, receipt.bytes),
+            first_frame_bytes=min(CHUNK_BYTES, received_bytes),
         )
 
     def _note(self, payload: Payload, exchange: Exchange) -> None:
@@ -275,3 +278,8 @@ class CloudLink:
     async def _warm_up_quietly(self) -> None:
         with contextlib.suppress(SplitvlmError):
             await self.warm_up()
+
+
+def _believable_s(told_us: int, elapsed_s: float) -> float:
+    """Seconds that the peer says it spent, or saw pass, within a call: no more than the call took by this device's clock."""
+    return min(1e-6 * told_us, elapsed_s)

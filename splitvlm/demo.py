@@ -25,7 +25,7 @@ from splitvlm.domain import TOKENS
 from splitvlm.errors import UsageError
 from splitvlm.launch import Launcher
 from splitvlm.link.emulator import LinkEmulator
-from splitvlm.link.tracefiles import load
+from splitvlm.link.tracefiles import load_living
 from splitvlm.link.traces import Trace
 from splitvlm.model.loading import load_whole, read_spec
 from splitvlm.rpc.local import LocalClient
@@ -72,7 +72,7 @@ async def run_demo(
     seed: int, questions: int, trace: str, slowdown: float, every_s: float, out: Path
 ) -> dict[str, object]:
     """Runs, prints, plots; returns the summary that `--json` writes."""
-    shaped = load(trace).up
+    shaped = load_living(trace).up
     asked = [Asked(scene.image, q.text, q.answer) for scene, q in held_out(questions, seed)]
     memory = read_spec("scenes").device_memory_bytes(TOKENS, "float32", CONTEXT_TOKENS)
     _introduce(trace, slowdown, memory, len(asked))

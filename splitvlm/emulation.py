@@ -31,7 +31,7 @@ from splitvlm.domain import DEVICE, IMAGE, TOKENS
 from splitvlm.errors import PeerUnavailable, UsageError
 from splitvlm.launch import Launcher, Node
 from splitvlm.link.emulator import LinkEmulator
-from splitvlm.link.tracefiles import load
+from splitvlm.link.tracefiles import load_living
 from splitvlm.link.traces import Trace
 from splitvlm.measure import profile
 from splitvlm.planning.costs import CostLine
@@ -70,7 +70,7 @@ def emulate(scenario: Scenario, traces: Sequence[str], console: Console) -> list
     if scenario.arrivals.kind != "every":
         raise UsageError("An emulated run asks at a camera's rate.", advice="Set arrivals.kind to `every`.")
     alone = scenario.model_copy(update={"clouds": [scenario.clouds[0].model_copy(update={"speedup": 1.0})]})
-    links = {name: load(name).up for name in traces or scenario.link.traces}
+    links = {name: load_living(name).up for name in traces or scenario.link.traces}
     profiles = profile(ModelChoice(name="scenes", threads=1), PICTURES, None)
     results = []
     for name, link in links.items():

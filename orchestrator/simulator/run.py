@@ -12,7 +12,7 @@ from orchestrator.simulator.results import Comparison, Run, summarise
 from orchestrator.simulator.scenario import Scenario
 from splitvlm.domain import Cut
 from splitvlm.errors import UsageError
-from splitvlm.link.tracefiles import load
+from splitvlm.link.tracefiles import load_living
 from splitvlm.link.traces import LinkTrace
 from splitvlm.planning.costs import CostLine
 from splitvlm.planning.profilefiles import Profiles, read, scaled
@@ -67,7 +67,7 @@ def _known_cuts(scenario: Scenario, profiles: Profiles) -> None:
 def _over(
     scenario: Scenario, profiles: Profiles, table: PlanTable, allowed: Sequence[CostLine], trace: str
 ) -> Comparison:
-    link = load(trace)
+    link = load_living(trace)
     world = world_of(scenario, profiles, allowed, link, trace)
     runs = [simulate(world, contender) for contender in _contenders(scenario, world, table, allowed)]
     deadline_s = scenario.requests.deadline_ms / 1e3 if scenario.requests.deadline_ms else None

@@ -122,8 +122,8 @@ class LinkEstimator:
         """
         self._heard_s = now_s
         away_s = elapsed_s - server_s
-        if payload_bytes <= 0 or not math.isfinite(away_s):
-            return
+        if payload_bytes <= 0 or not 0 < away_s < math.inf:
+            return  # a server that says it took all of the time tells nothing of the link
         if receive_span_s is not None:
             self.on_rtt(away_s - receive_span_s, now_s)
         spanned = payload_bytes - first_frame_bytes if first_frame_bytes is not None else 0

@@ -27,6 +27,8 @@ PACKET_BYTES = 1500
 MAX_FILE_BYTES = 32 * 1024 * 1024  # days of LTE in Mahimahi's format
 MAX_SECONDS = 1e7
 MAX_BPS = 1e12
+LEAST_SPAN_S = 0.001
+LEAST_MEAN_BPS = 1.0  # a link that carries less is dead: a packet takes hours
 COLUMNS = ("seconds", "uplink_bps", "downlink_bps", "rtt_s")
 _UNITS = {"bit": 1.0, "kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
 _RATE = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)(bit|kbit|mbit|gbit)?")
@@ -40,6 +42,17 @@ def load(text: str) -> LinkTrace:
     if maker is not None:
         return maker(rest, text)
     return parse(_read(Path(text)), source=text)
+
+
+def load_living(text: str) -> LinkTrace:
+    """Loads a trace whose uplink carries something: on a dead one no transfer ever ends. Raises UsageError."""
+    link = load(text)
+    if link.up.mean_bps < LEAST_MEAN_BPS:
+        raise UsageError(
+            f"The link {text} is dead throughout: its uplink carries nothing, so that no plan with a cloud ever answers.",
+            advice="Take a trace that carries something; outage:RATE@SECONDS,SECONDS makes one with outages.",
+        )
+    return link
 
 
 def parse(content: str, *, source: str) -> LinkTrace:
@@ -56,7 +69,10 @@ def parse_rate(text: str) -> float:
     match = _RATE.fullmatch(text.strip().lower())
     if match is None:
         raise UsageError(f"'{text}' is not a rate.", advice="A rate is like 500kbit, 2.5mbit or 1000000.")
-    return float(match[1]) * _UNITS[match[2] or "bit"]
+    bps = float(match[1]) * _UNITS[match[2] or "bit"]
+    if bps > MAX_BPS:
+        raise UsageError(f"The rate {text} is {bps:g} bit/s, but must be from 0 to {MAX_BPS:g}.")
+    return bps
 
 
 def synthetic_names() -> tuple[str, ...]:
@@ -104,7 +120,7 @@ def _span(part: str, text: str) -> tuple[float, float]:
 
 def _seconds(text: str, where: str) -> float:
     seconds = _number(text, where, "a number of seconds", MAX_SECONDS)
-    if seconds < 0.001:
+    if seconds < LEAST_SPAN_S:
         raise UsageError(f"{where}: a span must last at least a millisecond, not {text}.")
     return seconds
 
@@ -113,11 +129,13 @@ def _read(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise UsageError(f"The trace {path} is larger than {MAX_FILE_BYTES // 2**20} MiB.")
-        return path.read_text("utf-8")
+        return path.read_text("utf-8-sig")  # spreadsheets write a byte order mark
     except OSError as error:
         raise UsageError(f"Cannot read the trace {path}: {error.strerror}.", advice=_ADVICE) from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"The trace {path} is not a text file.", advice="A trace is Mahimahi or CSV.") from error
+        raise UsageError(
+            f"The trace {path} is not a text file in UTF-8.", advice="A trace is Mahimahi or CSV."
+        ) from error
 
 
 def _parse_mahimahi(lines: Iterable[str], source: str) -> LinkTrace:
@@ -180,6 +198,8 @@ def _check_times(times_s: list[float], wheres: list[str]) -> None:
     for (before_s, after_s), where in zip(pairwise(times_s), wheres[1:], strict=True):
         if after_s <= before_s:
             raise UsageError(f"{where}: {after_s:g} s stands after {before_s:g} s.", advice="The rows must be sorted.")
+        if after_s - before_s < 0.999 * LEAST_SPAN_S:  # written in decimals, read in binary
+            raise UsageError(f"{where}: {after_s:g} s is less than a millisecond after the row before.")
 
 
 def _of_table(table: list[dict[str, float]], header: tuple[str, ...], source: str) -> LinkTrace:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from splitvlm.errors import UsageError
 from splitvlm.link import synthesis, tracefiles
-from splitvlm.link.tracefiles import load, parse, parse_rate, synthetic_names
+from splitvlm.link.tracefiles import load, load_living, parse, parse_rate, synthetic_names
 from splitvlm.link.traces import Trace, spans
 
 rates_bps = st.just(0.0) | st.floats(1e3, 1e9)
@@ -92,6 +92,10 @@ def test_rates_are_written_as_for_tc(text, bps):
         ("seconds,uplink_bps\n0,1\n2,1\n1,1\n", "f:4: 1 s stands after 2 s"),
         ("seconds,uplink_bps\n1,1\n", "f:2: the first row is at 1 s"),
         ("seconds,uplink_bps\n0\n", "f:2: 1 columns, but the header has 2"),
+        ("seconds,uplink_bps\n0,1e13\n", "f:2: uplink_bps is 1e+13, but must be from 0 to 1e+12"),
+        ("seconds,uplink_bps\n0,1\n1e-9,1\n", "f:3: 1e-09 s is less than a millisecond after the row before"),
+        ("seconds,uplink_bps,rtt_s\n0,1,-0.1\n", "f:2: rtt_s is -0.1, but must be from 0 to 60"),
+        ("seconds,uplink_bps,downlink_bps\n0,1,-1\n", "f:2: downlink_bps is -1, but must be from 0"),
     ],
 )
 def test_a_wrong_file_is_refused_with_its_line(content, words):
@@ -105,6 +109,10 @@ def test_a_wrong_file_is_refused_with_its_line(content, words):
     [
         ("constant:fast", "'fast' is not a rate"),
         ("constant:-2mbit", "'-2mbit' is not a rate"),
+        ("constant:nan", "'nan' is not a rate"),
+        ("constant:999999999999gbit", "must be from 0 to 1e+12"),
+        ("step:1mbit@-3", "a number of seconds is -3, but must be from 0"),
+        ("outage:1mbit@5,nan", "'nan' is not a number of seconds"),
         ("step:2mbit", "tells no seconds"),
         ("step:2mbit@0", "at least a millisecond"),
         ("outage:2mbit@5", "tells no length of the outage"),
@@ -116,6 +124,31 @@ def test_a_wrong_text_is_refused(text, words):
     with pytest.raises(UsageError) as caught:
         load(text)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content", ["seconds,uplink_bps\n0,8000\n2,16000\n", "1\n5\n10\n", "seconds,uplink_bps,rtt_s\n0,1,0.1\n"]
+)
+def test_a_byte_order_mark_changes_nothing(tmp_path, content):
+    file = tmp_path / "t.csv"
+    file.write_text(content, "utf-8")
+    plain = load(str(file))
+    file.write_text(content, "utf-8-sig")
+    assert load(str(file)) == plain
+
+
+@pytest.mark.parametrize("text", ["constant:0mbit", "step:0bit@5,0bit@5", "outage:0bit@5,5", "FILE"])
+def test_a_dead_link_is_no_link_to_replay_and_still_one_to_emulate(tmp_path, text):
+    file = tmp_path / "zero.csv"
+    file.write_text("seconds,uplink_bps\n0,0\n10,0\n", "utf-8")
+    text = str(file) if text == "FILE" else text
+    with pytest.raises(UsageError, match="dead throughout"):
+        load_living(text)
+    assert load(text).up.capacity_bytes(0, 100) == 0
+
+
+def test_a_link_that_lives_for_a_while_is_one_to_replay():
+    assert load_living("step:0bit@30,1kbit@1").up.mean_bps == pytest.approx(1000 / 31)
 
 
 def test_a_file_that_is_too_large_or_no_text_is_refused(tmp_path, monkeypatch):

@@ -150,3 +150,10 @@ def test_a_summary_counts_late_answers():
     run = simulate(a_world(Trace.constant(1e6), [[0.0, 0.5]]), Fixed(ALONE))
     assert summarise(run, 3.0, 2.0).deadline_misses == 0.5
     assert summarise(run, 3.0, 2.0).regret == pytest.approx(2.75 / 2 - 1)
+
+
+@pytest.mark.parametrize("trace", ["constant:0mbit", "outage:0bit@5,5"])
+def test_a_link_that_is_dead_throughout_is_refused_in_a_sentence(trace):
+    scenario = settings.load(EXAMPLES / "simulate-robot.yaml", Scenario)
+    with pytest.raises(UsageError, match="dead throughout"):
+        next(iter(compare(scenario, traces=[trace])))

@@ -1,0 +1,60 @@
+"""What a cloud node says of times and bytes counts as far as it agrees with the device's own clock and bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+import pytest
+
+from edge_node.cloud_link import CloudLink
+from edge_node.cloud_session import Exchange
+from splitvlm.wire.v1 import data_pb2 as pb
+
+MOST = 2**64 - 1
+
+
+class Says:
+    """A cloud node's stub that answers probes after 20 ms and claims any time of its own."""
+
+    def __init__(self, server_us: int) -> None:
+        self._reply = pb.ProbeReply(server_us=server_us)
+
+    async def Probe(self, request: pb.ProbeRequest, **_: float) -> pb.ProbeReply:
+        await asyncio.sleep(0.02)
+        return self._reply
+
+
+@pytest.fixture
+async def link():
+    made = CloudLink("127.0.0.1:1", pb.Agreement(), None, [])
+    yield made
+    await made.close()
+
+
+@pytest.mark.parametrize("server_us", [1_000_000, 3_600_000_000, MOST])
+async def test_a_probe_s_server_time_is_no_longer_than_the_probe(link: CloudLink, server_us: int) -> None:
+    before = link.estimate()
+    for size in (0, 4_096):
+        assert await link._probe_once(Says(server_us), size) >= 0
+    assert link.estimate() == before
+
+
+async def test_a_probe_s_honest_server_time_is_taken_off(link: CloudLink) -> None:
+    await link._probe_once(Says(15_000), 0)
+    assert 0.004 < link.estimate().rtt_s < 0.5
+
+
+@pytest.mark.parametrize(
+    "receipt", [pb.Receipt(bytes=20_000, span_us=MOST), pb.Receipt(bytes=MOST), pb.Receipt(bytes=MOST, span_us=5_000)]
+)
+async def test_a_receipt_tells_of_no_more_than_was_sent_and_no_longer_than_it_took(
+    link: CloudLink, receipt: pb.Receipt
+) -> None:
+    link.estimator.on_rtt(0.02, 0.0)
+    exchange = Exchange(bytes_sent=20_000, received_bytes=receipt.bytes, upload_elapsed_s=0.34, receipt=receipt)
+    link._observe(exchange)
+    estimate = link.estimate()
+    assert 0 < estimate.uplink_bps <= max(8 * 20_000 / 0.005, 5e6)
+    assert 0 < estimate.rtt_s < 0.34
+    assert math.isfinite(estimate.transfer_s(20_000))
