@@ -27,10 +27,11 @@ from statistics import median
 from PIL import Image
 
 from edge_node.cloud_link import CloudLink
-from edge_node.cloud_session import Exchange, Payload
 from edge_node.engine import Engine
+from edge_node.exchange import Exchange
 from edge_node.node import agreement_of
 from edge_node.parts import Parts
+from edge_node.payload import Payload
 from splitvlm.calibration import codec_of
 from splitvlm.crypto.identity import Role
 from splitvlm.domain import Plan
@@ -69,12 +70,12 @@ class Bench:
 
         parts = Parts(run.num_tiles, make)
         await parts.part(0)
-        return Payload(plan, parts, 1)
+        return Payload(plan, parts, 1, self._engine.vocabulary)
 
     async def whole(self, plan: Plan) -> Payload:
         run, _ = await self._engine.begin(*self._asked, plan)
         await self._engine.tile(run, run.num_tiles - 1)
-        return Payload(plan, Parts.of((await self._engine.encode(run.boundary, plan))[0]), 1)
+        return Payload(plan, Parts.of((await self._engine.encode(run.boundary, plan))[0]), 1, self._engine.vocabulary)
 
     async def ask(self, way: Way, plan: Plan) -> tuple[float, int, int]:
         """Seconds to the first token, bytes sent, the token."""

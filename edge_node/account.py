@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass, field
 
-from edge_node.cloud_session import Exchange
+from edge_node.exchange import Exchange
 from edge_node.hedge import Side
 from splitvlm.domain import Plan
 from splitvlm.wire.v1 import local_pb2 as pb

@@ -15,7 +15,9 @@ from dataclasses import replace
 import grpc
 from PIL import Image
 
-from edge_node.cloud_session import CloudSession, Exchange, Payload
+from edge_node.cloud_session import CloudSession
+from edge_node.exchange import Exchange
+from edge_node.payload import Payload
 from splitvlm.crypto.identity import Identity
 from splitvlm.domain import Plan
 from splitvlm.errors import CapacityError, Forgotten, PeerUnavailable, SplitvlmError

@@ -5,88 +5,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator
 
 import grpc
 
-from edge_node.parts import Parts
+from edge_node.answer_check import AnswerCheck
+from edge_node.exchange import Exchange
 from edge_node.patience import PATIENCE
+from edge_node.payload import Payload
 from splitvlm.crypto.handshake import DeviceHandshake, Reply
 from splitvlm.crypto.identity import Identity
 from splitvlm.crypto.sealing import Opener, Sealer
-from splitvlm.domain import Plan
 from splitvlm.errors import DeadlineExceeded, Forgotten, PeerUnavailable, ProtocolError
 from splitvlm.rpc.agreement import session_context
 from splitvlm.rpc.limits import CHUNK_BYTES, CONNECT_TIMEOUT_S, FIRST_TOKEN_TIMEOUT_S, TOKEN_TIMEOUT_S
 from splitvlm.rpc.sealed import SealedStream
-from splitvlm.rpc.status import failure, from_rpc, was_cancelled
+from splitvlm.rpc.status import from_rpc, was_cancelled
 from splitvlm.wire.v1 import data_pb2 as pb
 from splitvlm.wire.v1 import data_pb2_grpc
 
-NextStep = Callable[[int, int], Awaitable[bytes]]
-"""Gives the coded boundary of the token at a place of the answer (cuts `lm:k`)."""
-
 SLOWEST_UPLINK_BPS = 8_000  # a link below 1 kB/s is an outage: an upload's deadline is its time at that rate
-
-
-@dataclass(frozen=True, slots=True)
-class Payload:
-    """What crosses for one request."""
-
-    plan: Plan
-    parts: Parts
-    max_new_tokens: int
-    question: str = ""  # cut `image` only
-    step: NextStep | None = None
-    picture: bytes = b""  # the picture's name, by which the cloud may remember it
-    again: bool = False  # it does: `parts` hold the prompt only
-    given: Sequence[int] = ()  # tokens of the answer that are there already
-    patience_s: float | None = None  # that a silent cloud node gets, where another could take over,
-    upload_s: float = 0.0  # and as long as it is predicted to take, its first part's upload besides
-
-
-@dataclass
-class Exchange:
-    """What was seen of one request on the wire: the clock is this device's, except for `end`."""
-
-    bytes_sent: int = 0
-    bytes_received: int = 0
-    upload_began_s: float | None = None  # of time.perf_counter; None while nothing is on its way
-    upload_bytes: int = 0  # of parts that went since then,
-    received_bytes: int = 0  # and of those that arrived, sealed
-    parts_under_way: int = 0
-    heard_s: float | None = None  # the same: the node's last sign of life
-    longest_silence_s: float = 0.0  # of the node, when it had all that it needed to go on
-    upload_elapsed_s: float = 0.0  # from the first frame of `upload_bytes` until the last part's receipt
-    receipt: pb.Receipt = field(default_factory=pb.Receipt)
-    end: pb.End = field(default_factory=pb.End)
-
-    def restart(self) -> None:
-        """Before the request is sent once more. Bytes add up."""
-        self.receipt.Clear()
-        self.upload_began_s = None
-        self.upload_bytes = self.received_bytes = self.parts_under_way = 0
-        self.upload_elapsed_s = 0.0
-
-    def hand_over(self, num_bytes: int) -> None:
-        """A part goes. The link is measured from when nothing else was on its way: before, it waited for the device."""
-        if not self.parts_under_way:
-            self.upload_began_s = time.perf_counter()
-            self.upload_bytes = self.received_bytes = 0
-        self.upload_bytes += num_bytes
-        self.parts_under_way += 1
-
-    def received(self, receipt: pb.Receipt, *, last: bool) -> None:
-        """A part's receipt came."""
-        assert self.upload_began_s is not None, "it was sent before"
-        self.parts_under_way -= 1
-        self.received_bytes += receipt.bytes
-        if last:
-            self.receipt = receipt
-            self.upload_elapsed_s = time.perf_counter() - self.upload_began_s
-        elif not self.parts_under_way:
-            self.upload_began_s = None
 
 
 class CloudSession:
@@ -100,6 +38,7 @@ class CloudSession:
         self._context = keys_context
         self._said = ("", "", 0)  # cut, level, max_new_tokens of the last request: the cloud knows them
         self._stream: SealedStream[pb.DeviceFrame, pb.CloudFrame]
+        self._began: list[tuple[int, float]] = []  # of this request's parts: bytes sent before, time.perf_counter
         self.broken = False
         self.opened_s = time.monotonic()
         self.setup_bytes = 0
@@ -141,6 +80,7 @@ class CloudSession:
         """Send the payload, yield the tokens as they come, fill in the exchange. A caller that stops early cancels."""
         sent, received = self._stream.bytes_sent, self._stream.bytes_received
         ended = False
+        check, self._began = AnswerCheck(payload, self._peer), []
         try:
             handed_over: asyncio.Queue[None] = asyncio.Queue()
             upload = asyncio.create_task(self._upload(payload, exchange, handed_over))
@@ -150,9 +90,9 @@ class CloudSession:
                     await handed_over.get()
                     if upload.done():
                         await upload
-                    await self._await_receipt(payload, exchange, last=not left)
+                    await self._await_receipt(payload, check, exchange, left)
                 await upload
-                async for token in self._tokens(payload, exchange):
+                async for token in self._tokens(payload, check, exchange):
                     yield token
                 ended = True
             except Forgotten:
@@ -209,6 +149,7 @@ class CloudSession:
         for place in range(parts.count):
             data = await parts.part(place)
             exchange.hand_over(len(data))
+            self._began.append((self._stream.bytes_sent, time.perf_counter()))
             handed_over.put_nowait(None)
             if place:
                 size = len(data) if len(data) > CHUNK_BYTES else 0
@@ -239,33 +180,38 @@ class CloudSession:
             )
         )
 
-    async def _await_receipt(self, payload: Payload, exchange: Exchange, *, last: bool) -> None:
+    async def _await_receipt(self, payload: Payload, check: AnswerCheck, exchange: Exchange, left: int) -> None:
+        """The receipt of the oldest part under way, after which `left` parts are to come."""
         exchange.heard_s = time.perf_counter()
         deadline_s = CONNECT_TIMEOUT_S + 8 * exchange.upload_bytes / SLOWEST_UPLINK_BPS
         if payload.patience_s is not None:
             deadline_s = payload.patience_s + PATIENCE * payload.upload_s * exchange.parts_under_way
-        frame = await self._receive(deadline_s, exchange)
+        frame = await self._receive(check, deadline_s, exchange)
         if frame.WhichOneof("body") != "receipt":
             raise ProtocolError(f"The {self._peer} answered before it had the whole request.")
-        exchange.received(frame.receipt, last=last)
+        began = self._began[payload.parts.count - left - 1 :]
+        until_bytes = began[1][0] if len(began) > 1 else self._stream.bytes_sent
+        sent_bytes, elapsed_s = until_bytes - began[0][0], time.perf_counter() - began[0][1]
+        exchange.received(check.receipt(frame.receipt, sent_bytes, elapsed_s), last=not left)
 
-    async def _tokens(self, payload: Payload, exchange: Exchange) -> AsyncGenerator[int, None]:
+    async def _tokens(self, payload: Payload, check: AnswerCheck, exchange: Exchange) -> AsyncGenerator[int, None]:
         timeout_s = payload.patience_s or FIRST_TOKEN_TIMEOUT_S
         for place, token_id in enumerate(payload.given):
             await self._step(payload, place, token_id)
         place = len(payload.given)
         while True:
             asked_s = time.perf_counter()
-            frame = await self._receive(timeout_s, exchange)
+            frame = await self._receive(check, timeout_s, exchange)
             exchange.longest_silence_s = max(exchange.longest_silence_s, time.perf_counter() - asked_s)
             timeout_s = payload.patience_s or TOKEN_TIMEOUT_S
             match frame.WhichOneof("body"):
                 case "token":
-                    yield frame.token.id
-                    await self._step(payload, place, frame.token.id)
+                    token_id = check.token(frame.token)
+                    yield token_id
+                    await self._step(payload, place, token_id)
                     place += 1
                 case "end":
-                    exchange.end = frame.end
+                    exchange.end = check.end(frame.end, time.perf_counter() - self._began[0][1])
                     return
                 case _:
                     raise ProtocolError(f"The {self._peer} sent a frame that has no place in an answer.")
@@ -274,7 +220,7 @@ class CloudSession:
         if payload.step is not None:
             await self._stream.send(pb.DeviceFrame(step=await payload.step(place, token_id)))
 
-    async def _receive(self, timeout_s: float, exchange: Exchange) -> pb.CloudFrame:
+    async def _receive(self, check: AnswerCheck, timeout_s: float, exchange: Exchange) -> pb.CloudFrame:
         try:
             envelope = await asyncio.wait_for(self._read(), timeout_s)
         except TimeoutError as error:
@@ -284,8 +230,7 @@ class CloudSession:
         exchange.heard_s = time.perf_counter()
         frame = self._stream.open(envelope)
         if frame.WhichOneof("body") == "failure":
-            failed = frame.failure
-            raise failure(failed.code, failed.sentence, failed.advice, failed.retry_after_ms)
+            raise check.failure(frame.failure)
         return frame
 
     async def _read(self) -> pb.Envelope:

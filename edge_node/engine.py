@@ -14,10 +14,12 @@ from typing import ParamSpec, TypeVar
 
 from PIL import Image
 
+from edge_node.payload import Vocabulary
 from splitvlm.codec import encode_picture
 from splitvlm.codec.codec import Codec
 from splitvlm.domain import Plan
 from splitvlm.model.boundary import Boundary
+from splitvlm.model.greedy import end_token_ids
 from splitvlm.model.parts import DevicePart, LowerRun
 
 P = ParamSpec("P")
@@ -31,6 +33,7 @@ class Engine:
         self.part = part
         self.codec = codec
         self.slowdown = slowdown
+        self.vocabulary = Vocabulary(part.spec.vocab_size, end_token_ids(part.model))
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="torch")
 
     async def begin(self, image: Image.Image, question: str, plan: Plan) -> tuple[LowerRun, float]:

@@ -23,10 +23,10 @@ from PIL import Image
 
 from edge_node.account import Account, Fault
 from edge_node.cloud_link import CloudLink
-from edge_node.cloud_session import NextStep, Payload
 from edge_node.engine import Engine
 from edge_node.hedge import Side, first_to_answer
 from edge_node.parts import Parts
+from edge_node.payload import NextStep, Payload
 from splitvlm.domain import DEVICE, IMAGE, CutKind, Plan
 from splitvlm.errors import Cancelled, CapacityError, ConfigError, Forgotten, PeerUnavailable, SplitvlmError, UsageError
 from splitvlm.model.parts import LowerRun
@@ -34,7 +34,7 @@ from splitvlm.model.parts import LowerRun
 _log = logging.getLogger("splitvlm.edge.request")
 PAUSES = 3  # times that a node without room is waited for, where nobody else can answer,
 MOST_PAUSE_S = 10.0  # and for how long each time
-_OWN_FAULT = (UsageError, ConfigError, Cancelled)  # another node would say the same
+_OWN_FAULT = (UsageError, ConfigError, Cancelled)  # where the device says so: every node would say the same
 
 
 class Request:
@@ -108,22 +108,26 @@ class Request:
         return self._with_cloud()
 
     def _taken_over(self, error: SplitvlmError) -> AsyncGenerator[int, None]:
-        """The rest of the answer from those who are left. Raises the error where nobody is."""
+        """The rest of the answer from those who are left. Raises the error where nobody is, and something is missing."""
         link, on_device = self._link, self.account.plan.cut == DEVICE
-        others = bool(self._standby or self._alone)
+        given = tuple(self.account.token_ids)
+        complete = self._engine.vocabulary.ends(given, self._max_new_tokens)
+        others = complete or bool(self._standby or self._alone)
         pause_s = 0.0 if others else self._worth_waiting_s(error)
-        if isinstance(error, _OWN_FAULT) or link is None or on_device or not (others or pause_s):
+        own_fault = isinstance(error, _OWN_FAULT) and not error.from_peer
+        if own_fault or link is None or on_device or not (others or pause_s):
             raise error
         exchange = self.account.exchange
         now_s = time.perf_counter()
         silent_s = now_s - (exchange.heard_s or self._started_s)
-        given = tuple(self.account.token_ids)
         fault = Fault(error.code, link.address, len(given), silent_s, now_s - self._started_s)
         self.account.faults.append(fault)
         _log.warning(
             "%s failed: %s", link.peer, error.sentence, extra={"request": self.account.request_id, "tokens": len(given)}
         )
         self._on_fault(link)
+        if complete:
+            return _nothing()
         exchange.restart()
         self.account.again = False  # whoever takes over gets it all
         sides = {}
@@ -288,7 +292,10 @@ class Request:
         again: bool = False,
     ) -> Payload:
         name, patience_s = self._picture_name, self._patience_s
-        return Payload(self.account.plan, parts, self._max_new_tokens, question, step, name, again, given, patience_s)
+        return Payload(
+            *(self.account.plan, parts, self._max_new_tokens, self._engine.vocabulary, question),
+            *(step, name, again, given, patience_s),
+        )
 
     def _stepper(self, run: LowerRun) -> NextStep:
         kept: list[bytes] = []  # for a node that takes over: the run itself cannot go back
@@ -302,3 +309,9 @@ class Request:
 
     def _elapsed_s(self) -> float:
         return time.perf_counter() - self._started_s
+
+
+async def _nothing() -> AsyncGenerator[int, None]:
+    """What is left of an answer that is complete."""
+    return
+    yield

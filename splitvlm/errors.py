@@ -24,7 +24,10 @@ from typing import ClassVar
 
 
 class SplitvlmError(Exception):
-    """Base of all errors that people may see. `str()` is the sentence, then the advice."""
+    """Base of all errors that people may see. `str()` is the sentence, then the advice.
+
+    `from_peer` says that another node claims it: a node beside that one may say otherwise.
+    """
 
     code: ClassVar[str] = "internal"
     grpc_status: ClassVar[str] = "INTERNAL"  # a name of grpc.StatusCode, so that this module needs no gRPC
@@ -34,6 +37,7 @@ class SplitvlmError(Exception):
         super().__init__(sentence)
         self.sentence = sentence
         self.advice = advice
+        self.from_peer = False
 
     def __str__(self) -> str:
         return f"{self.sentence} {self.advice}".strip()

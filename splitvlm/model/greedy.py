@@ -37,6 +37,12 @@ class Greedy:
         return token
 
 
+def end_token_ids(model: Any) -> frozenset[int]:
+    """The ids that end an answer, by the model's own generation config."""
+    ends = _generation_config(model, 1, 1, torch.device("cpu"))._eos_token_tensor
+    return frozenset() if ends is None else frozenset(map(int, ends.tolist()))
+
+
 def reads_prompt(model: Any) -> bool:
     """Whether some rule (such as Qwen's repetition penalty) reads the prompt's ids, which then must cross at lm:k too."""
     device = torch.device("cpu")

@@ -45,6 +45,13 @@ FIRST_TOKEN_TIMEOUT_S = 120.0
 TOKEN_TIMEOUT_S = 60.0
 """Between two tokens of an answer."""
 
+MOST_RETRY_AFTER_S = 60.0
+"""Longest time for which a peer that says it has no room is left alone: one that names more may be wrong or hostile, and
+asking it again costs one small message."""
+
+MOST_TEXT_LENGTH = 1_000
+"""Characters of a peer's sentence, and of its advice, that are shown."""
+
 
 def client_options(max_message_bytes: int = MAX_MESSAGE_BYTES) -> list[tuple[str, int]]:
     return [

@@ -27,6 +27,7 @@ from splitvlm.errors import (
     SplitvlmError,
     all_errors,
 )
+from splitvlm.rpc.limits import MOST_RETRY_AFTER_S, MOST_TEXT_LENGTH
 
 _log = logging.getLogger("splitvlm.rpc")
 _BY_CODE = {kind.code: kind for kind in all_errors()}
@@ -95,11 +96,22 @@ def was_cancelled() -> bool:
 
 
 def failure(code: str, sentence: str, advice: str, retry_after_ms: int = 0) -> SplitvlmError:
-    """The error that a code of the wire names; unknown codes are plain SplitvlmErrors."""
+    """The error that a code of the wire names; unknown codes are plain SplitvlmErrors.
+
+    What a peer says is bounded here: texts are printable and short, and no node keeps others away for longer than a minute.
+    """
     kind = _BY_CODE.get(code, SplitvlmError)
-    if kind is CapacityError:
-        return CapacityError(sentence, advice=advice, retry_after_s=retry_after_ms / 1e3)
-    return kind(sentence, advice=advice)
+    error = kind(_printable(sentence), advice=_printable(advice))
+    if isinstance(error, CapacityError):
+        error.retry_after_s = min(retry_after_ms / 1e3, MOST_RETRY_AFTER_S)
+    error.from_peer = True
+    return error
+
+
+def _printable(text: str) -> str:
+    """A peer's text in one line, without what could steer a terminal."""
+    seen = "".join(one if one.isprintable() else " " for one in text[:MOST_TEXT_LENGTH])
+    return " ".join(seen.split())
 
 
 def retry_after_ms(error: SplitvlmError) -> int:
@@ -119,7 +131,7 @@ def from_rpc(error: grpc.aio.AioRpcError, peer: str) -> SplitvlmError:
 
 
 def _of_status(status: grpc.StatusCode, detail: str, peer: str) -> SplitvlmError:
-    detail = " ".join(detail.split())[:200]
+    detail = _printable(detail)[:200]
     match status:
         case grpc.StatusCode.UNAVAILABLE if "handshake" in detail.lower() or "certificate" in detail.lower():
             return PeerUnavailable(

@@ -132,10 +132,11 @@ async def test_nobody_left_is_an_error(fleet: Fleet) -> None:
         await fleet.ask("tokens/lossless")
 
 
-async def test_a_wrong_question_is_asked_once(fleet: Fleet) -> None:
+async def test_a_wrong_question_is_refused_once_every_node_said_so(fleet: Fleet) -> None:
     with pytest.raises(UsageError, match="max_new_tokens"):
         await fleet.ask("tokens/lossless", tokens=100_000)
-    assert fleet.blamed == []
+    assert fleet.blamed == fleet.links[:1]
+    assert [cloud.servicer.active.total() for cloud in fleet.clouds] == [0, 0]
 
 
 @pytest.mark.parametrize("opened", [False, True])

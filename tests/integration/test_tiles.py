@@ -12,9 +12,10 @@ import pytest
 
 from cloud_node.settings import Limits
 from edge_node.cloud_link import CloudLink
-from edge_node.cloud_session import Exchange, Payload
+from edge_node.exchange import Exchange
 from edge_node.hedge import Side
 from edge_node.parts import Parts
+from edge_node.payload import Payload
 from edge_node.request import Request
 from splitvlm.crypto.identity import Identity, Role
 from splitvlm.domain import Plan
@@ -117,7 +118,7 @@ async def test_the_link_is_measured_by_the_last_part_where_it_waited_for_the_dev
         data, _ = await camera.engine.encode((await camera.engine.tile(run, place))[0], plan)
         return data
 
-    answer = camera.link.answer(Payload(plan, Parts(run.num_tiles, make), TOKENS), exchange)
+    answer = camera.link.answer(Payload(plan, Parts(run.num_tiles, make), TOKENS, camera.engine.vocabulary), exchange)
     assert [token async for token in answer]
     [(num_bytes, span_s, elapsed_s, *_)] = seen
     assert receipts.is_set()
@@ -198,7 +199,8 @@ async def test_bad_parts_are_refused_and_nothing_of_them_is_kept(
         return b"\x07" * size
 
     exchange = Exchange()
-    payload = Payload(Plan.parse(plan), Parts(count, make), 4, QUESTION if plan.startswith("image") else "")
+    question = QUESTION if plan.startswith("image") else ""
+    payload = Payload(Plan.parse(plan), Parts(count, make), 4, camera.engine.vocabulary, question)
     with pytest.raises(error) as caught:
         async for _ in camera.link.answer(payload, exchange):
             pass
@@ -217,7 +219,7 @@ async def test_the_limit_is_of_all_parts_together(camera: Device, clouds: list[C
         return bytes(200_000) if place else first
 
     with pytest.raises(UsageError, match=f"payload of {200_000 + len(first)} bytes is not taken"):
-        async for _ in camera.link.answer(Payload(plan, Parts(2, make), 4), Exchange()):
+        async for _ in camera.link.answer(Payload(plan, Parts(2, make), 4, camera.engine.vocabulary), Exchange()):
             pass
     await until(lambda: clouds[0].servicer.admission.working_bytes == 0)
 
@@ -230,7 +232,9 @@ async def test_tiles_that_do_not_fit_one_another_are_refused(camera: Device, clo
         return (await camera.engine.encode((await camera.engine.tile(run, 0))[0], plan))[0]
 
     with pytest.raises(ProtocolError, match="do not fit"):
-        async for _ in camera.link.answer(Payload(plan, Parts(2, the_first_again), 4), Exchange()):
+        async for _ in camera.link.answer(
+            Payload(plan, Parts(2, the_first_again), 4, camera.engine.vocabulary), Exchange()
+        ):
             pass
 
 
