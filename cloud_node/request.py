@@ -1,11 +1,9 @@
-"""One request in the cloud: its payload as it comes in, then its answer."""
+"""One request in the cloud: from its payload to its answer's tokens."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, field
 from typing import ParamSpec, TypeVar
 
 from PIL import Image
@@ -17,12 +15,12 @@ from splitvlm.codec import decode_picture
 from splitvlm.codec.codec import Codec
 from splitvlm.codec.limits import Limits as CodecLimits
 from splitvlm.domain import IMAGE, Cut, CutKind, Plan
-from splitvlm.errors import Forgotten, ProtocolError, UsageError
+from splitvlm.errors import Forgotten, UsageError
 from splitvlm.model.boundary import Boundary, joined
 from splitvlm.model.parts import CloudPart, UpperRun
 from splitvlm.model.tiles import in_tiles
-from splitvlm.rpc.limits import MAX_PARTS, PICTURE_NAME_BYTES
-from splitvlm.wire.v1.data_pb2 import Begin, CloudFrame, End, Receipt, Token
+from splitvlm.rpc.limits import PICTURE_NAME_BYTES
+from splitvlm.wire.v1.data_pb2 import Begin, End
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -30,75 +28,8 @@ T = TypeVar("T")
 MAX_PICTURE_PIXELS = 64 * 2**20  # 8192 x 8192: above every known model's input
 
 
-@dataclass
-class Upload:
-    """A payload that is coming in. Sizes are believed only after they were checked."""
-
-    begin: Begin
-    max_payload_bytes: int
-    parts_left: int = field(default=0, init=False)  # to come
-    _declared: int = field(default=0, init=False)  # bytes of this part, and of all so far
-    _declared_in_all: int = field(default=0, init=False)
-    _pieces: list[bytes] = field(default_factory=list, init=False)
-    _received: int = field(default=0, init=False)
-    _wire_bytes: int = field(default=0, init=False)
-    _first_s: float = field(default=0.0, init=False)
-    _last_s: float = field(default=0.0, init=False)
-
-    def __post_init__(self) -> None:
-        count = self.begin.parts or 1
-        whole = Cut.parse(self.begin.cut).kind not in (CutKind.VISION, CutKind.TOKENS) or self.begin.again
-        if count > (1 if whole else MAX_PARTS):
-            raise UsageError(
-                f"A payload at the cut {self.begin.cut} is not taken in {count} parts.",
-                advice=f"Only the tiles of a picture at vision:k and tokens are parts, at most {MAX_PARTS}.",
-            )
-        self.parts_left = count
-        self.next_part(self.begin.payload_bytes)
-
-    def next_part(self, declared_bytes: int) -> None:
-        """Another part begins. Raises UsageError where it is too large, ProtocolError where none is to come."""
-        if not self.parts_left or not self.part_complete:
-            raise ProtocolError("The peer began a part that it did not declare, or before the last one was complete.")
-        self.parts_left -= 1
-        self._declared, self._declared_in_all = declared_bytes, self._declared_in_all + declared_bytes
-        self._pieces, self._received, self._wire_bytes, self._first_s = [], 0, 0, 0.0
-        least = 0 if self.begin.again else 1
-        if not least <= declared_bytes <= self._declared_in_all <= self.max_payload_bytes:
-            raise UsageError(
-                f"A payload of {self._declared_in_all} bytes is not taken; the limit is {self.max_payload_bytes}.",
-                advice="Choose a smaller codec level, a deeper cut, or raise limits.max_payload_bytes.",
-            )
-
-    def add(self, piece: bytes, wire_bytes: int) -> None:
-        """Take the next piece of the part. Raises ProtocolError when there is more than was declared."""
-        now_s = time.perf_counter()
-        self._first_s = self._first_s or now_s
-        self._last_s = now_s
-        self._received += len(piece)
-        self._wire_bytes += wire_bytes
-        if self._received > self._declared:
-            raise ProtocolError("The peer sent more than the payload that it declared.")
-        self._pieces.append(piece)
-
-    @property
-    def is_first_part(self) -> bool:
-        return self.parts_left == (self.begin.parts or 1) - 1
-
-    @property
-    def part_complete(self) -> bool:
-        return self._received == self._declared
-
-    def part(self) -> bytes:
-        return b"".join(self._pieces)
-
-    def receipt(self) -> CloudFrame:
-        span_us = int(1e6 * (self._last_s - self._first_s))
-        return CloudFrame(receipt=Receipt(bytes=self._wire_bytes, span_us=span_us))
-
-
 class Answering:
-    """Runs the upper part of one request on the worker and yields its frames. Dropping it frees its caches.
+    """Runs the upper part of one request on the worker and yields the answer's tokens; then `end` says what they took.
 
     `parts` gives the payload's as they are complete: those of a picture in tiles are decoded, and
     run as far as the family allows, while others are on their way.
@@ -131,7 +62,7 @@ class Answering:
         self._hold = hold
         self._name = begin.picture
         self._picture: Image.Image | None = None
-        self._end = End()
+        self.end = End()
         codec.check(self._cut, begin.level)
         if self._cut not in part.cuts:
             known = ", ".join(map(str, part.cuts))
@@ -144,21 +75,20 @@ class Answering:
             raise Forgotten("The cloud node does not remember this picture.", advice="Send it again.")
         return kept
 
-    async def frames(self) -> AsyncGenerator[CloudFrame, None]:
+    async def tokens(self) -> AsyncGenerator[int, None]:
         run = await self._decoded()
         token = await self._timed("prefill_us", run.first, self._taken(0))
-        self._end.remembered = self._remember(run)
+        self.end.remembered = self._remember(run)
         if not self._given:
-            yield CloudFrame(token=Token(id=token))
+            yield token
         count = 1
         while not run.finished:
             step = await self._steps.get() if self._cut.kind is CutKind.LM else None
             token = await self._timed("tokens_us", self._next, run, step, self._taken(count))
             count += 1
             if count > len(self._given):
-                yield CloudFrame(token=Token(id=token))
-        self._end.reason = End.REASON_LENGTH if count == self._max_new_tokens else End.REASON_EOS
-        yield CloudFrame(end=self._end)
+                yield token
+        self.end.reason = End.REASON_LENGTH if count == self._max_new_tokens else End.REASON_EOS
 
     async def _decoded(self) -> UpperRun:
         """From bytes to a run that is ready for its prefill, or for the rest of it."""
@@ -224,5 +154,5 @@ class Answering:
         return self._given[place] if place < len(self._given) else None
 
     def _count(self, field_name: str, spent: Spent) -> None:
-        setattr(self._end, field_name, getattr(self._end, field_name) + int(1e6 * spent.busy_s))
-        self._end.queue_us += int(1e6 * spent.queue_s)
+        setattr(self.end, field_name, getattr(self.end, field_name) + int(1e6 * spent.busy_s))
+        self.end.queue_us += int(1e6 * spent.queue_s)

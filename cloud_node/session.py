@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 from cloud_node.admission import Admission
 from cloud_node.memory import Shelf
-from cloud_node.request import Answering, Upload
+from cloud_node.request import Answering
 from cloud_node.settings import Limits
+from cloud_node.upload import Upload
 from cloud_node.worker import Worker
 from splitvlm.codec.codec import Codec
 from splitvlm.errors import CapacityError, ProtocolError, SplitvlmError, UsageError
 from splitvlm.model.parts import CloudPart
 from splitvlm.rpc.sealed import SealedStream
 from splitvlm.rpc.status import retry_after_ms
-from splitvlm.wire.v1.data_pb2 import Begin, CloudFrame, DeviceFrame, End, Envelope, Failure, Part
+from splitvlm.wire.v1.data_pb2 import Begin, CloudFrame, DeviceFrame, End, Envelope, Failure, Part, Token
 
 _log = logging.getLogger("splitvlm.cloud.session")
 
@@ -49,7 +50,9 @@ class Session:
         self._upload: Upload | None = None
         self._steps: asyncio.Queue[bytes] = asyncio.Queue(maxsize=1)  # a device sends a step for each token that it has
         self._parts: asyncio.Queue[bytes] = asyncio.Queue()  # of the running request, as they are complete
-        self._answer: asyncio.Task[None] | None = None
+        self._answer: asyncio.Task[None] | None = None  # None from before its last frame on: the device may begin again
+        self._sending: set[asyncio.Task[None]] = set()  # answers, those that send their last frame among them
+        self._broken: BaseException | None = None  # what the stream raised under an answer
         self.requests = 0
 
     async def run(self, envelopes: AsyncIterator[Envelope]) -> None:
@@ -59,10 +62,12 @@ class Session:
                 received = self._stream.bytes_received
                 frame = self._stream.open(envelope)
                 await self._handle(frame, self._stream.bytes_received - received)
-                if self._answer is not None and self._answer.done():
-                    self._answer.result()  # an answer's own breach ends the session too
+                if self._broken is not None:
+                    raise self._broken
         finally:
-            await self._stop_answer()
+            for task in self._sending:
+                task.cancel()
+            await asyncio.gather(*self._sending, return_exceptions=True)
             self._hold.release()
 
     async def _handle(self, frame: DeviceFrame, wire_bytes: int) -> None:
@@ -93,7 +98,7 @@ class Session:
             self._admission.begin(self._shelf.device)
             self._hold.more(begin.payload_bytes)
         except SplitvlmError as error:
-            await self._fail(error)
+            await self._stream.send(_failed(error))
             return
         self._upload = upload
         await self._take(upload, begin.first, wire_bytes)
@@ -112,10 +117,8 @@ class Session:
             upload.next_part(num_bytes)
             self._hold.more(num_bytes)
         except (UsageError, CapacityError) as error:
-            self._upload = None
-            await self._stop_answer()
-            self._hold.release()
-            await self._fail(error)
+            await self._give_up()
+            await self._stream.send(_failed(error))
             return
         await self._take(upload, part.first, wire_bytes)
 
@@ -130,24 +133,37 @@ class Session:
             self._steps = asyncio.Queue(maxsize=max(1, len(upload.begin.given)))
             self._parts = asyncio.Queue()
             self._answer = asyncio.create_task(self._run_answer(upload.begin))
+            self._sending.add(self._answer)
+            self._answer.add_done_callback(self._answer_ended)
         self._parts.put_nowait(upload.part())
 
     async def _run_answer(self, begin: Begin) -> None:
+        async with contextlib.aclosing(self._frames(begin)) as frames:
+            async for frame in frames:
+                if frame.WhichOneof("body") != "token":
+                    self._upload, self._answer = None, None  # what is on its way still is not taken any more
+                    self._hold.release()
+                await self._stream.send(frame)
+
+    def _answer_ended(self, task: asyncio.Task[None]) -> None:
+        self._sending.discard(task)
+        if not task.cancelled():
+            self._broken = self._broken or task.exception()
+
+    async def _frames(self, begin: Begin) -> AsyncGenerator[CloudFrame, None]:
+        """The answer's tokens, then its end, or why it failed: nothing that a request meets ends its session."""
         parts, steps = self._parts, self._steps
         try:
             answering = Answering(self._part, self._codec, self._worker, begin, parts, steps, self._shelf, self._hold)
-            async with contextlib.aclosing(answering.frames()) as frames:
-                async for frame in frames:
-                    await self._stream.send(frame)
+            async with contextlib.aclosing(answering.tokens()) as tokens:
+                async for token in tokens:
+                    yield CloudFrame(token=Token(id=token))
+            yield CloudFrame(end=answering.end)
         except SplitvlmError as error:
-            self._upload = None  # what is on its way still is not taken any more
-            await self._fail(error)
-        except (RuntimeError, ValueError, IndexError, KeyError, TypeError):
+            yield _failed(error)
+        except Exception:  # noqa: BLE001 (the one boundary of requests: libraries raise what they like)
             _log.exception("request failed")
-            self._upload = None
-            await self._fail(SplitvlmError("The cloud node failed at this request; its log says why."))
-        finally:
-            self._hold.release()
+            yield _failed(SplitvlmError("The cloud node failed at this request; its log says why."))
 
     def _step(self, step: bytes) -> None:
         if not self._busy():
@@ -158,24 +174,22 @@ class Session:
             raise ProtocolError("The peer sent a step that no token asked for.") from error
 
     async def _cancel(self) -> None:
-        self._upload = None
-        stopped = await self._stop_answer()
-        self._hold.release()  # an upload's too, which no answer has begun to read
-        if stopped:
+        """Give the running request up. One whose last frame is on its way has ended by itself."""
+        if await self._give_up():
             await self._stream.send(CloudFrame(end=End(reason=End.REASON_CANCELLED)))
 
-    async def _stop_answer(self) -> bool:
-        """Stop the running answer; its caches go with it. Whether there was one."""
-        task, self._answer = self._answer, None
-        if task is None or task.done():
-            return False
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-        return True
+    async def _give_up(self) -> bool:
+        """Drop the upload and the answer; what they hold goes with them. Whether there was any."""
+        busy, task = self._busy(), self._answer
+        self._upload, self._answer = None, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        self._hold.release()
+        return busy
 
     def _busy(self) -> bool:
-        return self._upload is not None or (self._answer is not None and not self._answer.done())
+        return self._upload is not None or self._answer is not None
 
     def _check(self, begin: Begin) -> None:
         if not 1 <= begin.max_new_tokens <= self._limits.max_new_tokens:
@@ -186,14 +200,10 @@ class Session:
         if len(begin.given) >= begin.max_new_tokens or any(id >= self._part.spec.vocab_size for id in begin.given):
             raise UsageError("The tokens that are given already are too many, or none of this model.")
 
-    async def _fail(self, error: SplitvlmError) -> None:
-        await self._stream.send(
-            CloudFrame(
-                failure=Failure(
-                    code=error.code,
-                    sentence=error.sentence,
-                    advice=error.advice,
-                    retry_after_ms=retry_after_ms(error),
-                )
-            )
+
+def _failed(error: SplitvlmError) -> CloudFrame:
+    return CloudFrame(
+        failure=Failure(
+            code=error.code, sentence=error.sentence, advice=error.advice, retry_after_ms=retry_after_ms(error)
         )
+    )

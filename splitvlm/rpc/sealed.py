@@ -32,6 +32,10 @@ class SealedStream(Generic[Out, In]):
         self.bytes_received = 0
 
     async def send(self, frame: Out) -> None:
+        """Seal the frame and write it. A caller that is cancelled leaves a whole frame behind: the peer counts it, too."""
+        await asyncio.shield(self._send(frame))
+
+    async def _send(self, frame: Out) -> None:
         async with self._turn:
             envelope = Envelope(sealed=self._sealer.seal(frame.SerializeToString()))
             self.bytes_sent += envelope.ByteSize()

@@ -11,7 +11,9 @@ import pytest
 
 from cloud_node.settings import Limits
 from edge_node.cloud_link import CloudLink
+from edge_node.cloud_session import CloudSession
 from splitvlm.crypto.identity import Role
+from splitvlm.domain import Plan
 from splitvlm.errors import (
     CapacityError,
     HandshakeRefused,
@@ -83,6 +85,27 @@ async def test_one_session_serves_many_requests(camera: Device, cloud: Cloud) ->
         assert later.token_ids == first.token_ids
         assert later.exchange.bytes_sent == first.exchange.bytes_sent - plan_bytes, "the plan is known by then"
     assert cloud.servicer.active.total() == 1
+
+
+@pytest.mark.parametrize("cut", ["image", "vision:1", "tokens", "lm:1"])
+async def test_requests_follow_one_another_at_once(camera: Device, keys: Keys, cloud: Cloud, cut: str) -> None:
+    """Each begins when the last frame of the one before is read, and not a moment later."""
+    if cut == "image":
+        payload, _ = await camera.engine.encode_picture(PICTURE, "jpeg75")
+    else:
+        plan = Plan.parse(f"{cut}/int8")
+        run, _ = await camera.engine.begin(PICTURE, QUESTION, plan)
+        payload, _ = await camera.engine.encode((await camera.engine.tile(run, 0))[0], plan)
+    level = "jpeg75" if cut == "image" else "int8"
+    begin = pb.Begin(cut=cut, level=level, first=payload, max_new_tokens=1, question=QUESTION if cut == "image" else "")
+    identity = keys.identity(fresh("edge"), Role.EDGE)
+    async with open_channel(cloud.address, identity) as channel:
+        session = await CloudSession.open(channel, "cloud node", cloud.agreement, identity, [])
+        for _ in range(400):
+            await session._stream.send(pb.DeviceFrame(begin=begin))
+            while (frame := session._stream.open(await session._call.read())).WhichOneof("body") != "end":
+                assert frame.WhichOneof("body") in ("receipt", "token")
+        await session.close()
 
 
 async def test_an_old_session_gives_way_to_a_fresh_one(

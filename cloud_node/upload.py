@@ -1,0 +1,78 @@
+"""One request's payload as it comes in, part by part. Sizes are believed only after they were checked."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from splitvlm.domain import Cut, CutKind
+from splitvlm.errors import ProtocolError, UsageError
+from splitvlm.rpc.limits import MAX_PARTS
+from splitvlm.wire.v1.data_pb2 import Begin, CloudFrame, Receipt
+
+
+@dataclass
+class Upload:
+    """A payload that is coming in."""
+
+    begin: Begin
+    max_payload_bytes: int
+    parts_left: int = field(default=0, init=False)  # to come
+    _declared: int = field(default=0, init=False)  # bytes of this part, and of all so far
+    _declared_in_all: int = field(default=0, init=False)
+    _pieces: list[bytes] = field(default_factory=list, init=False)
+    _received: int = field(default=0, init=False)
+    _wire_bytes: int = field(default=0, init=False)
+    _first_s: float = field(default=0.0, init=False)
+    _last_s: float = field(default=0.0, init=False)
+
+    def __post_init__(self) -> None:
+        count = self.begin.parts or 1
+        whole = Cut.parse(self.begin.cut).kind not in (CutKind.VISION, CutKind.TOKENS) or self.begin.again
+        if count > (1 if whole else MAX_PARTS):
+            raise UsageError(
+                f"A payload at the cut {self.begin.cut} is not taken in {count} parts.",
+                advice=f"Only the tiles of a picture at vision:k and tokens are parts, at most {MAX_PARTS}.",
+            )
+        self.parts_left = count
+        self.next_part(self.begin.payload_bytes)
+
+    def next_part(self, declared_bytes: int) -> None:
+        """Another part begins. Raises UsageError where it is too large, ProtocolError where none is to come."""
+        if not self.parts_left or not self.part_complete:
+            raise ProtocolError("The peer began a part that it did not declare, or before the last one was complete.")
+        self.parts_left -= 1
+        self._declared, self._declared_in_all = declared_bytes, self._declared_in_all + declared_bytes
+        self._pieces, self._received, self._wire_bytes, self._first_s = [], 0, 0, 0.0
+        least = 0 if self.begin.again else 1
+        if not least <= declared_bytes <= self._declared_in_all <= self.max_payload_bytes:
+            raise UsageError(
+                f"A payload of {self._declared_in_all} bytes is not taken; the limit is {self.max_payload_bytes}.",
+                advice="Choose a smaller codec level, a deeper cut, or raise limits.max_payload_bytes.",
+            )
+
+    def add(self, piece: bytes, wire_bytes: int) -> None:
+        """Take the next piece of the part. Raises ProtocolError when there is more than was declared."""
+        now_s = time.perf_counter()
+        self._first_s = self._first_s or now_s
+        self._last_s = now_s
+        self._received += len(piece)
+        self._wire_bytes += wire_bytes
+        if self._received > self._declared:
+            raise ProtocolError("The peer sent more than the payload that it declared.")
+        self._pieces.append(piece)
+
+    @property
+    def is_first_part(self) -> bool:
+        return self.parts_left == (self.begin.parts or 1) - 1
+
+    @property
+    def part_complete(self) -> bool:
+        return self._received == self._declared
+
+    def part(self) -> bytes:
+        return b"".join(self._pieces)
+
+    def receipt(self) -> CloudFrame:
+        span_us = int(1e6 * (self._last_s - self._first_s))
+        return CloudFrame(receipt=Receipt(bytes=self._wire_bytes, span_us=span_us))
