@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from typing import Any
 
 from PIL import Image
@@ -21,3 +23,10 @@ def jpeg_of_scans(num_scans: int, edge_px: int = 1024) -> bytes:
     last = plain.rindex(b"\xff\xda")
     repeated = plain[last:-2]
     return plain[:last] + repeated * (num_scans - plain.count(b"\xff\xda") + 1) + plain[-2:]
+
+
+def png_with(data: bytes, kind: bytes, body: bytes) -> bytes:
+    """The PNG file with one more chunk before its pixels."""
+    place = data.index(b"IDAT") - 4
+    chunk = struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    return data[:place] + chunk + data[place:]

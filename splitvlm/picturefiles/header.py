@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from splitvlm.picturefiles import bmp, gif, jpeg, png, webp
+from splitvlm.picturefiles import bmp, gif, jpeg, png, tiff, webp
 from splitvlm.picturefiles.layout import Layout
 from splitvlm.picturefiles.refusal import PictureRefused
 
@@ -23,6 +23,7 @@ MAX_SCANNED_PIXELS = 1 << 30
 
 _WALKS: dict[str, Callable[[bytes], Layout]] = {
     "JPEG": jpeg.walk, "PNG": png.walk, "WEBP": webp.walk, "GIF": gif.walk, "BMP": bmp.walk,
+    "TIFF": tiff.walk,
 }  # fmt: skip
 _FIXED_BYTES = 4 << 20
 _TO_RGB_BYTES = 17
@@ -109,5 +110,5 @@ def _check(layout: Layout, max_pixels: int) -> None:
 
 def _decoded_bytes(kind: str, picture: Image.Image, layout: Layout, file_bytes: int) -> int:
     pixels = picture.width * picture.height
-    own = layout.coefficient_bytes + layout.table_bytes + (_AVIF_BYTES if kind == "AVIF" else 0)
+    own = layout.buffered_bytes + (_AVIF_BYTES if kind == "AVIF" else 0)
     return _FIXED_BYTES + 4 * file_bytes + own + pixels * (_TO_RGB_BYTES + _DECODER_BYTES[kind])

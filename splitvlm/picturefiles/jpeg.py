@@ -64,12 +64,12 @@ def _layout(kept: list[bytes], frame: tuple[int, bytes] | None, scans: int, exif
         raise PictureRefused("is damaged and cannot be read as a picture: it has no frame")
     marker, body = frame
     height, width, components = struct.unpack_from(">HHB", body, 1)
-    buffered = marker in _PROGRESSIVE or scans > 1
+    all_at_once = marker in _PROGRESSIVE or scans > 1
     padded = (width + _BLOCK_EDGE_PX) * (height + _BLOCK_EDGE_PX)
     return Layout(
         b"".join([*kept, b"\xff\xd9"]),
         *(width, height),
         orientation=orientation_of(exif) if exif else UPRIGHT,
         scans=scans,
-        coefficient_bytes=2 * components * padded if buffered else 0,
+        buffered_bytes=2 * components * padded if all_at_once else 0,
     )

@@ -14,6 +14,18 @@ MAX_BLOCKS = 1 << 16
 
 
 @dataclass(frozen=True)
+class Samples:
+    """What a file says of its samples, for greyscale deeper than 8 bits."""
+
+    bits: int = 8  # as stored
+    significant_bits: int = 8
+    lowest: float | None = None  # the value of black, where the file states it
+    highest: float | None = None
+    white_is_zero: bool = False
+    unsigned: bool = True
+
+
+@dataclass(frozen=True)
 class Layout:
     """`pixels` is a file of the same format that holds what a decoder needs, and nothing else."""
 
@@ -22,8 +34,8 @@ class Layout:
     height: int
     orientation: int = 1  # EXIF's 1..8; 1 is upright
     scans: int = 1  # passes over the whole picture that its decoder makes
-    coefficient_bytes: int = 0  # buffered by a decoder that needs all scans before it can give a pixel
-    table_bytes: int = 0  # of prefix codes, at most
+    buffered_bytes: int = 0  # of the decoder's own, at most, beside what any file of the format takes
+    samples: Samples = Samples()
 
 
 def within(data: bytes, start: int, length: int) -> bytes:

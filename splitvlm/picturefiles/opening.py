@@ -8,6 +8,7 @@ from PIL import Image
 
 from splitvlm.picturefiles.header import FORMATS, lazily_opened
 from splitvlm.picturefiles.refusal import PictureRefused
+from splitvlm.picturefiles.rgb import to_rgb
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -24,7 +25,7 @@ def opened(data: bytes, *, max_pixels: int, formats: Collection[str] = FORMATS, 
     """The first frame of the file, turned upright by its EXIF orientation, as RGB. Raises PictureRefused."""
     _, picture, layout = lazily_opened(data, max_pixels, formats, animated)
     try:
-        coloured = picture.convert("RGB")
+        coloured = to_rgb(picture, layout.samples)
     except Exception as error:  # whatever a plugin raises on a file that is not as it should be
         raise PictureRefused("is damaged and cannot be read as a picture") from error
     turn = _TURNS.get(layout.orientation)

@@ -21,7 +21,7 @@ def walk(data: bytes) -> Layout:
         if place + 8 > len(data):
             groups = min(width * height / _GROUP_PIXELS + 1, _MAX_GROUPS, len(data) / _GROUP_FILE_BYTES)
             tables = 0 if data[12:16] == b"VP8 " else int(groups * _GROUP_BYTES + _LONGER_CODES * len(data))
-            return Layout(data, width, height, orientation, table_bytes=tables)
+            return Layout(data, width, height, orientation, buffered_bytes=tables)
         kind, length = data[place : place + 4], int.from_bytes(data[place + 4 : place + 8], "little")
         if kind == b"EXIF":
             orientation = orientation_of(data[place + 8 : place + 8 + length])
