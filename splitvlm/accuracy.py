@@ -7,10 +7,10 @@ that was not measured the figure of the nearest cut of its kind.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from splitvlm.calibration import codec_of
 from splitvlm.codec import decode_picture, encode_picture
@@ -19,7 +19,9 @@ from splitvlm.domain import IMAGE, Cut, CutKind, Plan
 from splitvlm.errors import UsageError
 from splitvlm.model.loading import load_cloud, load_device, model_file
 from splitvlm.model.parts import CloudPart, DevicePart, LowerRun, UpperRun
-from splitvlm.variants.evaluation import Example, normalised
+from splitvlm.planning.kinds import KindTally
+from splitvlm.textfiles import read_json
+from splitvlm.variants.evaluation import Example, naming, normalised
 from splitvlm.waiting import Told
 from splitvlm.workers import worker_pool
 
@@ -34,11 +36,14 @@ class _Tally:
     right: int = 0
     payload_bytes: int = 0
     differing: int = 0  # answers that are not the lossless ones
+    kinds: defaultdict[str, KindTally] = field(default_factory=lambda: defaultdict(KindTally))
 
     def add(self, other: _Tally) -> None:
         self.right += other.right
         self.payload_bytes += other.payload_bytes
         self.differing += other.differing
+        for kind, tally in other.kinds.items():
+            self.kinds[kind] += tally
 
 
 @dataclass
@@ -46,6 +51,7 @@ class _Parts:
     device: DevicePart
     cloud: CloudPart
     codec: Codec
+    levels: frozenset[str]  # empty: all
     tallies: defaultdict[Plan, _Tally] = field(default_factory=lambda: defaultdict(_Tally))
 
 
@@ -53,11 +59,17 @@ _worker: list[tuple[_Parts, tuple[Cut, ...]]] = []  # of a worker process
 
 
 def measure_plans(
-    name: str, cuts: Sequence[Cut], examples: Iterable[Example], progress: Told, workers: int = 1
-) -> dict[str, dict[str, float]]:
-    """{plan: {"accuracy", "drop", "differing", "payload_bytes"}} for every level of the cuts; bytes are means.
+    name: str,
+    cuts: Sequence[Cut],
+    examples: Iterable[Example],
+    progress: Told,
+    workers: int = 1,
+    levels: Collection[str] = (),
+) -> dict[str, dict[str, Any]]:
+    """{plan: {"accuracy", "drop", "differing", "payload_bytes", "kinds"}} for the levels of the cuts; bytes are means.
 
-    `workers` processes of one torch thread each share the questions. Raises UsageError.
+    "kinds" is {kind of question: {"questions", "lost", "gained"}}, against the lossless answers. Without `levels` every level
+    is measured. `workers` processes of one torch thread each share the questions. Raises UsageError.
     """
     asked = list(examples)
     if not asked:
@@ -65,7 +77,7 @@ def measure_plans(
     chunks = [asked[start : start + CHUNK] for start in range(0, len(asked), CHUNK)]
     total: defaultdict[Plan, _Tally] = defaultdict(_Tally)
     done = 0
-    with worker_pool(workers, _begin, name, tuple(cuts)) as pool:
+    with worker_pool(workers, _begin, name, tuple(cuts), frozenset(levels)) as pool:
         for chunk, tallies in zip(chunks, pool.map(_measured, chunks), strict=True):
             for plan, tally in tallies.items():
                 total[plan].add(tally)
@@ -74,10 +86,10 @@ def measure_plans(
     return {str(plan): _figures(total, plan, len(asked)) for plan in total}
 
 
-def _begin(name: str, cuts: tuple[Cut, ...]) -> None:
-    """In a worker: load the parts once."""
+def _begin(name: str, cuts: tuple[Cut, ...], levels: frozenset[str]) -> None:
+    """Loads the parts once in a worker process."""
     deepest = max(cuts, key=lambda cut: cut.depth)
-    _worker.append((_Parts(load_device(name, [deepest]), load_cloud(name, list(cuts)), codec_of(name)), cuts))
+    _worker.append((_Parts(load_device(name, [deepest]), load_cloud(name, list(cuts)), codec_of(name), levels), cuts))
 
 
 def _measured(examples: Sequence[Example]) -> dict[Plan, _Tally]:
@@ -85,7 +97,8 @@ def _measured(examples: Sequence[Example]) -> dict[Plan, _Tally]:
     parts.tallies = defaultdict(_Tally)
     for example in examples:
         for cut in cuts:
-            _ask(parts, cut, example)
+            with naming(example):
+                _ask(parts, cut, example)
     return dict(parts.tallies)
 
 
@@ -94,28 +107,33 @@ def read_accuracy(name: str) -> dict[str, float]:
     file = model_file(name, FILE)
     if file is None:
         return {}
-    return {plan: row["drop"] for plan, row in json.loads(file.read_text("utf-8"))["plans"].items()}
+    return {plan: row["drop"] for plan, row in read_json(file, "accuracy")["plans"].items()}
 
 
-def _figures(tallies: Mapping[Plan, _Tally], plan: Plan, count: int) -> dict[str, float]:
+def _figures(tallies: Mapping[Plan, _Tally], plan: Plan, count: int) -> dict[str, Any]:
     tally, exact = tallies[plan], tallies[Plan(plan.cut, "lossless")]
     return {
         "accuracy": tally.right / count,
         "drop": max(0.0, (exact.right - tally.right) / count),
         "differing": tally.differing / count,
         "payload_bytes": round(tally.payload_bytes / count, 1),
+        "kinds": {kind: asdict(tally.kinds[kind]) for kind in sorted(tally.kinds)},
     }
 
 
 def _ask(parts: _Parts, cut: Cut, example: Example) -> None:
     lossless = ""
     for level in parts.codec.levels(cut):
+        if parts.levels and level not in parts.levels and level != "lossless":
+            continue
         lower = None if cut == IMAGE else parts.device.lower(example.image, example.question, cut)
         data, run = _cross(parts, cut, level, example, lower)
         text = _answer(parts, run, lower, cut, level)
         lossless = text if level == "lossless" else lossless
         tally = parts.tallies[Plan(cut, level)]
-        tally.right += normalised(text) == normalised(example.answer)
+        was_right, is_right = (normalised(given) == normalised(example.answer) for given in (lossless, text))
+        tally.right += is_right
+        tally.kinds[example.kind] += KindTally(1, int(was_right and not is_right), int(is_right and not was_right))
         tally.differing += text != lossless
         tally.payload_bytes += len(data)
 

@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from splitvlm.accuracy import measure_plans
-from splitvlm.errors import UsageError
+from splitvlm.domain import Cut
 from splitvlm.model.loading import load_whole, middle_cuts
+from splitvlm.planning.kinds import KindTally, worst_kind
 from splitvlm.variants.evaluation import Example, drawn, measure, read
 from splitvlm.waiting import waiting
+
+MOST_DRAWN = 1_000_000  # questions that are looked through for those of a kind
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What `evaluate_plans` measures; an empty part is all of it."""
+
+    cuts: Sequence[str] = ()
+    levels: Sequence[str] = ()
+    kinds: Sequence[str] = ()
+
+
+EVERYTHING = Selection()
 
 
 def evaluate_model(model: str, data: Path | None, questions: int, seed: int) -> dict[str, object]:
@@ -26,25 +44,38 @@ def evaluate_model(model: str, data: Path | None, questions: int, seed: int) -> 
     return result
 
 
-def evaluate_plans(model: str, data: Path | None, questions: int, seed: int) -> dict[str, object]:
-    """{"model", "questions", "seed", "plans": {plan: {"accuracy", "drop", "differing", "payload_bytes"}}}, printed too."""
-    examples = _examples(data, questions, seed)
+def evaluate_plans(
+    model: str, data: Path | None, questions: int, seed: int, only: Selection = EVERYTHING
+) -> dict[str, object]:
+    """{"model", "questions", "seed", "plans": {plan: row of `measure_plans`}}, printed too. Raises UsageError."""
+    examples = _examples(data, questions, seed, only.kinds)
+    cuts = [Cut.parse(cut) for cut in only.cuts] or list(middle_cuts(model))
     with waiting(f"Asking {model}, split") as told:
-        plans = measure_plans(model, middle_cuts(model), examples, told, os.cpu_count() or 1)
-    table = Table("plan", "payload, mean bytes", "accuracy", "drop, points", "other answers", title=model)
+        plans = measure_plans(model, cuts, examples, told, os.cpu_count() or 1, only.levels)
+    table = Table(
+        "plan", "payload, mean bytes", "accuracy", "drop, points", "other answers", "worst kind, points", title=model
+    )
     for plan, row in plans.items():
         shown = (_percent(row["accuracy"]), f"{100 * row['drop']:.2f}", _percent(row["differing"]))
-        table.add_row(plan, f"{row['payload_bytes']:.0f}", *shown)
+        table.add_row(plan, f"{row['payload_bytes']:.0f}", *shown, _worst(row["kinds"]))
     Console().print(table)
     return {"model": model, "questions": len(examples), "seed": seed, "plans": plans}
 
 
-def _examples(data: Path | None, questions: int, seed: int) -> list[Example]:
-    try:
-        return read(data) if data else list(drawn(questions, seed))
-    except ValueError as error:
-        advice = 'A line is {"image": path, "question": text, "answer": text}.'
-        raise UsageError(f"{error}.", advice=advice) from error
+def _worst(kinds: Mapping[str, Mapping[str, int]]) -> str:
+    tallies = {kind: KindTally(**counts) for kind, counts in kinds.items()}
+    worst = worst_kind(tallies)
+    if worst is None or tallies[worst.kind].drop <= 0:
+        return "-"
+    tally = tallies[worst.kind]
+    return f"{worst.kind} {100 * tally.drop:.1f} ± {100 * tally.half_interval:.1f}"
+
+
+def _examples(data: Path | None, questions: int, seed: int, kinds: Sequence[str] = ()) -> list[Example]:
+    """Examples of the file, or held-out questions about drawn scenes; of some kinds only, where kinds are named."""
+    asked: Iterable[Example] = read(data) if data else drawn(MOST_DRAWN if kinds else questions, seed)
+    chosen = (example for example in asked if not kinds or example.kind in kinds)
+    return list(islice(chosen, None if data else questions))
 
 
 def _print(result: dict[str, object]) -> None:

@@ -1,6 +1,6 @@
 """What was measured once and counts again: a folder of small files named by what they depend on.
 
-    $SPLITVLM_CACHE, else $XDG_CACHE_HOME/splitvlm, else ~/.cache/splitvlm
+    $SPLITVLM_CACHE, else $XDG_CACHE_HOME/splitvlm, else ~/.cache/splitvlm, else a folder that goes with the process
 
 Nodes keep their profiles there, and `splitvlm profile` what it has measured so far. Whatever is removed is measured again; a
 folder that cannot be written keeps nothing, which the log says.
@@ -17,7 +17,10 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypeVar
+
+from splitvlm.paths import path_of as whole_path
 
 T = TypeVar("T")
 _log = logging.getLogger("splitvlm.keeping")
@@ -26,11 +29,26 @@ _LIBRARIES = ("torch", "transformers", "numpy", "pillow", "constriction", "zstan
 
 
 def folder() -> Path:
-    """Where results are kept."""
+    """Where results are kept. Without a home folder (a container that runs as any user) they last as long as the process."""
     if given := os.environ.get("SPLITVLM_CACHE"):
-        return Path(given)
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "splitvlm"
+        return whole_path(given)
+    if root := os.environ.get("XDG_CACHE_HOME"):
+        return whole_path(root) / "splitvlm"
+    try:
+        return Path.home() / ".cache" / "splitvlm"
+    except RuntimeError:
+        return Path(_passing_folder().name)
+
+
+@cache
+def _passing_folder() -> TemporaryDirectory[str]:
+    """A private folder that is removed when the process ends."""
+    folder = TemporaryDirectory(prefix="splitvlm-cache-")
+    _log.warning(
+        "there is no home folder: what is measured is kept in %s until this process ends; SPLITVLM_CACHE names another",
+        folder.name,
+    )
+    return folder
 
 
 def kept(

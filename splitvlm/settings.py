@@ -7,15 +7,37 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import ErrorDetails
 
 from splitvlm.errors import ConfigError, UsageError
+from splitvlm.paths import looks_like_path, path_of
+from splitvlm.textfiles import parse_yaml, read_text
 
-Address = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.\-\[\]:]+:[0-9]{1,5}$")]
+MOST_SHOWN = 80  # characters of a wrong value
+_BASE = "base"  # the validation context's folder that relative paths count from
+
+
+def _with_a_port(address: str) -> str:
+    try:
+        host_and_port(address)
+    except UsageError as error:
+        raise ValueError(str(error)) from error
+    return address
+
+
+Address = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.\-\[\]:]+:[0-9]{1,5}$"), AfterValidator(_with_a_port)]
 """`host:port`; port 0 lets the system choose, and the ready line says what it chose."""
 
 NodeName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
@@ -26,14 +48,54 @@ def host_and_port(address: str) -> tuple[str, int]:
     """`127.0.0.1:7442` or `[::1]:7442` in its two parts. Raises UsageError."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535:
-        raise UsageError(f"'{address}' is not an address.", advice="An address is host:port, e.g. 127.0.0.1:7442.")
+        raise UsageError(
+            f"'{address}' is not an address.",
+            advice="An address is host:port, e.g. 127.0.0.1:7442; ports end at 65535.",
+        )
     return host.strip("[]"), int(port)
 
 
+def base_of(info: ValidationInfo) -> Path:
+    """The folder that relative paths of a configuration count from: the one that its file is in."""
+    return Path((info.context or {}).get(_BASE, "."))
+
+
 class Section(BaseModel):
-    """A part of a configuration file: frozen, and unknown keys are refused."""
+    """A part of a configuration file: frozen, and unknown keys are refused. Paths in it are whole (splitvlm.paths)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _whole_paths(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, Path):
+            return _path(str(value), info)
+        return (
+            [_path(str(item), info) if isinstance(item, Path) else item for item in value]
+            if isinstance(value, list)
+            else value
+        )
+
+
+def _path(text: str, info: ValidationInfo) -> Path:
+    try:
+        return path_of(text, base_of(info))
+    except UsageError as error:
+        raise ValueError(str(error)) from error
+
+
+def _model_name(name: str, info: ValidationInfo) -> str:
+    """A path's name is made whole; that of the Hub, `scenes` and `shape:` stay."""
+    path = _path(name, info)
+    if looks_like_path(name) or path.is_dir():
+        return str(path.absolute())
+    if Path(name).is_dir():
+        raise ValueError(f"there is no folder {path}: relative paths count from the configuration file's folder")
+    return name
+
+
+ModelName = Annotated[str, StringConstraints(min_length=1), AfterValidator(_model_name)]
+"""A Hugging Face id, `scenes`, `shape:<id>`, or a folder: with `./`, `../`, `/`, `~` or `$` in front, or one that exists."""
 
 
 class Security(Section):
@@ -51,7 +113,7 @@ class Logging(Section):
 class ModelChoice(Section):
     """Which model, and how it computes. Exactness is promised for equal dtype and kind of hardware on both sides."""
 
-    name: str = Field("scenes", description="Hugging Face id or folder, `scenes`, or `shape:<id>`")
+    name: ModelName = Field("scenes", description="Hugging Face id or folder, `scenes`, or `shape:<id>`")
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:[0-9]+)?)$")
     dtype: Literal["float32", "bfloat16"] = "float32"
     threads: int | None = Field(
@@ -64,14 +126,9 @@ S = TypeVar("S", bound=Section)
 
 def load(path: Path, kind: type[S]) -> S:
     """Read a YAML (or JSON) file into a settings model. Relative paths in it are relative to the file. Raises ConfigError."""
-    try:
-        raw = yaml.safe_load(path.read_text("utf-8"))
-    except OSError as error:
-        raise ConfigError(f"Cannot read the configuration {path}: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not a text file.", advice="A configuration is YAML in UTF-8.") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {_one_line(error)}.") from error
+    advice = "A configuration is YAML in UTF-8."
+    text = read_text(path, "configuration", error=ConfigError, advice=advice)
+    raw = parse_yaml(text, str(path), error=ConfigError)
     if raw is None:
         raw = {}
     if not isinstance(raw, dict):
@@ -79,14 +136,13 @@ def load(path: Path, kind: type[S]) -> S:
     return parse(raw, kind, source=str(path), base=path.parent)
 
 
-def parse(raw: dict[str, object], kind: type[S], *, source: str, base: Path | None = None) -> S:
-    """Validate a mapping. `source` is named in errors; `base` anchors relative paths."""
+def parse(raw: dict[str, object], kind: type[S], *, source: str, base: Path = Path()) -> S:
+    """Validate a mapping. `source` is named in errors; relative paths count from `base`. Raises ConfigError."""
     try:
-        settings = kind.model_validate(raw)
+        return kind.model_validate(raw, context={_BASE: base})
     except ValidationError as error:
         lines = "; ".join(_explain(detail) for detail in error.errors())
         raise ConfigError(f"{source}: {lines}.", advice=f"Known keys: {_known(kind)}.") from error
-    return _anchored(settings, base) if base is not None else settings
 
 
 def schema(kind: type[Section]) -> str:
@@ -100,23 +156,11 @@ def _explain(detail: ErrorDetails) -> str:
         return f"{key} is not a known key"
     if detail["type"] == "missing":
         return f"{key} is missing"
-    return f"{key} is {detail['input']!r}, but {detail['msg'][0].lower()}{detail['msg'][1:]}"
+    message = detail["msg"].removeprefix("Value error, ").rstrip(".")
+    given = repr(detail["input"])
+    shown = given if len(given) <= MOST_SHOWN else f"{given[:MOST_SHOWN]}..."
+    return f"{key} is {shown}, but {message[0].lower()}{message[1:]}"
 
 
 def _known(kind: type[Section]) -> str:
     return ", ".join(sorted(kind.model_fields))
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-def _anchored(settings: S, base: Path) -> S:
-    changes: dict[str, object] = {}
-    for name in type(settings).model_fields:
-        value = getattr(settings, name)
-        if isinstance(value, Path) and not value.is_absolute():
-            changes[name] = base / value
-        elif isinstance(value, Section):
-            changes[name] = _anchored(value, base)
-    return settings.model_copy(update=changes)

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat
+from pydantic import AfterValidator, Field, PositiveFloat, ValidationInfo
 
 from splitvlm.domain import Cut
+from splitvlm.errors import UsageError
+from splitvlm.link.tracefiles import names_a_file
+from splitvlm.paths import path_of
 from splitvlm.planning.fields import CutText, FloorText
 from splitvlm.planning.policy import Objective
 from splitvlm.planning.table import Limits, parse_floor
-from splitvlm.settings import NodeName, Section
+from splitvlm.settings import NodeName, Section, base_of
+
+
+def _whole_trace(text: str, info: ValidationInfo) -> str:
+    try:
+        return str(path_of(text, base_of(info))) if names_a_file(text) else text
+    except UsageError as error:
+        raise ValueError(str(error)) from error
+
+
+TraceText = Annotated[str, AfterValidator(_whole_trace)]
+"""A trace file, counted from the scenario's folder, or one of the short texts of splitvlm.link.tracefiles."""
 
 
 class Devices(Section):
@@ -35,7 +49,7 @@ class Cloud(Section):
 class Link(Section):
     """The uplink of every device. With several devices, each replays the trace from a place of its own."""
 
-    traces: list[str] = Field(
+    traces: list[TraceText] = Field(
         ["synthetic:walk"], min_length=1, description="FILE, constant:, step:, outage:, synthetic:"
     )
     rtt_s: float = Field(0.05, gt=0, le=10)

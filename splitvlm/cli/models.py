@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from splitvlm.cli.output import JsonOption, write_json
+from splitvlm.errors import UsageError
 
 models_app = typer.Typer()
 
@@ -54,13 +55,21 @@ def evaluate(
         bool,
         typer.Option("--plans", help="measure every codec level of the middle cuts instead, split as the nodes do"),
     ] = False,
+    cuts: Annotated[str, typer.Option(help="with --plans: these only, comma-separated")] = "",
+    levels: Annotated[str, typer.Option(help="with --plans: these codec levels only, beside lossless")] = "",
+    kinds: Annotated[str, typer.Option(help="with --plans: questions of these kinds only, comma-separated")] = "",
     json_file: JsonOption = None,
 ) -> None:
     """Measure a model's accuracy by kind of question, beside the majority answer and a blank picture."""
-    from splitvlm.evaluate import evaluate_model, evaluate_plans
+    from splitvlm.evaluate import Selection, evaluate_model, evaluate_plans
 
-    measure = evaluate_plans if plans else evaluate_model
-    write_json(json_file, measure(model, data, questions, seed))
+    only = Selection(_listed(cuts), _listed(levels), _listed(kinds))
+    if not plans and only != Selection([], [], []):
+        raise UsageError("--cuts, --levels and --kinds choose what --plans measures.", advice="Add --plans.")
+    result = (
+        evaluate_plans(model, data, questions, seed, only) if plans else evaluate_model(model, data, questions, seed)
+    )
+    write_json(json_file, result)
 
 
 @models_app.command()

@@ -6,7 +6,6 @@ and whose 1 is the picture itself. The device reads its own file: how private a 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ from splitvlm.domain import Cut, Plan
 from splitvlm.errors import UsageError
 from splitvlm.model.loading import model_file
 from splitvlm.planning.costs import Coding
+from splitvlm.textfiles import read_json
 
 FILE = "leak.json"
 
@@ -24,7 +24,7 @@ def read_leaks(name: str) -> dict[Plan, float]:
     if file is None:
         return {}
     try:
-        return scaled(json.loads(file.read_text("utf-8")))
+        return scaled(read_json(file, "leaks"))
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(
             f"{file} holds no leaks: {error}.", advice="`splitvlm leak MODEL --json` writes it."

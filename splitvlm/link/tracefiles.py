@@ -22,6 +22,7 @@ from pathlib import Path
 
 from splitvlm.errors import UsageError
 from splitvlm.link.traces import LinkTrace, Trace
+from splitvlm.textfiles import read_text
 
 PACKET_BYTES = 1500
 MAX_FILE_BYTES = 32 * 1024 * 1024  # days of LTE in Mahimahi's format
@@ -41,7 +42,13 @@ def load(text: str) -> LinkTrace:
     maker = _MAKERS.get(kind) if colon else None
     if maker is not None:
         return maker(rest, text)
-    return parse(_read(Path(text)), source=text)
+    return parse(read_text(Path(text), "trace", advice=_ADVICE, most=MAX_FILE_BYTES), source=text)
+
+
+def names_a_file(text: str) -> bool:
+    """Whether a trace's text is a file's name, not one of the short texts."""
+    kind, colon, _ = text.partition(":")
+    return not (colon and kind in _MAKERS)
 
 
 def load_living(text: str) -> LinkTrace:
@@ -57,7 +64,7 @@ def load_living(text: str) -> LinkTrace:
 
 def parse(content: str, *, source: str) -> LinkTrace:
     """A trace from a file's content. `source` is named in errors."""
-    lines = content.splitlines()
+    lines = content.split("\n")
     if not any(line.strip() for line in lines):
         raise UsageError(f"{source} is empty.", advice="A trace has at least one line.")
     first = next(line for line in lines if line.strip())
@@ -123,19 +130,6 @@ def _seconds(text: str, where: str) -> float:
     if seconds < LEAST_SPAN_S:
         raise UsageError(f"{where}: a span must last at least a millisecond, not {text}.")
     return seconds
-
-
-def _read(path: Path) -> str:
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise UsageError(f"The trace {path} is larger than {MAX_FILE_BYTES // 2**20} MiB.")
-        return path.read_text("utf-8-sig")  # spreadsheets write a byte order mark
-    except OSError as error:
-        raise UsageError(f"Cannot read the trace {path}: {error.strerror}.", advice=_ADVICE) from error
-    except UnicodeDecodeError as error:
-        raise UsageError(
-            f"The trace {path} is not a text file in UTF-8.", advice="A trace is Mahimahi or CSV."
-        ) from error
 
 
 def _parse_mahimahi(lines: Iterable[str], source: str) -> LinkTrace:

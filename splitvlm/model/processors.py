@@ -56,7 +56,11 @@ def stills(kind: type[Any], image_processor: Any, tokenizer: Any, **settings: An
 
 
 def prompt_inputs(processor: Any, image: Any, question: str) -> dict[str, Any]:
-    """One picture and one question through the model's own chat template: tensors with a batch axis of 1."""
+    """One picture and one question through the model's own chat template: tensors with a batch axis of 1.
+
+    Raises UsageError for a question that holds one of the model's special tokens.
+    """
+    check_question(processor.tokenizer, question)
     content = [{"type": "image", "image": image}, {"type": "text", "text": question}]
     inputs = processor.apply_chat_template(
         [{"role": "user", "content": content}],
@@ -66,6 +70,15 @@ def prompt_inputs(processor: Any, image: Any, question: str) -> dict[str, Any]:
         return_tensors="pt",
     )
     return dict(inputs)
+
+
+def check_question(tokenizer: Any, question: str) -> None:
+    """Raises UsageError for a text that the tokenizer would take for more than text, such as `<image>`."""
+    for token in tokenizer.all_special_tokens:
+        if token and token in question:
+            raise UsageError(
+                f"The question holds '{token}', which is a special token of this model.", advice="Write it otherwise."
+            )
 
 
 def processor_files(folder: Path) -> list[Path]:

@@ -16,6 +16,7 @@ import torch
 from splitvlm.errors import UsageError
 from splitvlm.model.families import SUPPORTED, family_of
 from splitvlm.model.spec import ModelSpec, StageParameters
+from splitvlm.paths import looks_like_path, path_of
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
@@ -124,10 +125,10 @@ def find_source(name: str) -> Source:
         from splitvlm.model.shapes import ShapeSource
 
         return ShapeSource(name.removeprefix("shape:"))
-    path = Path(name).expanduser()
+    path = path_of(name)
     if path.is_dir():
         return FolderSource(path)
-    if not _HUB_ID.fullmatch(name) or name.startswith("."):
+    if looks_like_path(name) or not _HUB_ID.fullmatch(name):
         raise UsageError(
             f"There is no model '{name}'.",
             advice="A model is a folder, a Hugging Face id (owner/name), `scenes` or `shape:<id>`.",

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from splitvlm.domain import Cut, Plan
 from splitvlm.errors import UsageError
 from splitvlm.planning.costs import CloudProfile, Coding, CostLine, DeviceProfile, cost_lines
+from splitvlm.textfiles import read_json
 
 FORMAT = 1
 MAX_FILE_BYTES = 16 * 1024 * 1024
@@ -122,7 +123,7 @@ def _named(values: Mapping[Cut, float]) -> dict[str, float]:
 
 def read(path: Path) -> Profiles:
     """Raises UsageError naming the file and what is wrong in it."""
-    raw = _content(path)
+    raw = read_json(path, "profiles", advice="`splitvlm profile` writes such a file.", most=MAX_FILE_BYTES)
     with _naming(path):
         if raw["format"] != FORMAT:
             raise UsageError(f"{path} has format {raw['format']}, but this version reads {FORMAT}.")
@@ -151,19 +152,6 @@ def read(path: Path) -> Profiles:
             accuracy_source=raw["accuracy_source"],
             sizes={Plan.parse(text): tuple(map(int, sizes)) for text, sizes in raw["sizes"].items()},
         )
-
-
-def _content(path: Path) -> Any:
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise UsageError(f"{path} is too large for a profile file.")
-        return json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise UsageError(
-            f"Cannot read the profiles {path}: {error.strerror}.", advice="`splitvlm profile` writes such a file."
-        ) from error
-    except ValueError as error:
-        raise UsageError(f"{path} is no JSON file: {error}.", advice="`splitvlm profile` writes one.") from error
 
 
 @contextmanager

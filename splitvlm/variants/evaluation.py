@@ -9,14 +9,18 @@ The model and its processor are arguments of `measure`; only `evaluate` loads.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from splitvlm.errors import UsageError
+from splitvlm.model.processors import check_question
+from splitvlm.textfiles import read_json_lines
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,6 +31,7 @@ BATCH = 96  # questions a forward pass
 MOST_NEW_TOKENS = 40
 GREY = (128, 128, 128)
 UNNAMED_KIND = "all"
+ADVICE = 'A line is {"image": path, "question": text, "answer": text}.'
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class Example:
     question: str
     answer: str
     kind: str = UNNAMED_KIND
+    where: str = ""  # the file and line that it was read from
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Loads the model (any name that `splitvlm.model` knows) and measures it on `data`, or on drawn scenes without it.
 
-    Raises ValueError that names file and line where `data` is not as it should be.
+    Raises UsageError that names file and line where `data` is not as it should be.
     """
     from splitvlm.model.loading import load_whole
 
@@ -85,33 +91,28 @@ def drawn(questions: int, seed: int) -> Iterator[Example]:
 def read(path: Path, most: int | None = None) -> list[Example]:
     """Examples of a JSON-lines file: `{"image": path beside the file, "question", "answer", "kind" (optional)}`."""
     if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+        raise UsageError(f"{path}: no such file.", advice=ADVICE)
     pictures: dict[Path, Image] = {}
     examples: list[Example] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if most is not None and len(examples) >= most:
-            break
-        if line.strip():
-            examples.append(_example(line, f"{path}:{number}", path.parent, pictures))
+    for where, entry in islice(read_json_lines(path, "questions"), most):
+        examples.append(_example(entry, where, path.parent, pictures))
     if not examples:
-        raise ValueError(f"{path}: holds no examples")
+        raise UsageError(f"{path}: holds no examples.", advice=ADVICE)
     return examples
 
 
-def _example(line: str, where: str, folder: Path, pictures: dict[Path, Image]) -> Example:
-    try:
-        entry = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: not JSON ({error.msg})") from error
+def _example(entry: object, where: str, folder: Path, pictures: dict[Path, Image]) -> Example:
     if not isinstance(entry, dict):
-        raise ValueError(f"{where}: expected an object, got {type(entry).__name__}")
+        raise UsageError(f"{where}: expected an object, got {type(entry).__name__}.", advice=ADVICE)
     for key in ("image", "question", "answer"):
         if not isinstance(entry.get(key), str) or not entry[key]:
-            raise ValueError(f"{where}: `{key}` must be a text that is not empty, got {entry.get(key)!r}")
+            raise UsageError(
+                f"{where}: `{key}` must be a text that is not empty, got {entry.get(key)!r}.", advice=ADVICE
+            )
     kind = entry.get("kind", UNNAMED_KIND)
     if not isinstance(kind, str):
-        raise ValueError(f"{where}: `kind` must be a text, got {kind!r}")
-    return Example(_picture(folder / entry["image"], where, pictures), entry["question"], entry["answer"], kind)
+        raise UsageError(f"{where}: `kind` must be a text, got {kind!r}.", advice=ADVICE)
+    return Example(_picture(folder / entry["image"], where, pictures), entry["question"], entry["answer"], kind, where)
 
 
 def _picture(path: Path, where: str, pictures: dict[Path, Image]) -> Image:
@@ -123,7 +124,7 @@ def _picture(path: Path, where: str, pictures: dict[Path, Image]) -> Image:
             with images.open(path) as opened:
                 pictures[path] = opened.convert("RGB")
         except (OSError, images.DecompressionBombError) as error:
-            raise ValueError(f"{where}: {path} is no picture that can be read ({error})") from error
+            raise UsageError(f"{where}: {path} is no picture that can be read ({error}).", advice=ADVICE) from error
     return pictures[path]
 
 
@@ -135,12 +136,25 @@ def measure(
     blank_questions: int = BLANK_QUESTIONS,
 ) -> dict[str, Any]:
     """The figures of `evaluate` for a loaded model; blank pictures are shown for an even sample of the examples."""
+    for example in examples:
+        with naming(example):
+            check_question(processor.tokenizer, example.question)
     sample = _even_sample(examples, blank_questions)
     in_all = len(examples) + len(sample)
     told = progress or (lambda _done, _in_all: None)
     seen = answers(model, processor, examples, lambda done: told(done, in_all))
     blind = answers(model, processor, _blanked(sample), lambda done: told(len(examples) + done, in_all))
     return summary(seen, blind)
+
+
+@contextmanager
+def naming(example: Example) -> Iterator[None]:
+    """Puts the file and line of an example in front of what is wrong with it."""
+    try:
+        yield
+    except UsageError as error:
+        where = f"{example.where}: " if example.where else ""
+        raise UsageError(f"{where}{error.sentence}", advice=error.advice) from error
 
 
 def _even_sample(examples: list[Example], most: int) -> list[Example]:

@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
+from splitvlm.errors import UsageError
 from splitvlm.variants import evaluation
 from splitvlm.variants.evaluation import Example, Outcome
 
@@ -50,8 +52,9 @@ def test_blank_pictures_are_shown_for_a_sample(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(evaluation, "generate", knows_black)
     examples = [Example(_picture(), "Is it black?", "yes", "black")] * 100
     steps: list[tuple[int, int]] = []
+    processor = SimpleNamespace(tokenizer=SimpleNamespace(all_special_tokens=["<image>"]))
     told = evaluation.measure(
-        None, None, examples, lambda done, in_all: steps.append((done, in_all)), blank_questions=10
+        None, processor, examples, lambda done, in_all: steps.append((done, in_all)), blank_questions=10
     )
     assert (told["questions"], told["blank_questions"]) == (100, 10)
     assert (told["accuracy"], told["blank"]) == (1.0, 0.0)
@@ -86,16 +89,16 @@ def test_bad_lines_are_named(tmp_path: Path, line: str, told: str) -> None:
     _picture().save(tmp_path / "a.png")
     good = json.dumps({"image": "a.png", "question": "q", "answer": "1"})
     (tmp_path / "data.jsonl").write_text(f"{good}\n{line}\n")
-    with pytest.raises(ValueError, match=r"data\.jsonl:2") as caught:
+    with pytest.raises(UsageError, match=r"data\.jsonl:2") as caught:
         evaluation.read(tmp_path / "data.jsonl")
     assert told in str(caught.value)
 
 
 def test_missing_and_empty_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no such file"):
+    with pytest.raises(UsageError, match="no such file"):
         evaluation.read(tmp_path / "data.jsonl")
     (tmp_path / "data.jsonl").write_text("\n")
-    with pytest.raises(ValueError, match="no examples"):
+    with pytest.raises(UsageError, match="no examples"):
         evaluation.read(tmp_path / "data.jsonl")
 
 
@@ -116,3 +119,14 @@ def test_shared_pictures_are_seen_once_with_the_same_answers() -> None:
     assert seen == [2]
     alone = [evaluation.generate(model, processor, [i], [q])[0] for i, q in zip(images, questions, strict=True)]
     assert together == alone
+
+
+def test_special_tokens_in_a_question_are_refused_with_their_line(tmp_path: Path) -> None:
+    from splitvlm.model.loading import load_whole
+
+    _picture().save(tmp_path / "a.png")
+    lines = [{"image": "a.png", "question": text, "answer": "b"} for text in ("What is it?", "What is <image>?")]
+    (tmp_path / "data.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    model, processor = load_whole("scenes")
+    with pytest.raises(UsageError, match=r"data\.jsonl:2: The question holds '<image>', which is a special token"):
+        evaluation.measure(model, processor, evaluation.read(tmp_path / "data.jsonl"))

@@ -79,3 +79,22 @@ def test_what_no_longer_holds_is_measured_again() -> None:
 )
 def test_times_of_the_same_machine(one_s: float, other_s: float, same: bool) -> None:
     assert alike(one_s, other_s) is same
+
+
+def test_without_a_home_folder_results_last_as_long_as_the_process(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A container that runs as any user has neither HOME nor an entry in passwd."""
+
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("SPLITVLM_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    keeping._passing_folder.cache_clear()
+    assert [measured(FACTS, value) for value in ("first", "second")] == ["first", "first"]
+    assert "SPLITVLM_CACHE names another" in caplog.text
+    assert keeping.folder().stat().st_mode & 0o077 == 0
+    keeping._passing_folder().cleanup()
+    keeping._passing_folder.cache_clear()

@@ -9,7 +9,8 @@ from edge_node.settings import EdgeSettings
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.simulator.scenario import Scenario
 from splitvlm.errors import ConfigError, UsageError
-from splitvlm.settings import Section, host_and_port, load, parse, schema
+from splitvlm.model.sources import find_source
+from splitvlm.settings import ModelChoice, Section, Security, host_and_port, load, parse, schema
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 KINDS: dict[str, type[Section]] = {
@@ -30,6 +31,72 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     file = tmp_path / "edge.yaml"
     file.write_text("security: {keys: keys/edge-1}\n")
     assert load(file, EdgeSettings).security.keys == tmp_path / "keys/edge-1"
+
+
+def test_every_path_counts_from_the_file_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative model folder was looked for beside the shell, and then asked for at the Hugging Face Hub."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    (there / "models" / "mine").mkdir(parents=True)
+    here.mkdir()
+    monkeypatch.chdir(here)
+    (there / "edge.yaml").write_text("model: {name: models/mine}\nsecurity: {keys: keys/edge-1}\n")
+    edge = load(there / "edge.yaml", EdgeSettings)
+    assert (edge.model.name, edge.security.keys) == (str(there / "models" / "mine"), there / "keys" / "edge-1")
+    (there / "s.yaml").write_text("profiles: p.json\nlink: {traces: [mine.csv, 'constant:1mbit']}\n")
+    scenario = load(there / "s.yaml", Scenario)
+    assert (scenario.profiles, scenario.link.traces) == (there / "p.json", [str(there / "mine.csv"), "constant:1mbit"])
+
+
+@pytest.mark.parametrize("name", ["./m", "../m", "/m", "~/m", "$MODELS/m"])
+def test_a_models_name_that_looks_like_a_path_is_one(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/x")
+    monkeypatch.setenv("MODELS", "/models")
+    parsed = parse({"name": name}, ModelChoice, source="x", base=tmp_path)
+    assert Path(parsed.name).is_absolute()
+    with pytest.raises(UsageError, match="There is no model"):
+        find_source(name)
+
+
+@pytest.mark.parametrize("name", ["scenes", "shape:smolvlm-256m", "owner/model"])
+def test_other_names_of_models_stay(name: str, tmp_path: Path) -> None:
+    assert parse({"name": name}, ModelChoice, source="x", base=tmp_path).name == name
+
+
+def test_a_folder_beside_the_shell_is_not_taken_for_one_beside_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"there is no folder .*there/models/mine: relative paths count from"):
+        parse({"name": "models/mine"}, ModelChoice, source="x", base=tmp_path / "there")
+
+
+def test_home_and_variables_are_filled_in_by_one_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/x")
+    monkeypatch.setenv("SITE", "north")
+    keys = {
+        text: parse({"keys": text}, Security, source="x", base=tmp_path).keys for text in ("~/k", "k/${SITE}", "$$k")
+    }
+    assert list(keys.values()) == [Path("/home/x/k"), tmp_path / "k" / "north", tmp_path / "$k"]
+    for text, words in (
+        ("$NOWHERE/k", "NOWHERE, which is not set"),
+        ("a$", "begins no variable"),
+        ("~nobody-x/k", "home"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            parse({"keys": text}, Security, source="x")
+
+
+@pytest.mark.parametrize("key", ["listen", "orchestrator", "cloud", "standby"])
+def test_ports_end_at_65535(key: str) -> None:
+    """`listen: 127.0.0.1:99999` was served at 34463."""
+    address = "127.0.0.1:99999"
+    with pytest.raises(ConfigError, match=f"{key}.*ports end at 65535"):
+        parse({key: [address] if key == "standby" else address}, EdgeSettings, source="x")
+    with pytest.raises(UsageError, match="ports end at 65535"):
+        host_and_port(address)
 
 
 @pytest.mark.parametrize(
