@@ -124,3 +124,9 @@ class Forgotten(SplitvlmError):
 def all_errors() -> tuple[type[SplitvlmError], ...]:
     """Every leaf of the tree, by which the wire's code is turned back into an error."""
     return tuple(SplitvlmError.__subclasses__())
+
+
+def first_sentence(error: BaseException) -> str:
+    """The first sentence of what a library says, as the end of one of ours."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return line.partition(". ")[0].rstrip(".") + "."

@@ -45,7 +45,9 @@ def read_text(
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def parse_json(text: str, source: str, *, error: type[SplitvlmError] = UsageError, first_line: int = 1) -> Any:
+def parse_json(
+    text: str, source: str, *, error: type[SplitvlmError] = UsageError, first_line: int = 1, advice: str = ""
+) -> Any:
     """The value of a JSON text that begins at `first_line` of `source`."""
     try:
         return json.loads(
@@ -55,14 +57,16 @@ def parse_json(text: str, source: str, *, error: type[SplitvlmError] = UsageErro
         key, line = _first_duplicate(text)
         raise _twice(source, first_line + line - 1, key, error) from None
     except json.JSONDecodeError as cause:
-        raise error(f"{source}:{first_line + cause.lineno - 1} is not JSON: {cause.msg}.") from cause
+        raise error(f"{source}:{first_line + cause.lineno - 1} is not JSON: {cause.msg}.", advice=advice) from cause
     except (ValueError, RecursionError) as cause:
-        raise error(f"{source}:{first_line} is not JSON that can be read: {_one_line(cause)}.") from cause
+        raise error(
+            f"{source}:{first_line} is not JSON that can be read: {_one_line(cause)}.", advice=advice
+        ) from cause
 
 
 def read_json(path: Path, what: str = "file", *, advice: str = "", most: int = MAX_BYTES) -> Any:
     """The value of a JSON file. Raises UsageError."""
-    return parse_json(read_text(path, what, advice=advice, most=most), str(path))
+    return parse_json(read_text(path, what, advice=advice, most=most), str(path), advice=advice)
 
 
 def read_json_lines(path: Path, what: str = "file", *, advice: str = "") -> Iterator[tuple[str, Any]]:

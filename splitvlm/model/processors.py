@@ -8,32 +8,71 @@ is taken. Image processors are the PIL ones on every node, because torchvision's
 from __future__ import annotations
 
 import inspect
-import json
 from pathlib import Path
 from typing import Any
 
-from splitvlm.errors import UsageError
+from PIL import Image
+
+from splitvlm.errors import UsageError, first_sentence
+from splitvlm.model.folders import SETTINGS_FILES, read_object
 
 # SmolVLM's processor asks its video processor even about stills; Idefics3's makes the same prompt without one.
 _STILLS = {"SmolVLMProcessor": "Idefics3Processor"}
 _MEASURED = {"accuracy.json", "leak.json", "training.json"}
-_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
+_HERE = {"trust_remote_code": False, "local_files_only": True}
 
 
-def load_processor(folder: Path) -> Any:
-    """The processor saved in `folder`. Raises UsageError."""
+def load_processor(folder: Path, config: Any) -> Any:
+    """The processor saved in `folder` for the model of `config`, tried on one prompt. Raises UsageError."""
     from transformers import AutoImageProcessor, AutoTokenizer
 
     try:
-        image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        kind, settings = _processor_class(folder)
-        return stills(kind, image_processor, tokenizer, **settings)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+        image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil", **_HERE)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **_HERE)
+        kind, settings = _processor_class(folder, config.model_type)
+        processor = stills(kind, image_processor, tokenizer, **settings)
+    except (
+        Exception
+    ) as error:  # tokenizers raises no kind of its own, and a file's content can make transformers raise any
         raise UsageError(
-            f"The processor in {folder} cannot be loaded: {_first_line(error)}",
-            advice="The folder must hold what the model's processor saved: preprocessor and tokenizer files.",
+            f"The processor in {folder} cannot be loaded: {first_sentence(error)}",
+            advice="The folder must hold what the model's processor saved, of a kind that these versions of transformers "
+            "and tokenizers know.",
         ) from error
+    _try_prompt(processor, config, folder)
+    return processor
+
+
+def _try_prompt(processor: Any, config: Any, folder: Path) -> None:
+    """Makes one prompt, so that what is wrong with a template is said at the start and not at each question."""
+    if not getattr(processor, "chat_template", None):
+        raise UsageError(
+            f"The processor in {folder} has no chat template, by which questions become prompts.",
+            advice="Fetch chat_template.jinja (or chat_template.json) from where the model is published.",
+        )
+    question = "What is this?"
+    try:
+        inputs = prompt_inputs(processor, Image.new("RGB", (64, 64), "grey"), question)
+        ids = inputs["input_ids"][0].tolist()
+        text = processor.tokenizer.decode(ids)
+    except Exception as error:  # a template is a program: it raises what it likes
+        raise UsageError(
+            f"The chat template in {folder} makes no prompt of a picture and a question: {first_sentence(error)}",
+            advice="Fetch the template of the vision-language model, not that of its language model alone.",
+        ) from error
+    lacks = "the picture" if config.image_token_id not in ids else "the question" if question not in text else ""
+    if lacks:
+        raise UsageError(
+            f"The chat template in {folder} leaves out {lacks}.",
+            advice="Fetch the template of the vision-language model, not that of its language model alone.",
+        )
+    vocabulary = int(config.get_text_config().vocab_size)
+    of_prompt = max(token for token in ids if token != config.image_token_id)  # which Gemma 3 keeps above its table
+    if max(of_prompt + 1, processor.tokenizer.vocab_size) > vocabulary:
+        raise UsageError(
+            f"The tokenizer in {folder} gives ids above the model's vocabulary of {vocabulary}.",
+            advice="Fetch the tokenizer and the model from one place: they are not of the same model.",
+        )
 
 
 def stills(kind: type[Any], image_processor: Any, tokenizer: Any, **settings: Any) -> Any:
@@ -84,18 +123,19 @@ def check_question(tokenizer: Any, question: str) -> None:
 def processor_files(folder: Path) -> list[Path]:
     """Files that decide what a prompt becomes: all small ones but the model's own config and index."""
     others = {"config.json", "generation_config.json", "model.safetensors.index.json", *_MEASURED}
-    return sorted(p for pattern in _FILES for p in folder.glob(pattern) if p.name not in others)
+    return sorted(p for pattern in SETTINGS_FILES for p in folder.glob(pattern) if p.name not in others)
 
 
-def _processor_class(folder: Path) -> tuple[type[Any], dict[str, Any]]:
+def _processor_class(folder: Path, model_type: str) -> tuple[type[Any], dict[str, Any]]:
     import transformers
-    from transformers import AutoConfig, ProcessorMixin
+    from transformers import ProcessorMixin
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
-    settings, _ = ProcessorMixin.get_processor_dict(folder)
-    named = settings.get("processor_class") or _named_class(folder)
-    named = named or PROCESSOR_MAPPING_NAMES[AutoConfig.from_pretrained(folder).model_type]
+    settings, _ = ProcessorMixin.get_processor_dict(folder, local_files_only=True)
+    named = settings.get("processor_class") or _named_class(folder) or PROCESSOR_MAPPING_NAMES[model_type]
     kind = getattr(transformers, _STILLS.get(named, named))
+    if not (isinstance(kind, type) and issubclass(kind, ProcessorMixin)):
+        raise TypeError(f"{named} is no processor")
     dropped = {"processor_class", "auto_map", "image_processor", "tokenizer", "video_processor"}
     return kind, {key: value for key, value in settings.items() if key not in dropped}
 
@@ -103,10 +143,6 @@ def _processor_class(folder: Path) -> tuple[type[Any], dict[str, Any]]:
 def _named_class(folder: Path) -> str | None:
     for name in ("preprocessor_config.json", "tokenizer_config.json"):
         path = folder / name
-        if path.is_file() and (found := json.loads(path.read_text("utf-8")).get("processor_class")):
+        if path.is_file() and (found := read_object(path).get("processor_class")):
             return str(found)
     return None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".") + "."

@@ -48,6 +48,9 @@ class ShapeSource(Source):
             config.repetition_penalty = 1.05  # as in the checkpoints' generation_config.json
         return config
 
+    def check(self, model: Any, needed: set[str]) -> None:
+        """Does nothing: weights are drawn in the shapes of the skeleton."""
+
     def tensors(self, model: Any, wanted: set[str]) -> Iterator[tuple[str, torch.Tensor]]:
         for name in sorted(wanted):
             yield name, draw(model, name, f"{_SEED}:{self._shape}")

@@ -28,7 +28,7 @@ def put(
     model: nn.Module, tensors: Iterable[tuple[str, torch.Tensor]], device: torch.device, dtype: torch.dtype
 ) -> None:
     """Replace meta parameters by real ones, keep tied ones tied, and move the buffers to `device`."""
-    tied = _tied_names(model)
+    tied = tied_names(model)
     for name, tensor in tensors:
         real = nn.Parameter(tensor.to(device=device, dtype=dtype), requires_grad=False)
         for alias in tied.get(name, (name,)):
@@ -45,8 +45,8 @@ def parameter_bytes(model: nn.Module) -> int:
     return sum(p.numel() * p.element_size() for p in model.parameters() if p.device.type != "meta")
 
 
-def _tied_names(model: nn.Module) -> dict[str, tuple[str, ...]]:
-    """For each of the names of a shared parameter, all of them."""
+def tied_names(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """All names of each shared parameter, by each of its names."""
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)

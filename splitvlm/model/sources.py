@@ -13,13 +13,16 @@ from typing import Any
 
 import torch
 
-from splitvlm.errors import UsageError
-from splitvlm.model.families import SUPPORTED, family_of
+from splitvlm.errors import UsageError, first_sentence
+from splitvlm.model.checkpoint import matched, opened, weight_files
+from splitvlm.model.families import family_of
+from splitvlm.model.folders import SETTINGS_FILES, check_folder, read_object
+from splitvlm.model.skeleton import build_skeleton, tied_names
 from splitvlm.model.spec import ModelSpec, StageParameters
 from splitvlm.paths import looks_like_path, path_of
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+_HUB_ID = re.compile(r"[a-zA-Z0-9_][\w.-]*/[a-zA-Z0-9_][\w.-]*", re.ASCII)
+"""No path with `.`, `..`, `~` or a root is one, so that the Hub is never asked for a local path."""
 
 
 class Source(ABC):
@@ -39,6 +42,10 @@ class Source(ABC):
     def generation_config(self, model: Any) -> Any: ...
 
     @abstractmethod
+    def check(self, model: Any, needed: set[str]) -> None:
+        """Compares what is stored with the skeleton `model`, which needs the parameters `needed`. Raises UsageError."""
+
+    @abstractmethod
     def tensors(self, model: Any, wanted: set[str]) -> Iterator[tuple[str, torch.Tensor]]:
         """The wanted parameters, one at a time. `model` is the skeleton that they are for."""
 
@@ -52,63 +59,72 @@ class Source(ABC):
 
 
 class FolderSource(Source):
-    """A folder as `save_pretrained` writes it, or a snapshot from the Hub."""
+    """A folder as `save_pretrained` writes it, or a snapshot from the Hub. Code that it may hold is never run."""
 
     def __init__(self, folder: Path) -> None:
+        check_folder(folder)
         self.folder = folder
-        if not (folder / "config.json").is_file():
-            raise UsageError(
-                f"{folder} holds no model: there is no config.json.", advice="Name a saved model's folder."
-            )
-        self._files = sorted(folder.glob("*.safetensors"))
-        if not self._files:
-            raise UsageError(
-                f"{folder} holds no weights as safetensors.", advice="Save the model with safe serialisation."
-            )
+        self._files = weight_files(folder)
 
     @cached_property
     def config(self) -> Any:
         from transformers import AutoConfig
 
+        path = self.folder / "config.json"
+        family_of(str(read_object(path).get("model_type")), str(self.folder))
         try:
-            return AutoConfig.from_pretrained(self.folder)
-        except (OSError, ValueError, KeyError) as error:
+            return AutoConfig.from_pretrained(self.folder, trust_remote_code=False, local_files_only=True)
+        except Exception as error:  # whatever transformers raises over a file's content
             raise UsageError(
-                f"The config.json in {self.folder} is of no kind that is known.", advice=f"Try {SUPPORTED}."
+                f"{path} is not one that transformers reads: {first_sentence(error)}",
+                advice="Fetch it again, or save the model again with save_pretrained.",
             ) from error
 
     def processor(self) -> Any:
         from splitvlm.model.processors import load_processor
 
-        return load_processor(self.folder)
+        return load_processor(self.folder, self.config)
 
     def generation_config(self, model: Any) -> Any:
         from transformers import GenerationConfig
 
         if not (self.folder / "generation_config.json").is_file():
             return model.generation_config
-        return GenerationConfig.from_pretrained(self.folder)
+        try:
+            return GenerationConfig.from_pretrained(self.folder, local_files_only=True)
+        except Exception as error:  # whatever transformers raises over a file's content
+            raise UsageError(
+                f"{self.folder / 'generation_config.json'} is not one that transformers reads: {first_sentence(error)}",
+                advice="Fetch it again, or remove it: the model's own defaults are taken then.",
+            ) from error
+
+    def check(self, model: Any, needed: set[str]) -> None:
+        matched(self._files, model, needed)
 
     def tensors(self, model: Any, wanted: set[str]) -> Iterator[tuple[str, torch.Tensor]]:
-        rename = _renamer(model)
-        missing = set(wanted)
-        for path in self._files if wanted else ():
-            with _opened(path) as file:
-                for stored in file.keys():  # noqa: SIM118 (not a mapping)
-                    name = rename(stored)
-                    if name in missing:
-                        missing.discard(name)
-                        yield name, file.get_tensor(stored).clone()  # off the mapping, which closes here
-        if missing:
-            some = ", ".join(sorted(missing)[:3])
-            raise UsageError(f"The weights in {self.folder} are incomplete: {some} and others are missing.")
+        if not wanted:
+            return
+        stored, tied = matched(self._files, model, wanted), tied_names(model)
+        places = {name: next(stored[alias] for alias in tied.get(name, (name,)) if alias in stored) for name in wanted}
+        for path in self._files:
+            with opened(path) as file:
+                for name, tensor in places.items():
+                    if tensor.path == path:
+                        yield name, file.get_tensor(tensor.name).clone()  # off the mapping, which closes here
 
     def whole(self, device: torch.device, dtype: torch.dtype) -> Any:
         from transformers import AutoModelForImageTextToText
         from transformers.utils import logging
 
         logging.disable_progress_bar()  # a bar for a second of loading tears every table that a verb prints
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(self.folder, dtype=dtype, attn_implementation="sdpa")
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            self.folder,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            trust_remote_code=False,
+            local_files_only=True,
+            use_safetensors=True,
+        )
         return loaded.eval().requires_grad_(False).to(device)
 
     def hashes(self) -> tuple[str, str]:
@@ -128,9 +144,9 @@ def find_source(name: str) -> Source:
     path = path_of(name)
     if path.is_dir():
         return FolderSource(path)
-    if looks_like_path(name) or not _HUB_ID.fullmatch(name):
+    if looks_like_path(name) or not _HUB_ID.fullmatch(name) or path.exists() or path.is_symlink():
         raise UsageError(
-            f"There is no model '{name}'.",
+            f"There is no model '{name}'{': that is a file' if path.is_file() else ''}.",
             advice="A model is a folder, a Hugging Face id (owner/name), `scenes` or `shape:<id>`.",
         )
     return FolderSource(_download(name))
@@ -147,15 +163,15 @@ def _embedded_folder() -> Path:
 
 
 def spec_of(source: Source, name: str) -> ModelSpec:
-    """Facts of a model by its config, counted on a skeleton. Raises UsageError."""
-    from splitvlm.model.skeleton import build_skeleton
-
+    """Facts of a model by its config, counted on a skeleton that its weights must fit. Raises UsageError."""
     config = source.config
     family = family_of(config.model_type, name)
     text, vision = config.get_text_config(), config.vision_config
-    weights_hash, processor_hash = source.hashes()
     depth = family.vision_depth(config)
-    model = build_skeleton(config, torch.float32)
+    model = _skeleton(config, name)
+    parameters = [one for one, _ in model.named_parameters()]
+    source.check(model, {one for one in parameters if _is_run(family.layout.stage_of(one), depth)})
+    weights_hash, processor_hash = source.hashes()
     return ModelSpec(
         name=name,
         family=family.name,
@@ -178,6 +194,21 @@ def spec_of(source: Source, name: str) -> ModelSpec:
     )
 
 
+def _skeleton(config: Any, name: str) -> Any:
+    try:
+        return build_skeleton(config, torch.float32)
+    except Exception as error:  # whatever transformers raises over sizes that make no model
+        raise UsageError(
+            f"The config.json of {name} makes no model: {first_sentence(error)}", advice="Fetch it again."
+        ) from error
+
+
+def _is_run(stage: tuple[str, int], vision_layers: int) -> bool:
+    """Whether any cut runs the stage: some towers end in a head, or in layers, that the model leaves out."""
+    kind, index = stage
+    return kind != "unused" and (kind != "vision" or index < vision_layers)
+
+
 def _counted(family: Any, model: Any, vision_layers: int, lm_layers: int) -> StageParameters:
     counts: dict[tuple[str, int], int] = {}
     for name, parameter in model.named_parameters():  # a shared one comes once, by its first name
@@ -192,36 +223,21 @@ def _counted(family: Any, model: Any, vision_layers: int, lm_layers: int) -> Sta
     )
 
 
-def _opened(path: Path) -> Any:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        return safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise UsageError(
-            f"The weights in {path} cannot be read.", advice="The file is damaged: fetch it again."
-        ) from error
-
-
-def _renamer(model: Any) -> Any:
-    """transformers' renaming of stored tensors to today's names (older checkpoints call them otherwise)."""
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightRenaming, rename_source_key
-
-    renamings = [t for t in get_model_conversion_mapping(model) if isinstance(t, WeightRenaming)]
-    known = dict(model.named_parameters(remove_duplicate=False))
-    return lambda stored: rename_source_key(stored, renamings, [], model.base_model_prefix, known)[0]
-
-
 def _download(name: str) -> Path:
+    """The snapshot of a Hub's repository: its small files, and where those can be loaded, its weights. Raises UsageError."""
+    check_folder(_fetch(name, SETTINGS_FILES))
+    return _fetch(name, (*SETTINGS_FILES, "*.safetensors"))
+
+
+def _fetch(name: str, patterns: tuple[str, ...]) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        return Path(snapshot_download(name, allow_patterns=list(patterns)))
+    except Exception as error:  # the Hub's client raises errors of three libraries
         raise UsageError(
-            f"There is no model '{name}': it is no folder here, and cannot be fetched from the Hugging Face Hub.",
+            f"There is no model '{name}': it is no folder here, and cannot be fetched from the Hugging Face Hub "
+            f"({type(error).__name__}).",
             advice="Check the name and the connection, or name a folder.",
         ) from error
 

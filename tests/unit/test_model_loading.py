@@ -74,8 +74,12 @@ def test_checkpoints_with_older_names_load(tmp_path: Path, kind: str, old: str, 
     tensors = {name.replace(old, new): tensor for name, tensor in load_file(path).items()}
     path.unlink()
     half = len(tensors) // 2  # in two files, as large checkpoints are
-    save_file(dict(list(tensors.items())[:half]), folder / "model-00001-of-00002.safetensors", {"format": "pt"})
-    save_file(dict(list(tensors.items())[half:]), folder / "model-00002-of-00002.safetensors", {"format": "pt"})
+    parts = {"model-00001-of-00002.safetensors": list(tensors)[:half]}
+    parts |= {"model-00002-of-00002.safetensors": list(tensors)[half:]}
+    for file, names in parts.items():
+        save_file({name: tensors[name] for name in names}, folder / file, {"format": "pt"})
+    places = {name: file for file, names in parts.items() for name in names}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
     device = load_device(str(folder), [TOKENS])
     assert parameter_bytes(device.model) == 4 * device.spec.device_parameters(TOKENS)
 
@@ -135,15 +139,16 @@ def test_a_kind_that_cannot_be_divided(tmp_path: Path) -> None:
 
 
 def test_broken_folders(tmp_path: Path) -> None:
-    folder = save("scenes-like", tmp_path)
-    path = folder / "model.safetensors"
-    tensors = load_file(path)
+    """Weights that are incomplete are refused by every part, also by one that needs none of those that are missing."""
+    folder = save("scenes-like", tmp_path / "lacking")
+    tensors = load_file(folder / "model.safetensors")
     tensors.pop("model.text_model.norm.weight")
-    save_file(tensors, path, {"format": "pt"})
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UsageError, match=r"incomplete: model.text_model.norm.weight is missing"):
+        load_device(str(folder), [IMAGE])
+    folder = save("scenes-like", tmp_path / "later")
     load_device(str(folder), [TOKENS])
-    with pytest.raises(UsageError, match=r"incomplete: model.text_model.norm.weight"):
-        load_cloud(str(folder), [TOKENS])
-    path.write_bytes(b"no tensors at all")
+    (folder / "model.safetensors").write_bytes(b"no tensors at all")  # after its facts were read
     with pytest.raises(UsageError, match="cannot be read"):
         load_device(str(folder), [TOKENS])
     (folder / "tokenizer.json").unlink()
