@@ -18,11 +18,11 @@ from PIL import Image
 from edge_node.cloud_session import CloudSession
 from edge_node.exchange import Exchange
 from edge_node.payload import Payload
-from splitvlm.crypto.identity import Identity
+from splitvlm.crypto.identity import Identity, Role
 from splitvlm.domain import Plan
 from splitvlm.errors import CapacityError, Forgotten, PeerUnavailable, SplitvlmError
 from splitvlm.link.estimator import RESOLUTION_S, STEP, LinkEstimate, LinkEstimator
-from splitvlm.rpc.channels import connected, open_channel
+from splitvlm.rpc.channels import connected, open_channel, own_certificate_expired
 from splitvlm.rpc.limits import CHUNK_BYTES, CONNECT_TIMEOUT_S, PICTURE_NAME_BYTES
 from splitvlm.rpc.status import from_rpc
 from splitvlm.wire.v1 import data_pb2 as pb
@@ -49,7 +49,7 @@ class CloudLink:
         self._identity = identity
         self._cuts = cuts
         self._shown = identity  # as the channel shows it
-        self._channel = open_channel(address, identity)
+        self._channel = open_channel(address, identity, Role.CLOUD)
         self._replaced: list[grpc.aio.Channel] = []  # by one with a newer certificate; requests may run over them
         self._idle: list[CloudSession] = []
         self._busy = 0
@@ -172,7 +172,7 @@ class CloudLink:
         """Empty probes for the round trip (the least counts), then one whose size the estimator asks for, for the rate."""
         try:
             # A connection's own set-up must not pass for a round trip: it would hide the transfer's time for ten seconds.
-            await connected(self._channel, self.peer, PROBE_TIMEOUT_S)
+            await connected(self._channel, self.peer, self._identity, PROBE_TIMEOUT_S)
             for _ in range(2):
                 await self._probe_once(stub, 0)
             for _ in range(2):  # another link is believed the second time: do not wait for the next round to ask again
@@ -246,7 +246,7 @@ class CloudLink:
             return
         self._shown = newest
         self._replaced.append(self._channel)
-        self._channel = open_channel(self.address, newest)
+        self._channel = open_channel(self.address, newest, Role.CLOUD)
         old, self._idle = self._idle, []
         for session in old:
             await session.close()
@@ -265,6 +265,8 @@ class CloudLink:
         return await self._open(min(CONNECT_TIMEOUT_S, patience_s or CONNECT_TIMEOUT_S))
 
     async def _open(self, timeout_s: float = CONNECT_TIMEOUT_S) -> CloudSession:
+        if (expired := own_certificate_expired(self._identity, self.peer)) is not None:
+            raise expired
         session = await CloudSession.open(
             self._channel, self.peer, self._agreement, self._identity, self._cuts, timeout_s=timeout_s
         )

@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from splitvlm.crypto import certificates, identity, ledger
 from splitvlm.crypto.identity import AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE, Role
 from splitvlm.crypto.keyfiles import locked, make_folder, replace, write_new
+from splitvlm.crypto.lifetime import utc_now
 from splitvlm.crypto.revocation import REVOKED_FILE, serials_in, signed_list
 from splitvlm.errors import KeysError
 
@@ -55,7 +56,7 @@ def init_authority(folder: Path, *, domain: str = "splitvlm", days: float = AUTH
     if _DOMAIN.fullmatch(domain) is None:
         raise KeysError(f"'{domain}' is not a domain.", advice="Lower-case letters, digits, hyphens and dots.")
     key = ec.generate_private_key(ec.SECP256R1())
-    certificate = certificates.authority_certificate(key, domain, dt.datetime.now(dt.UTC), days)
+    certificate = certificates.authority_certificate(key, domain, utc_now(), days)
     taken = "That folder has an authority: choose another one, or remove it with all certificates that it issued."
     make_folder(folder)
     write_new(folder / AUTHORITY_KEY_FILE, _private_pem(key), 0o600, advice=taken)
@@ -113,7 +114,7 @@ def revoke(folder: Path, node: str) -> Path:
                 advice="`splitvlm keys show` lists the nodes.",
             )
         serials |= serials_in(path, authority.pem)
-        data = signed_list(serials, authority.certificate, authority.key, dt.datetime.now(dt.UTC))
+        data = signed_list(serials, authority.certificate, authority.key, utc_now())
         for each in (folder, *(found.parent for found in _node_files(folder))):
             replace(each / REVOKED_FILE, data, 0o644)
     return path
@@ -149,7 +150,7 @@ class _Authority:
                 f"Among {', '.join(hosts)} is no DNS name or IP address.",
                 advice=f"Names under {certificates.SERVER_SUFFIX} are splitvlm's own.",
             ) from error
-        now = dt.datetime.now(dt.UTC)
+        now = utc_now()
         days_left = (self.certificate.not_valid_after_utc - now) / dt.timedelta(days=1)
         return certificates.node_certificate(
             key.public_key(), names, self.certificate, self.key, now, min(days, days_left)
@@ -186,7 +187,7 @@ def _load_authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePri
         raise KeysError(f"Cannot read the authority's key in {folder}: {error.strerror}.") from error
     if key.public_key() != certificate.public_key():
         raise KeysError(f"The authority's key and certificate in {folder} do not belong together.")
-    if dt.datetime.now(dt.UTC) > certificate.not_valid_after_utc:
+    if utc_now() > certificate.not_valid_after_utc:
         raise KeysError(f"The authority in {folder} has expired.", advice="Make a new one in another folder.")
     return certificate, key
 

@@ -35,6 +35,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from splitvlm.crypto import exchange, session_keys
 from splitvlm.crypto.exchange import DeviceKeys
 from splitvlm.crypto.identity import Identity, Role, private_key
+from splitvlm.crypto.lifetime import utc_now
 from splitvlm.crypto.session_keys import SessionKeys
 from splitvlm.crypto.trust import trusted_key
 from splitvlm.errors import HandshakeRefused, KeysError, ProtocolError
@@ -43,10 +44,6 @@ VERSION: Final = b"splitvlm handshake 2"
 _ECDSA: Final = ec.ECDSA(hashes.SHA256())
 
 Clock = Callable[[], dt.datetime]
-
-
-def _utc_now() -> dt.datetime:
-    return dt.datetime.now(dt.UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +70,7 @@ class Reply(Offer):
 class DeviceHandshake:
     """The device's side, for one session."""
 
-    def __init__(self, identity: Identity | None, context: bytes, *, clock: Clock = _utc_now) -> None:
+    def __init__(self, identity: Identity | None, context: bytes, *, clock: Clock = utc_now) -> None:
         """An identity whose role is not `edge` is a KeysError."""
         self._signer = _Signer(identity, Role.EDGE, clock)
         self._context_hash = hashlib.sha256(context).digest()
@@ -103,7 +100,7 @@ class DeviceHandshake:
 class CloudHandshake:
     """The cloud worker's side, for one session."""
 
-    def __init__(self, identity: Identity | None, context: bytes, *, clock: Clock = _utc_now) -> None:
+    def __init__(self, identity: Identity | None, context: bytes, *, clock: Clock = utc_now) -> None:
         """An identity whose role is not `cloud` is a KeysError."""
         self._signer = _Signer(identity, Role.CLOUD, clock)
         self._context_hash = hashlib.sha256(context).digest()

@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from splitvlm.crypto.certificates import SCHEME
+from splitvlm.crypto.lifetime import Lifetime, utc_now
 from splitvlm.crypto.revocation import REVOKED_FILE, Revoked, stamp_of
 from splitvlm.errors import KeysError
 
@@ -74,6 +75,15 @@ class Identity:
         """The identity that the folder holds now: another object where it was renewed since."""
         return self if self.renewal is None else self.renewal.newest(self)
 
+    @property
+    def lifetime(self) -> Lifetime:
+        """The lifetime of its certificate."""
+        return Lifetime.of(x509.load_pem_x509_certificate(self.certificate_pem))
+
+    def has_expired(self) -> bool:
+        """Whether its certificate counts no more, by the clock."""
+        return self.lifetime.has_expired(utc_now())
+
 
 class Renewal:
     """A node's folder, looked at again whenever a file in it has changed. Of any thread."""
@@ -121,7 +131,7 @@ def load_identity(folder: Path, *, now: dt.datetime | None = None) -> Identity:
             f"The certificate in {folder} was not issued by the ca.pem beside it.", advice=_ISSUE
         ) from error
     for each, name in ((certificate, CERTIFICATE_FILE), (authority, AUTHORITY_FILE)):
-        _check_time(each, folder / name, now or dt.datetime.now(dt.UTC))
+        _check_time(each, folder / name, now or utc_now())
     node, role = name_in(certificate)
     revoked = Revoked(folder / REVOKED_FILE, authority_pem)
     if certificate in revoked:
@@ -188,10 +198,14 @@ def _certificate(pem: bytes, path: Path) -> x509.Certificate:
 
 
 def _check_time(certificate: x509.Certificate, path: Path, now: dt.datetime) -> None:
-    if now > certificate.not_valid_after_utc:
-        raise KeysError(f"The certificate {path} expired on {certificate.not_valid_after_utc:%Y-%m-%d}.", advice=_ISSUE)
-    if now < certificate.not_valid_before_utc:
+    lifetime = Lifetime.of(certificate)
+    if lifetime.has_expired(now):
         raise KeysError(
-            f"The certificate {path} is valid only from {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC.",
+            f"The certificate {path} {lifetime.expiry(now)}.",
+            advice="Make another with `splitvlm keys rotate NODE`, and copy its files here.",
+        )
+    if now < lifetime.begin:
+        raise KeysError(
+            f"The certificate {path} is valid only from {lifetime.begin:%Y-%m-%d %H:%M} UTC.",
             advice="Check this machine's clock.",
         )

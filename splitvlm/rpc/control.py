@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import grpc
 
-from splitvlm.crypto.identity import Identity
+from splitvlm.crypto.identity import Identity, Role
 from splitvlm.errors import PeerUnavailable, SplitvlmError
-from splitvlm.rpc.channels import open_channel
+from splitvlm.rpc.channels import open_channel, own_certificate_expired
 from splitvlm.rpc.limits import CONTROL_TIMEOUT_S
 from splitvlm.rpc.status import from_rpc
 from splitvlm.wire.v1 import control_pb2 as pb
@@ -28,7 +28,7 @@ class ControlClient:
         self._address = address
         self._identity = identity
         self._shown = identity  # as the newest channel shows it
-        self._channels = [open_channel(address, identity)]  # older ones may carry a stream still
+        self._channels = [open_channel(address, identity, Role.ORCHESTRATOR)]  # older ones may carry a stream still
         self.reachable = False
         self._again = asyncio.Event()
 
@@ -38,7 +38,7 @@ class ControlClient:
         newest = self._identity.newest() if self._identity is not None else None
         if newest is not self._shown:
             self._shown = newest
-            self._channels.append(open_channel(self._address, newest))
+            self._channels.append(open_channel(self._address, newest, Role.ORCHESTRATOR))
         return control_pb2_grpc.ControlStub(self._channels[-1])
 
     def register_again(self) -> None:
@@ -55,7 +55,7 @@ class ControlClient:
                     self.reachable = True
                 continue
             except grpc.aio.AioRpcError as error:
-                self._note(from_rpc(error, self.peer))
+                self._note(own_certificate_expired(self._identity, self.peer) or from_rpc(error, self.peer))
             await asyncio.sleep(RETRY_S)
 
     async def report(self, report: pb.LinkReport) -> None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import grpc
 
-from splitvlm.crypto.identity import Identity
+from splitvlm.crypto.identity import Identity, Role
 from splitvlm.rpc.channels import connected, open_channel
 from splitvlm.rpc.limits import MAX_LOCAL_MESSAGE_BYTES
 from splitvlm.rpc.status import from_rpc
@@ -18,13 +18,14 @@ ASK_TIMEOUT_S = 600.0
 
 class LocalClient:
     def __init__(self, address: str, identity: Identity | None) -> None:
+        self._identity = identity
         self.peer = f"edge node at {address}"
-        self._channel = open_channel(address, identity, max_message_bytes=MAX_LOCAL_MESSAGE_BYTES)
+        self._channel = open_channel(address, identity, Role.EDGE, max_message_bytes=MAX_LOCAL_MESSAGE_BYTES)
         self._stub = local_pb2_grpc.LocalStub(self._channel)
 
     async def connect(self, timeout_s: float = 5.0) -> None:
         """Raises PeerUnavailable."""
-        await connected(self._channel, self.peer, timeout_s)
+        await connected(self._channel, self.peer, self._identity, timeout_s)
 
     async def ask(
         self, picture: bytes, question: str, *, max_new_tokens: int = 0, plan: str = ""

@@ -12,7 +12,7 @@ from grpc_reflection.v1alpha import reflection
 import splitvlm
 from splitvlm.crypto.identity import Identity
 from splitvlm.errors import ConfigError, PortError
-from splitvlm.rpc.channels import require_loopback
+from splitvlm.rpc.addresses import joined, parsed, require_loopback
 from splitvlm.rpc.gate import Gate
 from splitvlm.rpc.limits import MAX_MESSAGE_BYTES, server_options
 
@@ -52,10 +52,13 @@ class NodeServer:
         reflection.enable_server_reflection(names, self.grpc)
 
     async def listen(self, address: str) -> str:
-        """Start on `host:port`; returns the address with the port that was really taken. Raises PortError, ConfigError."""
-        host, _, wanted = address.rpartition(":")
+        """Start on `host:port`; returns the address with the port that was really taken.
+
+        Raises PortError, ConfigError, UsageError.
+        """
+        host, target = parsed(address)
         try:
-            port = self._bind(address)
+            port = self._bind(target)
         except RuntimeError as error:
             raise PortError(
                 f"Cannot listen on {address}: the port is in use, or the address is not of this machine.",
@@ -63,7 +66,7 @@ class NodeServer:
             ) from error
         await self._set(health_pb2.HealthCheckResponse.NOT_SERVING)
         await self.grpc.start()
-        return f"{host}:{port or wanted}"
+        return joined(host, port)
 
     async def set_ready(self) -> None:
         await self._set(health_pb2.HealthCheckResponse.SERVING)

@@ -33,6 +33,34 @@ _log = logging.getLogger("splitvlm.rpc")
 _BY_CODE = {kind.code: kind for kind in all_errors()}
 _CODE_KEY, _ADVICE_KEY, _RETRY_KEY = "splitvlm-error", "splitvlm-advice", "splitvlm-retry-after-ms"
 
+_TLS_CAUSES = (  # what gRPC's TLS says, the sentence, the advice
+    (
+        "certificate has expired",
+        "The certificate of the {peer} has expired.",
+        "Make another with `splitvlm keys rotate NODE` and copy its files into that node's folder: they count at once.",
+    ),
+    (
+        "certificate is not yet valid",
+        "The certificate of the {peer} is not valid yet.",
+        "Check the clocks of both machines.",
+    ),
+    (
+        "hostname verification",
+        "The {peer} shows a certificate of another role, or one that is not for this address.",
+        "Check the address, and the node's role and names (`splitvlm keys show`). A certificate that an earlier version issued "
+        "does not tell its role in TLS: `splitvlm keys rotate NODE` makes one that does.",
+    ),
+    (
+        "certificate_verify_failed",
+        "The certificate of the {peer} was not issued by this node's authority.",
+        "Both nodes need keys of one authority (`splitvlm keys show`).",
+    ),
+    (
+        "handshake failed",
+        "The {peer} and this node do not accept each other's certificates.",
+        "Both must come from the same authority and be in date (`splitvlm keys show`).",
+    ),
+)
 _RETRY = re.compile(r"[0-9]{1,9}")
 _TRANSLATED = (SplitvlmError, ValueError, RuntimeError, OSError, KeyError, TypeError, asyncio.CancelledError)
 
@@ -130,14 +158,19 @@ def from_rpc(error: grpc.aio.AioRpcError, peer: str) -> SplitvlmError:
     return _of_status(error.code(), error.details() or "", peer)
 
 
+def tls_failure(detail: str, peer: str) -> PeerUnavailable | None:
+    """Why TLS with a peer failed, by what gRPC says of a connection that did not come up; None where it says nothing of TLS."""
+    for cause, sentence, advice in _TLS_CAUSES:
+        if cause in detail.lower():
+            return PeerUnavailable(sentence.format(peer=peer), advice=advice)
+    return None
+
+
 def _of_status(status: grpc.StatusCode, detail: str, peer: str) -> SplitvlmError:
+    if status is grpc.StatusCode.UNAVAILABLE and (failed := tls_failure(detail, peer)) is not None:
+        return failed
     detail = _printable(detail)[:200]
     match status:
-        case grpc.StatusCode.UNAVAILABLE if "handshake" in detail.lower() or "certificate" in detail.lower():
-            return PeerUnavailable(
-                f"The {peer} and this node do not accept each other's certificates.",
-                advice="Both must come from the same authority, be in date, and name the host dialled (`splitvlm keys show`).",
-            )
         case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.CANCELLED:
             return PeerUnavailable(
                 f"The {peer} does not answer.",

@@ -142,7 +142,7 @@ async def test_two_devices_at_once_and_one_that_dies(launcher: Launcher) -> None
 async def test_health_and_reflection(launcher: Launcher) -> None:
     node = await launcher.start("orchestrator", {})
     identity = launcher.identity("app", Role.APP)
-    async with open_channel(node.address, identity) as channel:
+    async with open_channel(node.address, identity, Role.ORCHESTRATOR) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         reply = await stub.Check(health_pb2.HealthCheckRequest(service="splitvlm.wire.v1.Control"))
         assert reply.status == health_pb2.HealthCheckResponse.SERVING

@@ -47,7 +47,7 @@ class Scene:
     @contextlib.asynccontextmanager
     async def session(self, identity: Identity) -> AsyncIterator[CloudSession]:
         """An open session whose inside the attacker holds."""
-        async with open_channel(self.cloud.address, identity) as channel:
+        async with open_channel(self.cloud.address, identity, Role.CLOUD) as channel:
             session = await CloudSession.open(channel, "cloud node", self.cloud.agreement, identity, [])
             yield session
             await session.close()
@@ -201,7 +201,7 @@ async def test_more_than_was_declared_ends_the_session(scene: Scene) -> None:
 @pytest.mark.parametrize("role", [Role.APP, Role.CLOUD, Role.ORCHESTRATOR])
 async def test_a_valid_certificate_of_the_wrong_role_is_refused(scene: Scene, role: Role) -> None:
     identity = scene.keys.identity("stranger", role)
-    async with open_channel(scene.cloud.address, identity) as channel:
+    async with open_channel(scene.cloud.address, identity, Role.CLOUD) as channel:
         call = data_pb2_grpc.DataStub(channel).Session()
         await call.write(pb.Envelope(open=pb.Open(agreement=scene.cloud.agreement)))
         assert await call.code() is grpc.StatusCode.PERMISSION_DENIED
@@ -211,7 +211,7 @@ async def test_a_valid_certificate_of_the_wrong_role_is_refused(scene: Scene, ro
 async def test_what_a_device_sent_is_kept_for_who_sealed_it(scene: Scene) -> None:
     """Behind a gateway that ends TLS all channels are the gateway's: who owns what is told by the handshake inside."""
     gateway, inside = scene.keys.identity("gateway", Role.EDGE), scene.keys.identity("edge-2", Role.EDGE)
-    async with open_channel(scene.cloud.address, gateway) as channel:
+    async with open_channel(scene.cloud.address, gateway, Role.CLOUD) as channel:
         session = await CloudSession.open(channel, "cloud node", scene.cloud.agreement, inside, [])
         payload, _ = await scene.camera.engine.encode_picture(PICTURE, "jpeg75")
         begin = pb.Begin(
@@ -228,7 +228,7 @@ async def test_silence_and_floods_hold_no_more_than_their_share(scene: Scene, mo
     """Slow loris: sessions that open and say nothing; and more of them than a device may have."""
     monkeypatch.setattr("cloud_node.servicer.HANDSHAKE_TIMEOUT_S", 0.5)
     identity = scene.keys.identity("edge-2", Role.EDGE)
-    async with open_channel(scene.cloud.address, identity) as channel:
+    async with open_channel(scene.cloud.address, identity, Role.CLOUD) as channel:
         calls: list[Any] = [data_pb2_grpc.DataStub(channel).Session() for _ in range(40)]
         codes = await asyncio.gather(*(call.code() for call in calls[LIMITS.max_sessions_per_device :]))
         assert scene.cloud.servicer.active["edge-2"] <= LIMITS.max_sessions_per_device

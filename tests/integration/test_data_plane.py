@@ -175,7 +175,7 @@ async def test_what_differs_is_named(keys: Keys, cloud: Cloud, name: str, value:
 
 
 async def test_another_role_is_refused(keys: Keys, cloud: Cloud) -> None:
-    async with open_channel(cloud.address, keys.identity(fresh("app"), Role.APP)) as channel:
+    async with open_channel(cloud.address, keys.identity(fresh("app"), Role.APP), Role.CLOUD) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await data_pb2_grpc.DataStub(channel).Probe(pb.ProbeRequest())
     assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED

@@ -38,7 +38,7 @@ async def test_a_revoked_device_is_shut_out_of_a_running_node_and_others_are_not
                 await camera.ask("tokens/lossless", PICTURE, QUESTION, 2)
         async with device(model, cloud, good) as camera:
             assert (await camera.ask("tokens/lossless", PICTURE, QUESTION, 2)).token_ids
-        async with open_channel(cloud.address, good) as channel:
+        async with open_channel(cloud.address, good, Role.CLOUD) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
             assert (await stub.Check(health_pb2.HealthCheckRequest())).status == health_pb2.HealthCheckResponse.SERVING
 

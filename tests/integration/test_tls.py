@@ -37,8 +37,8 @@ async def test_tls_1_3_is_spoken_and_1_2_is_not(keys: Keys, address: str, tmp_pa
     assert await shake_hands(address, tmp_path, identity, ssl.TLSVersion.TLSv1_3) == "TLSv1.3"
     with pytest.raises((ssl.SSLError, ConnectionError)):
         await shake_hands(address, tmp_path, identity, ssl.TLSVersion.TLSv1_2)
-    async with open_channel(address, identity) as channel:
-        await connected(channel, "node")
+    async with open_channel(address, identity, Role.CLOUD) as channel:
+        await connected(channel, "node", identity)
 
 
 async def test_without_a_certificate_of_ours_nobody_gets_in(address: str, tmp_path: Path) -> None:

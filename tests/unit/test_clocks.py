@@ -9,9 +9,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("splitvlm", "edge_node", "cloud_node", "orchestrator")
 TELLS = {("time", "time"), ("time", "time_ns"), ("datetime", "now"), ("datetime", "utcnow"), ("date", "today")}
 MAY = {
-    "splitvlm/crypto/authority.py": "when a certificate is issued",
-    "splitvlm/crypto/handshake.py": "whether a certificate is in date",
-    "splitvlm/crypto/identity.py": "the same",
+    "splitvlm/crypto/lifetime.py": "when a certificate is issued, and whether it is in date",
     "splitvlm/link/emulator.py": "the date in the log of an emulated link",
 }
 
