@@ -99,7 +99,7 @@ async def test_requests_follow_one_another_at_once(camera: Device, keys: Keys, c
     level = "jpeg75" if cut == "image" else "int8"
     begin = pb.Begin(cut=cut, level=level, first=payload, max_new_tokens=1, question=QUESTION if cut == "image" else "")
     identity = keys.identity(fresh("edge"), Role.EDGE)
-    async with open_channel(cloud.address, identity) as channel:
+    async with open_channel(cloud.address, identity, Role.CLOUD) as channel:
         session = await CloudSession.open(channel, "cloud node", cloud.agreement, identity, [])
         for _ in range(400):
             await session._stream.send(pb.DeviceFrame(begin=begin))
