@@ -9,11 +9,12 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from PIL import Image
+from PIL import Image, features
 
-from splitvlm.picturefiles import bmp, gif, jpeg, png, tiff, webp
+from splitvlm.picturefiles import avif, bmp, gif, jpeg, png, tiff, webp
+from splitvlm.picturefiles.exif import orientation_of
 from splitvlm.picturefiles.layout import Layout
 from splitvlm.picturefiles.refusal import PictureRefused
 
@@ -24,6 +25,7 @@ MAX_SCANNED_PIXELS = 1 << 30
 _WALKS: dict[str, Callable[[bytes], Layout]] = {
     "JPEG": jpeg.walk, "PNG": png.walk, "WEBP": webp.walk, "GIF": gif.walk, "BMP": bmp.walk,
     "TIFF": tiff.walk,
+    "AVIF": avif.walk,
 }  # fmt: skip
 _FIXED_BYTES = 4 << 20
 _TO_RGB_BYTES = 17
@@ -60,27 +62,23 @@ def lazily_opened(
     kind = format_of(data)
     if kind is None or kind not in formats:
         raise PictureRefused("is not a picture" if kind is None else f"is {kind}, not one of {', '.join(formats)}")
-    walk = _WALKS.get(kind)
-    layout = walk(data) if walk else None
-    if layout:
-        _check(layout, max_pixels)
+    if kind == "AVIF" and not features.check("avif"):
+        raise PictureRefused("is AVIF, which Pillow cannot read here")
+    layout = _WALKS[kind](data)
+    _check(layout, max_pixels)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of large pictures; the limit here is our own
-            picture = Image.open(io.BytesIO(layout.pixels if layout else data), formats=(kind,))
-    except Image.DecompressionBombError as error:
-        raise PictureRefused("is too large: it has far too many pixels") from error
+            picture = Image.open(io.BytesIO(layout.pixels), formats=(kind,))
     except Exception as error:  # whatever a plugin raises on a file that is not as it should be
         raise PictureRefused("is damaged and cannot be read as a picture") from error
-    if not animated and kind in ("WEBP", "AVIF") and getattr(picture, "n_frames", 1) != 1:
+    _check(replace(layout, width=picture.width, height=picture.height), max_pixels)
+    if not animated and getattr(picture, "n_frames", 1) != 1:
         raise PictureRefused("is not taken: it has several frames")
-    layout = layout or Layout(data, *picture.size)
-    _check(Layout(b"", *picture.size), max_pixels)
-    return (
-        PictureHeader(kind, *picture.size, picture.mode, _decoded_bytes(kind, picture, layout, len(data))),
-        picture,
-        layout,
-    )
+    if kind == "AVIF":
+        layout = replace(layout, orientation=orientation_of(picture.info.get("exif", b"")))
+    own_bytes = _decoded_bytes(kind, picture, layout, len(data))
+    return PictureHeader(kind, *picture.size, picture.mode, own_bytes), picture, layout
 
 
 def format_of(data: bytes) -> str | None:
