@@ -65,6 +65,7 @@ class DataServicer(data_pb2_grpc.DataServicer):
         self.memory.use(limits.remembered_bytes, limits.remembered_s)
         self.admission.use(limits)
 
+    @unary
     async def Session(self, request_iterator: Any, context: Context) -> None:  # gRPC's own naming
         try:
             device = require_role(context, Role.EDGE, plaintext=self._identity is None) or "plaintext"

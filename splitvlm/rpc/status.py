@@ -62,7 +62,6 @@ _TLS_CAUSES = (  # what gRPC's TLS says, the sentence, the advice
     ),
 )
 _RETRY = re.compile(r"[0-9]{1,9}")
-_TRANSLATED = (SplitvlmError, ValueError, RuntimeError, OSError, KeyError, TypeError, asyncio.CancelledError)
 
 T = TypeVar("T")
 
@@ -87,7 +86,9 @@ def unary(method: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:
     async def translated(self: object, request: object, context: grpc.aio.ServicerContext[Any, Any]) -> T:
         try:
             return await method(self, request, context)
-        except _TRANSLATED as error:
+        except grpc.aio.AbortError:
+            raise
+        except (Exception, asyncio.CancelledError) as error:
             if isinstance(error, asyncio.CancelledError) and was_cancelled():
                 raise
             await abort(context, error)
@@ -105,7 +106,9 @@ def streaming(method: Callable[..., AsyncIterator[T]]) -> Callable[..., AsyncIte
         try:
             async for message in method(self, request, context):
                 yield message
-        except _TRANSLATED as error:
+        except grpc.aio.AbortError:
+            raise
+        except (Exception, asyncio.CancelledError) as error:
             if isinstance(error, asyncio.CancelledError) and was_cancelled():
                 raise
             await abort(context, error)
