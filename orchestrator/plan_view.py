@@ -16,6 +16,7 @@ from splitvlm.errors import UsageError
 from splitvlm.planning.costs import CostLine
 from splitvlm.planning.profilefiles import Profiles
 from splitvlm.planning.table import Limits, build_table, envelope
+from splitvlm.shown import rate
 
 SLOWEST_BPS, FASTEST_BPS = 1e4, 1e8  # the axis of the picture
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")  # Paul Tol's bright scheme
@@ -102,14 +103,6 @@ def _seconds(span: Span, seen: View) -> str:
     if times[0] is None:
         return f"{times[1]:.3f}" if span.line.local else f"above {times[1]:.3f}"
     return f"{times[0]:.3f} to {times[1]:.3f}" if times[0] != times[1] else f"{times[1]:.3f}"
-
-
-def rate(bps: float) -> str:
-    """`95 kbit/s`, `1.2 Mbit/s`."""
-    for unit, size in (("Gbit/s", 1e9), ("Mbit/s", 1e6), ("kbit/s", 1e3)):
-        if bps >= size:
-            return f"{bps / size:.3g} {unit}"
-    return f"{bps:.3g} bit/s"
 
 
 def _left_out(seen: View, console: Console, every: bool) -> None:
@@ -207,6 +200,7 @@ def draw(seen: View, file: Path) -> None:
 
 def _save(figure: Any, file: Path) -> None:
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(file, dpi=130)
     except (OSError, ValueError) as error:
         raise UsageError(

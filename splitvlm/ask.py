@@ -1,13 +1,20 @@
-"""`splitvlm ask`: one question to the edge node, the answer as it comes."""
+"""`splitvlm ask`, `status` and `nodes`: what running nodes answer, for people and as JSON. Loads no torch."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
+
+from google.protobuf.message import Message
+from rich.console import Console
+from rich.table import Table
 
 from splitvlm.crypto.identity import Identity
 from splitvlm.errors import UsageError
 from splitvlm.rpc.local import LocalClient
+from splitvlm.rpc.nodes import list_nodes
+from splitvlm.shown import percent, rate
 from splitvlm.wire.v1 import local_pb2 as pb
 
 MAX_PICTURE_BYTES = 32 * 2**20
@@ -35,32 +42,118 @@ async def ask_once(
     max_new_tokens: int,
     *,
     verbose: bool,
-) -> None:
-    """Ask, stream the answer to standard output, and say what happened on standard error if asked."""
+) -> dict[str, object]:
+    """Streams the answer to standard output, and with `verbose` says what happened on standard error.
+
+    Returns {"answer", "chosen", "report"}: the text, the plan with its reason, and where time and bytes went.
+    """
     data = read_picture_file(picture)
     client = LocalClient(address, identity)
+    text, chosen, account = "", pb.Chosen(), pb.Account()
     try:
         await client.connect()
         async for answer in client.ask(data, question, max_new_tokens=max_new_tokens, plan=plan):
             match answer.WhichOneof("body"):
                 case "text":
+                    text += answer.text
                     print(answer.text, end="", flush=True)
-                case "account" if verbose:
-                    print(flush=True)
-                    print(describe(answer.account), file=sys.stderr)
-        if not verbose:
-            print(flush=True)
+                case "chosen":
+                    chosen = answer.chosen
+                case "account":
+                    account = answer.account
+        print(flush=True)
     finally:
         await client.close()
+    if verbose:
+        print(describe(account, chosen.reason), file=sys.stderr)
+    return {"answer": text, "chosen": plain(chosen), "report": plain(account)}
 
 
-def describe(account: pb.Account) -> str:
-    """An account in one line."""
+def describe(account: pb.Account, reason: str = "") -> str:
+    """What happened to a request: a line, and one more for each node that failed."""
     emulated = f", emulated slow-down {account.emulated_slowdown:g} x" if account.emulated_slowdown > 1 else ""
     known = ", picture remembered" if account.again else ""
-    return (
-        f"plan {account.plan}{known}, {account.bytes_sent} bytes sent, first token {account.first_token_s * 1e3:.0f} ms, "
-        f"total {account.total_s * 1e3:.0f} ms (device {account.device_s * 1e3:.0f}, encode {account.encode_s * 1e3:.0f}, "
-        f"upload {account.upload_s * 1e3:.0f}, decode {account.decode_s * 1e3:.0f}, queue {account.queue_s * 1e3:.0f}, "
-        f"prefill {account.prefill_s * 1e3:.0f}, tokens {account.tokens_s * 1e3:.0f}){emulated}"
+    hedged = ", with the device beside it" if account.hedged else ""
+    first = (
+        f"plan {account.plan}{hedged}{f' ({reason})' if reason else ''}, answered by the {account.answered_by or 'cloud'}"
+        f"{known}, {account.bytes_sent} bytes sent, first token {_ms(account.first_token_s)} ms, "
+        f"total {_ms(account.total_s)} ms (device {_ms(account.device_s)}, encode {_ms(account.encode_s)}, "
+        f"upload {_ms(account.upload_s)}, decode {_ms(account.decode_s)}, queue {_ms(account.queue_s)}, "
+        f"prefill {_ms(account.prefill_s)}, tokens {_ms(account.tokens_s)}){emulated}"
     )
+    return "\n".join([first, *map(_failed, account.faults)])
+
+
+def _failed(fault: pb.Fault) -> str:
+    who = "the device" if fault.node == "device" else f"the cloud node at {fault.node}"
+    return (
+        f"{who} failed ({fault.code}) after {fault.tokens} tokens: silent for {_ms(fault.silent_s)} ms, "
+        f"taken over in {_ms(fault.recovery_s)} ms"
+    )
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.0f}"
+
+
+async def show_status(address: str, identity: Identity | None) -> dict[str, object]:
+    """Prints an edge node's status; returns its fields by their names on the wire."""
+    client = LocalClient(address, identity)
+    try:
+        await client.connect()
+        status = await client.status()
+    finally:
+        await client.close()
+    print("\n".join(status_lines(status)))
+    return plain(status)
+
+
+def status_lines(status: pb.StatusReply) -> list[str]:
+    """An edge node's status for people."""
+    cloud = f"{status.cloud_address}, {_reached(status.cloud_reachable)}" if status.cloud_address else "none"
+    link = (
+        f"{rate(status.uplink_bps)} up, round trip {_ms(status.rtt_s)} ms, predictions within {percent(status.spread, 0)}"
+        if status.uplink_bps
+        else "not measured yet"
+    )
+    table = f"{', '.join(status.plans)} (table {status.table_version})" if status.plans else "no plan table yet"
+    return [
+        f"model         {status.model}",
+        f"cloud node    {cloud}",
+        f"standby       {', '.join(status.standby) or 'none'}",
+        f"orchestrator  {_reached(status.orchestrator_reachable)}",
+        f"link          {link}",
+        f"plans         {table}",
+    ]
+
+
+def _reached(reachable: bool) -> str:
+    return "reachable" if reachable else "not reachable"
+
+
+async def show_nodes(address: str, identity: Identity | None) -> list[dict[str, object]]:
+    """Prints the orchestrator's nodes; returns a row for each."""
+    listed = await list_nodes(address, identity)
+    table = Table("node", "role", "state", "last seen", "address", "model")
+    for node in listed:
+        state = "alive" if node.alive else "silent"
+        table.add_row(node.node, node.role, state, f"{node.last_seen_s:.1f} s ago", node.address, node.model)
+    if listed:
+        Console().print(table)
+    else:
+        print("No node is registered.")
+    return [plain(node) for node in listed]
+
+
+def plain(message: Message) -> dict[str, object]:
+    """A message's fields by name as JSON has them: numbers stay numbers, absent optional ones are None."""
+    return {field.name: _plain_field(message, field) for field in message.DESCRIPTOR.fields}
+
+
+def _plain_field(message: Message, field: Any) -> object:
+    value = getattr(message, field.name)
+    if field.message_type is not None and isinstance(value, Message):
+        return plain(value)
+    if not isinstance(value, str | bytes) and hasattr(value, "__len__"):
+        return [plain(item) if isinstance(item, Message) else item for item in value]
+    return value if not field.has_presence or message.HasField(field.name) else None

@@ -6,8 +6,9 @@ A configuration is checked once, here, when it enters. An error names `section.k
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -63,7 +64,7 @@ def base_of(info: ValidationInfo) -> Path:
 class Section(BaseModel):
     """A part of a configuration file: frozen, and unknown keys are refused. Paths in it are whole (splitvlm.paths)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @field_validator("*", mode="after")
     @classmethod
@@ -142,7 +143,8 @@ def parse(raw: dict[str, object], kind: type[S], *, source: str, base: Path = Pa
         return kind.model_validate(raw, context={_BASE: base})
     except ValidationError as error:
         lines = "; ".join(_explain(detail) for detail in error.errors())
-        raise ConfigError(f"{source}: {lines}.", advice=f"Known keys: {_known(kind)}.") from error
+        place = error.errors()[0]["loc"][:-1]
+        raise ConfigError(f"{source}: {lines}.", advice=f"Known keys{_known(kind, place)}.") from error
 
 
 def schema(kind: type[Section]) -> str:
@@ -162,5 +164,21 @@ def _explain(detail: ErrorDetails) -> str:
     return f"{key} is {shown}, but {message[0].lower()}{message[1:]}"
 
 
-def _known(kind: type[Section]) -> str:
-    return ", ".join(sorted(kind.model_fields))
+def _known(kind: type[Section], place: Sequence[int | str]) -> str:
+    """`: a, b` of the top, or ` of planning: a, b` of the section at that place."""
+    section, path = kind, list[str]()
+    for key in place:
+        field = section.model_fields.get(str(key))
+        inner = None if field is None else _section_in(field.annotation)
+        if inner is not None:
+            section = inner
+            path.append(str(key))
+    of = f" of {'.'.join(path)}" if path else ""
+    return f"{of}: {', '.join(sorted(section.model_fields))}"
+
+
+def _section_in(annotation: Any) -> type[Section] | None:
+    """The section that a key's type is, or is a list or an option of."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    return next((found for inner in get_args(annotation) if (found := _section_in(inner))), None)

@@ -1,4 +1,4 @@
-"""`splitvlm ask`: what a running node is asked."""
+"""`splitvlm ask`, `status` and `nodes`: what running nodes are asked. Loads no torch."""
 
 from __future__ import annotations
 
@@ -8,23 +8,65 @@ from typing import Annotated
 
 import typer
 
+from splitvlm.cli.options import KeysOption, PlaintextOption
+from splitvlm.cli.output import JsonOption, write_json
+
 asking_app = typer.Typer()
+
+EdgeOption = Annotated[str, typer.Option("--edge", help="host:port of the edge node")]
+APP_KEYS = Path("keys/app")
 
 
 @asking_app.command()
 def ask(
     picture: Annotated[Path, typer.Argument(help="PNG, JPEG or WebP")],
     question: Annotated[str, typer.Argument(help="what to ask about it")],
-    edge_address: Annotated[str, typer.Option("--edge", help="host:port of the edge node")] = "127.0.0.1:7443",
-    keys: Annotated[Path, typer.Option("--keys", help="folder of this application's keys")] = Path("keys/app"),
+    edge_address: EdgeOption = "127.0.0.1:7443",
+    keys: KeysOption = APP_KEYS,
     plan: Annotated[str, typer.Option(help="use this plan, e.g. tokens/int4; else the node chooses")] = "",
-    max_new_tokens: Annotated[int, typer.Option(help="0 is the node's default")] = 0,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="say the plan, the bytes and the times")] = False,
-    plaintext: Annotated[bool, typer.Option(help="no TLS; loopback only")] = False,
+    max_new_tokens: Annotated[int, typer.Option(min=0, max=4096, help="0 is the node's default")] = 0,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="say the plan, who answered, what failed, the bytes and the times")
+    ] = False,
+    plaintext: PlaintextOption = False,
+    json_file: JsonOption = None,
 ) -> None:
     """Ask the edge node one question about a picture; the answer streams to standard output."""
     from splitvlm.ask import ask_once
     from splitvlm.crypto.identity import load_identity
 
     identity = None if plaintext else load_identity(keys)
-    asyncio.run(ask_once(picture, question, edge_address, identity, plan, max_new_tokens, verbose=verbose))
+    asked = ask_once(picture, question, edge_address, identity, plan, max_new_tokens, verbose=verbose)
+    write_json(json_file, asyncio.run(asked))
+
+
+@asking_app.command()
+def status(
+    edge_address: EdgeOption = "127.0.0.1:7443",
+    keys: KeysOption = APP_KEYS,
+    plaintext: PlaintextOption = False,
+    json_file: JsonOption = None,
+) -> None:
+    """Show an edge node's model, cloud node, link estimate and plan table."""
+    from splitvlm.ask import show_status
+    from splitvlm.crypto.identity import load_identity
+
+    identity = None if plaintext else load_identity(keys)
+    write_json(json_file, asyncio.run(show_status(edge_address, identity)))
+
+
+@asking_app.command()
+def nodes(
+    orchestrator_address: Annotated[
+        str, typer.Option("--orchestrator", help="host:port of the orchestrator")
+    ] = "127.0.0.1:7441",
+    keys: KeysOption = APP_KEYS,
+    plaintext: PlaintextOption = False,
+    json_file: JsonOption = None,
+) -> None:
+    """List the nodes that the orchestrator knows, and which of them live."""
+    from splitvlm.ask import show_nodes
+    from splitvlm.crypto.identity import load_identity
+
+    identity = None if plaintext else load_identity(keys)
+    write_json(json_file, asyncio.run(show_nodes(orchestrator_address, identity)))

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from splitvlm.cli.options import SeedOption, writable_file
 from splitvlm.cli.output import JsonOption, write_json
 from splitvlm.errors import UsageError
 
@@ -50,7 +51,7 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="Hugging Face id or folder, scenes, or shape:ID")] = "scenes",
     data: Annotated[Path | None, typer.Option(help="JSON lines with image, question, answer, kind")] = None,
     questions: Annotated[int, typer.Option(min=1, help="held-out questions, without --data")] = 20_000,
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: SeedOption = 0,
     plans: Annotated[
         bool,
         typer.Option("--plans", help="measure every codec level of the middle cuts instead, split as the nodes do"),
@@ -79,8 +80,10 @@ def leak(
     levels: Annotated[str, typer.Option(help="comma-separated codec levels; empty is a few of each kind")] = "",
     teaching: Annotated[int, typer.Option(min=16, help="pictures that each attacker learns from")] = 400,
     questions: Annotated[int, typer.Option(min=1, help="held-out questions that reconstructions are judged by")] = 400,
-    seed: Annotated[int, typer.Option()] = 0,
-    plot: Annotated[Path, typer.Option(help="PNG with pictures and what came back of them")] = Path("out/leak.png"),
+    seed: SeedOption = 0,
+    plot: Annotated[
+        Path, typer.Option(callback=writable_file, help="PNG with pictures and what came back of them")
+    ] = Path("out/leak.png"),
     json_file: JsonOption = None,
 ) -> None:
     """Measure what an attacker gets back of a picture from what crosses each cut."""
@@ -107,7 +110,9 @@ def calibrate(
 @models_app.command()
 def profile(
     model: Annotated[str, typer.Argument(help="Hugging Face id or folder, scenes, or shape:ID")] = "scenes",
-    out: Annotated[Path | None, typer.Option(help="JSON file for `splitvlm plan` and `splitvlm simulate`")] = None,
+    out: Annotated[
+        Path | None, typer.Option(callback=writable_file, help="JSON file for `splitvlm plan` and `splitvlm simulate`")
+    ] = None,
     pictures: Annotated[int, typer.Option(min=1, max=10_000, help="whose payload sizes are sampled")] = 24,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "float32",

@@ -10,12 +10,14 @@ from typing import Annotated
 
 import typer
 
+from splitvlm.cli.options import writable_file
 from splitvlm.errors import UsageError
 
 JsonOption = Annotated[
     Path | None,
     typer.Option(
         "--json",
+        callback=writable_file,
         help="also write the result to this file; alone or `-`: to standard output, all else to standard error",
     ),
 ]
@@ -43,6 +45,7 @@ def write_json(file: Path | None, result: object) -> None:
         print(json.dumps(result, indent=2), file=sys.__stdout__, flush=True)
         return
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
     except OSError as error:
         raise UsageError(f"Cannot write {file}: {error.strerror}.", advice="Choose another --json file.") from error

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from splitvlm.cli.options import finite, writable_file, writable_folder
 from splitvlm.cli.output import JsonOption, write_json
 
 planning_app = typer.Typer()
@@ -15,16 +16,20 @@ planning_app = typer.Typer()
 @planning_app.command()
 def plan(
     profiles: Annotated[Path, typer.Argument(help="file written by `splitvlm profile`")],
-    rtt_ms: Annotated[float, typer.Option(min=0)] = 50.0,
+    rtt_ms: Annotated[float, typer.Option(callback=finite, min=0)] = 50.0,
     tokens: Annotated[int, typer.Option(min=0, help="decoding steps of an answer")] = 8,
-    slowdown: Annotated[float, typer.Option(min=0.001, help="of the device, against the profile")] = 1.0,
-    speedup: Annotated[float, typer.Option(min=0.001, help="of the cloud, against the profile")] = 1.0,
-    max_accuracy_drop: Annotated[float | None, typer.Option(min=0, max=1, help="0.01 is one point")] = None,
+    slowdown: Annotated[
+        float, typer.Option(callback=finite, min=0.001, help="of the device, against the profile")
+    ] = 1.0,
+    speedup: Annotated[float, typer.Option(callback=finite, min=0.001, help="of the cloud, against the profile")] = 1.0,
+    max_accuracy_drop: Annotated[
+        float | None, typer.Option(callback=finite, min=0, max=1, help="0.01 is one point")
+    ] = None,
     privacy_floor: Annotated[str | None, typer.Option(help="shallowest cut allowed, or the most that may leak")] = None,
     device_memory_bytes: Annotated[int | None, typer.Option(min=1)] = None,
     every: Annotated[bool, typer.Option("--all", help="also name what was left out")] = False,
     explain: Annotated[bool, typer.Option("--explain", help="why, with numbers")] = False,
-    png: Annotated[Path | None, typer.Option(help="a picture of the cost lines")] = None,
+    png: Annotated[Path | None, typer.Option(callback=writable_file, help="a picture of the cost lines")] = None,
     json_file: JsonOption = None,
 ) -> None:
     """Print for which uplink rates each plan is the fastest."""
@@ -51,7 +56,9 @@ def plan(
 def simulate(
     config: Annotated[Path, typer.Argument(help="scenario file, see examples/simulate-*.yaml")],
     trace: Annotated[list[str] | None, typer.Option(help="instead of the scenario's traces; may be repeated")] = None,
-    out: Annotated[Path, typer.Option(help="folder for CSV, JSON, plots and the page")] = Path("out"),
+    out: Annotated[
+        Path, typer.Option(callback=writable_folder, help="folder for CSV, JSON, plots and the page")
+    ] = Path("out"),
     emulate: Annotated[
         bool,
         typer.Option("--emulate", help="also run the workload through real processes over a shaped link, and compare"),

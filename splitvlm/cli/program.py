@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from typing import Any
+from importlib import metadata
+from typing import Annotated, Any
 
 import typer
 
 from splitvlm.cli.asking import asking_app
 from splitvlm.cli.config import config_app
+from splitvlm.cli.extras import extra_with
 from splitvlm.cli.keys import keys_app
 from splitvlm.cli.models import models_app
 from splitvlm.cli.nodes import nodes_app
@@ -30,13 +32,32 @@ for group in (nodes_app, asking_app, models_app, planning_app, tools_app):
 app.add_typer(keys_app, name="keys")
 app.add_typer(config_app, name="config")
 
+
+def print_version(wanted: bool) -> None:
+    """Prints the installed version and ends."""
+    if wanted:
+        print(f"splitvlm {metadata.version('splitvlm')}")
+        raise typer.Exit
+
+
 # Typer brings its own copy of click since 0.26, and has no public name for the base of its usage errors.
 _WrongUse: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=print_version)
+    ] = False,
+) -> None:
+    """Options of the program itself."""
+
+
 def main() -> None:
     """Run a verb. Every expected failure is one sentence on standard error and an exit code of its kind."""
-    arguments = with_dash(sys.argv[1:])
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal without a sign shows "?"
+    arguments = with_dash(_texts(sys.argv[1:]))
     aside = contextlib.redirect_stdout(sys.stderr) if piped(arguments) else contextlib.nullcontext()
     try:
         with aside:
@@ -57,10 +78,23 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except ModuleNotFoundError as error:
+        if (extra := extra_with(error.name or "")) is None:
+            raise
+        _fail(f"This needs {error.name}, which is not installed. Install it: pip install 'splitvlm[{extra}]'", 2)
     except Exception as error:
         if os.environ.get("SPLITVLM_DEBUG"):
             raise
         _fail(f"Unexpected {type(error).__name__}: {error}. SPLITVLM_DEBUG=1 shows where.", 1)
+
+
+def _texts(arguments: list[str]) -> list[str]:
+    """The arguments. Ends where one is not UTF-8: Python holds its bytes as halves of characters that nobody can print."""
+    for argument in arguments:
+        if not argument.isprintable() and any("\udc80" <= sign <= "\udcff" for sign in argument):
+            shown = os.fsencode(argument).decode("utf-8", "backslashreplace")
+            _fail(f"The argument '{shown}' is not text in UTF-8. Set the terminal to UTF-8, or rename the file.", 2)
+    return arguments
 
 
 def _fail(sentence: str, exit_code: int) -> None:

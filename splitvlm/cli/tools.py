@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from splitvlm.cli.options import finite, writable_file, writable_folder
 from splitvlm.cli.output import JsonOption, write_json
 from splitvlm.errors import UsageError
 
@@ -16,14 +17,16 @@ tools_app = typer.Typer()
 
 @tools_app.command()
 def demo(
-    seed: Annotated[int, typer.Option(help="of the pictures and questions")] = 7,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="of the pictures and questions")] = 7,
     questions: Annotated[int, typer.Option(min=1, max=10_000)] = 60,
     trace: Annotated[str, typer.Option(help="a trace file, synthetic:NAME or constant:RATE")] = "synthetic:far",
     slowdown: Annotated[
-        float, typer.Option(min=1, help="EMULATION: the device's stages take so many times as long")
+        float, typer.Option(callback=finite, min=1, help="EMULATION: the device's stages take so many times as long")
     ] = 5.0,
-    every: Annotated[float, typer.Option(min=0, help="seconds from one question to the next: the camera's rate")] = 1.0,
-    out: Annotated[Path, typer.Option(help="folder for the plot")] = Path("out"),
+    every: Annotated[
+        float, typer.Option(callback=finite, min=0, help="seconds from one question to the next: the camera's rate")
+    ] = 1.0,
+    out: Annotated[Path, typer.Option(callback=writable_folder, help="folder for the plot")] = Path("out"),
     json_file: JsonOption = None,
 ) -> None:
     """Run the whole system on this machine: three processes, a shaped link, questions about drawn pictures."""
@@ -35,8 +38,8 @@ def demo(
 @tools_app.command()
 def draw(
     domain: Annotated[str, typer.Argument(help="microscopy, aerial, road or orchard")],
-    file: Annotated[Path, typer.Argument(help="where the picture goes: .png, .jpg or .webp")],
-    seed: Annotated[int, typer.Option(min=0, help="the same seed draws the same picture")] = 0,
+    file: Annotated[Path, typer.Argument(callback=writable_file, help="where the picture goes: .png, .jpg or .webp")],
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="the same seed draws the same picture")] = 0,
 ) -> None:
     """Draw a picture of the kind that the embedded model knows, and print questions about it with their answers."""
     from splitvlm import scenes
@@ -58,8 +61,12 @@ def link(
     upstream: Annotated[str, typer.Option(help="host:port to forward to")],
     listen: Annotated[str, typer.Option(help="host:port")] = "127.0.0.1:0",
     down: Annotated[str | None, typer.Option(help="trace of the downlink; else the file's own, or 100 Mbit/s")] = None,
-    delay_ms: Annotated[float | None, typer.Option(min=0, help="one way; else the file's own, or 0")] = None,
-    log: Annotated[Path | None, typer.Option(help="write the deliveries to this CSV file at the end")] = None,
+    delay_ms: Annotated[
+        float | None, typer.Option(callback=finite, min=0, help="one way; else the file's own, or 0")
+    ] = None,
+    log: Annotated[
+        Path | None, typer.Option(callback=writable_file, help="write the deliveries to this CSV file at the end")
+    ] = None,
 ) -> None:
     """Emulate a link: a TCP proxy shaped by a recorded or synthetic trace."""
     from splitvlm.link.emulator import run

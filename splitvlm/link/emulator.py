@@ -284,6 +284,7 @@ def _write_log(path: Path, link: LinkEmulator) -> None:
     rows = sorted((at_s, way.name, n) for way in (link.up, link.down) for at_s, n in way.deliveries())
     text = "seconds,direction,bytes\n" + "".join(f"{at_s:.1f},{name},{n}\n" for at_s, name, n in rows)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, "utf-8")
     except OSError as error:
         raise UsageError(f"Cannot write the log {path}: {error.strerror}.") from error

@@ -101,6 +101,7 @@ def write(path: Path, profiles: Profiles) -> None:
         "sizes": {str(plan): list(sizes) for plan, sizes in profiles.sizes.items()},
     }
     parts = [f"  {json.dumps(key)}: {_shown(value)}" for key, value in content.items()]
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("{\n" + ",\n".join(parts) + "\n}\n", "utf-8")
 
 

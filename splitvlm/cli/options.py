@@ -1,0 +1,45 @@
+"""Types and checks of options that several verbs have: checked while the line is parsed, before any work is done."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1)]
+KeysOption = Annotated[Path, typer.Option("--keys", help="folder of this application's keys")]
+PlaintextOption = Annotated[bool, typer.Option("--plaintext", help="no TLS; loopback only")]
+
+
+def finite(value: float | None) -> float | None:
+    """Refuses NaN and infinity, which pass every range."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter("it must be a finite number")
+    return value
+
+
+def writable_file(path: Path | None) -> Path | None:
+    """Refuses a file that could not be written after the work; its folder is made when it is."""
+    if path is None or str(path) == "-" or path.is_char_device():
+        return path
+    if path.is_dir():
+        raise typer.BadParameter(f"{path} is a folder")
+    writable_folder(path.parent)
+    if path.exists() and not os.access(path, os.W_OK):
+        raise typer.BadParameter(f"{path} may not be written")
+    return path
+
+
+def writable_folder(path: Path) -> Path:
+    """Refuses a folder that is none, or could not be made or written after the work."""
+    nearest = path.absolute()
+    while not nearest.exists() and not nearest.is_symlink():
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        raise typer.BadParameter(f"{nearest} is no folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise typer.BadParameter(f"the folder {nearest} may not be written")
+    return path

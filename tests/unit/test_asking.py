@@ -1,0 +1,37 @@
+"""What `ask -v` and `status` say: who answered, what failed, and nothing that is not so."""
+
+from splitvlm.ask import describe, plain, status_lines
+from splitvlm.wire.v1 import local_pb2 as pb
+
+
+def test_who_answered_and_what_failed() -> None:
+    account = pb.Account(plan="tokens/klt7", answered_by="cloud", hedged=True, bytes_sent=812, total_s=0.25)
+    account.faults.add(code="peer-unavailable", node="10.0.0.7:7442", tokens=3, silent_s=0.5, recovery_s=0.08)
+    first, second = describe(account, "least latency").split("\n")
+    assert first.startswith(
+        "plan tokens/klt7, with the device beside it (least latency), answered by the cloud, 812 bytes"
+    )
+    assert second == (
+        "the cloud node at 10.0.0.7:7442 failed (peer-unavailable) after 3 tokens: silent for 500 ms, taken over in 80 ms"
+    )
+
+
+def test_a_message_as_json_keeps_numbers_and_absence() -> None:
+    account = pb.Account(bytes_sent=2**40, token_ids=[1, 2])
+    account.faults.add(node="device")
+    told = plain(account)
+    assert (told["bytes_sent"], told["token_ids"], told["hedged"]) == (2**40, [1, 2], False)
+    assert told["faults"] == [{"code": "", "node": "device", "tokens": 0, "silent_s": 0.0, "recovery_s": 0.0}]
+    assert plain(pb.Chosen())["hedge_after_s"] is None
+    assert plain(pb.Chosen(hedge_after_s=0.0))["hedge_after_s"] == 0.0
+
+
+def test_status_for_people() -> None:
+    lines = status_lines(pb.StatusReply(model="scenes"))
+    assert [line.split(None, 1)[1] for line in lines if line.startswith(("link", "plans", "standby"))] == [
+        "none", "not measured yet", "no plan table yet",
+    ]  # fmt: skip
+    reply = pb.StatusReply(cloud_address="c:1", cloud_reachable=True, uplink_bps=2.5e6, rtt_s=0.031, spread=0.12)
+    text = "\n".join(status_lines(reply))
+    assert "c:1, reachable" in text
+    assert "2.5 Mbit/s up, round trip 31 ms, predictions within 12 %" in text
