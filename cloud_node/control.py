@@ -18,6 +18,7 @@ def registration(settings: CloudSettings, address: str, weights_hash: str, profi
         role="cloud",
         model=settings.model.name,
         weights_hash=weights_hash,
+        listen=address,
         address=settings.advertise or address,
         cloud=cloud_profile_to_wire(profile),
         accuracy=[pb.PlanAccuracy(plan=plan, drop=drop) for plan, drop in drops.items()],

@@ -60,6 +60,8 @@ async def run(settings: CloudSettings, source: Path | None = None) -> None:
                 await server.set_ready()
                 print_ready("cloud", node=settings.node, listen=address, model=model.name)
                 await until(stop, tasks)
+                if client is not None:
+                    await client.leave(settings.node)
                 await server.drain(settings.limits.drain_s)
         finally:
             worker.close()

@@ -9,15 +9,15 @@ import grpc
 
 from edge_node.planner import Planner
 from edge_node.runtime import Runtime
-from splitvlm.errors import PeerUnavailable, SplitvlmError
+from splitvlm.errors import ConfigError, PeerUnavailable, UsageError
 from splitvlm.planning.costs import DeviceProfile
-from splitvlm.rpc.control import ControlClient
+from splitvlm.rpc.control import ControlClient, retry_s
+from splitvlm.rpc.control_messages import check_table
 from splitvlm.rpc.plans import device_profile_to_wire, limits_to_wire, table_from_wire
 from splitvlm.wire.v1 import control_pb2 as pb
 
 _log = logging.getLogger("splitvlm.edge.control")
 REPORT_PERIOD_S = 5.0
-WATCH_RETRY_S = 1.0
 
 
 class EdgeControl:
@@ -30,8 +30,11 @@ class EdgeControl:
         self._runtime = runtime
         self._planner = planner
         self._registration = registration
+        self._warned = ""
+        planner.no_table = f"The {client.peer} has sent no plan table yet."
 
     async def run(self) -> None:
+        """Ends by cancellation: nothing that the orchestrator says ends the node."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._client.stay_registered(self._registration, self._beat))
             tasks.create_task(self._watch())
@@ -48,29 +51,66 @@ class EdgeControl:
 
     async def _watch(self) -> None:
         """Take each new table between requests; dial again when the stream ends."""
+        failures = 0
         while True:
+            error = None
             try:
-                async for message in self._client.stub.WatchPlans(pb.WatchRequest(node=self._registration.node)):
+                request = pb.WatchRequest(node=self._registration.node, instance=self._client.instance)
+                async for message in self._client.stub.WatchPlans(request):
+                    failures = 0
                     self._runtime.orchestrator_reachable = True
                     self._apply(message)
-            except grpc.aio.AioRpcError as error:
-                self._runtime.orchestrator_reachable = False
-                _log.info("plan stream ended: %s", error.code().name)
-            await asyncio.sleep(WATCH_RETRY_S)
+            except grpc.aio.AioRpcError as rpc_error:
+                error = self._client.note(rpc_error)
+                self._runtime.orchestrator_reachable = self._client.reachable
+                self._planner.no_table = str(error)
+                self._client.register_again()  # one that started again does not know this node
+            failures += 1
+            await asyncio.sleep(retry_s(failures, error))
 
     def _apply(self, message: pb.PlanTable) -> None:
+        """Use a table, or change nothing where any part of it is wrong."""
         try:
+            check_table(message)
             table = table_from_wire(message)
-        except SplitvlmError as error:
-            _log.warning("plan table refused: %s", error)
+            self._planner.check_table(table)
+        except UsageError as error:
+            self._warn_once(f"A plan table of the {self._client.peer} is refused: {error}")
             return
-        settings = self._runtime.settings
-        address = settings.cloud or message.cloud_address
-        if address:
-            self._runtime.use_clouds([address, *settings.standby, *message.standby])
+        if addresses := self._clouds_of(message):
+            self._runtime.use_clouds(addresses)
         if table.lines:
             self._planner.table = table
-        _log.info("plan table", extra={"version": table.version, "plans": [str(line.plan) for line in table.lines]})
+            _log.info("plan table", extra={"version": table.version, "plans": [str(line.plan) for line in table.lines]})
+        else:
+            self._planner.no_table = f"The {self._client.peer} has no plan for this node: {message.problem}"
+            self._warn_once(self._planner.no_table)
+
+    def _clouds_of(self, message: pb.PlanTable) -> list[str]:
+        """Which cloud nodes to dial from now on, the first while it answers. Empty: as before."""
+        settings = self._runtime.settings
+        offered = [message.cloud_address, *message.standby] if message.cloud_address else []
+        if settings.cloud and not settings.accept_standby:
+            offered = []
+        usable = [address for address in offered if self._may_dial(address)]
+        if settings.cloud:
+            return [settings.cloud, *settings.standby, *usable]
+        return [usable[0], *settings.standby, *usable[1:]] if usable else []
+
+    def _may_dial(self, address: str) -> bool:
+        """Whether this node's own rules let it dial an address that came over the network."""
+        try:
+            self._runtime.require_dialable(address)
+        except ConfigError as error:
+            self._warn_once(f"The {self._client.peer} names a cloud node that is not dialled: {error}")
+            return False
+        return True
+
+    def _warn_once(self, sentence: str) -> None:
+        """Logs what was not logged last: tables come again and again."""
+        if sentence != self._warned:
+            self._warned = sentence
+            _log.warning("%s", sentence)
 
     async def _report(self) -> None:
         while True:
@@ -92,13 +132,14 @@ class EdgeControl:
                 self._runtime.orchestrator_reachable = False
 
 
-def registration(runtime: Runtime, weights_hash: str, profile: DeviceProfile) -> pb.Registration:
+def registration(runtime: Runtime, listen: str, weights_hash: str, profile: DeviceProfile) -> pb.Registration:
     settings = runtime.settings
     return pb.Registration(
         node=settings.node,
         role="edge",
         model=settings.model.name,
         weights_hash=weights_hash,
+        listen=listen,
         device=device_profile_to_wire(profile),
         limits=limits_to_wire(settings.planning.limits()),
     )

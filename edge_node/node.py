@@ -56,7 +56,7 @@ async def run(settings: EdgeSettings, source: Path | None = None) -> None:
         if settings.orchestrator:
             client = ControlClient(settings.orchestrator, identity)
             profile = kept_device_profile(part, cuts, codec, model, settings.emulation.slowdown)
-            entry = registration(runtime, spec.weights_hash, profile)
+            entry = registration(runtime, address, spec.weights_hash, profile)
             control = EdgeControl(client, runtime, planner, entry)
             work.append(control.run())
 
@@ -72,6 +72,8 @@ async def run(settings: EdgeSettings, source: Path | None = None) -> None:
                     await server.set_ready()
                     print_ready("edge", node=settings.node, listen=address, model=model.name, **emulated(settings))
                     await until(stop, tasks)
+                    if client is not None:
+                        await client.leave(settings.node)
                     await server.drain(settings.drain_s)
         finally:
             await runtime.close()

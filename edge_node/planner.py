@@ -16,6 +16,7 @@ from splitvlm.planning.policy import Choice, LinkView
 from splitvlm.planning.table import PlanTable, below_floor
 
 _NO_LEAKS: Mapping[Coding, float] = {}  # nothing was measured: everything leaks
+VARIANT = "full"  # of the device's part: the only one so far
 AGAIN_BYTES = 150  # of a question about a picture that is remembered, sealed
 
 
@@ -33,6 +34,7 @@ class Planner:
         self._table: PlanTable | None = None
         self._allowed: PlanTable | None = None
         self._fixed = self.checked(settings.fixed_plan) if settings.fixed_plan else None
+        self.no_table = "No orchestrator is configured, so that there is no plan table."  # said while there is none
 
     @property
     def table(self) -> PlanTable | None:
@@ -45,6 +47,24 @@ class Planner:
         limits = self._settings.limits()
         lines = tuple(line for line in map(self._own, table.lines) if not limits.forbidding(line)) if table else ()
         self._allowed = PlanTable(table.version, lines) if table and lines else None
+
+    def check_table(self, table: PlanTable) -> None:
+        """Raises UsageError where a line is for a plan that this node cannot run."""
+        for line in table.lines:
+            self._check_exists(line.plan)
+
+    def _check_exists(self, plan: Plan) -> None:
+        """Raises UsageError unless the model, its codec and this node's memory have the plan."""
+        if plan.cut not in self._cuts:
+            known = ", ".join(map(str, self._cuts))
+            raise UsageError(
+                f"This edge node does not serve the cut {plan.cut}.",
+                advice=f"It serves {known}; planning.cuts, planning.privacy_floor and planning.device_memory_bytes decide.",
+            )
+        if plan.variant != VARIANT:
+            raise UsageError(f"This edge node has no variant {plan.variant}.", advice=f"It has the variant {VARIANT}.")
+        if plan.cut != DEVICE:
+            self._codec.check(plan.cut, plan.level)
 
     def _own(self, line: CostLine) -> CostLine:
         """With the leak that this device measured: what a table says of it came over the network."""
@@ -71,15 +91,9 @@ class Planner:
     def checked(self, text: str) -> Plan:
         """A plan by its text, if this node can run it. Raises UsageError."""
         plan = Plan.parse(text)
-        if plan.cut not in self._cuts:
-            known = ", ".join(map(str, self._cuts))
-            raise UsageError(
-                f"This edge node does not serve the cut {plan.cut}.",
-                advice=f"It serves {known}; planning.cuts, planning.privacy_floor and planning.device_memory_bytes decide.",
-            )
+        self._check_exists(plan)
         if plan.cut == DEVICE:
             return plan
-        self._codec.check(plan.cut, plan.level)
         floor, leak = self._settings.limits().privacy_floor, self._leaks.get((plan.cut, plan.level), 1.0)
         if floor is not None and below_floor(plan.cut, leak, floor):
             raise UsageError(
@@ -126,10 +140,10 @@ class Planner:
 
     def _without_table(self) -> Choice:
         if DEVICE in self._cuts:
-            return Choice(Plan(DEVICE, "none"), 0.0, 0.0, "no plan table yet")
+            return Choice(Plan(DEVICE, "none"), 0.0, 0.0, f"no plan table: {self.no_table}")
         raise PeerUnavailable(
-            "There is no plan table yet: the orchestrator does not answer, or knows no cloud node with this model.",
-            advice="Start the orchestrator and the cloud node, or set planning.fixed_plan and `cloud`.",
+            f"There is no plan table: {self.no_table}",
+            advice="Without an orchestrator, set planning.fixed_plan and `cloud`.",
         )
 
 

@@ -13,6 +13,7 @@ from edge_node.engine import Engine
 from edge_node.settings import EdgeSettings
 from splitvlm.crypto.identity import Identity
 from splitvlm.domain import Cut, Plan
+from splitvlm.rpc.addresses import require_loopback
 from splitvlm.wire.v1 import data_pb2
 
 _log = logging.getLogger("splitvlm.edge")
@@ -50,6 +51,11 @@ class Runtime:
     def standby(self) -> Sequence[CloudLink]:
         """To the nodes that take over when it fails."""
         return self._links[1:]
+
+    def require_dialable(self, address: str) -> None:
+        """Raises ConfigError where this node may not dial the address: without keys it stays on its own machine."""
+        if self._identity is None:
+            require_loopback(address, "a cloud node's address")
 
     def use_clouds(self, addresses: Sequence[str]) -> None:
         """Dial these cloud nodes from the next request on, the first while it answers. Running requests keep what they have."""

@@ -95,6 +95,9 @@ class EdgeSettings(Section):
         None, description="the cloud node to use; null takes the one that the orchestrator names"
     )
     standby: list[Address] = Field([], description="cloud nodes that take over when `cloud` fails; with the same model")
+    accept_standby: bool = Field(
+        False, description="where `cloud` is set: cloud nodes that the orchestrator names may take over, too"
+    )
     model: ModelChoice = ModelChoice()
     planning: Planning = Planning()
     emulation: Emulation = Emulation()

@@ -8,7 +8,7 @@ from orchestrator.servicer import ControlServicer
 from orchestrator.settings import CHANGEABLE, OrchestratorSettings
 from splitvlm.domain import Plan
 from splitvlm.errors import ConfigError, UsageError
-from splitvlm.rpc.lifecycle import identity_of, print_ready, stop_signals
+from splitvlm.rpc.lifecycle import background, identity_of, print_ready, stop_signals, until
 from splitvlm.rpc.reload import reloading
 from splitvlm.rpc.servers import NodeServer
 from splitvlm.wire.v1 import control_pb2, control_pb2_grpc
@@ -28,10 +28,12 @@ async def run(settings: OrchestratorSettings, source: Path | None = None) -> Non
 
     with stop_signals() as stop, reloading(source, settings, CHANGEABLE, apply):
         address = await server.listen(settings.listen)
-        await server.set_ready()
-        print_ready("orchestrator", node=settings.node, listen=address)
-        await stop.wait()
-        await server.drain(settings.drain_s)
+        async with background(servicer.run()) as tasks:
+            await server.set_ready()
+            print_ready("orchestrator", node=settings.node, listen=address)
+            await until(stop, tasks)
+            servicer.end_streams()
+            await server.drain(settings.drain_s)
 
 
 def accuracy_of(settings: OrchestratorSettings) -> dict[Plan, float]:

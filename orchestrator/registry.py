@@ -1,26 +1,44 @@
-"""Who is there: nodes by name with their profiles and last sign of life. Pure: `now_s` is passed in."""
+"""Who is there: nodes by name, their last sign of life, and which cloud nodes serve which weights. Pure: `now_s` is passed in.
+
+Two processes of one name. Each start of a process makes a new `instance`. While the holder of a name lives, another instance
+is refused, unless it may be the holder's successor: it comes from the same host and listens at the same address, where two
+living processes never listen together. Then it takes the name; but two machines behind one NAT look alike in this, so that the
+predecessor is remembered until it has been silent for as long as a dead node is: if it speaks before, both live, and it gets
+its name back for good.
+"""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from splitvlm.domain import Plan
+from splitvlm.errors import CapacityError, ConfigError, UsageError
 from splitvlm.planning.costs import CloudProfile, DeviceProfile
 from splitvlm.planning.table import Limits
 
 MISSED_BEATS = 3
+MAX_NODES = 10_000
+FORGOTTEN_AFTER_S = 3_600.0  # a node that has been silent for so long is not listed any more
+QUEUE_STEP_S, QUEUE_STEP_SHARE = 0.005, 0.25
+"""A cloud's queue makes new tables when it moved by more than both: so much, and this share of what tables say of it."""
 
 
 @dataclass(frozen=True, slots=True)
-class LinkSeen:
-    """What a device last said of its link, and what it used since the report before."""
+class Origin:
+    """Where a process speaks from."""
 
-    uplink_bps: float
-    rtt_s: float
-    spread: float
-    requests: Mapping[str, int]  # by plan
-    at_s: float
+    instance: str  # random, made anew at each start
+    host: str  # from which its connection comes, as the orchestrator sees it
+    listen: str  # host:port at which it listens on its own machine
+
+    def may_succeed(self, other: Origin) -> bool:
+        """Whether this process can be the other one, started again."""
+        return (self.host, self.listen) == (other.host, other.listen)
+
+    def __str__(self) -> str:
+        return f"{self.host} (listening on {self.listen})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +46,10 @@ class EdgeNode:
     name: str
     model: str
     weights_hash: str
+    origin: Origin
     profile: DeviceProfile
     limits: Limits
-    seen_s: float
+    kind: bytes  # equal for devices whose weights, profile and limits are equal
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,58 +57,196 @@ class CloudNode:
     name: str
     model: str
     weights_hash: str
+    origin: Origin
     address: str
     profile: CloudProfile
-    seen_s: float
-    queue_s: float = 0.0
-    active_sessions: int = 0
     accuracy: Mapping[Plan, float] = field(default_factory=dict)  # drops measured for its model
+    queue_s: float = 0.0  # in steps, as tables say it
+
+
+Node = EdgeNode | CloudNode
+
+
+@dataclass(slots=True)
+class _Seat:
+    """A name, who holds it, and the holder's last sign of life."""
+
+    node: Node
+    seen_s: float
+    contested: bool = False  # another living process wanted the name: nobody succeeds the holder before it is dead
+    predecessor: _Seat | None = None  # may live still
 
 
 class Registry:
-    """Nodes that registered. A node is alive while its last beat is younger than three periods."""
+    """Nodes that registered. A node is alive while its last sign of life is younger than three periods of beats."""
 
-    def __init__(self, heartbeat_s: float) -> None:
-        self._limit_s = MISSED_BEATS * heartbeat_s
-        self.nodes: dict[str, EdgeNode | CloudNode] = {}
-        self.links: dict[str, LinkSeen] = {}  # by edge node
-
-    def register(self, node: EdgeNode | CloudNode) -> None:
-        self.nodes[node.name] = node
+    def __init__(self, heartbeat_s: float, max_nodes: int = MAX_NODES) -> None:
+        self._silence_s = MISSED_BEATS * heartbeat_s
+        self._max_nodes = max_nodes
+        self._seats: dict[str, _Seat] = {}
+        self._living_clouds: dict[str, dict[str, CloudNode]] = {}  # by weights, then by name
+        self._generations: dict[str, int] = {}  # by weights
+        self._counter = itertools.count(1)
 
     def expect_beats(self, heartbeat_s: float) -> None:
         """Another period of beats from now on."""
-        self._limit_s = MISSED_BEATS * heartbeat_s
+        self._silence_s = MISSED_BEATS * heartbeat_s
 
-    def report(self, name: str, seen: LinkSeen) -> None:
-        """Keep the newest report of a node that is known; others are dropped, for a stranger must not fill the memory."""
-        if name in self.nodes:
-            self.links[name] = seen
+    def register(self, node: Node, now_s: float) -> None:
+        """Makes the node the holder of its name. Raises ConfigError where another living one is, CapacityError without room."""
+        seat = self._seats.get(node.name)
+        if seat is not None and seat.node.origin.instance != node.origin.instance:
+            seat = self._succeed(seat, node, now_s)
+        elif seat is not None:
+            seat.node, seat.seen_s = node, now_s
+        else:
+            self._make_room(now_s)
+            seat = _Seat(node, now_s)
+        self._seats[node.name] = seat
+        self._put_in_pool(seat.node)
 
-    def beat(self, name: str, now_s: float, *, queue_s: float = 0.0, active_sessions: int = 0) -> bool:
-        """Note a sign of life. False where the node is not known and must register."""
-        node = self.nodes.get(name)
-        if node is None:
+    def beat(self, name: str, instance: str, now_s: float, *, queue_s: float = 0.0) -> bool:
+        """Note a sign of life; returns whether tables depend on what it changed.
+
+        Raises UsageError where the node must register, ConfigError where another living process has its name.
+        """
+        seat = self._holding(name, instance, now_s)
+        seat.seen_s = now_s
+        node = seat.node
+        if not isinstance(node, CloudNode):
             return False
-        if isinstance(node, CloudNode):
-            node = replace(node, queue_s=queue_s, active_sessions=active_sessions)
-        self.nodes[name] = replace(node, seen_s=now_s)
-        return True
+        if _moved(node.queue_s, queue_s):
+            seat.node = node = replace(node, queue_s=round(queue_s / QUEUE_STEP_S) * QUEUE_STEP_S)
+        return self._put_in_pool(node)
 
-    def is_alive(self, node: EdgeNode | CloudNode, now_s: float) -> bool:
-        return now_s - node.seen_s <= self._limit_s
+    def leave(self, name: str, instance: str) -> bool:
+        """Forget a node that stops, if it holds its name; returns whether tables depend on it."""
+        seat = self._seats.get(name)
+        if seat is None or seat.node.origin.instance != instance:
+            return False
+        del self._seats[name]
+        return self._drop_from_pool(name)
+
+    def expire(self, now_s: float) -> bool:
+        """Take note of cloud nodes that have died of silence; returns whether there are any."""
+        living = [node for pool in self._living_clouds.values() for node in pool.values()]
+        dead = [node for node in living if not self.is_alive(node.name, now_s)]
+        return any([self._drop_from_pool(node.name) for node in dead])
+
+    def forget(self, now_s: float) -> None:
+        """Drop nodes that have been silent for long."""
+        for name in [name for name, seat in self._seats.items() if now_s - seat.seen_s > FORGOTTEN_AFTER_S]:
+            del self._seats[name]
+            self._drop_from_pool(name)
+
+    def nodes(self) -> list[Node]:
+        return [seat.node for seat in self._seats.values()]
+
+    def silent_s(self, name: str, now_s: float) -> float:
+        """Seconds since the node's last sign of life."""
+        return now_s - self._seats[name].seen_s
+
+    def is_alive(self, name: str, now_s: float) -> bool:
+        return self.silent_s(name, now_s) <= self._silence_s
 
     def edge(self, name: str) -> EdgeNode | None:
-        node = self.nodes.get(name)
-        return node if isinstance(node, EdgeNode) else None
+        seat = self._seats.get(name)
+        return seat.node if seat is not None and isinstance(seat.node, EdgeNode) else None
 
-    def clouds_for(self, edge: EdgeNode, now_s: float) -> list[CloudNode]:
-        """Living cloud nodes with the same weights, by name."""
-        return sorted(
-            (
-                node
-                for node in self.nodes.values()
-                if isinstance(node, CloudNode) and node.weights_hash == edge.weights_hash and self.is_alive(node, now_s)
-            ),
-            key=lambda node: node.name,
-        )
+    def check_holder(self, name: str, instance: str, now_s: float) -> None:
+        """Raises ConfigError where another living process has the name; a name that nobody has is anyone's."""
+        seat = self._seats.get(name)
+        if seat is not None and seat.node.origin.instance != instance and self.is_alive(name, now_s):
+            raise _name_taken(seat.node)
+
+    def clouds_for(self, edge: EdgeNode) -> tuple[CloudNode, ...]:
+        """Living cloud nodes with the device's weights."""
+        return tuple(self._living_clouds.get(edge.weights_hash, {}).values())
+
+    def generation(self, weights_hash: str) -> int:
+        """Another number whenever `clouds_for` devices with these weights gives something else."""
+        return self._generations.get(weights_hash, 0)
+
+    def _succeed(self, seat: _Seat, node: Node, now_s: float) -> _Seat:
+        """The name's new seat, for a process that does not hold it. Raises ConfigError."""
+        if (reinstated := self._reinstated(seat, node.origin.instance, now_s)) is not None:
+            reinstated.node, reinstated.seen_s = node, now_s
+            self._drop_from_pool(seat.node.name)
+            return reinstated
+        alive = self.is_alive(node.name, now_s)
+        if alive and (seat.contested or not node.origin.may_succeed(seat.node.origin)):
+            raise _name_taken(seat.node, node)
+        self._drop_from_pool(seat.node.name)
+        seat.predecessor = None  # one is remembered, not a chain
+        return _Seat(node, now_s, predecessor=seat if alive else None)
+
+    def _holding(self, name: str, instance: str, now_s: float) -> _Seat:
+        seat = self._seats.get(name)
+        if seat is None:
+            raise UsageError(f"{name} is not registered.", advice="Register first.")
+        if seat.node.origin.instance == instance:
+            return seat
+        if (reinstated := self._reinstated(seat, instance, now_s)) is not None:
+            self._drop_from_pool(seat.node.name)
+            self._seats[name] = reinstated
+            return reinstated
+        if self.is_alive(name, now_s):
+            raise _name_taken(seat.node)
+        raise UsageError(f"{name} is not registered.", advice="Register first.")
+
+    def _reinstated(self, seat: _Seat, instance: str, now_s: float) -> _Seat | None:
+        """The seat of a predecessor that was taken for dead and speaks."""
+        before = seat.predecessor
+        if before is None or before.node.origin.instance != instance or now_s - before.seen_s > self._silence_s:
+            return None
+        before.contested = True
+        return before
+
+    def _make_room(self, now_s: float) -> None:
+        """Raises CapacityError."""
+        if len(self._seats) < self._max_nodes:
+            return
+        name = min(self._seats, key=lambda name: self._seats[name].seen_s)
+        if self.is_alive(name, now_s):
+            raise CapacityError(
+                f"The orchestrator knows {self._max_nodes} living nodes, and takes no more.",
+                advice="Run another orchestrator for other nodes.",
+                retry_after_s=self._silence_s,
+            )
+        del self._seats[name]
+        self._drop_from_pool(name)
+
+    def _put_in_pool(self, node: Node) -> bool:
+        """Returns whether a pool is another one now."""
+        if not isinstance(node, CloudNode):
+            return self._drop_from_pool(node.name)  # the name may have been a cloud node's
+        if self._living_clouds.get(node.weights_hash, {}).get(node.name) is node:
+            return False
+        self._drop_from_pool(node.name)
+        self._living_clouds.setdefault(node.weights_hash, {})[node.name] = node
+        self._generations[node.weights_hash] = next(self._counter)
+        return True
+
+    def _drop_from_pool(self, name: str) -> bool:
+        """Returns whether it was in one."""
+        for weights_hash, pool in self._living_clouds.items():
+            if pool.pop(name, None) is not None:
+                self._generations[weights_hash] = next(self._counter)
+                if not pool:
+                    del self._living_clouds[weights_hash], self._generations[weights_hash]
+                return True
+        return False
+
+
+def _moved(announced_s: float, queue_s: float) -> bool:
+    moved_s = abs(queue_s - announced_s)
+    return moved_s > QUEUE_STEP_S and moved_s > QUEUE_STEP_SHARE * announced_s
+
+
+def _name_taken(holder: Node, other: Node | None = None) -> ConfigError:
+    beside = f" beside {other.origin}" if other is not None else ""
+    return ConfigError(
+        f"The name {holder.name} belongs to another living node, at {holder.origin}{beside}.",
+        advice="Give each node a name of its own (`node`), with keys of its own; a node that stopped frees its name at once, "
+        "one that was killed after three missed beats.",
+    )

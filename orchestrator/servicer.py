@@ -1,68 +1,99 @@
-"""The control plane's service. Translates only: the registry and the tables decide."""
+"""The control plane's service. Translates only: the registry, the pace and the tables decide, the publisher sends."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-from orchestrator.registry import CloudNode, EdgeNode, LinkSeen, Registry
-from orchestrator.tables import DeviceTable, device_table
+from orchestrator.pace import Pace
+from orchestrator.plan_streams import PlanStreams
+from orchestrator.publisher import Publisher
+from orchestrator.registry import CloudNode, EdgeNode, Node, Origin, Registry
 from splitvlm.crypto.identity import Role
 from splitvlm.domain import Plan
-from splitvlm.errors import ConfigError, PermissionRefused, UsageError
+from splitvlm.errors import Cancelled, CapacityError, PermissionRefused
 from splitvlm.rpc.callers import require_role
-from splitvlm.rpc.plans import cloud_profile_from_wire, device_profile_from_wire, limits_from_wire, table_to_wire
+from splitvlm.rpc.control_messages import (
+    MAX_LISTED_NODES,
+    check_beat,
+    check_leave,
+    check_registration,
+    check_report,
+    check_watch,
+)
+from splitvlm.rpc.plans import accuracy_from_wire, cloud_profile_from_wire, device_profile_from_wire, limits_from_wire
 from splitvlm.rpc.status import streaming, unary
 from splitvlm.wire.v1 import control_pb2 as pb
 from splitvlm.wire.v1 import control_pb2_grpc
 
 _log = logging.getLogger("splitvlm.orchestrator")
+CALLS_AT_ONCE = 20.0
+CALLS_PER_BEAT = 2.0  # in the long run a node may call so often in each period of beats,
+CALLS_PER_S = 1.0  # and so often besides
+REFUSAL_PAUSE_S = 0.5  # before a call is refused for its pace: a caller that asks in a loop is slowed down to this
 
 
 class ControlServicer(control_pb2_grpc.ControlServicer):
     def __init__(self, heartbeat_s: float, accuracy: Mapping[Plan, float], *, plaintext: bool) -> None:
         self._heartbeat_s = heartbeat_s
-        self._accuracy = accuracy
         self._plaintext = plaintext
         self._registry = Registry(heartbeat_s)
-        self._changed = asyncio.Condition()
-        self._version = 0
+        self._streams = PlanStreams()
+        self._pace = Pace(_calls_per_s(heartbeat_s), CALLS_AT_ONCE)
+        self._publisher = Publisher(self._registry, self._streams, accuracy)
+
+    async def run(self) -> None:
+        """Keeps plan streams up to date. Returns only by cancellation."""
+        await self._publisher.run()
 
     def use(self, heartbeat_s: float, accuracy: Mapping[Plan, float]) -> None:
         """Other settings, from the next table and the next registration on; open plan streams follow at once."""
-        self._heartbeat_s, self._accuracy = heartbeat_s, accuracy
+        self._heartbeat_s = heartbeat_s
         self._registry.expect_beats(heartbeat_s)
-        self._announcing = asyncio.create_task(self._announce())
+        self._pace.rate_per_s = _calls_per_s(heartbeat_s)
+        self._publisher.use(accuracy)
+
+    def end_streams(self) -> None:
+        """Before the server stops: plan streams would keep it waiting."""
+        self._streams.end_all(Cancelled("The orchestrator is stopping."))
 
     @unary
     async def Register(self, request: pb.Registration, context: Any) -> pb.Registered:
-        self._own_node(context, request.node, Role.EDGE if request.role == "edge" else Role.CLOUD)
-        node = _node(request, time.monotonic())
-        self._registry.register(node)
+        check_registration(request)
+        await self._admit(context, request.node, Role.EDGE if request.role == "edge" else Role.CLOUD)
+        node = _node(request, _host_of(context.peer()))
+        self._registry.register(node, time.monotonic())
+        self._publisher.changed()
         _log.info("registered", extra={"node": request.node, "role": request.role, "model": request.model})
-        await self._announce()
-        return pb.Registered(heartbeat_ms=int(1e3 * self._heartbeat_s))
+        return pb.Registered(heartbeat_ms=math.ceil(1e3 * self._heartbeat_s))
 
     @unary
     async def Heartbeat(self, request: pb.Beat, context: Any) -> pb.Beaten:
-        self._own_node(context, request.node, Role.EDGE, Role.CLOUD)
-        known = self._registry.beat(
-            request.node, time.monotonic(), queue_s=1e-6 * request.queue_us, active_sessions=request.active_sessions
-        )
-        if not known:
-            raise UsageError(f"{request.node} is not registered.", advice="Register first.")
-        await self._announce()
+        check_beat(request)
+        await self._admit(context, request.node, Role.EDGE, Role.CLOUD)
+        queue_s = 1e-6 * request.queue_us
+        if self._registry.beat(request.node, request.instance, time.monotonic(), queue_s=queue_s):
+            self._publisher.load_changed()
         return pb.Beaten()
 
     @unary
+    async def Leave(self, request: pb.LeaveRequest, context: Any) -> pb.LeaveReply:
+        check_leave(request)
+        await self._admit(context, request.node, Role.EDGE, Role.CLOUD)
+        if self._registry.leave(request.node, request.instance):
+            self._publisher.changed()
+        _log.info("left", extra={"node": request.node})
+        return pb.LeaveReply()
+
+    @unary
     async def Report(self, request: pb.LinkReport, context: Any) -> pb.Reported:
-        self._own_node(context, request.node, Role.EDGE)
-        plans = {use.plan: use.requests for use in request.plans}
-        seen = LinkSeen(request.uplink_bps, request.rtt_s, request.spread, plans, time.monotonic())
-        self._registry.report(request.node, seen)
+        check_report(request)
+        await self._admit(context, request.node, Role.EDGE)
         _log.debug(
             "link report",
             extra={
@@ -70,85 +101,87 @@ class ControlServicer(control_pb2_grpc.ControlServicer):
                 "uplink_bps": round(request.uplink_bps),
                 "rtt_s": request.rtt_s,
                 "requests": request.requests,
-                "plans": plans,
+                "plans": {use.plan: use.requests for use in request.plans},
             },
         )
         return pb.Reported()
 
     @streaming
     async def WatchPlans(self, request: pb.WatchRequest, context: Any) -> AsyncIterator[pb.PlanTable]:
-        self._own_node(context, request.node, Role.EDGE)
-        last: DeviceTable | None = None
-        while True:
-            table = self._table(request.node)
-            if table is not None and not table.same_as(last):
-                last = table
-                cloud = table.cloud
-                yield table_to_wire(
-                    table.table,
-                    cloud_node=cloud.name if cloud else "",
-                    cloud_address=cloud.address if cloud else "",
-                    standby=table.standby,
-                )
-            await self._wait()
+        check_watch(request)
+        await self._admit(context, request.node, Role.EDGE)
+        self._registry.check_holder(request.node, request.instance, time.monotonic())
+        stream = self._streams.open(request.node, request.instance)
+        self._publisher.changed()
+        try:
+            async for message in stream.messages():
+                yield message
+        finally:
+            self._streams.close(stream)
 
     @unary
     async def Nodes(self, request: pb.NodesRequest, context: Any) -> pb.NodeList:
-        require_role(context, *Role, plaintext=self._plaintext)
+        caller = require_role(context, *Role, plaintext=self._plaintext)
+        await self._keep_pace(f"nodes/{caller or ''}")
         now_s = time.monotonic()
-        return pb.NodeList(nodes=[self._status(node, now_s) for node in self._registry.nodes.values()])
+        nodes = sorted(self._registry.nodes(), key=lambda node: (self._registry.silent_s(node.name, now_s), node.name))
+        return pb.NodeList(nodes=[self._status(node, now_s) for node in nodes[:MAX_LISTED_NODES]])
 
-    def _table(self, name: str) -> DeviceTable | None:
-        edge = self._registry.edge(name)
-        if edge is None:
-            return None
-        self._version += 1
-        try:
-            clouds = self._registry.clouds_for(edge, time.monotonic())
-            return device_table(edge, clouds, self._accuracy, self._version)
-        except ConfigError as error:
-            _log.warning("no plan for %s: %s", name, error)
-            return None
-
-    async def _announce(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
-
-    async def _wait(self) -> None:
-        """Until something changed, or a node may have died of silence."""
-        async with self._changed:
-            try:
-                await asyncio.wait_for(self._changed.wait(), self._heartbeat_s)
-            except TimeoutError:
-                return
-
-    def _own_node(self, context: Any, name: str, *roles: Role) -> None:
-        """A node speaks for itself only."""
+    async def _admit(self, context: Any, name: str, *roles: Role) -> None:
+        """A node speaks for itself only, and no faster than it must. Raises PermissionRefused, CapacityError."""
         caller = require_role(context, *roles, plaintext=self._plaintext)
         if caller is not None and caller != name:
             raise PermissionRefused(f"The certificate of {caller} does not allow it to speak for {name}.")
+        await self._keep_pace(name)
 
-    def _status(self, node: EdgeNode | CloudNode, now_s: float) -> pb.NodeStatus:
+    async def _keep_pace(self, caller: str) -> None:
+        wait_s = self._pace.wait_s(caller, time.monotonic())
+        if wait_s:
+            await asyncio.sleep(REFUSAL_PAUSE_S)
+            raise CapacityError(
+                f"{caller} calls the orchestrator too often.",
+                advice=f"Nodes beat once in {self._heartbeat_s:g} s; is another process using its keys?",
+                retry_after_s=wait_s,
+            )
+
+    def _status(self, node: Node, now_s: float) -> pb.NodeStatus:
         return pb.NodeStatus(
             node=node.name,
             role="cloud" if isinstance(node, CloudNode) else "edge",
             model=node.model,
             address=node.address if isinstance(node, CloudNode) else "",
-            last_seen_s=now_s - node.seen_s,
-            alive=self._registry.is_alive(node, now_s),
+            last_seen_s=self._registry.silent_s(node.name, now_s),
+            alive=self._registry.is_alive(node.name, now_s),
         )
 
 
-def _node(request: pb.Registration, now_s: float) -> EdgeNode | CloudNode:
+def _calls_per_s(heartbeat_s: float) -> float:
+    return CALLS_PER_S + CALLS_PER_BEAT / heartbeat_s
+
+
+def _node(request: pb.Registration, host: str) -> Node:
+    """The node of a registration that was checked."""
+    origin = Origin(request.instance, host, request.listen)
     if request.role == "edge":
-        profile = device_profile_from_wire(request.device)
         limits = limits_from_wire(request.limits)
-        return EdgeNode(request.node, request.model, request.weights_hash, profile, limits, now_s)
-    if request.role == "cloud":
-        cloud_profile = cloud_profile_from_wire(request.cloud)
-        accuracy = {Plan.parse(entry.plan): entry.drop for entry in request.accuracy}
-        return CloudNode(
-            *(request.node, request.model, request.weights_hash, request.address, cloud_profile, now_s),
-            accuracy=accuracy,
-        )
-    raise UsageError(f"'{request.role}' is not a role that registers.", advice="Roles are edge and cloud.")
+        profile = device_profile_from_wire(request.device)
+        return EdgeNode(request.node, request.model, request.weights_hash, origin, profile, limits, _kind(request))
+    return CloudNode(
+        *(request.node, request.model, request.weights_hash, origin, request.address),
+        profile=cloud_profile_from_wire(request.cloud),
+        accuracy=accuracy_from_wire(request.accuracy),
+    )
+
+
+def _kind(request: pb.Registration) -> bytes:
+    parts = (
+        request.weights_hash.encode(),
+        request.device.SerializeToString(deterministic=True),
+        request.limits.SerializeToString(deterministic=True),
+    )
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).digest()
+
+
+def _host_of(peer: str) -> str:
+    """The host in gRPC's name of a connection's other end, `ipv4:10.0.0.7:51234`: every connection has a port of its own."""
+    return peer.partition(":")[2].rpartition(":")[0] or peer

@@ -1,45 +1,93 @@
-"""Builds the plan table of one device from what is known now. Pure."""
+"""Builds the plan table of one device from what is known now. Pure.
+
+Devices are spread over cloud nodes whose queues are equally long by a hash of both names (rendezvous hashing): devices that are
+alike do not all run to one node, and a node's death moves only its own devices.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.registry import CloudNode, EdgeNode
 from splitvlm.domain import Plan
-from splitvlm.planning.costs import cost_lines, nearest_drops
-from splitvlm.planning.table import PlanTable, build_table
+from splitvlm.errors import ConfigError
+from splitvlm.planning.costs import CostLine, cost_lines, nearest_drops
+from splitvlm.planning.table import build_table
+from splitvlm.rpc.limits import MAX_STANDBY
 
-QUEUE_STEP_S = 0.005  # smaller changes of a cloud node's queue do not make a new table
+NO_CLOUD = "No living cloud node has this device's model, and the device alone cannot answer. "
+MAX_KEPT = 1_024  # built tables, by kind of device and cloud node
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceTable:
-    """A table and the cloud node that it was made for (None where no cloud node lives)."""
+    """A device's lines and the cloud node that they were made for (None where no cloud node lives)."""
 
-    table: PlanTable
+    lines: tuple[CostLine, ...]
     cloud: CloudNode | None
-    standby: tuple[str, ...] = ()  # addresses of the other cloud nodes, the shortest queue first
+    standby: tuple[str, ...] = ()  # addresses of the other cloud nodes, in the order in which they take over
+    problem: str = ""  # one sentence: why there are no lines
 
     def same_as(self, other: DeviceTable | None) -> bool:
         """Whether a device would gain nothing from being sent this one after the other."""
         return (
             other is not None
-            and self.table.lines == other.table.lines
+            and self.lines == other.lines
+            and self.problem == other.problem
             and (self.cloud and self.cloud.address) == (other.cloud and other.cloud.address)
             and set(self.standby) == set(other.standby)
         )
 
 
-def device_table(edge: EdgeNode, clouds: list[CloudNode], accuracy: Mapping[Plan, float], version: int) -> DeviceTable:
-    """The table for the cloud node with the shortest queue. Raises ConfigError where the limits forbid every plan."""
-    free_first = sorted(clouds, key=lambda node: (_rounded(node.queue_s), node.active_sessions, node.name))
-    cloud = free_first[0] if free_first else None
-    profile = replace(cloud.profile, queue_s=_rounded(cloud.queue_s)) if cloud else None
-    measured = cloud.accuracy if cloud else {}
-    lines = cost_lines(edge.profile, profile, {**nearest_drops(edge.profile.coding, measured), **accuracy})
-    return DeviceTable(build_table(lines, edge.limits, version), cloud, tuple(node.address for node in free_first[1:]))
+@dataclass(frozen=True, slots=True)
+class _Built:
+    """What the limits left of a device's plans with one cloud node; `cloud` keeps the key's object alive."""
+
+    lines: tuple[CostLine, ...]
+    problem: str
+    cloud: CloudNode | None
 
 
-def _rounded(queue_s: float) -> float:
-    return round(queue_s / QUEUE_STEP_S) * QUEUE_STEP_S
+class Tables:
+    """Builds tables, and keeps what it built: devices that are alike share one for each cloud node."""
+
+    def __init__(self, accuracy: Mapping[Plan, float]) -> None:
+        self._accuracy = accuracy  # drops that the configuration names; they count before measured ones
+        self._built: dict[tuple[bytes, int], _Built] = {}
+
+    def table_for(self, edge: EdgeNode, clouds: Sequence[CloudNode]) -> DeviceTable:
+        """The table with the cloud node that suits the device best."""
+        ranked = ranking(edge.name, clouds)
+        cloud = ranked[0] if ranked else None
+        built = self._lines(edge, cloud)
+        return DeviceTable(
+            built.lines, cloud, tuple(node.address for node in ranked[1 : 1 + MAX_STANDBY]), built.problem
+        )
+
+    def _lines(self, edge: EdgeNode, cloud: CloudNode | None) -> _Built:
+        key = edge.kind, id(cloud)
+        if key not in self._built:
+            if len(self._built) >= MAX_KEPT:
+                self._built.clear()
+            self._built[key] = self._build(edge, cloud)
+        return self._built[key]
+
+    def _build(self, edge: EdgeNode, cloud: CloudNode | None) -> _Built:
+        profile = replace(cloud.profile, queue_s=cloud.queue_s) if cloud else None
+        measured = cloud.accuracy if cloud else {}
+        lines = cost_lines(edge.profile, profile, {**nearest_drops(edge.profile.coding, measured), **self._accuracy})
+        try:
+            return _Built(build_table(lines, edge.limits, 0).lines, "", cloud)
+        except ConfigError as error:
+            return _Built((), f"{'' if cloud else NO_CLOUD}{error}", cloud)
+
+
+def ranking(device: str, clouds: Sequence[CloudNode]) -> list[CloudNode]:
+    """The shortest queue first; of equals, by the hash of both names."""
+    return sorted(clouds, key=lambda cloud: (cloud.queue_s, _rendezvous(device, cloud.name)))
+
+
+def _rendezvous(device: str, cloud: str) -> bytes:
+    return hashlib.blake2b(f"{device}/{cloud}".encode(), digest_size=8).digest()

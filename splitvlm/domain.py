@@ -25,6 +25,7 @@ class CutKind(StrEnum):
 _DEPTH = {kind: depth for depth, kind in enumerate(CutKind)}
 _WITH_LAYERS = (CutKind.VISION, CutKind.LM)
 _TEXT = re.compile(r"(image|tokens|device)|(vision|lm):([1-9][0-9]{0,3})")
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,31}")  # of a level or a variant
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,8 @@ class Cut:
         match = _TEXT.fullmatch(text.strip())
         if match is None:
             raise UsageError(
-                f"'{text}' is not a cut.", advice="A cut is image, vision:k, tokens, lm:k or device, with k from 1."
+                f"'{text[:40]}' is not a cut.",
+                advice="A cut is image, vision:k, tokens, lm:k or device, with k from 1.",
             )
         if match[1]:
             return cls(CutKind(match[1]))
@@ -97,6 +99,21 @@ class Plan:
         cut_text, _, rest = text.partition("/")
         level, _, variant = rest.partition("@")
         cut = Cut.parse(cut_text)
+        variant = _label("variant", variant or "full")
         if cut == DEVICE:
-            return cls(DEVICE, "none", variant or "full")
-        return cls(cut, level or "lossless", variant or "full")
+            return cls(DEVICE, "none", variant)
+        return cls(cut, parse_level(level or "lossless"), variant)
+
+
+def parse_level(text: str) -> str:
+    """The name of a codec level; whether there is one of this name, the codec knows. Raises UsageError."""
+    return _label("codec level", text)
+
+
+def _label(what: str, text: str) -> str:
+    if _LABEL.fullmatch(text) is None:
+        raise UsageError(
+            f"{text[:40]!r} is not the name of a {what}.",
+            advice="A plan is cut/level, e.g. tokens/int4 or image/jpeg75.",
+        )
+    return text

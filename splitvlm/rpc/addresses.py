@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 
-from splitvlm.errors import ConfigError
+from splitvlm.errors import ConfigError, UsageError
 from splitvlm.settings import host_and_port
+
+MAX_ADDRESS_CHARS = 262  # a DNS name of 253 characters, brackets, a colon and a port
+_HOST_NAME = re.compile(
+    r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*\.?"
+)
 
 
 def parsed(address: str) -> tuple[str, str]:
@@ -45,3 +51,38 @@ def require_loopback(address: str, key: str) -> None:
             f"{key} is {address}, which is not loopback, so plaintext is refused.",
             advice="Set security.keys (made by `splitvlm keys issue`) and leave security.plaintext false.",
         )
+
+
+def is_wildcard(host: str) -> bool:
+    """Whether a host to listen on means every address of the machine: 0.0.0.0, ::, and their other spellings."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host in ("", "*", "0")
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_unspecified
+
+
+def require_dialable(address: str) -> None:
+    """Raises UsageError unless another machine could dial the address: it names one host, and a port from 1."""
+    if len(address) > MAX_ADDRESS_CHARS:
+        raise UsageError(f"An address of {len(address)} characters is too long.")
+    host, port = host_and_port(address)
+    if port == 0:
+        raise UsageError(
+            f"'{address}' cannot be dialled: port 0 is none.", advice="Name the port that the node listens on."
+        )
+    if is_wildcard(host):
+        raise UsageError(
+            f"'{address}' cannot be dialled: it stands for every address of a machine.",
+            advice="Name the host by which others reach the node.",
+        )
+    if not _is_host(host):
+        raise UsageError(f"'{address}' is not an address.", advice="An address is host:port, e.g. 10.0.0.7:7442.")
+
+
+def _is_host(host: str) -> bool:
+    try:
+        return not ipaddress.ip_address(host).is_multicast
+    except ValueError:
+        return _HOST_NAME.fullmatch(host) is not None

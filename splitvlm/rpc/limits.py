@@ -39,6 +39,9 @@ CONNECT_TIMEOUT_S = 10.0
 CONTROL_TIMEOUT_S = 10.0
 """Of one call on the control plane."""
 
+MAX_STANDBY = 16
+"""Cloud nodes beside the one in use that a device is told of: each is dialled, and one is enough most of the time."""
+
 FIRST_TOKEN_TIMEOUT_S = 120.0
 """From a payload's last frame to its first token, while no better prediction is known."""
 

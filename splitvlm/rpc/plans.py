@@ -1,12 +1,26 @@
-"""Planning's values to and from the wire. What a peer sends is checked here, once: cuts are parsed, times are numbers."""
+"""Planning's values to and from the wire. What a peer sends is checked here, once: cuts and plans are parsed, counts and
+numbers are within bounds. Raises UsageError.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from splitvlm.domain import Cut, Plan
+from splitvlm.domain import Cut, Plan, parse_level
 from splitvlm.planning.costs import CloudProfile, CostLine, DeviceProfile
 from splitvlm.planning.table import Limits, PlanTable, parse_floor
+from splitvlm.rpc.wire_checks import (
+    MAX_BYTES,
+    MAX_CODINGS,
+    MAX_CUTS,
+    MAX_LEVELS,
+    MAX_PROBLEM_CHARS,
+    MAX_SECONDS,
+    MAX_TRIPS,
+    check_count,
+    check_node,
+    check_numbers,
+)
 from splitvlm.wire.v1 import control_pb2 as pb
 
 
@@ -30,7 +44,9 @@ def device_profile_to_wire(profile: DeviceProfile) -> pb.DeviceProfile:
 
 
 def device_profile_from_wire(message: pb.DeviceProfile) -> DeviceProfile:
-    coding = {(Cut.parse(c.cut), c.level): c for c in message.coding}
+    coding = _by_coding(message.coding)
+    check_count("cuts with memory", message.memory, MAX_CUTS)
+    check_numbers("memory", (m.bytes for m in message.memory), MAX_BYTES)
     return DeviceProfile(
         cuts=_by_cut(message.cuts),
         coding={key: (c.seconds, c.payload_bytes) for key, c in coding.items()},
@@ -54,9 +70,10 @@ def cloud_profile_to_wire(profile: CloudProfile) -> pb.CloudProfile:
 
 
 def cloud_profile_from_wire(message: pb.CloudProfile) -> CloudProfile:
+    check_numbers("queue_s", [message.queue_s], MAX_SECONDS)
     return CloudProfile(
         cuts=_by_cut(message.cuts),
-        coding={(Cut.parse(c.cut), c.level): c.seconds for c in message.coding},
+        coding={key: c.seconds for key, c in _by_coding(message.coding).items()},
         token_s=_by_cut(message.tokens),
         queue_s=message.queue_s,
     )
@@ -75,23 +92,34 @@ def limits_to_wire(limits: Limits) -> pb.PlanLimits:
 
 
 def limits_from_wire(message: pb.PlanLimits) -> Limits:
+    check_numbers("device_memory_bytes", [message.device_memory_bytes], MAX_BYTES)
+    check_numbers("max_accuracy_drop, max_leak", [message.max_accuracy_drop, message.max_leak], 1.0)
+    check_count("allowed cuts", message.cuts, MAX_CUTS)
+    check_count("allowed levels", message.levels, MAX_LEVELS)
     return Limits(
         max_accuracy_drop=message.max_accuracy_drop if message.HasField("max_accuracy_drop") else None,
         device_memory_bytes=message.device_memory_bytes or None,
         privacy_floor=message.max_leak if message.HasField("max_leak") else parse_floor(message.privacy_floor),
-        levels=frozenset(message.levels) or None,
+        levels=frozenset(map(parse_level, message.levels)) or None,
         cuts=frozenset(map(Cut.parse, message.cuts)) or None,
     )
 
 
+def accuracy_from_wire(entries: Sequence[pb.PlanAccuracy]) -> dict[Plan, float]:
+    check_count("measured drops", entries, MAX_CODINGS)
+    check_numbers("drop", (entry.drop for entry in entries), 1.0)
+    return {Plan.parse(entry.plan): entry.drop for entry in entries}
+
+
 def table_to_wire(
-    table: PlanTable, *, cloud_node: str, cloud_address: str, standby: Sequence[str] = ()
+    table: PlanTable, *, cloud_node: str, cloud_address: str, standby: Sequence[str] = (), problem: str = ""
 ) -> pb.PlanTable:
     return pb.PlanTable(
         version=table.version,
         cloud_node=cloud_node,
         cloud_address=cloud_address,
         standby=standby,
+        problem=problem[:MAX_PROBLEM_CHARS],
         lines=[
             pb.CostLine(
                 **{"plan": str(line.plan), "cloud": line.cloud} | {name: getattr(line, name) for name in _LINE_NUMBERS}
@@ -102,6 +130,11 @@ def table_to_wire(
 
 
 def table_from_wire(message: pb.PlanTable) -> PlanTable:
+    for line in message.lines:
+        if line.cloud:
+            check_node(line.cloud)
+        for name, most in _LINE_NUMBERS.items():
+            check_numbers(name, [getattr(line, name)], most)
     lines = (
         CostLine(plan=Plan.parse(line.plan), cloud=line.cloud, **{name: getattr(line, name) for name in _LINE_NUMBERS})
         for line in message.lines
@@ -109,27 +142,40 @@ def table_from_wire(message: pb.PlanTable) -> PlanTable:
     return PlanTable(message.version, tuple(lines))
 
 
-_LINE_NUMBERS = (
-    "device_s",
-    "encode_s",
-    "payload_bytes",
-    "decode_s",
-    "queue_s",
-    "cloud_s",
-    "token_s",
-    "trips",
-    "trips_per_token",
-    "device_memory_bytes",
-    "accuracy_drop",
-    "token_bytes",
-    "cloud_rtt_s",
-    "leak",
-)
+_LINE_NUMBERS = {
+    "device_s": MAX_SECONDS,
+    "encode_s": MAX_SECONDS,
+    "payload_bytes": MAX_BYTES,
+    "decode_s": MAX_SECONDS,
+    "queue_s": MAX_SECONDS,
+    "cloud_s": MAX_SECONDS,
+    "token_s": 2 * MAX_SECONDS,  # the device's and the cloud's
+    "trips": MAX_TRIPS,
+    "trips_per_token": MAX_TRIPS,
+    "device_memory_bytes": MAX_BYTES,
+    "accuracy_drop": 1.0,
+    "token_bytes": MAX_BYTES,
+    "cloud_rtt_s": MAX_SECONDS,
+    "leak": 1.0,
+}
+"""What each number of a line may be at most."""
 
 
 def _times(seconds: Mapping[Cut, float]) -> list[pb.CutTime]:
     return [pb.CutTime(cut=str(cut), seconds=value) for cut, value in seconds.items()]
 
 
-def _by_cut(times: Iterable[pb.CutTime]) -> dict[Cut, float]:
+def _by_cut(times: Sequence[pb.CutTime]) -> dict[Cut, float]:
+    check_count("cuts", times, MAX_CUTS)
+    check_numbers("A profile's time of a cut", (t.seconds for t in times), MAX_SECONDS)
     return {Cut.parse(t.cut): t.seconds for t in times}
+
+
+def _by_coding(costs: Sequence[pb.CodingCost]) -> dict[tuple[Cut, str], pb.CodingCost]:
+    check_count("cuts and levels", costs, MAX_CODINGS)
+    check_numbers("A profile's time of a level", (c.seconds for c in costs), MAX_SECONDS)
+    check_numbers(
+        "A profile's size of a level", (size for c in costs for size in (c.payload_bytes, c.token_bytes)), MAX_BYTES
+    )
+    check_numbers("A profile's leak of a level", (c.leak for c in costs), 1.0)
+    return {(Cut.parse(c.cut), parse_level(c.level)): c for c in costs}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import signal
@@ -23,9 +24,11 @@ from splitvlm.errors import PeerUnavailable
 from splitvlm.launch import Launcher, Node
 from splitvlm.model.loading import load_whole
 from splitvlm.rpc.channels import open_channel
+from splitvlm.rpc.lifecycle import background
 from splitvlm.rpc.local import LocalClient
 from splitvlm.scenes import MODEL_DIR, held_out
 from splitvlm.variants.evaluation import Example, answers
+from splitvlm.wire.v1 import control_pb2, control_pb2_grpc
 from splitvlm.wire.v1 import local_pb2 as pb
 from tests.nodes import until
 from tests.samples import PICTURE, tiny_model
@@ -206,3 +209,35 @@ async def test_sighup_changes_what_can_change_and_names_the_rest(launcher: Launc
     await until(lambda: "configuration read again" in cloud.log.read_text())
     await client.close()
     assert [await node.stop() for node in (edge, cloud, orchestrator)] == [0, 0, 0]
+
+
+async def test_a_storm_of_plan_streams_holds_the_orchestrator_for_nobody(launcher: Launcher) -> None:
+    """Streams that are cancelled around the end of each period of beats, from one certificate, beside a flood of beats."""
+    node = await launcher.start("orchestrator", {"heartbeat_s": 0.1})
+    instance = "0123456789abcdef"
+    async with open_channel(node.address, launcher.identity("edge-1", Role.EDGE), Role.ORCHESTRATOR) as channel:
+        stub = control_pb2_grpc.ControlStub(channel)
+        registration = control_pb2.Registration(
+            node="edge-1", role="edge", model="m", weights_hash="w", instance=instance
+        )
+        await stub.Register(registration)
+
+        async def flood() -> None:
+            while True:
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    await stub.Heartbeat(control_pb2.Beat(node="edge-1", instance=instance), timeout=2)
+
+        async def come_and_go(number: int) -> None:
+            for turn in range(20):
+                call = stub.WatchPlans(control_pb2.WatchRequest(node="edge-1", instance=instance))
+                await asyncio.sleep(0.1 + 0.001 * ((number + 7 * turn) % 100))
+                call.cancel()
+
+        async with background(*(flood() for _ in range(4))):
+            await asyncio.gather(*map(come_and_go, range(100)))
+    async with open_channel(node.address, launcher.identity("edge-2", Role.EDGE), Role.ORCHESTRATOR) as channel:
+        registration.node = "edge-2"
+        await control_pb2_grpc.ControlStub(channel).Register(registration, timeout=10)
+    node.process.terminate()
+    async with asyncio.timeout(15):  # its streams end at once, and what calls run have 5 s
+        assert await node.process.wait() == 0

@@ -1,78 +1,177 @@
-"""The registry and the tables: plain values, a clock that the test holds."""
+"""The registry, the tables and the pace of callers: plain values, a clock that the test holds."""
 
 from dataclasses import replace
 
 import pytest
 
-from orchestrator.registry import CloudNode, EdgeNode, LinkSeen, Registry
-from orchestrator.tables import device_table
+from orchestrator.pace import Pace
+from orchestrator.registry import FORGOTTEN_AFTER_S, CloudNode, EdgeNode, Origin, Registry
+from orchestrator.tables import Tables, ranking
 from splitvlm.domain import DEVICE, TOKENS, Plan
-from splitvlm.errors import ConfigError
+from splitvlm.errors import CapacityError, ConfigError, UsageError
 from splitvlm.planning.table import Limits
 
 from .test_wire_plans import CLOUD_PROFILE, DEVICE_PROFILE
 
-EDGE = EdgeNode("edge-1", "scenes", "hash", DEVICE_PROFILE, Limits(), seen_s=0.0)
-CLOUD = CloudNode("cloud-1", "scenes", "hash", "127.0.0.1:1", CLOUD_PROFILE, seen_s=0.0)
+HERE = Origin("aaaaaaaa", "10.0.0.1", "127.0.0.1:7443")
+THERE = Origin("bbbbbbbb", "10.0.0.2", "127.0.0.1:7443")
+AGAIN = replace(HERE, instance="cccccccc")  # the same host and port: a restart, or a twin behind the same NAT
+EDGE = EdgeNode("edge-1", "scenes", "hash", HERE, DEVICE_PROFILE, Limits(), b"kind")
+CLOUD = CloudNode("cloud-1", "scenes", "hash", HERE, "127.0.0.1:1", CLOUD_PROFILE)
 
 
 def registry() -> Registry:
     known = Registry(heartbeat_s=2.0)
-    known.register(EDGE)
-    known.register(CLOUD)
+    known.register(EDGE, 0.0)
+    known.register(CLOUD, 0.0)
     return known
 
 
 def test_a_node_is_alive_for_three_beats() -> None:
     known = registry()
-    assert known.clouds_for(EDGE, now_s=6.0) == [CLOUD]
-    assert known.clouds_for(EDGE, now_s=6.1) == []
-    assert known.beat("cloud-1", now_s=6.1, queue_s=0.02)
-    assert known.clouds_for(EDGE, now_s=12.0)[0].queue_s == 0.02
+    assert not known.expire(6.0)
+    assert known.clouds_for(EDGE) == (CLOUD,)
+    assert known.expire(6.1)
+    assert known.clouds_for(EDGE) == ()
+    assert known.beat("cloud-1", HERE.instance, 6.1, queue_s=0.02), "it is back"
+    assert known.clouds_for(EDGE)[0].queue_s == 0.02
 
 
 def test_an_unknown_node_is_told_to_register() -> None:
-    assert not Registry(1.0).beat("stranger", now_s=0.0)
+    with pytest.raises(UsageError, match="not registered"):
+        Registry(1.0).beat("stranger", HERE.instance, 0.0)
 
 
 def test_clouds_with_other_weights_do_not_count() -> None:
     known = registry()
-    known.register(replace(CLOUD, name="cloud-2", weights_hash="other"))
-    assert [node.name for node in known.clouds_for(EDGE, now_s=0.0)] == ["cloud-1"]
+    known.register(replace(CLOUD, name="cloud-2", weights_hash="other"), 0.0)
+    assert [node.name for node in known.clouds_for(EDGE)] == ["cloud-1"]
+
+
+def test_only_what_tables_depend_on_makes_another_generation() -> None:
+    known = registry()
+    before = known.generation("hash")
+    assert not any(known.beat("edge-1", HERE.instance, now_s) for now_s in range(100))
+    assert not any(known.beat("cloud-1", HERE.instance, now_s, queue_s=0.004) for now_s in range(100))
+    assert known.generation("hash") == before
+    assert known.beat("cloud-1", HERE.instance, 100.0, queue_s=0.1)
+    assert not known.beat("cloud-1", HERE.instance, 100.0, queue_s=0.12), "less than a step from what tables say"
+    assert known.beat("cloud-1", HERE.instance, 100.0, queue_s=0.0)
+    generations = [before, known.generation("hash")]
+    known.register(replace(CLOUD, name="cloud-2"), 100.0)
+    generations.append(known.generation("hash"))
+    assert known.leave("cloud-2", HERE.instance)
+    generations.append(known.generation("hash"))
+    assert len(set(generations)) == 4
+    assert known.generation("other") == 0
+
+
+def test_a_second_node_of_a_name_is_refused_while_the_first_lives() -> None:
+    known = registry()
+    with pytest.raises(ConfigError, match=r"edge-1 .*10\.0\.0\.1 .* beside 10\.0\.0\.2"):
+        known.register(replace(EDGE, origin=THERE), 1.0)
+    with pytest.raises(ConfigError, match="edge-1"):
+        known.beat("edge-1", THERE.instance, 1.0)
+    with pytest.raises(ConfigError, match="edge-1"):
+        known.check_holder("edge-1", THERE.instance, 1.0)
+    with pytest.raises(ConfigError, match="cloud-1"):
+        known.register(replace(EDGE, name="cloud-1", origin=THERE), 1.0)
+    assert not known.leave("edge-1", THERE.instance)
+    assert not known.beat("edge-1", HERE.instance, 1.0), "the first holds it as before"
+    known.register(replace(EDGE, origin=THERE), 7.1)  # after its silence
+    known.check_holder("edge-1", THERE.instance, 7.1)
+
+
+def test_a_node_that_left_frees_its_name_at_once() -> None:
+    known = registry()
+    known.leave("edge-1", HERE.instance)
+    known.register(replace(EDGE, origin=THERE), 0.1)
+    assert known.leave("cloud-1", HERE.instance), "tables depend on it"
+    assert known.clouds_for(EDGE) == ()
+
+
+def test_a_restart_at_the_same_place_is_taken_at_once() -> None:
+    known = registry()
+    again = replace(CLOUD, origin=AGAIN)
+    known.register(again, 0.1)
+    assert known.clouds_for(EDGE) == (again,)
+    known.beat("cloud-1", AGAIN.instance, 99.0)
+    with pytest.raises(ConfigError):
+        known.beat("cloud-1", HERE.instance, 100.0)  # too late to have lived all the time: another one is there
+
+
+def test_twins_behind_one_nat_the_first_gets_its_name_back_for_good() -> None:
+    known = registry()
+    known.register(replace(CLOUD, origin=AGAIN), 0.1)
+    known.beat("cloud-1", HERE.instance, 2.0)
+    assert known.clouds_for(EDGE) == (CLOUD,)
+    for now_s in (2.1, 4.0, 8.0):
+        with pytest.raises(ConfigError, match="cloud-1"):
+            known.beat("cloud-1", AGAIN.instance, now_s)
+        with pytest.raises(ConfigError, match="cloud-1"):
+            known.register(replace(CLOUD, origin=AGAIN), now_s)
+    known.register(replace(CLOUD, origin=AGAIN), 8.1)  # the first is dead now
+    assert known.clouds_for(EDGE)[0].origin == AGAIN
+
+
+def test_living_nodes_are_bounded_and_the_dead_make_room() -> None:
+    known = Registry(heartbeat_s=2.0, max_nodes=2)
+    for name, now_s in (("edge-1", 0.0), ("edge-2", 1.0)):
+        known.register(replace(EDGE, name=name), now_s)
+    with pytest.raises(CapacityError, match="2 living nodes"):
+        known.register(replace(EDGE, name="edge-3"), 1.0)
+    known.register(replace(EDGE, name="edge-3"), 6.5)
+    assert {node.name for node in known.nodes()} == {"edge-2", "edge-3"}
+    known.forget(6.6 + FORGOTTEN_AFTER_S)
+    assert known.nodes() == []
 
 
 def test_the_shorter_queue_is_chosen_and_stands_in_the_lines() -> None:
     busy = replace(CLOUD, queue_s=0.5)
     idle = replace(CLOUD, name="cloud-2", address="127.0.0.1:2")
-    made = device_table(EDGE, [busy, idle], {}, 1)
+    made = Tables({}).table_for(EDGE, [busy, idle])
     assert made.cloud == idle
-    assert device_table(EDGE, [busy], {}, 1).table.lines[0].queue_s == 0.5
+    assert Tables({}).table_for(EDGE, [busy]).lines[0].queue_s == 0.5
+
+
+def test_devices_that_are_alike_share_tables_and_are_spread() -> None:
+    clouds = [replace(CLOUD, name=f"cloud-{number}", address=f"127.0.0.1:{number}") for number in range(1, 5)]
+    tables = Tables({})
+    made = {name: tables.table_for(replace(EDGE, name=name), clouds) for name in map("edge-{}".format, range(200))}
+    assert len({id(table.lines) for table in made.values()}) == 4
+    used = [table.cloud.name for table in made.values() if table.cloud]
+    assert all(20 < used.count(cloud.name) < 90 for cloud in clouds)
+    assert all(len({*table.standby, table.cloud and table.cloud.address}) == 4 for table in made.values())
+    for name, table in made.items():  # a death moves only the devices of the dead
+        left = ranking(name, [cloud for cloud in clouds if cloud.name != "cloud-1"])
+        assert left[0] == table.cloud or table.cloud == clouds[0]
 
 
 def test_without_a_cloud_only_the_device_is_left() -> None:
-    made = device_table(EDGE, [], {}, 1)
-    assert [line.plan.cut for line in made.table.lines] == [DEVICE]
+    made = Tables({}).table_for(EDGE, [])
+    assert [line.plan.cut for line in made.lines] == [DEVICE]
     assert made.cloud is None
 
 
 def test_a_table_that_changes_nothing_is_the_same() -> None:
-    one, two = (device_table(EDGE, [CLOUD], {}, version) for version in (1, 2))
+    one, two = (Tables({}).table_for(EDGE, [CLOUD]) for _ in range(2))
     assert two.same_as(one)
-    assert not device_table(EDGE, [], {}, 3).same_as(one)
+    assert not Tables({}).table_for(EDGE, []).same_as(one)
     assert not one.same_as(None)
 
 
 def test_limits_that_forbid_everything_are_named() -> None:
     strict = replace(EDGE, limits=Limits(max_accuracy_drop=0.0, cuts=frozenset({TOKENS})))
-    with pytest.raises(ConfigError, match="max_accuracy_drop"):
-        device_table(strict, [CLOUD], {Plan(TOKENS, "int4"): 0.5}, 1)
+    made = Tables({Plan(TOKENS, "int4"): 0.5}).table_for(strict, [CLOUD])
+    assert made.lines == ()
+    assert "max_accuracy_drop" in made.problem
+    assert "No living cloud node" in Tables({}).table_for(strict, []).problem
 
 
-def test_the_newest_link_report_of_a_known_node_is_kept() -> None:
-    known = registry()
-    known.register(EDGE)
-    seen = LinkSeen(1e6, 0.05, 0.2, {"tokens/int4": 3}, at_s=1.0)
-    known.report(EDGE.name, seen)
-    known.report(EDGE.name, replace(seen, uplink_bps=1e5, at_s=6.0))
-    known.report("stranger", seen)
-    assert known.links == {EDGE.name: replace(seen, uplink_bps=1e5, at_s=6.0)}
+def test_a_caller_has_a_burst_then_a_rate_and_others_are_not_touched() -> None:
+    pace = Pace(rate_per_s=2.0, burst=3)
+    assert [pace.wait_s("edge-1", 0.0) for _ in range(5)] == [0, 0, 0, 0.5, 0.5]
+    assert pace.wait_s("edge-2", 0.0) == 0
+    assert pace.wait_s("edge-1", 0.5) == 0
+    assert pace.wait_s("edge-1", 0.5) == 0.5
+    assert [pace.wait_s("edge-1", 100.0) for _ in range(4)] == [0, 0, 0, 0.5]

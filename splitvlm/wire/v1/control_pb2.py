@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1esplitvlm/wire/v1/control.proto\x12\x10splitvlm.wire.v1\"\xa0\x02\n\x0cRegistration\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x14\n\x0cweights_hash\x18\x04 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x05 \x01(\t\x12/\n\x06\x64\x65vice\x18\x06 \x01(\x0b\x32\x1f.splitvlm.wire.v1.DeviceProfile\x12-\n\x05\x63loud\x18\x07 \x01(\x0b\x32\x1e.splitvlm.wire.v1.CloudProfile\x12,\n\x06limits\x18\x08 \x01(\x0b\x32\x1c.splitvlm.wire.v1.PlanLimits\x12\x30\n\x08\x61\x63\x63uracy\x18\t \x03(\x0b\x32\x1e.splitvlm.wire.v1.PlanAccuracy\"*\n\x0cPlanAccuracy\x12\x0c\n\x04plan\x18\x01 \x01(\t\x12\x0c\n\x04\x64rop\x18\x02 \x01(\x01\"\"\n\nRegistered\x12\x14\n\x0cheartbeat_ms\x18\x01 \x01(\r\"?\n\x04\x42\x65\x61t\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x17\n\x0f\x61\x63tive_sessions\x18\x02 \x01(\r\x12\x10\n\x08queue_us\x18\x03 \x01(\x04\"\x08\n\x06\x42\x65\x61ten\"\x89\x01\n\nLinkReport\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x12\n\nuplink_bps\x18\x02 \x01(\x01\x12\r\n\x05rtt_s\x18\x03 \x01(\x01\x12\x0e\n\x06spread\x18\x04 \x01(\x01\x12\x10\n\x08requests\x18\x05 \x01(\r\x12(\n\x05plans\x18\x06 \x03(\x0b\x32\x19.splitvlm.wire.v1.PlanUse\")\n\x07PlanUse\x12\x0c\n\x04plan\x18\x01 \x01(\t\x12\x10\n\x08requests\x18\x02 \x01(\r\"\n\n\x08Reported\"\xbd\x01\n\rDeviceProfile\x12\'\n\x04\x63uts\x18\x01 \x03(\x0b\x32\x19.splitvlm.wire.v1.CutTime\x12,\n\x06\x63oding\x18\x02 \x03(\x0b\x32\x1c.splitvlm.wire.v1.CodingCost\x12)\n\x06tokens\x18\x03 \x03(\x0b\x32\x19.splitvlm.wire.v1.CutTime\x12*\n\x06memory\x18\x04 \x03(\x0b\x32\x1a.splitvlm.wire.v1.CutBytes\"\xa1\x01\n\x0c\x43loudProfile\x12\'\n\x04\x63uts\x18\x01 \x03(\x0b\x32\x19.splitvlm.wire.v1.CutTime\x12,\n\x06\x63oding\x18\x02 \x03(\x0b\x32\x1c.splitvlm.wire.v1.CodingCost\x12)\n\x06tokens\x18\x03 \x03(\x0b\x32\x19.splitvlm.wire.v1.CutTime\x12\x0f\n\x07queue_s\x18\x04 \x01(\x01\"\'\n\x07\x43utTime\x12\x0b\n\x03\x63ut\x18\x01 \x01(\t\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\"&\n\x08\x43utBytes\x12\x0b\n\x03\x63ut\x18\x01 \x01(\t\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\"\x81\x01\n\nCodingCost\x12\x0b\n\x03\x63ut\x18\x01 \x01(\t\x12\r\n\x05level\x18\x02 \x01(\t\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\x12\x15\n\rpayload_bytes\x18\x04 \x01(\x04\x12\x13\n\x0btoken_bytes\x18\x05 \x01(\x04\x12\x11\n\x04leak\x18\x06 \x01(\x01H\x00\x88\x01\x01\x42\x07\n\x05_leak\"\xb8\x01\n\nPlanLimits\x12\x1b\n\x13\x64\x65vice_memory_bytes\x18\x01 \x01(\x04\x12\x1e\n\x11max_accuracy_drop\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x15\n\rprivacy_floor\x18\x03 \x01(\t\x12\x0c\n\x04\x63uts\x18\x04 \x03(\t\x12\x0e\n\x06levels\x18\x05 \x03(\t\x12\x15\n\x08max_leak\x18\x06 \x01(\x01H\x01\x88\x01\x01\x42\x14\n\x12_max_accuracy_dropB\x0b\n\t_max_leak\"\x1c\n\x0cWatchRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\"\x83\x01\n\tPlanTable\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x12\n\ncloud_node\x18\x02 \x01(\t\x12\x15\n\rcloud_address\x18\x03 \x01(\t\x12)\n\x05lines\x18\x04 \x03(\x0b\x32\x1a.splitvlm.wire.v1.CostLine\x12\x0f\n\x07standby\x18\x05 \x03(\t\"\xbb\x02\n\x08\x43ostLine\x12\x0c\n\x04plan\x18\x01 \x01(\t\x12\x10\n\x08\x64\x65vice_s\x18\x02 \x01(\x01\x12\x10\n\x08\x65ncode_s\x18\x03 \x01(\x01\x12\x15\n\rpayload_bytes\x18\x04 \x01(\x04\x12\x10\n\x08\x64\x65\x63ode_s\x18\x05 \x01(\x01\x12\x0f\n\x07queue_s\x18\x06 \x01(\x01\x12\x0f\n\x07\x63loud_s\x18\x07 \x01(\x01\x12\x0f\n\x07token_s\x18\x08 \x01(\x01\x12\r\n\x05trips\x18\t \x01(\r\x12\x17\n\x0ftrips_per_token\x18\n \x01(\r\x12\x1b\n\x13\x64\x65vice_memory_bytes\x18\x0b \x01(\x04\x12\x15\n\raccuracy_drop\x18\x0c \x01(\x01\x12\x13\n\x0btoken_bytes\x18\r \x01(\x04\x12\r\n\x05\x63loud\x18\x0e \x01(\t\x12\x13\n\x0b\x63loud_rtt_s\x18\x0f \x01(\x01\x12\x0c\n\x04leak\x18\x10 \x01(\x01\"\x0e\n\x0cNodesRequest\"7\n\x08NodeList\x12+\n\x05nodes\x18\x01 \x03(\x0b\x32\x1c.splitvlm.wire.v1.NodeStatus\"l\n\nNodeStatus\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x13\n\x0blast_seen_s\x18\x05 \x01(\x01\x12\r\n\x05\x61live\x18\x06 \x01(\x08\x32\xe8\x02\n\x07\x43ontrol\x12H\n\x08Register\x12\x1e.splitvlm.wire.v1.Registration\x1a\x1c.splitvlm.wire.v1.Registered\x12=\n\tHeartbeat\x12\x16.splitvlm.wire.v1.Beat\x1a\x18.splitvlm.wire.v1.Beaten\x12\x42\n\x06Report\x12\x1c.splitvlm.wire.v1.LinkReport\x1a\x1a.splitvlm.wire.v1.Reported\x12K\n\nWatchPlans\x12\x1e.splitvlm.wire.v1.WatchRequest\x1a\x1b.splitvlm.wire.v1.PlanTable0\x01\x12\x43\n\x05Nodes\x12\x1e.splitvlm.wire.v1.NodesRequest\x1a\x1a.splitvlm.wire.v1.NodeListb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1esplitvlm/wire/v1/control.proto\x12\x10splitvlm.wire.v1\"\xc2\x02\n\x0cRegistration\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x14\n\x0cweights_hash\x18\x04 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x05 \x01(\t\x12/\n\x06\x64\x65vice\x18\x06 \x01(\x0b\x32\x1f.splitvlm.wire.v1.DeviceProfile\x12-\n\x05\x63loud\x18\x07 \x01(\x0b\x32\x1e.splitvlm.wire.v1.CloudProfile\x12,\n\x06limits\x18\x08 \x01(\x0b\x32\x1c.splitvlm.wire.v1.PlanLimits\x12\x30\n\x08\x61\x63\x63uracy\x18\t \x03(\x0b\x32\x1e.splitvlm.wire.v1.PlanAccuracy\x12\x10\n\x08instance\x18\n \x01(\t\x12\x0e\n\x06listen\x18\x0b \x01(\t\"*\n\x0cPlanAccuracy\x12\x0c\n\x04plan\x18\x01 \x01(\t\x12\x0c\n\x04\x64rop\x18\x02 \x01(\x01\"\"\n\nRegistered\x12\x14\n\x0cheartbeat_ms\x18\x01 \x01(\r\"Q\n\x04\x42\x65\x61t\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x17\n\x0f\x61\x63tive_sessions\x18\x02 \x01(\r\x12\x10\n\x08queue_us\x18\x03 \x01(\x04\x12\x10\n\x08instance\x18\x04 \x01(\t\"\x08\n\x06\x42\x65\x61ten\".\n\x0cLeaveRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x10\n\x08instance\x18\x02 \x01(\t\"\x0c\n\nLeaveReply\"\x89\x01\n\nLinkReport\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x12\n\nuplink_bps\x18\x02 \x01(\x01\x12\r\n\x05rtt_s\x18\x03 \x01(\x01\x12\x0e\n\x06spread\x18\x04 \x01(\x01\x12\x10\n\x08requests\x18\x05 \x01(\r\x12(\n\x05plans\x18\x06 \x03(\x0b\x32\x19.splitvlm.wire.v1.PlanUse\")\n\x07PlanUse\x12\x0c\n\x04plan\x18\x01 \x01(\t\x12\x10\n\x08requests\x18\x02 \x01(\r\"\n\n\x08Reported\"\xbd\x01\n\rDeviceProfile\x12\'\n\x04\x63uts\x18\x01 \x03(\x0b\x32\x19.splitvlm.wire.v1.CutTime\x12,\n\x06\x63oding\x18\x02 \x03(\x0b\x32\x1c.splitvlm.wire.v1.CodingCost\x12)\n\x06tokens\x18\x03 \x03(\x0b\x32\x19.splitvlm.wire.v1.CutTime\x12*\n\x06memory\x18\x04 \x03(\x0b\x32\x1a.splitvlm.wire.v1.CutBytes\"\xa1\x01\n\x0c\x43loudProfile\x12\'\n\x04\x63uts\x18\x01 \x03(\x0b\x32\x19.splitvlm.wire.v1.CutTime\x12,\n\x06\x63oding\x18\x02 \x03(\x0b\x32\x1c.splitvlm.wire.v1.CodingCost\x12)\n\x06tokens\x18\x03 \x03(\x0b\x32\x19.splitvlm.wire.v1.CutTime\x12\x0f\n\x07queue_s\x18\x04 \x01(\x01\"\'\n\x07\x43utTime\x12\x0b\n\x03\x63ut\x18\x01 \x01(\t\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\"&\n\x08\x43utBytes\x12\x0b\n\x03\x63ut\x18\x01 \x01(\t\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\"\x81\x01\n\nCodingCost\x12\x0b\n\x03\x63ut\x18\x01 \x01(\t\x12\r\n\x05level\x18\x02 \x01(\t\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\x12\x15\n\rpayload_bytes\x18\x04 \x01(\x04\x12\x13\n\x0btoken_bytes\x18\x05 \x01(\x04\x12\x11\n\x04leak\x18\x06 \x01(\x01H\x00\x88\x01\x01\x42\x07\n\x05_leak\"\xb8\x01\n\nPlanLimits\x12\x1b\n\x13\x64\x65vice_memory_bytes\x18\x01 \x01(\x04\x12\x1e\n\x11max_accuracy_drop\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x15\n\rprivacy_floor\x18\x03 \x01(\t\x12\x0c\n\x04\x63uts\x18\x04 \x03(\t\x12\x0e\n\x06levels\x18\x05 \x03(\t\x12\x15\n\x08max_leak\x18\x06 \x01(\x01H\x01\x88\x01\x01\x42\x14\n\x12_max_accuracy_dropB\x0b\n\t_max_leak\".\n\x0cWatchRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x10\n\x08instance\x18\x02 \x01(\t\"\x94\x01\n\tPlanTable\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x12\n\ncloud_node\x18\x02 \x01(\t\x12\x15\n\rcloud_address\x18\x03 \x01(\t\x12)\n\x05lines\x18\x04 \x03(\x0b\x32\x1a.splitvlm.wire.v1.CostLine\x12\x0f\n\x07standby\x18\x05 \x03(\t\x12\x0f\n\x07problem\x18\x06 \x01(\t\"\xbb\x02\n\x08\x43ostLine\x12\x0c\n\x04plan\x18\x01 \x01(\t\x12\x10\n\x08\x64\x65vice_s\x18\x02 \x01(\x01\x12\x10\n\x08\x65ncode_s\x18\x03 \x01(\x01\x12\x15\n\rpayload_bytes\x18\x04 \x01(\x04\x12\x10\n\x08\x64\x65\x63ode_s\x18\x05 \x01(\x01\x12\x0f\n\x07queue_s\x18\x06 \x01(\x01\x12\x0f\n\x07\x63loud_s\x18\x07 \x01(\x01\x12\x0f\n\x07token_s\x18\x08 \x01(\x01\x12\r\n\x05trips\x18\t \x01(\r\x12\x17\n\x0ftrips_per_token\x18\n \x01(\r\x12\x1b\n\x13\x64\x65vice_memory_bytes\x18\x0b \x01(\x04\x12\x15\n\raccuracy_drop\x18\x0c \x01(\x01\x12\x13\n\x0btoken_bytes\x18\r \x01(\x04\x12\r\n\x05\x63loud\x18\x0e \x01(\t\x12\x13\n\x0b\x63loud_rtt_s\x18\x0f \x01(\x01\x12\x0c\n\x04leak\x18\x10 \x01(\x01\"\x0e\n\x0cNodesRequest\"7\n\x08NodeList\x12+\n\x05nodes\x18\x01 \x03(\x0b\x32\x1c.splitvlm.wire.v1.NodeStatus\"l\n\nNodeStatus\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x13\n\x0blast_seen_s\x18\x05 \x01(\x01\x12\r\n\x05\x61live\x18\x06 \x01(\x08\x32\xaf\x03\n\x07\x43ontrol\x12H\n\x08Register\x12\x1e.splitvlm.wire.v1.Registration\x1a\x1c.splitvlm.wire.v1.Registered\x12=\n\tHeartbeat\x12\x16.splitvlm.wire.v1.Beat\x1a\x18.splitvlm.wire.v1.Beaten\x12\x45\n\x05Leave\x12\x1e.splitvlm.wire.v1.LeaveRequest\x1a\x1c.splitvlm.wire.v1.LeaveReply\x12\x42\n\x06Report\x12\x1c.splitvlm.wire.v1.LinkReport\x1a\x1a.splitvlm.wire.v1.Reported\x12K\n\nWatchPlans\x12\x1e.splitvlm.wire.v1.WatchRequest\x1a\x1b.splitvlm.wire.v1.PlanTable0\x01\x12\x43\n\x05Nodes\x12\x1e.splitvlm.wire.v1.NodesRequest\x1a\x1a.splitvlm.wire.v1.NodeListb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,45 +32,49 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'splitvlm.wire.v1.control_pb
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_REGISTRATION']._serialized_start=53
-  _globals['_REGISTRATION']._serialized_end=341
-  _globals['_PLANACCURACY']._serialized_start=343
-  _globals['_PLANACCURACY']._serialized_end=385
-  _globals['_REGISTERED']._serialized_start=387
-  _globals['_REGISTERED']._serialized_end=421
-  _globals['_BEAT']._serialized_start=423
-  _globals['_BEAT']._serialized_end=486
-  _globals['_BEATEN']._serialized_start=488
-  _globals['_BEATEN']._serialized_end=496
-  _globals['_LINKREPORT']._serialized_start=499
-  _globals['_LINKREPORT']._serialized_end=636
-  _globals['_PLANUSE']._serialized_start=638
-  _globals['_PLANUSE']._serialized_end=679
-  _globals['_REPORTED']._serialized_start=681
-  _globals['_REPORTED']._serialized_end=691
-  _globals['_DEVICEPROFILE']._serialized_start=694
-  _globals['_DEVICEPROFILE']._serialized_end=883
-  _globals['_CLOUDPROFILE']._serialized_start=886
-  _globals['_CLOUDPROFILE']._serialized_end=1047
-  _globals['_CUTTIME']._serialized_start=1049
-  _globals['_CUTTIME']._serialized_end=1088
-  _globals['_CUTBYTES']._serialized_start=1090
-  _globals['_CUTBYTES']._serialized_end=1128
-  _globals['_CODINGCOST']._serialized_start=1131
-  _globals['_CODINGCOST']._serialized_end=1260
-  _globals['_PLANLIMITS']._serialized_start=1263
-  _globals['_PLANLIMITS']._serialized_end=1447
-  _globals['_WATCHREQUEST']._serialized_start=1449
-  _globals['_WATCHREQUEST']._serialized_end=1477
-  _globals['_PLANTABLE']._serialized_start=1480
-  _globals['_PLANTABLE']._serialized_end=1611
-  _globals['_COSTLINE']._serialized_start=1614
-  _globals['_COSTLINE']._serialized_end=1929
-  _globals['_NODESREQUEST']._serialized_start=1931
-  _globals['_NODESREQUEST']._serialized_end=1945
-  _globals['_NODELIST']._serialized_start=1947
-  _globals['_NODELIST']._serialized_end=2002
-  _globals['_NODESTATUS']._serialized_start=2004
-  _globals['_NODESTATUS']._serialized_end=2112
-  _globals['_CONTROL']._serialized_start=2115
-  _globals['_CONTROL']._serialized_end=2475
+  _globals['_REGISTRATION']._serialized_end=375
+  _globals['_PLANACCURACY']._serialized_start=377
+  _globals['_PLANACCURACY']._serialized_end=419
+  _globals['_REGISTERED']._serialized_start=421
+  _globals['_REGISTERED']._serialized_end=455
+  _globals['_BEAT']._serialized_start=457
+  _globals['_BEAT']._serialized_end=538
+  _globals['_BEATEN']._serialized_start=540
+  _globals['_BEATEN']._serialized_end=548
+  _globals['_LEAVEREQUEST']._serialized_start=550
+  _globals['_LEAVEREQUEST']._serialized_end=596
+  _globals['_LEAVEREPLY']._serialized_start=598
+  _globals['_LEAVEREPLY']._serialized_end=610
+  _globals['_LINKREPORT']._serialized_start=613
+  _globals['_LINKREPORT']._serialized_end=750
+  _globals['_PLANUSE']._serialized_start=752
+  _globals['_PLANUSE']._serialized_end=793
+  _globals['_REPORTED']._serialized_start=795
+  _globals['_REPORTED']._serialized_end=805
+  _globals['_DEVICEPROFILE']._serialized_start=808
+  _globals['_DEVICEPROFILE']._serialized_end=997
+  _globals['_CLOUDPROFILE']._serialized_start=1000
+  _globals['_CLOUDPROFILE']._serialized_end=1161
+  _globals['_CUTTIME']._serialized_start=1163
+  _globals['_CUTTIME']._serialized_end=1202
+  _globals['_CUTBYTES']._serialized_start=1204
+  _globals['_CUTBYTES']._serialized_end=1242
+  _globals['_CODINGCOST']._serialized_start=1245
+  _globals['_CODINGCOST']._serialized_end=1374
+  _globals['_PLANLIMITS']._serialized_start=1377
+  _globals['_PLANLIMITS']._serialized_end=1561
+  _globals['_WATCHREQUEST']._serialized_start=1563
+  _globals['_WATCHREQUEST']._serialized_end=1609
+  _globals['_PLANTABLE']._serialized_start=1612
+  _globals['_PLANTABLE']._serialized_end=1760
+  _globals['_COSTLINE']._serialized_start=1763
+  _globals['_COSTLINE']._serialized_end=2078
+  _globals['_NODESREQUEST']._serialized_start=2080
+  _globals['_NODESREQUEST']._serialized_end=2094
+  _globals['_NODELIST']._serialized_start=2096
+  _globals['_NODELIST']._serialized_end=2151
+  _globals['_NODESTATUS']._serialized_start=2153
+  _globals['_NODESTATUS']._serialized_end=2261
+  _globals['_CONTROL']._serialized_start=2264
+  _globals['_CONTROL']._serialized_end=2695
 # @@protoc_insertion_point(module_scope)

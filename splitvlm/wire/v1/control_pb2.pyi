@@ -31,6 +31,8 @@ class Registration(_message.Message):
     CLOUD_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     ACCURACY_FIELD_NUMBER: _builtins.int
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    LISTEN_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     """must be the name in the caller's certificate"""
     role: _builtins.str
@@ -39,6 +41,10 @@ class Registration(_message.Message):
     weights_hash: _builtins.str
     address: _builtins.str
     """of a cloud node: host:port of its data plane, as devices reach it"""
+    instance: _builtins.str
+    """random, made anew at each start of the process: 8 to 64 of 0-9 and a-f"""
+    listen: _builtins.str
+    """host:port at which the node listens on its own machine, where two living processes never share one"""
     @_builtins.property
     def device(self) -> Global___DeviceProfile:
         """of an edge node"""
@@ -67,10 +73,12 @@ class Registration(_message.Message):
         cloud: Global___CloudProfile | None = ...,
         limits: Global___PlanLimits | None = ...,
         accuracy: _abc.Iterable[Global___PlanAccuracy] | None = ...,
+        instance: _builtins.str = ...,
+        listen: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cloud", b"cloud", "device", b"device", "limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "address", b"address", "cloud", b"cloud", "device", b"device", "limits", b"limits", "model", b"model", "node", b"node", "role", b"role", "weights_hash", b"weights_hash"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "address", b"address", "cloud", b"cloud", "device", b"device", "instance", b"instance", "limits", b"limits", "listen", b"listen", "model", b"model", "node", b"node", "role", b"role", "weights_hash", b"weights_hash"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -126,21 +134,25 @@ class Beat(_message.Message):
     NODE_FIELD_NUMBER: _builtins.int
     ACTIVE_SESSIONS_FIELD_NUMBER: _builtins.int
     QUEUE_US_FIELD_NUMBER: _builtins.int
+    INSTANCE_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     active_sessions: _builtins.int
     """of a cloud node"""
     queue_us: _builtins.int
     """of a cloud node: mean wait of its last requests"""
+    instance: _builtins.str
+    """as registered"""
     def __init__(
         self,
         *,
         node: _builtins.str = ...,
         active_sessions: _builtins.int = ...,
         queue_us: _builtins.int = ...,
+        instance: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_sessions", b"active_sessions", "node", b"node", "queue_us", b"queue_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_sessions", b"active_sessions", "instance", b"instance", "node", b"node", "queue_us", b"queue_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -160,6 +172,44 @@ class Beaten(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Beaten: _TypeAlias = Beaten  # noqa: Y015
+
+@_typing.final
+class LeaveRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    instance: _builtins.str
+    """as registered"""
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        instance: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance", "node", b"node"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeaveRequest: _TypeAlias = LeaveRequest  # noqa: Y015
+
+@_typing.final
+class LeaveReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeaveReply: _TypeAlias = LeaveReply  # noqa: Y015
 
 @_typing.final
 class LinkReport(_message.Message):
@@ -451,15 +501,19 @@ class WatchRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NODE_FIELD_NUMBER: _builtins.int
+    INSTANCE_FIELD_NUMBER: _builtins.int
     node: _builtins.str
+    instance: _builtins.str
+    """as registered, or as it will be"""
     def __init__(
         self,
         *,
         node: _builtins.str = ...,
+        instance: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance", "node", b"node"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -474,16 +528,19 @@ class PlanTable(_message.Message):
     CLOUD_ADDRESS_FIELD_NUMBER: _builtins.int
     LINES_FIELD_NUMBER: _builtins.int
     STANDBY_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     cloud_node: _builtins.str
     """the cloud node that the lines were made for; empty where none is alive"""
     cloud_address: _builtins.str
     """host:port"""
+    problem: _builtins.str
+    """one sentence: why there are no lines; empty where there are some"""
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___CostLine]: ...
     @_builtins.property
     def standby(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """host:port of the other living cloud nodes with the same weights, which take over"""
+        """host:port of at most 16 other living cloud nodes with the same weights, which take over"""
 
     def __init__(
         self,
@@ -493,10 +550,11 @@ class PlanTable(_message.Message):
         cloud_address: _builtins.str = ...,
         lines: _abc.Iterable[Global___CostLine] | None = ...,
         standby: _abc.Iterable[_builtins.str] | None = ...,
+        problem: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cloud_address", b"cloud_address", "cloud_node", b"cloud_node", "lines", b"lines", "standby", b"standby", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cloud_address", b"cloud_address", "cloud_node", b"cloud_node", "lines", b"lines", "problem", b"problem", "standby", b"standby", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

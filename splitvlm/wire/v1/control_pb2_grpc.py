@@ -44,6 +44,11 @@ class ControlStub:
                 request_serializer=splitvlm_dot_wire_dot_v1_dot_control__pb2.Beat.SerializeToString,
                 response_deserializer=splitvlm_dot_wire_dot_v1_dot_control__pb2.Beaten.FromString,
                 _registered_method=True)
+        self.Leave = channel.unary_unary(
+                '/splitvlm.wire.v1.Control/Leave',
+                request_serializer=splitvlm_dot_wire_dot_v1_dot_control__pb2.LeaveRequest.SerializeToString,
+                response_deserializer=splitvlm_dot_wire_dot_v1_dot_control__pb2.LeaveReply.FromString,
+                _registered_method=True)
         self.Report = channel.unary_unary(
                 '/splitvlm.wire.v1.Control/Report',
                 request_serializer=splitvlm_dot_wire_dot_v1_dot_control__pb2.LinkReport.SerializeToString,
@@ -72,7 +77,14 @@ class ControlServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Heartbeat(self, request, context):
-        """Every few seconds: the node lives. NOT_FOUND asks it to register again.
+        """Every few seconds: the node lives. INVALID_ARGUMENT asks it to register again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Leave(self, request, context):
+        """The node is about to stop: devices get tables without it at once, and its name is free.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -86,7 +98,8 @@ class ControlServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchPlans(self, request, context):
-        """Plan tables for one device: the newest at once, then each new one. The role of the caller must be `edge`.
+        """Plan tables for one device: the newest at once, then each new one. The role of the caller must be `edge`. A node has one
+        stream: a second one ends the first with CANCELLED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -111,6 +124,11 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.Heartbeat,
                     request_deserializer=splitvlm_dot_wire_dot_v1_dot_control__pb2.Beat.FromString,
                     response_serializer=splitvlm_dot_wire_dot_v1_dot_control__pb2.Beaten.SerializeToString,
+            ),
+            'Leave': grpc.unary_unary_rpc_method_handler(
+                    servicer.Leave,
+                    request_deserializer=splitvlm_dot_wire_dot_v1_dot_control__pb2.LeaveRequest.FromString,
+                    response_serializer=splitvlm_dot_wire_dot_v1_dot_control__pb2.LeaveReply.SerializeToString,
             ),
             'Report': grpc.unary_unary_rpc_method_handler(
                     servicer.Report,
@@ -182,6 +200,33 @@ class Control:
             '/splitvlm.wire.v1.Control/Heartbeat',
             splitvlm_dot_wire_dot_v1_dot_control__pb2.Beat.SerializeToString,
             splitvlm_dot_wire_dot_v1_dot_control__pb2.Beaten.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Leave(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/splitvlm.wire.v1.Control/Leave',
+            splitvlm_dot_wire_dot_v1_dot_control__pb2.LeaveRequest.SerializeToString,
+            splitvlm_dot_wire_dot_v1_dot_control__pb2.LeaveReply.FromString,
             options,
             channel_credentials,
             insecure,
