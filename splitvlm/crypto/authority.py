@@ -181,10 +181,7 @@ def _is_issued_by(authority: x509.Certificate, certificate: x509.Certificate) ->
 
 def _load_authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     certificate = _load_certificate(folder / AUTHORITY_FILE)
-    try:
-        key = identity.private_key((folder / AUTHORITY_KEY_FILE).read_bytes())
-    except OSError as error:
-        raise KeysError(f"Cannot read the authority's key in {folder}: {error.strerror}.") from error
+    key = identity.private_key(identity.read_private(folder / AUTHORITY_KEY_FILE))
     if key.public_key() != certificate.public_key():
         raise KeysError(f"The authority's key and certificate in {folder} do not belong together.")
     if utc_now() > certificate.not_valid_after_utc:

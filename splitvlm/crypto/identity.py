@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import os
 import re
 import stat
 from dataclasses import dataclass, field, replace
@@ -26,8 +27,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from splitvlm.crypto.certificates import SCHEME
+from splitvlm.crypto.followed import Followed
 from splitvlm.crypto.lifetime import Lifetime, utc_now
-from splitvlm.crypto.revocation import REVOKED_FILE, Revoked, stamp_of
+from splitvlm.crypto.revocation import REVOKED_FILE, Revoked
 from splitvlm.errors import KeysError
 
 CERTIFICATE_FILE: Final = "cert.pem"
@@ -73,7 +75,7 @@ class Identity:
 
     def newest(self) -> Identity:
         """The identity that the folder holds now: another object where it was renewed since."""
-        return self if self.renewal is None else self.renewal.newest(self)
+        return self if self.renewal is None else self.renewal.newest()
 
     @property
     def lifetime(self) -> Lifetime:
@@ -86,30 +88,30 @@ class Identity:
 
 
 class Renewal:
-    """A node's folder, looked at again whenever a file in it has changed. Of any thread."""
+    """A node's folder, looked at again whenever a file in it has changed. For any thread."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, now: dt.datetime | None) -> None:
+        """Raises KeysError as load_identity does."""
         self._folder = folder
-        self._seen = self._stamp()
-        self._newest: Identity | None = None
+        self._now = now
+        self._node: tuple[str, Role] | None = None
+        paths = [folder / name for name in (CERTIFICATE_FILE, KEY_FILE, AUTHORITY_FILE)]
+        self._files = Followed(paths, self._read)
 
-    def newest(self, before: Identity) -> Identity:
-        """`before`, until there is another one of the same node and role that is whole and valid."""
-        stamp = self._stamp()
-        if stamp != self._seen:
-            self._seen = stamp
-            try:
-                found = load_identity(self._folder)
-                if (found.node, found.role) != (before.node, before.role):
-                    raise KeysError(f"{self._folder} holds the keys of another node now, {found.node} ({found.role}).")
-                self._newest = replace(found, renewal=self)
-                _log.warning("keys renewed", extra={"node": found.node})
-            except (KeysError, OSError) as error:  # half copied, or wrong: the old ones count until their end
-                _log.warning("%s", error)
-        return self._newest or before
+    def newest(self) -> Identity:
+        """The identity in the folder, or the one before it while the folder holds none that is whole, valid and this node's."""
+        return self._files.newest()
 
-    def _stamp(self) -> tuple[tuple[int, int], ...]:
-        return tuple(map(stamp_of, (self._folder / CERTIFICATE_FILE, self._folder / KEY_FILE)))
+    def _read(self) -> Identity:
+        identity = replace(_load(self._folder, self._now or utc_now()), renewal=self)
+        node = identity.node, identity.role
+        if self._node is None:
+            self._node = node
+        elif node == self._node:
+            _log.warning("keys renewed", extra={"node": identity.node})
+        else:
+            raise KeysError(f"{self._folder} holds the keys of another node now, {identity.node} ({identity.role}).")
+        return identity
 
 
 def load_identity(folder: Path, *, now: dt.datetime | None = None) -> Identity:
@@ -118,8 +120,12 @@ def load_identity(folder: Path, *, now: dt.datetime | None = None) -> Identity:
     Raises KeysError if a file is missing or is none, others may read the key, the key is another certificate's, the
     certificate is another authority's or revoked, or the time is outside of the certificate's.
     """
+    return Renewal(folder, now).newest()
+
+
+def _load(folder: Path, now: dt.datetime) -> Identity:
     certificate_pem, authority_pem = _read(folder / CERTIFICATE_FILE), _read(folder / AUTHORITY_FILE)
-    private_key_pem = _read_private(folder / KEY_FILE)
+    private_key_pem = read_private(folder / KEY_FILE)
     certificate = _certificate(certificate_pem, folder / CERTIFICATE_FILE)
     authority = _certificate(authority_pem, folder / AUTHORITY_FILE)
     if private_key(private_key_pem).public_key() != certificate.public_key():
@@ -131,12 +137,12 @@ def load_identity(folder: Path, *, now: dt.datetime | None = None) -> Identity:
             f"The certificate in {folder} was not issued by the ca.pem beside it.", advice=_ISSUE
         ) from error
     for each, name in ((certificate, CERTIFICATE_FILE), (authority, AUTHORITY_FILE)):
-        _check_time(each, folder / name, now or utc_now())
+        _check_time(each, folder / name, now)
     node, role = name_in(certificate)
     revoked = Revoked(folder / REVOKED_FILE, authority_pem)
     if certificate in revoked:
         raise KeysError(f"The certificate in {folder} has been revoked.", advice=_ISSUE)
-    return Identity(node, role, certificate_pem, private_key_pem, authority_pem, revoked, Renewal(folder))
+    return Identity(node, role, certificate_pem, private_key_pem, authority_pem, revoked)
 
 
 def peer_identity(certificate: bytes) -> tuple[str, Role]:
@@ -183,10 +189,21 @@ def _read(path: Path) -> bytes:
         raise KeysError(f"Cannot read {path}: {error.strerror}.", advice=_ISSUE) from error
 
 
-def _read_private(path: Path) -> bytes:
+def read_private(path: Path) -> bytes:
+    """The contents of a key file that its user alone may read, or a group of this process too, as containers mount secrets.
+
+    Raises KeysError.
+    """
     data = _read(path)
-    if stat.S_IMODE(path.stat().st_mode) & 0o077:
-        raise KeysError(f"Others than its user may read the key {path}.", advice=f"Run `chmod 600 {path}`.")
+    status = path.stat()
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & ~0o740:
+        raise KeysError(f"Others than its user may read or change the key {path}.", advice=f"Run `chmod 600 {path}`.")
+    if mode & 0o040 and status.st_gid not in (os.getegid(), *os.getgroups()):
+        raise KeysError(
+            f"The key {path} may be read by the group {status.st_gid}, which is none of this process.",
+            advice=f"Run `chmod 600 {path}`, or run this process in that group (Kubernetes: `fsGroup`).",
+        )
     return data
 
 

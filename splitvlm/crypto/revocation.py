@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from splitvlm.crypto.followed import Followed
 from splitvlm.errors import KeysError
 
 REVOKED_FILE: Final = "revoked.pem"
@@ -25,40 +26,26 @@ _log = logging.getLogger("splitvlm.crypto")
 
 
 class Revoked:
-    """Serial numbers of one folder's list."""
+    """Serial numbers of one folder's list. What was revoked once stays revoked, whatever becomes of the file."""
 
     def __init__(self, path: Path, authority_pem: bytes) -> None:
-        """Raises KeysError where there is a list that is not the authority's."""
+        """Raises KeysError where there is a list that cannot be read, or is not the authority's."""
         self._path = path
         self._authority_pem = authority_pem
-        self._seen = self._stamp()
-        self._serials = serials_in(path, authority_pem)
+        self._serials: frozenset[int] = frozenset()
+        self._file = Followed([path], self._read)
 
     def __contains__(self, certificate: x509.Certificate) -> bool:
-        return certificate.serial_number in self._newest()
+        return certificate.serial_number in self._file.newest()
 
-    def _newest(self) -> frozenset[int]:
-        stamp = self._stamp()
-        if stamp != self._seen:
-            self._seen = stamp
-            try:
-                self._serials = serials_in(self._path, self._authority_pem)
-                _log.warning("%s read again: %d certificates are revoked", self._path.name, len(self._serials))
-            except KeysError as error:  # what was revoked stays revoked
-                _log.error("%s", error)
+    def _read(self) -> frozenset[int]:
+        serials = serials_in(self._path, self._authority_pem)
+        if self._serials and not serials:
+            raise KeysError(f"{self._path} is gone or empty.", advice="Copy the authority's again.")
+        if serials - self._serials:
+            _log.warning("%s read: %d certificates are revoked", self._path.name, len(serials | self._serials))
+        self._serials |= serials
         return self._serials
-
-    def _stamp(self) -> tuple[int, int]:
-        return stamp_of(self._path)
-
-
-def stamp_of(path: Path) -> tuple[int, int]:
-    """What changes with a file: when it was written, in nanoseconds, and its length. Zeros where there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return 0, 0
-    return found.st_mtime_ns, found.st_size
 
 
 def serials_in(path: Path, authority_pem: bytes) -> frozenset[int]:

@@ -244,12 +244,18 @@ def _fetch(name: str, patterns: tuple[str, ...]) -> Path:
 
 def _hash_of(files: list[Path]) -> str:
     """SHA-256 over the sorted (name, SHA-256) of files."""
-    lines = sorted(f"{path.name} {_file_hash(path, path.stat().st_size, path.stat().st_mtime_ns)}\n" for path in files)
+    lines = sorted(f"{path.name} {_file_hash(path, _stamp_of(path))}\n" for path in files)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
+def _stamp_of(path: Path) -> tuple[int, ...]:
+    """What changes with a file's contents, also where another file of that length and date takes its place."""
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 @cache
-def _file_hash(path: Path, size: int, modified_ns: int) -> str:
+def _file_hash(path: Path, stamp: tuple[int, ...]) -> str:
     blob = path.resolve().name  # the Hub's cache names large files by their SHA-256
     if re.fullmatch(r"[0-9a-f]{64}", blob):
         return blob

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from splitvlm.crypto.authority import revoke, rotate, show
@@ -91,15 +92,15 @@ def test_a_list_of_another_authority_is_refused_and_changes_nothing(keys: Keys, 
     other.identity("edge-9", Role.EDGE)
     foreign = revoke(other.folder, "edge-9")
     assert edge.revoked is not None
-    assert edge.revoked._newest()
+    revoked = x509.load_pem_x509_certificate(lost.certificate_pem)
+    assert revoked in edge.revoked
     shutil.copy(foreign, keys.folder / "edge-1" / REVOKED_FILE)
-    assert edge.revoked._newest(), "what was revoked stays revoked"
+    assert revoked in edge.revoked, "what was revoked stays revoked"
     with pytest.raises(KeysError, match="not signed"):
         load_identity(keys.folder / "edge-1")
     (keys.folder / "edge-1" / REVOKED_FILE).write_text("nonsense")
     with pytest.raises(KeysError, match="no list"):
         load_identity(keys.folder / "edge-1")
-    assert lost.node == "edge-2"
 
 
 def test_a_node_that_is_issued_later_gets_the_list(keys: Keys) -> None:

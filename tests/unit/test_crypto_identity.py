@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import ssl
 from pathlib import Path
 
@@ -151,9 +152,28 @@ def test_a_missing_or_broken_file_is_named(node: Path, file: str) -> None:
         load_identity(node)
 
 
-def test_a_key_that_others_may_read_is_refused(node: Path) -> None:
-    (node / "key.pem").chmod(0o640)
-    with pytest.raises(KeysError, match="chmod 600"):
+@pytest.mark.parametrize("mode", [0o604, 0o644, 0o444, 0o660, 0o620, 0o777])
+def test_a_key_that_others_may_read_or_change_is_refused(node: Path, mode: int) -> None:
+    (node / "key.pem").chmod(mode)
+    with pytest.raises(KeysError, match=r"Others .*key\.pem.*chmod 600"):
+        load_identity(node)
+    (node.parent / "ca.key").chmod(mode)
+    with pytest.raises(KeysError, match=r"Others .*ca\.key.*chmod 600"):
+        issue(node.parent, "edge-2", Role.EDGE)
+
+
+@pytest.mark.parametrize("mode", [0o440, 0o640])
+def test_a_key_that_a_group_of_this_process_may_read_is_taken(
+    node: Path, mode: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Kubernetes mounts secrets: root's, for the pod's `fsGroup`."""
+    (node / "key.pem").chmod(mode)
+    group = (node / "key.pem").stat().st_gid
+    monkeypatch.setattr(os, "getegid", lambda: group + 1)
+    monkeypatch.setattr(os, "getgroups", lambda: [group + 2, group])
+    assert load_identity(node).node == "edge-1"
+    monkeypatch.setattr(os, "getgroups", lambda: [group + 2])
+    with pytest.raises(KeysError, match=f"the group {group}, which is none of this process"):
         load_identity(node)
 
 
