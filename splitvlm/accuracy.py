@@ -20,6 +20,7 @@ from splitvlm.errors import UsageError
 from splitvlm.model.loading import load_cloud, load_device, model_file
 from splitvlm.model.parts import CloudPart, DevicePart, LowerRun, UpperRun
 from splitvlm.planning.kinds import KindTally
+from splitvlm.planning.numbers import number
 from splitvlm.textfiles import read_json
 from splitvlm.variants.evaluation import Example, naming, normalised
 from splitvlm.waiting import Told
@@ -103,11 +104,22 @@ def _measured(examples: Sequence[Example]) -> dict[Plan, _Tally]:
 
 
 def read_accuracy(name: str) -> dict[str, float]:
-    """Drops by plan as measured for this model, or nothing where they were not."""
+    """Drops by plan as measured for this model, or nothing where they were not.
+
+    Raises UsageError for a file that `splitvlm evaluate` cannot have written.
+    """
     file = model_file(name, FILE)
     if file is None:
         return {}
-    return {plan: row["drop"] for plan, row in read_json(file, "accuracy")["plans"].items()}
+    advice = "Measure again: `splitvlm evaluate MODEL --plans` writes it."
+    report = read_json(file, "accuracy", advice=advice)
+    try:
+        rows = report["plans"].items()
+        return {str(Plan.parse(plan)): number(row["drop"], f"The drop of {plan}", most=1.0) for plan, row in rows}
+    except UsageError as error:
+        raise UsageError(f"{file} holds no accuracy: {error.sentence}", advice=advice) from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{file} holds no accuracy: its plans or their drops are missing.", advice=advice) from error
 
 
 def _figures(tallies: Mapping[Plan, _Tally], plan: Plan, count: int) -> dict[str, Any]:

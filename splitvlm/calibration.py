@@ -20,10 +20,11 @@ from splitvlm.codec.prompt import Template, template_of
 from splitvlm.domain import IMAGE, TOKENS, Cut, CutKind
 from splitvlm.errors import UsageError
 from splitvlm.model.boundary import HIDDEN
-from splitvlm.model.loading import load_device, middle_cuts, model_file, model_folder
+from splitvlm.model.loading import load_device, middle_cuts, model_file, model_folder, read_spec
 from splitvlm.model.parts import DevicePart
 from splitvlm.model.pictures import open_picture
 from splitvlm.model.sensitivity import sensitivity
+from splitvlm.model.spec import ModelSpec
 from splitvlm.pictures import samples
 from splitvlm.workers import worker_pool
 
@@ -42,7 +43,21 @@ bear less than a picture's many alike ones. Chosen on SmolLM2-135M (docs/codec.m
 
 def codec_of(model: str) -> Codec:
     """The model's codec, with its calibration where there is one. Raises UsageError."""
-    return Codec.from_file(model_file(model, FILE))
+    codec = Codec.from_file(model_file(model, FILE))
+    if codec.channels:
+        _check_channels(codec, read_spec(model))
+    return codec
+
+
+def _check_channels(codec: Codec, spec: ModelSpec) -> None:
+    for cut, channels in codec.channels.items():
+        spec.check(cut)
+        expected = spec.vision_hidden if cut.kind is CutKind.VISION else spec.lm_hidden
+        if channels != expected:
+            raise UsageError(
+                f"{FILE} of {spec.name} is another model's: {channels} channels at {cut}, where it has {expected}.",
+                advice="Make it again: `splitvlm calibrate MODEL`.",
+            )
 
 
 def calibrate(model: str, images: Path | None, number: int, workers: int = 1, steps: int = STEPS) -> Path:

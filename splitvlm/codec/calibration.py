@@ -31,6 +31,7 @@ from splitvlm.domain import Cut
 from splitvlm.errors import UsageError
 
 FILE = "calibration.safetensors"
+_EXACT = 1 << 24  # whole numbers up to this are exact in float32, on which both sides' densities depend
 MOST_TOKENS = 1 << 20  # of a boundary: no known model has as many
 _PARTS = ("first", "first_bias", "places", "second", "second_bias", "third", "third_bias")
 _RESTORER = tuple(f"restorer_{part}" for part in _PARTS)
@@ -56,59 +57,73 @@ def write(path: Path, bases: Mapping[Cut, Basis]) -> None:
 
 
 def read(path: Path) -> tuple[dict[Cut, Basis], str]:
-    """The bases, and the file's hex SHA-256. Raises UsageError."""
-    data = path.read_bytes()
+    """The bases, and the file's hex SHA-256. Raises UsageError, which names the tensor that is wrong."""
+    advice = "Make it again: `splitvlm calibrate MODEL`."
     try:
+        data = path.read_bytes()
         tensors = load(data)
         cuts = sorted({name.partition(".")[0] for name in tensors})
         return {Cut.parse(cut): _basis(tensors, cut) for cut in cuts}, hashlib.sha256(data).hexdigest()
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise UsageError(f"{path} is no calibration.", advice="Make it again: `splitvlm calibrate MODEL`.") from error
+    except KeyError as error:
+        raise UsageError(f"{path} is no calibration: it lacks {error}.", advice=advice) from error
+    except UsageError as error:
+        raise UsageError(f"{path} is no calibration: {error.sentence}", advice=advice) from error
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        raise UsageError(f"{path} is no calibration: {error}.", advice=advice) from error
+
+
+def _taken(tensors: Tensors, name: str, dtype: type, *shape: int) -> np.ndarray:  # type: ignore[type-arg]
+    """A tensor of that dtype and shape, -1 for any size, whose numbers are finite. Raises KeyError, ValueError."""
+    found = tensors[name]
+    fits = len(found.shape) == len(shape) and all(
+        want in (-1, size) for size, want in zip(found.shape, shape, strict=True)
+    )
+    if found.dtype != dtype or not fits or not np.isfinite(found).all():
+        wanted = f"{np.dtype(dtype)} {[size if size >= 0 else '*' for size in shape]}"
+        raise ValueError(f"{name} is not finite {wanted}, but {found.dtype} {list(found.shape)}")
+    return found
 
 
 def _basis(tensors: Tensors, cut: str) -> Basis:
-    mean, analysis, synthesis = (
-        tensors[f"{cut}.{name}"].astype(np.float32) for name in ("mean", "analysis", "synthesis")
+    mean = _taken(tensors, f"{cut}.mean", np.float32, -1)
+    channels = len(mean)
+    analysis, synthesis = (
+        _taken(tensors, f"{cut}.{name}", np.float16, channels, channels).astype(np.float32)
+        for name in ("analysis", "synthesis")
     )
-    square = (len(mean), len(mean))
-    if not (analysis.shape == synthesis.shape == square and _finite(analysis) and _finite(synthesis)):
-        raise ValueError(cut)
-    levels = {level: _learned(tensors, f"{cut}.{level}", len(mean)) for level in KLT_STEPS}
-    shape = tuple(tensors[f"{cut}.shape"].tolist())
+    levels = {level: _learned(tensors, f"{cut}.{level}", channels) for level in KLT_STEPS}
+    shape = tuple(_taken(tensors, f"{cut}.shape", np.int32, -1).tolist())
     if any(size < 1 for size in shape) or math.prod(shape) > MOST_TOKENS:
-        raise ValueError(cut)
+        raise ValueError(f"{cut}.shape is {shape}")
     return Basis(Transform(mean, analysis, synthesis), levels, shape, _template(tensors, cut))
 
 
 def _template(tensors: Tensors, cut: str) -> Template:
-    before, after = (tuple(tensors[f"{cut}.{end}"].tolist()) for end in ("before", "after"))
-    vocabulary = int(tensors[f"{cut}.vocabulary"][0])
+    before, after = (tuple(_taken(tensors, f"{cut}.{end}", np.int32, -1).tolist()) for end in ("before", "after"))
+    vocabulary = int(_taken(tensors, f"{cut}.vocabulary", np.int32, 1)[0])
     if not 1 <= vocabulary <= LARGEST_VOCABULARY or not all(0 <= one < vocabulary for one in before + after):
-        raise ValueError(cut)
+        raise ValueError(f"{cut}.before or {cut}.after has ids that are not in a vocabulary of {vocabulary}")
     return Template(before, after, vocabulary)
 
 
 def _learned(tensors: Tensors, prefix: str, channels: int) -> Learned:
-    centres = tensors[f"{prefix}.centres"].astype(np.float32)
-    if centres.shape != (channels, 2) or not _finite(centres):
-        raise ValueError(prefix)
+    centres = _taken(tensors, f"{prefix}.centres", np.float16, channels, 2).astype(np.float32)
     density = _density(tensors, prefix)
     if f"{prefix}.{_RESTORER[0]}" not in tensors:
         return Learned(density, centres)
-    parts = [tensors[f"{prefix}.{part}"].astype(np.float32) for part in _RESTORER]
+    hidden, rows = HIDDEN_OF_RESTORER, PLACES if density.rows else 0
+    shapes = (
+        (TOKENS_OF_RESTORER, -1, hidden), (hidden,), (rows, hidden), (hidden, hidden), (hidden,), (hidden, -1), (-1,),
+    )  # fmt: skip
+    parts = [
+        _taken(tensors, f"{prefix}.{part}", np.float16, *shape).astype(np.float32)
+        for part, shape in zip(_RESTORER, shapes, strict=True)
+    ]
     restorer = Restorer(density.stride, density.rows, *parts)
-    seen, restored, hidden = restorer.first.shape[1], restorer.columns, HIDDEN_OF_RESTORER
-    shapes = [
-        (TOKENS_OF_RESTORER, seen, hidden), (hidden,), (PLACES if density.rows else 0, hidden),
-        (hidden, hidden), (hidden,), (hidden, restored), (restored,),
-    ]  # fmt: skip
-    if [part.shape for part in parts] != shapes or max(seen, restored) > channels or not all(map(_finite, parts)):
-        raise ValueError(prefix)
+    seen, restored = restorer.first.shape[1], restorer.columns
+    if max(seen, restored) > channels or restorer.third.shape[1] != restorer.third_bias.shape[0]:
+        raise ValueError(f"{prefix}.restorer has more columns than the transform")
     return Learned(density, centres, restorer)
-
-
-def _finite(array: np.ndarray) -> bool:  # type: ignore[type-arg]
-    return bool(np.isfinite(array).all())
 
 
 def _stored(density: Density) -> Tensors:
@@ -131,35 +146,44 @@ def _joined(parts: tuple[np.ndarray, ...], dtype: type) -> np.ndarray:  # type: 
 
 def _density(tensors: Tensors, prefix: str) -> Density:
     """Raises KeyError, and ValueError for sizes that do not fit each other."""
-    names = ("grid", "reach", "first", "first_bias", "second", "second_bias", "shifts", "band_reach", "bands")
-    of = {name: tensors[f"{prefix}.{name}"] for name in names}
-    reach = of["reach"].astype(np.int64)
-    stride, rows = of["grid"].tolist()
+    stride, rows = _taken(tensors, f"{prefix}.grid", np.int32, 2).tolist()
+    reach = _taken(tensors, f"{prefix}.reach", np.uint8, -1).astype(np.int64)
+    shifts = _taken(tensors, f"{prefix}.shifts", np.int8, len(reach), 2).astype(np.int64)
+    band_reach = _taken(tensors, f"{prefix}.band_reach", np.uint8, -1).tolist()
     if (
         len(reach) > MAX_COLUMNS
         or reach.max(initial=0) > MAX_REACH
         or not (1 <= stride < 2**16 and 0 <= rows < 2**16)
-        or not of["bands"].all()
+        or shifts.min(initial=0) < 0
+        or not tensors[f"{prefix}.bands"].all()
     ):
-        raise ValueError(prefix)
+        raise ValueError(f"{prefix} has columns beyond their range")
     units = [units_of(column) for column in range(len(reach))]
     symbols = (2 * reach + 2).tolist()
+    shapes: dict[str, tuple[type, list[tuple[int, ...]]]] = {
+        "first": (np.int8, [(rows_of(column, rows), size) for column, size in enumerate(units)]),
+        "first_bias": (np.int32, [(size,) for size in units]),
+        "second": (np.int8, list(zip(units, symbols, strict=True))),
+        "second_bias": (np.int32, [(size,) for size in symbols]),
+    }
+    matrices = {name: _divided(tensors, f"{prefix}.{name}", dtype, sizes) for name, (dtype, sizes) in shapes.items()}
+    if any(np.abs(bias).max(initial=0) > _EXACT for end in ("first", "second") for bias in matrices[f"{end}_bias"]):
+        raise ValueError(f"{prefix} has biases beyond what float32 holds exactly")
     return Density(
         stride=stride,
         rows=rows,
         reach=reach,
-        first=_divided(of["first"], [(rows_of(column, rows), size) for column, size in enumerate(units)]),
-        first_bias=_divided(of["first_bias"], [(size,) for size in units]),
-        second=_divided(of["second"], list(zip(units, symbols, strict=True))),
-        second_bias=_divided(of["second_bias"], [(size,) for size in symbols]),
-        shifts=of["shifts"].astype(np.int64).reshape(len(reach), 2),
-        bands=_divided(of["bands"], [(2 * reach + 2,) for reach in of["band_reach"].tolist()]),
+        shifts=shifts,
+        bands=_divided(tensors, f"{prefix}.bands", np.uint16, [(2 * size + 2,) for size in band_reach]),
+        **matrices,
     )
 
 
-def _divided(joined: np.ndarray, shapes: list[tuple[int, ...]]) -> tuple[np.ndarray, ...]:  # type: ignore[type-arg]
+def _divided(tensors: Tensors, name: str, dtype: type, shapes: list[tuple[int, ...]]) -> tuple[np.ndarray, ...]:  # type: ignore[type-arg]
+    """The float32 matrices of those shapes that are stored one after another. Raises KeyError, ValueError."""
+    joined = _taken(tensors, name, dtype, -1)
     ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
     if len(joined) != (int(ends[-1]) if len(ends) else 0):
-        raise ValueError("a matrix has another size")
+        raise ValueError(f"{name} has another size than its columns take")
     parts = np.split(joined.astype(np.float32), ends[:-1]) if shapes else []
     return tuple(part.reshape(shape) for part, shape in zip(parts, shapes, strict=True))

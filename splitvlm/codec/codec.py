@@ -34,6 +34,11 @@ class Codec:
         plain = picture_levels() if cut == IMAGE else levels.levels_of(cut)
         return (*plain, *KLT_STEPS) if cut in self._bases else plain
 
+    @property
+    def channels(self) -> dict[Cut, int]:
+        """How many channels the tensors of each calibrated cut have."""
+        return {cut: basis.transform.channels for cut, basis in self._bases.items()}
+
     def basis(self, cut: Cut) -> Basis:
         """What calibration learned of a cut. Raises UsageError where there is none."""
         if cut not in self._bases:

@@ -13,31 +13,43 @@ from splitvlm.domain import Cut, Plan
 from splitvlm.errors import UsageError
 from splitvlm.model.loading import model_file
 from splitvlm.planning.costs import Coding
+from splitvlm.planning.numbers import number
 from splitvlm.textfiles import read_json
 
 FILE = "leak.json"
 
 
 def read_leaks(name: str) -> dict[Plan, float]:
-    """What was measured for this model, or nothing where it was not. Raises UsageError for a file of another kind."""
+    """What was measured for this model, or nothing where it was not: unknown leaks count as all of the picture.
+
+    Raises UsageError for a file that `splitvlm leak` cannot have written.
+    """
     file = model_file(name, FILE)
     if file is None:
         return {}
+    advice = "Measure again: `splitvlm leak MODEL --json` writes it."
+    report = read_json(file, "leaks", advice=advice)
     try:
-        return scaled(read_json(file, "leaks"))
-    except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(
-            f"{file} holds no leaks: {error}.", advice="`splitvlm leak MODEL --json` writes it."
-        ) from error
+        return scaled(report)
+    except UsageError as error:
+        raise UsageError(f"{file} holds no leaks: {error.sentence}", advice=advice) from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{file} holds no leaks: its floor or rows are missing.", advice=advice) from error
 
 
 def scaled(report: Mapping[str, Any]) -> dict[Plan, float]:
-    """From what `splitvlm leak` reports: shares above the blank picture's."""
-    floor = float(report["floor"])
-    return {
-        Plan(Cut.parse(row["cut"]), row["level"]): min(1.0, max(0.0, (row["answered"] - floor) / (1 - floor)))
-        for row in report["rows"]
-    }
+    """From what `splitvlm leak` reports: shares above the blank picture's. Raises UsageError for what is no share."""
+    floor = number(report["floor"], "The floor", most=1.0)
+    if floor == 1.0:
+        raise UsageError("The floor is 1: a blank picture answered every question, so nothing was measured.")
+    leaks: dict[Plan, float] = {}
+    for row in report["rows"]:
+        plan = Plan(Cut.parse(str(row["cut"])), str(row["level"]))
+        if plan in leaks:
+            raise UsageError(f"{plan} stands twice.")
+        answered = number(row["answered"], f"What {plan} answers", most=1.0)
+        leaks[plan] = max(0.0, (answered - floor) / (1 - floor))
+    return leaks
 
 
 def leaks_of(codings: Iterable[Coding], measured: Mapping[Plan, float]) -> dict[Coding, float]:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from splitvlm.domain import DEVICE, Cut, Plan
-from splitvlm.errors import UsageError
+from splitvlm.planning.numbers import number
 
 Coding = tuple[Cut, str]
 """A cut and a codec level."""
@@ -94,7 +94,7 @@ class DeviceProfile:
         _check("device", "token_s", self.token_s.values())
         _check("device", "memory_bytes", self.memory_bytes.values())
         _check("device", "token_bytes", self.token_bytes.values())
-        _check("device", "leak", self.leak.values())
+        _check("device", "leak", self.leak.values(), most=1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,10 +180,7 @@ def nearest_drops(codings: Iterable[tuple[Cut, str]], measured: Mapping[Plan, fl
     return found
 
 
-def _check(side: str, name: str, numbers: Iterable[float]) -> None:
+def _check(side: str, name: str, numbers: Iterable[float], most: float = math.inf) -> None:
     """Profiles come from peers: a NaN or a negative time would make its plan win for ever."""
-    for number in numbers:
-        if not math.isfinite(number) or number < 0:
-            raise UsageError(
-                f"The {side} profile's {name} holds {number}.", advice="Measured times and sizes are finite, from 0."
-            )
+    for one in numbers:
+        number(one, f"One of the {side} profile's {name}", most)

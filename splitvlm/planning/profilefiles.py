@@ -11,15 +11,18 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, get_args
 
 from splitvlm.domain import Cut, Plan
 from splitvlm.errors import UsageError
 from splitvlm.planning.costs import CloudProfile, Coding, CostLine, DeviceProfile, cost_lines
+from splitvlm.planning.numbers import number, whole
 from splitvlm.textfiles import read_json
 
+T = TypeVar("T")
 FORMAT = 1
 MAX_FILE_BYTES = 16 * 1024 * 1024
+_ADVICE = "`splitvlm profile` writes such a file."
 AccuracySource = Literal["measured", "borrowed", "none"]
 
 
@@ -75,16 +78,7 @@ def _times(seconds: Mapping[Cut, float], factor: float) -> dict[Cut, float]:
 def write(path: Path, profiles: Profiles) -> None:
     """One JSON object; rows of plans one a line, so that a difference can be read."""
     device, cloud = profiles.device, profiles.cloud
-    plans = {
-        f"{cut}/{level}": {
-            "encode_s": seconds,
-            "payload_bytes": size,
-            "token_bytes": device.token_bytes.get((cut, level), 0),
-            "leak": device.leak.get((cut, level), 1.0),
-            "decode_s": cloud.coding.get((cut, level), 0.0),
-        }
-        for (cut, level), (seconds, size) in device.coding.items()
-    }
+    plans = {f"{cut}/{level}": _coding_row(profiles, (cut, level)) for cut, level in device.coding}
     content = {
         "format": FORMAT,
         "model": profiles.model,
@@ -103,6 +97,15 @@ def write(path: Path, profiles: Profiles) -> None:
     parts = [f"  {json.dumps(key)}: {_shown(value)}" for key, value in content.items()]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("{\n" + ",\n".join(parts) + "\n}\n", "utf-8")
+
+
+def _coding_row(profiles: Profiles, coding: Coding) -> dict[str, float]:
+    """What was measured at one cut and level. What was not is left out: unknown is not 0."""
+    device, cloud = profiles.device, profiles.cloud
+    seconds, size = device.coding[coding]
+    row: dict[str, float] = {"encode_s": seconds, "payload_bytes": size}
+    others = {"token_bytes": device.token_bytes, "leak": device.leak, "decode_s": cloud.coding}
+    return row | {name: table[coding] for name, table in others.items() if coding in table}
 
 
 def _shown(value: object) -> str:
@@ -124,46 +127,68 @@ def _named(values: Mapping[Cut, float]) -> dict[str, float]:
 
 def read(path: Path) -> Profiles:
     """Raises UsageError naming the file and what is wrong in it."""
-    raw = read_json(path, "profiles", advice="`splitvlm profile` writes such a file.", most=MAX_FILE_BYTES)
+    raw = read_json(path, "profiles", advice=_ADVICE, most=MAX_FILE_BYTES)
     with _naming(path):
         if raw["format"] != FORMAT:
-            raise UsageError(f"{path} has format {raw['format']}, but this version reads {FORMAT}.")
-        plans: dict[Coding, Mapping[str, float]] = {}
-        for text, row in raw["plans"].items():
-            plan = Plan.parse(text)
-            plans[plan.cut, plan.level] = row
+            raise UsageError(f"It has format {raw['format']}, but this version reads {FORMAT}.")
+        plans = _by_plan(raw["plans"], lambda row, name: row)
+        source = raw["accuracy_source"]
+        if source not in get_args(AccuracySource):
+            raise UsageError(f"accuracy_source is '{source}', and none of {', '.join(get_args(AccuracySource))}.")
         return Profiles(
             model=str(raw["model"]),
             machine=str(raw["machine"]),
             source=str(raw["source"]),
-            device=DeviceProfile(
-                cuts=_by_cut(raw["device_s"], float),
-                coding={key: (float(row["encode_s"]), int(row["payload_bytes"])) for key, row in plans.items()},
-                token_s=_by_cut(raw["device_token_s"], float),
-                memory_bytes=_by_cut(raw["device_memory_bytes"], int),
-                token_bytes={key: int(row["token_bytes"]) for key, row in plans.items() if row.get("token_bytes")},
-                leak={key: float(row.get("leak", 1.0)) for key, row in plans.items()},
-            ),
+            device=_device(raw, plans),
             cloud=CloudProfile(
-                cuts=_by_cut(raw["cloud_s"], float),
-                coding={key: float(row["decode_s"]) for key, row in plans.items()},
-                token_s=_by_cut(raw["cloud_token_s"], float),
+                cuts=_by_cut(raw["cloud_s"], number),
+                coding=_column(plans, "decode_s", number),
+                token_s=_by_cut(raw["cloud_token_s"], number),
             ),
-            accuracy={Plan.parse(text): float(drop) for text, drop in raw["accuracy_drop"].items()},
-            accuracy_source=raw["accuracy_source"],
-            sizes={Plan.parse(text): tuple(map(int, sizes)) for text, sizes in raw["sizes"].items()},
+            accuracy=_by_plan(raw["accuracy_drop"], _share),
+            accuracy_source=source,
+            sizes=_by_plan(raw["sizes"], lambda sizes, name: tuple(whole(size, name) for size in sizes)),
         )
+
+
+def _device(raw: Mapping[str, Any], plans: Mapping[Plan, Mapping[str, Any]]) -> DeviceProfile:
+    return DeviceProfile(
+        cuts=_by_cut(raw["device_s"], number),
+        coding={
+            (plan.cut, plan.level): (number(row["encode_s"], "encode_s"), whole(row["payload_bytes"], "payload_bytes"))
+            for plan, row in plans.items()
+        },
+        token_s=_by_cut(raw["device_token_s"], number),
+        memory_bytes=_by_cut(raw["device_memory_bytes"], whole),
+        token_bytes={coding: size for coding, size in _column(plans, "token_bytes", whole).items() if size},
+        leak=_column(plans, "leak", _share),
+    )
 
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
     try:
         yield
+    except UsageError as error:
+        raise UsageError(f"{path} is no profile file: {error.sentence}", advice=_ADVICE) from error
     except KeyError as error:
         raise UsageError(f"{path} lacks {error}.", advice="`splitvlm profile` writes all of it.") from error
     except (TypeError, ValueError, AttributeError) as error:
-        raise UsageError(f"{path} is no profile file: {error}.", advice="`splitvlm profile` writes one.") from error
+        raise UsageError(f"{path} is no profile file: {error}.", advice=_ADVICE) from error
 
 
-def _by_cut(raw: Mapping[str, Any], kind: Callable[[Any], Any]) -> dict[Cut, Any]:
-    return {Cut.parse(text): kind(value) for text, value in raw.items()}
+def _share(value: object, name: str) -> float:
+    return number(value, name, most=1.0)
+
+
+def _by_cut(raw: Mapping[str, Any], check: Callable[[object, str], T]) -> dict[Cut, T]:
+    return {Cut.parse(text): check(value, f"A figure of {text}") for text, value in raw.items()}
+
+
+def _by_plan(raw: Mapping[str, Any], check: Callable[[Any, str], T]) -> dict[Plan, T]:
+    return {Plan.parse(text): check(value, f"A figure of {text}") for text, value in raw.items()}
+
+
+def _column(plans: Mapping[Plan, Mapping[str, Any]], name: str, check: Callable[[object, str], T]) -> dict[Coding, T]:
+    """One column of the plans' rows, of those that have it."""
+    return {(plan.cut, plan.level): check(row[name], f"{name} of {plan}") for plan, row in plans.items() if name in row}
