@@ -7,6 +7,7 @@ the decoder's buffers, the decoded picture, and the copies on the way to an upri
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
@@ -28,12 +29,12 @@ _WALKS: dict[str, Callable[[bytes], Layout]] = {
     "AVIF": avif.walk,
 }  # fmt: skip
 _FIXED_BYTES = 4 << 20
+_AV1_THREAD_BYTES = 1 << 20
 _TO_RGB_BYTES = 17
 """A pixel, at most: as decoded 4, with its alpha 4 and 1, on white 4, turned 4."""
-_DECODER_BYTES = {"JPEG": 0, "PNG": 0, "GIF": 1, "BMP": 0, "TIFF": 8, "WEBP": 18, "AVIF": 40}
-"""A pixel, at most. TIFF: a strip; WebP: two canvases, its own pixels, planes of alpha, the frame; AVIF: planes of 16 bits."""
-_AVIF_BYTES = 64 << 20
-"""The AV1 decoder's own, for its threads."""
+_DECODER_BYTES = {"JPEG": 0, "PNG": 0, "GIF": 1, "BMP": 0, "TIFF": 8, "WEBP": 18, "AVIF": 32}
+"""A pixel, at most. TIFF: a strip; WebP: two canvases, its own pixels, planes of alpha, the frame; AVIF: four frames of 16 bits
+and the result."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,9 @@ def format_of(data: bytes) -> str | None:
 
 def _check(layout: Layout, max_pixels: int) -> None:
     pixels = layout.width * layout.height
-    if not 0 < pixels <= max_pixels:
+    if not pixels:
+        raise PictureRefused("is damaged and cannot be read as a picture: it has no pixels")
+    if pixels > max_pixels:
         raise PictureRefused(f"is too large: it has {layout.width} x {layout.height} pixels")
     if layout.scans * pixels > MAX_SCANNED_PIXELS:
         raise PictureRefused(f"is not taken: {layout.scans} scans of {layout.width} x {layout.height} pixels")
@@ -108,5 +111,6 @@ def _check(layout: Layout, max_pixels: int) -> None:
 
 def _decoded_bytes(kind: str, picture: Image.Image, layout: Layout, file_bytes: int) -> int:
     pixels = picture.width * picture.height
-    own = layout.buffered_bytes + (_AVIF_BYTES if kind == "AVIF" else 0)
-    return _FIXED_BYTES + 4 * file_bytes + own + pixels * (_TO_RGB_BYTES + _DECODER_BYTES[kind])
+    threads_bytes = _AV1_THREAD_BYTES * (os.cpu_count() or 1) if kind == "AVIF" else 0
+    own_bytes = _FIXED_BYTES + threads_bytes + layout.buffered_bytes
+    return own_bytes + 4 * file_bytes + pixels * (_TO_RGB_BYTES + _DECODER_BYTES[kind])

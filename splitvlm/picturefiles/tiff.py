@@ -22,6 +22,7 @@ _HOLD_PIXELS = {
     *(266, 273, 277, 278, 279),  # fill order, strips, samples a pixel
     *(284, 317, 320, 324, 325, 338, 529, 530, 532),  # planes, predictor, palette, tiles, extra samples, YCbCr
 }
+_READ = _HOLD_PIXELS | {_ORIENTATION, _LOWEST, _HIGHEST}
 _COMPRESSIONS = {1: "none", 5: "LZW", 8: "Deflate", 32773: "PackBits", 32946: "Deflate"}
 _MAX_TILE_PIXELS = 1 << 24
 _SAMPLE_BYTES = 8  # a pixel of a tile: four samples of 16 bits
@@ -32,7 +33,7 @@ Number = int | float
 @dataclass(frozen=True)
 class _Directory:
     order: str  # "<" or ">"
-    entries: list[bytes]
+    entries: dict[int, bytes]  # by tag, of those that say where and how pixels lie
     values: dict[int, tuple[Number, ...]]
 
     def first(self, tag: int, otherwise: int = 0) -> Number:
@@ -65,32 +66,32 @@ def _directory(data: bytes) -> _Directory:
     (start,) = struct.unpack(order + "I", within(data, 4, 4))
     (count,) = struct.unpack(order + "H", within(data, start, 2))
     block = within(data, start + 2, 12 * count)
-    entries = [block[place : place + 12] for place in range(0, len(block), 12)]
+    entries: dict[int, bytes] = {}
     values: dict[int, tuple[Number, ...]] = {}
-    for entry in entries:
-        tag, kind, length = struct.unpack_from(order + "HHI", entry)
-        if tag not in _HOLD_PIXELS | {_ORIENTATION, _LOWEST, _HIGHEST} or kind not in _TYPES or tag in values:
+    for start in range(0, len(block), 12):
+        tag, kind, length = struct.unpack_from(order + "HHI", block, start)
+        if tag not in _READ or kind not in _TYPES or tag in values:
             continue
         if length > MAX_BLOCKS:
             raise too_many_blocks()
+        entry = block[start : start + 12]
         form = f"{order}{length}{_TYPES[kind]}"
         inline = struct.calcsize(form) <= 4
         place = 8 if inline else struct.unpack_from(order + "I", entry, 8)[0]
         values[tag] = struct.unpack(form, within(entry if inline else data, place, struct.calcsize(form)))
+        if tag in _HOLD_PIXELS:
+            entries[tag] = entry
     return _Directory(order, entries, values)
 
 
 def _with_directory(data: bytes, found: _Directory) -> bytes:
     """The file with a directory at its end that holds only what a decoder needs, and no next one."""
-    tags = [struct.unpack_from(found.order + "H", entry)[0] for entry in found.entries]
-    kept = {
-        tag: entry for tag, entry in zip(tags, found.entries, strict=True) if tag in _HOLD_PIXELS & found.values.keys()
-    }
     padding = bytes(len(data) % 2)
     place = len(data) + len(padding)
     if place >= 1 << 32:
         raise truncated()
-    directory = struct.pack(found.order + "H", len(kept)) + b"".join(kept[tag] for tag in sorted(kept)) + bytes(4)
+    count = struct.pack(found.order + "H", len(found.entries))
+    directory = count + b"".join(found.entries[tag] for tag in sorted(found.entries)) + bytes(4)
     return b"".join([data[:4], struct.pack(found.order + "I", place), data[8:], padding, directory])
 
 

@@ -10,23 +10,30 @@ _GROUP_BYTES = 6_000  # five prefix codes of 256 entries of 4 bytes, and their p
 _GROUP_FILE_BYTES = 2.5  # five codes of 4 bits
 _MAX_GROUPS = 1 << 16
 _GROUP_PIXELS = 16  # a group of codes for each 4 x 4 pixels at most
-_LONGER_CODES = 100  # bytes of tables that a byte of the file can buy by longer codes
+_LONG_CODE_BYTES = 51  # of a second table of 128 entries, a byte of the file that describes codes longer than 8 bits
+_LOSSLESS = {b"VP8L", b"ALPH", b"ANMF"}  # chunks that are or may hold losslessly coded planes
 
 
 def walk(data: bytes) -> Layout:
     """Raises PictureRefused where the file names no size or has too many chunks."""
     width, height = _size(within(data, 12, 18))
-    orientation, place = UPRIGHT, 12
+    orientation, lossless, place = UPRIGHT, False, 12
     for _ in range(MAX_BLOCKS):
         if place + 8 > len(data):
-            groups = min(width * height / _GROUP_PIXELS + 1, _MAX_GROUPS, len(data) / _GROUP_FILE_BYTES)
-            tables = 0 if data[12:16] == b"VP8 " else int(groups * _GROUP_BYTES + _LONGER_CODES * len(data))
-            return Layout(data, width, height, orientation, buffered_bytes=tables)
+            buffered_bytes = _prefix_code_bytes(width * height, len(data)) if lossless else 0
+            return Layout(data, width, height, orientation, buffered_bytes=buffered_bytes)
         kind, length = data[place : place + 4], int.from_bytes(data[place + 4 : place + 8], "little")
         if kind == b"EXIF":
             orientation = orientation_of(data[place + 8 : place + 8 + length])
+        lossless = lossless or kind in _LOSSLESS
         place += 8 + length + length % 2
     raise too_many_blocks()
+
+
+def _prefix_code_bytes(pixels: int, file_bytes: int) -> int:
+    """The most memory that prefix codes can take: far above what encoders make, but a small file can ask for it."""
+    groups = min(pixels / _GROUP_PIXELS + 1, _MAX_GROUPS, file_bytes / _GROUP_FILE_BYTES)
+    return int(groups * _GROUP_BYTES + _LONG_CODE_BYTES * file_bytes)
 
 
 def _size(head: bytes) -> tuple[int, int]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 import struct
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
@@ -32,19 +31,21 @@ from splitvlm.codec.grid import PLACES
 from splitvlm.codec.klt import Basis, transform_of
 from splitvlm.codec.lessons import learn
 from splitvlm.codec.levels import KLT_STEPS
-from splitvlm.codec.picture import decode_picture, picture_levels
+from splitvlm.codec.picture import decode_picture, inspect_coded_picture, picture_levels
 from splitvlm.codec.prompt import Template
 from splitvlm.codec.restoring import Restorer
 from splitvlm.crypto.authority import init_authority, issue
 from splitvlm.crypto.handshake import CloudHandshake, DeviceHandshake, Hello
 from splitvlm.crypto.identity import Role, load_identity
 from splitvlm.domain import IMAGE, TOKENS
-from splitvlm.errors import SplitvlmError
+from splitvlm.errors import SplitvlmError, UsageError
 from splitvlm.link import tracefiles
 from splitvlm.model.loading import load_cloud, load_device
-from splitvlm.model.pictures import read_picture
+from splitvlm.model.pictures import inspect_picture, read_picture
+from splitvlm.picturefiles import FORMATS, PictureHeader
 from splitvlm.rpc import plans
 from splitvlm.wire.v1 import control_pb2, data_pb2
+from tests.picture_files import exif_block, jpeg_of_scans, jpeg_with_exif, png_with, saved
 from tests.samples import tiny_model
 
 CHANNELS, TOKENS_SEEN = 16, 12
@@ -78,7 +79,9 @@ def boundary_seeds() -> list[bytes]:
 
 def picture(data: bytes) -> None:
     with contextlib.suppress(SplitvlmError):
+        header = inspect_coded_picture(data, max_pixels=MOST_PIXELS)
         found = decode_picture(data, max_pixels=MOST_PIXELS)
+        assert found.size == (header.width, header.height)
         assert found.width * found.height <= MOST_PIXELS
 
 
@@ -87,15 +90,42 @@ def picture_seeds() -> list[bytes]:
 
 
 def question_picture(data: bytes) -> None:
+    """Whatever opens has the size that its header said, on its side or not."""
     with contextlib.suppress(SplitvlmError):
-        read_picture(data)
+        header = _small_header(data)
+        found = read_picture(data)
+        assert {found.width, found.height} == {header.width, header.height}
+        assert found.mode == "RGB"
 
 
 def question_picture_seeds() -> list[bytes]:
-    stores = [io.BytesIO() for _ in range(3)]
-    for store, kind in zip(stores, ("PNG", "JPEG", "WEBP"), strict=True):
-        _picture().save(store, kind)
-    return [store.getvalue() for store in stores]
+    exif = exif_block([(0x0112, 3, 1, b"\6\0"), (0x010F, 2, 9, b"a camera\0")])
+    grey = Image.linear_gradient("L").resize((48, 40))
+    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    clear = _picture().copy()
+    clear.putalpha(grey)
+    return [
+        jpeg_with_exif(_picture(), exif),
+        *(saved(_picture(), kind) for kind in FORMATS if kind != "GIF"),
+        *(saved(clear, kind) for kind in ("PNG", "WEBP", "AVIF", "TIFF")),
+        *(saved(deep, "TIFF", compression=name, tiffinfo={0x0112: 6}) for name in (None, "tiff_lzw", "packbits")),
+        jpeg_of_scans(12, edge_px=32),
+        saved(_picture(), "JPEG", progressive=True),
+        saved(_picture().convert("CMYK"), "JPEG"),
+        png_with(saved(deep, "PNG"), b"sBIT", b"\x0c"),
+        saved(_picture().quantize(16), "PNG", transparency=3),
+        saved(_picture().quantize(16), "GIF", save_all=True, append_images=[_picture().quantize(4)], transparency=3),
+        saved(_picture(), "WEBP", save_all=True, append_images=[clear.rotate(9)], exif=exif),
+        saved(_picture(), "WEBP", lossless=True),
+    ]
+
+
+def _small_header(data: bytes) -> PictureHeader:
+    """The header of a small picture: what is large takes a fuzzer's time and finds nothing."""
+    header = inspect_picture(data)
+    if header.width * header.height > MOST_PIXELS:
+        raise UsageError("too large for a fuzzer")
+    return header
 
 
 def handshake(data: bytes) -> None:
