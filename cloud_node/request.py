@@ -16,6 +16,7 @@ from splitvlm.codec.codec import Codec
 from splitvlm.codec.limits import Limits as CodecLimits
 from splitvlm.domain import IMAGE, Cut, CutKind, Plan
 from splitvlm.errors import Forgotten, UsageError
+from splitvlm.model.arrival import check_again_shapes, check_shapes, check_step_shape, check_tile_shapes
 from splitvlm.model.boundary import Boundary, joined
 from splitvlm.model.parts import CloudPart, UpperRun
 from splitvlm.model.tiles import in_tiles
@@ -113,7 +114,8 @@ class Answering:
 
     async def _tile(self) -> Boundary:
         """The next, decoded within what its forerunners left of the limits."""
-        data = await self._parts.get()
+        data, first = await self._parts.get(), self._limits == CodecLimits()
+        check_tile_shapes(self._part, self._cut, self._codec.outline(self._cut, data, self._limits), first=first)
         tile = await self._timed("decode_us", self._codec.decode, self._cut, data, self._limits)
         for tensor in tile.values():
             self._limits = self._limits.less(tensor.numel(), tensor.numel() * tensor.element_size())
@@ -130,6 +132,7 @@ class Answering:
         if self._cut == IMAGE:
             self._picture = decode_picture(payload, max_pixels=MAX_PICTURE_PIXELS)
             return self._part.upper_from_picture(self._picture, self._question, self._max_new_tokens)
+        check_shapes(self._part, self._cut, self._codec.outline(self._cut, payload))
         boundary = self._codec.decode(self._cut, payload)
         return self._part.upper(self._cut, boundary, self._max_new_tokens)
 
@@ -137,6 +140,7 @@ class Answering:
         if known.picture is not None:
             prompt = self._part.prompt(known.picture, self._question)
         else:
+            check_again_shapes(self._part, self._codec.outline(self._cut, payload))
             prompt = self._codec.decode(self._cut, payload)
         return self._part.again(known.prefix, prompt, self._max_new_tokens)
 
@@ -147,7 +151,10 @@ class Answering:
         return prefix is not None and self._shelf.put(self._name, Kept(self._plan, prefix, self._picture))
 
     def _next(self, run: UpperRun, step: bytes | None, given: int | None) -> int:
-        return run.next(None if step is None else self._codec.decode(self._cut, step), given)
+        if step is None:
+            return run.next(None, given)
+        check_step_shape(self._part, self._codec.outline(self._cut, step))
+        return run.next(self._codec.decode(self._cut, step), given)
 
     def _taken(self, place: int) -> int | None:
         """The token at this place of the answer, where another node chose it."""

@@ -61,22 +61,42 @@ def decode(data: bytes, *, limits: Limits, basis: Basis | None = None) -> dict[s
     version = cursor.byte()
     if version >= header.SHORT:
         return _decode_short(cursor, version - header.SHORT, limits, basis)
+    return {head.name: _decode_tensor(head, body, basis) for head, body in _bodies(cursor, version, limits)}
+
+
+def outline(data: bytes, *, limits: Limits, basis: Basis | None = None) -> dict[str, torch.Tensor]:
+    """What `decode` would return, as tensors without data (on the device "meta"): nothing is decoded. Raises ProtocolError."""
+    cursor = Cursor(data)
+    version = cursor.byte()
+    if version < header.SHORT:
+        heads = {head.name: head for head, _ in _bodies(cursor, version, limits)}
+        return {name: _without_data(head.shape, _TORCH[head.dtype]) for name, head in heads.items()}
+    shape, left, basis = _short_shape(limits, basis)
+    num_ids = basis.template.length(cursor, _most_ids(left))
+    return {CALIBRATED: _without_data(shape, torch.float32), IDS: _without_data((num_ids,), torch.int64)}
+
+
+def _bodies(cursor: Cursor, version: int, limits: Limits) -> list[tuple[TensorHead, Cursor]]:
+    """Each tensor's head, held against the limits of all together, and its body."""
     if version != header.VERSION:
         malformed("its version is unknown")
     count = cursor.byte()
     if count > limits.max_tensors:
         malformed(f"it holds {count} tensors, above {limits.max_tensors}")
-    boundary: dict[str, torch.Tensor] = {}
+    bodies: list[tuple[TensorHead, Cursor]] = []
     left = limits
     for _ in range(count):
         head = header.read_head(cursor, left)
-        if head.name in boundary:
+        if any(head.name == before.name for before, _ in bodies):
             malformed("a name occurs twice")
         left = left.less(head.elements, head.elements * header.ITEM_BYTES[head.dtype])
-        body = Cursor(cursor.take(cursor.varint(cursor.left, "a body's length")))
-        boundary[head.name] = _decode_tensor(head, body, basis)
+        bodies.append((head, Cursor(cursor.take(cursor.varint(cursor.left, "a body's length")))))
     cursor.end()
-    return boundary
+    return bodies
+
+
+def _without_data(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
 
 
 def _is_short(boundary: dict[str, torch.Tensor], basis: Basis) -> bool:
@@ -89,14 +109,23 @@ def _is_short(boundary: dict[str, torch.Tensor], basis: Basis) -> bool:
 
 
 def _decode_short(cursor: Cursor, level: int, limits: Limits, basis: Basis | None) -> dict[str, torch.Tensor]:
-    if basis is None or not basis.shape:
-        malformed("this boundary has no calibration for it")
-    shape = (*basis.shape, basis.channels)
-    left = limits.less(math.prod(shape), 4 * math.prod(shape))
-    ids = basis.template.decode(cursor, min(left.max_elements, left.max_decoded_bytes // 8))
+    shape, left, basis = _short_shape(limits, basis)
+    ids = basis.template.decode(cursor, _most_ids(left))
     hidden = torch.from_numpy(klt.decode(cursor, math.prod(basis.shape), basis, level)).reshape(shape)
     cursor.end()
     return {CALIBRATED: hidden, IDS: torch.tensor(ids, dtype=torch.int64)}
+
+
+def _short_shape(limits: Limits, basis: Basis | None) -> tuple[tuple[int, ...], Limits, Basis]:
+    """Of `hidden` in the second form, and what it leaves of the limits."""
+    if basis is None or not basis.shape:
+        malformed("this boundary has no calibration for it")
+    shape = (*basis.shape, basis.channels)
+    return shape, limits.less(math.prod(shape), 4 * math.prod(shape)), basis
+
+
+def _most_ids(left: Limits) -> int:
+    return min(left.max_elements, left.max_decoded_bytes // 8)
 
 
 def _encode_tensor(name: str, tensor: torch.Tensor, level: str, basis: Basis | None) -> bytes:

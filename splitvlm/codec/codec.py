@@ -56,6 +56,10 @@ class Codec:
         self.check(cut, level)
         return boundary.encode(tensors, level, self._bases.get(cut))
 
+    def outline(self, cut: Cut, data: bytes, limits: Limits | None = None) -> dict[str, torch.Tensor]:
+        """What `decode` would return, as tensors without data: nothing is decoded. Raises ProtocolError."""
+        return boundary.outline(data, limits=limits or Limits(), basis=self._bases.get(cut))
+
     def decode(self, cut: Cut, data: bytes, limits: Limits | None = None) -> dict[str, torch.Tensor]:
         """The boundary at `cut` from a peer's bytes. Raises ProtocolError."""
         return boundary.decode(data, limits=limits or Limits(), basis=self._bases.get(cut))

@@ -41,12 +41,16 @@ class Template:
             number = number * self.vocabulary + one
         return varint(len(own)) + number.to_bytes(self._num_bytes(len(own)), "big")
 
-    def decode(self, cursor: Cursor, most: int) -> list[int]:
-        """At most so many ids. Raises ProtocolError."""
+    def length(self, cursor: Cursor, most: int) -> int:
+        """How many ids follow, at most so many; the cursor stands behind that number. Raises ProtocolError."""
         known = len(self.before) + len(self.after)
         if known > most:
             malformed("its prompt is too long")
-        count = cursor.varint(min(MOST_OWN, most - known), "the number of ids")
+        return known + cursor.varint(min(MOST_OWN, most - known), "the number of ids")
+
+    def decode(self, cursor: Cursor, most: int) -> list[int]:
+        """At most so many ids. Raises ProtocolError."""
+        count = self.length(cursor, most) - len(self.before) - len(self.after)
         number = int.from_bytes(cursor.take(self._num_bytes(count)), "big")
         own = []
         for _ in range(count):

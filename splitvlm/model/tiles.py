@@ -18,15 +18,18 @@ def in_tiles(part: CloudPart, cut: Cut, first: Boundary, max_new_tokens: int) ->
     part.check(cut)
     if not (part.family.causal and part.family.tokens_by_tile):
         return None
-    check_tile(part, cut, first, first=True)
-    return TiledRun(part, cut, {name: tensor.to(part.device) for name, tensor in first.items()}, max_new_tokens)
+    num_tokens = check_tile(part, cut, first, first=True)
+    here = {name: tensor.to(part.device) for name, tensor in first.items()}
+    return TiledRun(part, cut, here, num_tokens, max_new_tokens)
 
 
 class TiledRun(UpperRun):
     """`begin` with the tile that it was made from, `add` the others one after another, then `first`."""
 
-    def __init__(self, part: Part, cut: Cut, first: Boundary, max_new_tokens: int) -> None:
+    def __init__(self, part: Part, cut: Cut, first: Boundary, num_tokens: int, max_new_tokens: int) -> None:
+        """`num_tokens`: that the first tile becomes."""
         super().__init__(part, cut, first, max_new_tokens)
+        self._first_tokens = num_tokens
         self._ids_T = first[IDS]
         self._places_V = (self._ids_T == part.model.config.image_token_id).nonzero()[:, 0].tolist()
         self._seen = 0  # visual tokens
@@ -36,19 +39,19 @@ class TiledRun(UpperRun):
     @torch.inference_mode()
     def begin(self) -> None:
         """The first tile: its upper part, then the prompt as far as it is known. Raises ProtocolError."""
-        self._read(self._given)
+        self._read(self._given, self._first_tokens)
 
     @torch.inference_mode()
     def add(self, tile: Boundary) -> None:
         """The same of the next tile. Raises ProtocolError."""
-        check_tile(self._part, self._cut, tile, first=False)
-        self._read({name: tensor.to(self._part.device) for name, tensor in tile.items()})
+        num_tokens = check_tile(self._part, self._cut, tile, first=False)
+        self._read({name: tensor.to(self._part.device) for name, tensor in tile.items()}, num_tokens)
 
-    def _read(self, tile: Boundary) -> None:
-        visual_VD = self._visual(tile)
-        self._seen += visual_VD.shape[0]
-        if self._seen > len(self._places_V):
+    def _read(self, tile: Boundary, num_tokens: int) -> None:
+        if self._seen + num_tokens > len(self._places_V):  # before the tower runs
             raise ProtocolError(f"The prompt has {len(self._places_V)} places, fewer than visual tokens came.")
+        visual_VD = self._visual(tile)
+        self._seen += num_tokens
         self._run_to(self._places_V[self._seen - 1] + 1, visual_VD)
 
     @torch.inference_mode()

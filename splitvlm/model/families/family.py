@@ -80,11 +80,24 @@ class Family(ABC):
     def lower_vision(self, model: Any, inputs: Mapping[str, torch.Tensor], layers: int) -> Boundary:
         """Patches and the first `layers` layers of the tower: `hidden` and the side tensors that the rest needs."""
 
-    def check_sides(self, model: Any, boundary: Boundary, *, visual_tokens: int | None) -> bool:
-        """Whether side tensors of a peer fit `hidden` and the model; `visual_tokens` is their number above `vision:k`.
+    # What a peer's boundary may hold. All sizes that the rest of the run allocates by are checked here, before it runs.
 
-        All sizes that the rest of the run allocates by must be checked here.
+    @abstractmethod
+    def check_states(self, model: Any, boundary: Boundary, most_tokens: int) -> bool:
+        """Whether `hidden` at vision:k and its side tensors have shapes and dtypes that this model's tower can make.
+
+        `boundary` may be one tile's, and an outline without data. A prompt has room for `most_tokens` visual tokens.
         """
+
+    @abstractmethod
+    def visual_tokens(self, model: Any, boundary: Boundary) -> int | None:
+        """How many visual tokens a boundary at vision:k becomes, computed without running anything.
+
+        None where values of its side tensors do not fit `hidden`; its shapes passed `check_states`.
+        """
+
+    def check_sides(self, model: Any, boundary: Boundary, visual_tokens: int) -> bool:
+        """Whether the values of `language_sides` fit so many visual tokens, at any cut."""
         return True
 
     @abstractmethod

@@ -26,8 +26,12 @@ class Gemma3(Family):
     )
     needs_types = True
 
-    def check_sides(self, model: Any, boundary: Boundary, *, visual_tokens: int | None) -> bool:
-        return visual_tokens is not None or boundary[HIDDEN].shape[1] == self.patches_of_tile(model.config)
+    def check_states(self, model: Any, boundary: Boundary, most_tokens: int) -> bool:
+        right_size = boundary[HIDDEN].shape[1] == self.patches_of_tile(model.config)
+        return right_size and self.visual_tokens(model, boundary) <= most_tokens
+
+    def visual_tokens(self, model: Any, boundary: Boundary) -> int:
+        return int(boundary[HIDDEN].shape[0] * model.config.mm_tokens_per_image)
 
     def stack(self, model: Any) -> nn.Module:
         found: nn.Module = model.model.language_model

@@ -29,14 +29,21 @@ class Idefics3(Family):
     optional_sides = (PATCHES,)
     causal = True
 
-    def check_sides(self, model: Any, boundary: Boundary, *, visual_tokens: int | None) -> bool:
-        if visual_tokens is not None:
-            return True
-        tiles, num_patches, _ = boundary[HIDDEN].shape
-        patches = boundary.get(PATCHES)
-        fits = patches is None or (patches.shape[0] == tiles and patches[0].numel() == num_patches)
+    def check_states(self, model: Any, boundary: Boundary, most_tokens: int) -> bool:
+        num_patches = boundary[HIDDEN].shape[1]
         side = math.isqrt(num_patches)  # the pixel shuffle takes squares
-        return fits and side * side == num_patches and side % model.config.scale_factor == 0
+        is_tile = side**2 == num_patches <= self.patches_of_tile(model.config) and side % model.config.scale_factor == 0
+        return is_tile and _is_mask(boundary) and self._num_tokens(model, boundary) <= most_tokens
+
+    def visual_tokens(self, model: Any, boundary: Boundary) -> int | None:
+        patches = boundary.get(PATCHES)
+        if patches is not None and not bool((patches <= 1).all()):
+            return None
+        return self._num_tokens(model, boundary)
+
+    def _num_tokens(self, model: Any, boundary: Boundary) -> int:
+        tiles, num_patches, _ = boundary[HIDDEN].shape
+        return int(tiles * num_patches // model.config.scale_factor**2)
 
     def stack(self, model: Any) -> nn.Module:
         found: nn.Module = model.model.text_model
@@ -77,6 +84,16 @@ class Idefics3(Family):
     def shrunk(self, image_processor: Any, picture_CHW: Any) -> Any:
         size = image_processor.size
         return image_processor.resize(picture_CHW, size=size, resample=image_processor.resample)
+
+
+def _is_mask(boundary: Boundary) -> bool:
+    """Whether the patches' mask has the shape of `hidden`, where there is one."""
+    if PATCHES not in boundary:
+        return True
+    patches, (tiles, num_patches, _) = boundary[PATCHES], boundary[HIDDEN].shape
+    if patches.dtype != torch.uint8 or patches.ndim != 3:
+        return False
+    return (patches.shape[0], patches.shape[1] * patches.shape[2]) == (tiles, num_patches)
 
 
 def _all_seen(tiles_BNCHW: torch.Tensor) -> dict[str, torch.Tensor]:

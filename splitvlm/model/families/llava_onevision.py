@@ -32,15 +32,21 @@ class LlavaOnevision(Family):
     vision_sides = (SIZES,)
     tokens_by_tile = False  # rows of several crops are packed into one another
 
-    def check_sides(self, model: Any, boundary: Boundary, *, visual_tokens: int | None) -> bool:
-        if visual_tokens is not None:
-            return True
+    def check_states(self, model: Any, boundary: Boundary, most_tokens: int) -> bool:
+        config, (tiles, num_patches, _) = model.config, boundary[HIDDEN].shape
+        most_tiles = max(_num_tiles(config, size) for size in config.image_grid_pinpoints)
+        return num_patches == self.patches_of_tile(config) and bool(tiles <= most_tiles)
+
+    def visual_tokens(self, model: Any, boundary: Boundary) -> int | None:
+        """By the model's own packing, of tiles without data."""
         sizes, (tiles, num_patches, _) = boundary[SIZES], boundary[HIDDEN].shape
-        config, vision = model.config, model.config.vision_config
-        if sizes.dtype != torch.int64 or sizes.shape != (1, 2) or not bool(((sizes > 0) & (sizes <= _MAX_EDGE)).all()):
-            return False
-        expected = image_size_to_num_patches(sizes[0].tolist(), config.image_grid_pinpoints, vision.image_size)
-        return bool(tiles == expected) and num_patches == (vision.image_size // vision.patch_size) ** 2
+        if not bool(((sizes > 0) & (sizes <= _MAX_EDGE)).all()) or tiles != _num_tiles(model.config, sizes[0].tolist()):
+            return None
+        nothing_NP1 = torch.empty((tiles, num_patches, 1), device="meta")
+        try:
+            return int(_packed(model, nothing_NP1, sizes, torch.empty(1, device="meta")).shape[0])
+        except (RuntimeError, ValueError):  # no row is left of a picture of such proportions
+            return None
 
     def vision_depth(self, config: Any) -> int:
         """The model takes the states after one layer of the tower (-1 is the last), before the tower's final norm."""
@@ -69,14 +75,21 @@ class LlavaOnevision(Family):
         return tower_slice(model.model.vision_tower, layers, self.vision_depth(model.config), boundary[HIDDEN])
 
     def connect(self, model: Any, states: torch.Tensor, boundary: Boundary) -> torch.Tensor:
-        inner = model.model
         if model.config.vision_feature_select_strategy == "default":
             states = states[:, 1:]  # a tower with a class token
-        tokens_NPD = inner.multi_modal_projector(states)
-        packed, _ = inner.pack_image_features(
-            [tokens_NPD],
-            boundary[SIZES],
-            image_newline=inner.image_newline,
-            vision_aspect_ratio=model.config.vision_aspect_ratio,
-        )
-        return torch.cat(list(packed))
+        tokens_NPD = model.model.multi_modal_projector(states)
+        return _packed(model, tokens_NPD, boundary[SIZES], model.model.image_newline)
+
+
+def _num_tiles(config: Any, size: Sequence[int]) -> int:
+    """The picture and its crops, of a picture [height, width]."""
+    found: int = image_size_to_num_patches(list(size), config.image_grid_pinpoints, config.vision_config.image_size)
+    return found
+
+
+def _packed(model: Any, tokens_NPD: torch.Tensor, sizes: torch.Tensor, newline_D: torch.Tensor) -> torch.Tensor:
+    """Visual tokens [V, D]: rows of several crops packed into one another."""
+    packed, _ = model.model.pack_image_features(
+        [tokens_NPD], sizes, image_newline=newline_D, vision_aspect_ratio=model.config.vision_aspect_ratio
+    )
+    return torch.cat(list(packed))

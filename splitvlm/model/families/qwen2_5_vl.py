@@ -30,18 +30,22 @@ class Qwen25Vl(Family):
     language_sides = (GRID,)
     states_axes = 2
 
-    def check_sides(self, model: Any, boundary: Boundary, *, visual_tokens: int | None) -> bool:
+    def check_states(self, model: Any, boundary: Boundary, most_tokens: int) -> bool:
+        merged = boundary[HIDDEN].shape[0] % model.config.vision_config.spatial_merge_size**2 == 0
+        return merged and self.visual_tokens(model, boundary) <= most_tokens
+
+    def visual_tokens(self, model: Any, boundary: Boundary) -> int:
+        return int(boundary[HIDDEN].shape[0] // model.config.vision_config.spatial_merge_size**2)
+
+    def check_sides(self, model: Any, boundary: Boundary, visual_tokens: int) -> bool:
         grid, merge = boundary[GRID], model.config.vision_config.spatial_merge_size
-        if grid.dtype != torch.int64 or grid.shape != (1, 3) or not bool((grid > 0).all()):
-            return False
         places = self.types(model, boundary).nonzero().flatten()
         if len(places) == 0 or places[-1] - places[0] + 1 != len(places):  # one picture, in one piece
             return False
         time, height, width = grid[0].tolist()
-        if time != 1 or height % merge or width % merge:
+        if time != 1 or min(height, width) <= 0 or height % merge or width % merge:
             return False
-        num_patches = boundary[HIDDEN].shape[0] if visual_tokens is None else visual_tokens * merge**2
-        return bool(height * width == num_patches)
+        return bool(height * width == visual_tokens * merge**2)
 
     def vision_depth(self, config: Any) -> int:
         return int(config.vision_config.depth)
