@@ -35,6 +35,7 @@ _log = logging.getLogger("splitvlm.orchestrator")
 CALLS_AT_ONCE = 20.0
 CALLS_PER_BEAT = 2.0  # in the long run a node may call so often in each period of beats,
 CALLS_PER_S = 1.0  # and so often besides
+REGISTRATIONS_AT_ONCE, REGISTRATIONS_PER_S = 6.0, 0.2  # besides: each may make a table of many plans
 REFUSAL_PAUSE_S = 0.5  # before a call is refused for its pace: a caller that asks in a loop is slowed down to this
 
 
@@ -45,6 +46,7 @@ class ControlServicer(control_pb2_grpc.ControlServicer):
         self._registry = Registry(heartbeat_s)
         self._streams = PlanStreams()
         self._pace = Pace(_calls_per_s(heartbeat_s), CALLS_AT_ONCE)
+        self._registration_pace = Pace(REGISTRATIONS_PER_S, REGISTRATIONS_AT_ONCE)
         self._publisher = Publisher(self._registry, self._streams, accuracy)
 
     async def run(self) -> None:
@@ -66,6 +68,7 @@ class ControlServicer(control_pb2_grpc.ControlServicer):
     async def Register(self, request: pb.Registration, context: Any) -> pb.Registered:
         check_registration(request)
         await self._admit(context, request.node, Role.EDGE if request.role == "edge" else Role.CLOUD)
+        await self._keep(self._registration_pace, request.node)
         node = _node(request, _host_of(context.peer()))
         self._registry.register(node, time.monotonic())
         self._publisher.changed()
@@ -122,7 +125,7 @@ class ControlServicer(control_pb2_grpc.ControlServicer):
     @unary
     async def Nodes(self, request: pb.NodesRequest, context: Any) -> pb.NodeList:
         caller = require_role(context, *Role, plaintext=self._plaintext)
-        await self._keep_pace(f"nodes/{caller or ''}")
+        await self._keep(self._pace, f"nodes/{caller or ''}")
         now_s = time.monotonic()
         nodes = sorted(self._registry.nodes(), key=lambda node: (self._registry.silent_s(node.name, now_s), node.name))
         return pb.NodeList(nodes=[self._status(node, now_s) for node in nodes[:MAX_LISTED_NODES]])
@@ -132,10 +135,10 @@ class ControlServicer(control_pb2_grpc.ControlServicer):
         caller = require_role(context, *roles, plaintext=self._plaintext)
         if caller is not None and caller != name:
             raise PermissionRefused(f"The certificate of {caller} does not allow it to speak for {name}.")
-        await self._keep_pace(name)
+        await self._keep(self._pace, name)
 
-    async def _keep_pace(self, caller: str) -> None:
-        wait_s = self._pace.wait_s(caller, time.monotonic())
+    async def _keep(self, pace: Pace, caller: str) -> None:
+        wait_s = pace.wait_s(caller, time.monotonic())
         if wait_s:
             await asyncio.sleep(REFUSAL_PAUSE_S)
             raise CapacityError(

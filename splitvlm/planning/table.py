@@ -10,6 +10,7 @@ kinds.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -20,6 +21,7 @@ from splitvlm.planning.costs import CostLine
 
 GRID_RTT_S = (0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 GRID_TOKENS = (0, 1, 2, 4, 8, 16, 64, 256)
+ROUNDING = 1e-12  # rates that differ by no more are one
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ def build_table(lines: Sequence[CostLine], limits: Limits, version: int) -> Plan
 
 def dominates(one: CostLine, other: CostLine) -> bool:
     """Whether `one` is at most as slow as `other` on every link and for every length of answer."""
-    return all(a <= b for a, b in zip(_coefficients(one), _coefficients(other), strict=True))
+    return all(map(operator.le, _coefficients(one), _coefficients(other)))
 
 
 def _coefficients(line: CostLine) -> tuple[float, ...]:
@@ -120,27 +122,36 @@ def _envelope(lines: tuple[CostLine, ...]) -> tuple[CostLine, ...]:
 def envelope(lines: Sequence[CostLine], rtt_s: float, n_tokens: int) -> list[tuple[float, CostLine]]:
     """Which line is the fastest at which rate: (highest uplink_bps of its span, line), from fast links to slow ones.
 
-    The first span begins at infinity. Exact: latency is linear in 1 / uplink_bps, so this walks the lower hull of lines.
+    The first span begins at infinity. Exact: latency is linear in 1 / uplink_bps, so this is the lower hull of lines, by
+    Graham's scan. A table of many lines must not cost much more than one of few: peers say how many there are.
     """
-    left = [(line.latency_s(math.inf, rtt_s, n_tokens), line.bits_of(n_tokens), line) for line in lines]
-    spans: list[tuple[float, CostLine]] = []
-    per_bps = 0.0  # 1 / rate at which the walk stands
-    while left:
-        fixed_s, bits, line = min(left, key=lambda item: (item[0] + item[1] * per_bps, item[1]))
-        spans.append((1 / per_bps if per_bps else math.inf, line))
-        left = [item for item in left if item[1] < bits]
-        if left:
-            per_bps = max(per_bps, min((other - fixed_s) / (bits - fewer) for other, fewer, _ in left))
-    return spans
+    costs = ((line.latency_s(math.inf, rtt_s, n_tokens), line.bits_of(n_tokens), line) for line in lines)
+    hull: list[
+        tuple[float, float, int, CostLine]
+    ] = []  # 1 / rate from which the line is the fastest, fixed_s, bits, line
+    for fixed_s, bits, line in sorted(costs, key=lambda cost: cost[:2]):
+        if hull and bits >= hull[-1][2]:
+            continue  # another line is as fast on endless links, and sends no more
+        per_bps = 0.0
+        while hull:
+            begins, other_s, other_bits, _ = hull[-1]
+            per_bps = (fixed_s - other_s) / (other_bits - bits)
+            if per_bps > begins * (1 + ROUNDING):
+                break
+            hull.pop()  # the fastest at no rate, or at a single one
+        hull.append((per_bps, fixed_s, bits, line))
+    return [(1 / per_bps if per_bps else math.inf, line) for per_bps, _, _, line in hull]
 
 
 def _undominated(lines: list[CostLine]) -> tuple[CostLine, ...]:
     """By rising cost, so that a line's dominator is already kept when it comes. Of equals the more accurate stays."""
-    kept: list[CostLine] = []
-    for line in sorted(lines, key=lambda line: (_coefficients(line), line.accuracy_drop)):
-        if not any(dominates(other, line) for other in kept):
-            kept.append(line)
-    return tuple(sorted(kept, key=lambda line: (line.plan.cut.depth, line.payload_bytes)))
+    kept: list[tuple[tuple[float, ...], CostLine]] = []
+    for numbers, line in sorted(
+        ((_coefficients(line), line) for line in lines), key=lambda item: (item[0], item[1].accuracy_drop)
+    ):
+        if not any(all(map(operator.le, others, numbers)) for others, _ in kept):
+            kept.append((numbers, line))
+    return tuple(sorted((line for _, line in kept), key=lambda line: (line.plan.cut.depth, line.payload_bytes)))
 
 
 def _nothing_left(lines: Sequence[CostLine], limits: Limits) -> ConfigError:

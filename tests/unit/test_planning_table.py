@@ -1,5 +1,8 @@
 """The plan table: forbidden and dominated plans go, the best of what is allowed stays."""
 
+import math
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,7 +10,7 @@ from hypothesis import strategies as st
 from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut, Plan
 from splitvlm.errors import ConfigError, UsageError
 from splitvlm.planning.costs import CostLine
-from splitvlm.planning.table import GRID_RTT_S, GRID_TOKENS, Limits, build_table, dominates, parse_floor
+from splitvlm.planning.table import GRID_RTT_S, GRID_TOKENS, Limits, build_table, dominates, envelope, parse_floor
 
 CUTS = [IMAGE, *(Cut.parse(f"vision:{k}") for k in (1, 4)), TOKENS, *(Cut.parse(f"lm:{k}") for k in (1, 3)), DEVICE]
 LEVELS = ["lossless", "int8", "int4"]
@@ -145,3 +148,30 @@ def test_a_privacy_floor_is_a_cut_or_a_leak(given, floor):
 def test_a_privacy_floor_that_is_neither(given):
     with pytest.raises(UsageError):
         parse_floor(given)
+
+
+@given(cost_lines_st, of_the_grid)
+def test_the_envelope_has_the_fastest_line_at_every_rate(
+    lines: list[CostLine], where: tuple[float, float, int]
+) -> None:
+    bps, rtt_s, n_tokens = where
+    spans = envelope(lines, rtt_s, n_tokens)
+    assert [high for high, _ in spans] == sorted((high for high, _ in spans), reverse=True)
+    line = [line for high, line in spans if high >= bps][-1]
+    least_s = min(line.latency_s(bps, rtt_s, n_tokens) for line in lines)
+    assert math.isclose(line.latency_s(bps, rtt_s, n_tokens), least_s, rel_tol=1e-9, abs_tol=1e-9)
+
+
+def test_a_profile_of_which_every_plan_counts_costs_little() -> None:
+    """A peer says how many plans there are: 1,024 on one hull took half a minute, in the orchestrator's event loop."""
+    share = [number / 1024 for number in range(1024)]
+    lines = [
+        CostLine(
+            Plan(Cut.parse(f"lm:{number + 1}"), "int4"),
+            *(100 * at**2, 0.0, 1 + int(1e9 * (1 - at) ** 2), 0.0, 0.0, 0.0, 0.0, 1, 0, 0, 0.0),
+        )
+        for number, at in enumerate(share)
+    ]
+    began_s = time.thread_time()
+    assert len(build_table(lines, Limits(), 1).lines) == 1024
+    assert time.thread_time() - began_s < 5

@@ -26,6 +26,7 @@ CLOUD_PROFILE = CloudProfile(
     token_s={IMAGE: 0.002, TOKENS: 0.002, LM: 0.001},
     queue_s=0.005,
 )
+TABLE = PlanTable(7, cost_lines(DEVICE_PROFILE, CLOUD_PROFILE))
 
 
 def test_profiles_cross_unchanged() -> None:
@@ -48,9 +49,8 @@ def test_limits_cross_unchanged(limits: Limits) -> None:
 
 
 def test_a_table_crosses_unchanged() -> None:
-    table = PlanTable(7, cost_lines(DEVICE_PROFILE, CLOUD_PROFILE))
-    assert len(table.lines) == 4
-    assert plans.table_from_wire(plans.table_to_wire(table, cloud_node="c", cloud_address="h:1")) == table
+    assert len(TABLE.lines) == 4
+    assert plans.table_from_wire(plans.table_to_wire(TABLE, cloud_node="c", cloud_address="h:1")) == TABLE
 
 
 @pytest.mark.parametrize("seconds", [math.nan, math.inf, -1.0])

@@ -1,0 +1,192 @@
+"""What the orchestrator says to a device: a wrong table changes nothing, and no address ends the node."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from edge_node.control import EdgeControl
+from edge_node.planner import Planner
+from edge_node.runtime import Runtime
+from edge_node.settings import EdgeSettings
+from splitvlm.codec.codec import Codec
+from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut
+from splitvlm.errors import CapacityError, PeerUnavailable, UsageError
+from splitvlm.rpc.control import LAST_RETRY_S, retry_s
+from splitvlm.rpc.control_messages import beat_period_s, check_beat, check_report
+from splitvlm.rpc.plans import table_to_wire
+from splitvlm.wire.v1 import control_pb2 as pb
+from splitvlm.wire.v1 import data_pb2
+
+from .test_wire_plans import TABLE
+
+PINNED, SPARE, NAMED, OTHER = (f"127.0.0.1:{port}" for port in (9001, 9002, 9003, 9004))
+CUTS = (IMAGE, TOKENS, Cut.parse("lm:2"), DEVICE)
+
+
+class Device:
+    """An edge node's control, without keys and with nobody on the other end."""
+
+    def __init__(self, **settings: Any) -> None:
+        nothing: Any = SimpleNamespace(close=lambda: None)
+        self.settings = EdgeSettings.model_validate({"orchestrator": "127.0.0.1:1", **settings})
+        self.runtime = Runtime(self.settings, nothing, (), data_pb2.Agreement(), None)
+        self.planner = Planner(self.settings.planning, CUTS, Codec())
+        client: Any = SimpleNamespace(peer="orchestrator at 127.0.0.1:1")
+        self.control = EdgeControl(client, self.runtime, self.planner, pb.Registration(node="edge-1"))
+        if self.settings.cloud:
+            self.runtime.use_clouds([self.settings.cloud, *self.settings.standby])
+
+    def gets(self, message: pb.PlanTable) -> None:
+        self.control._apply(message)
+
+    @property
+    def dials(self) -> list[str]:
+        return [link.address for link in [self.runtime.link, *self.runtime.standby] if link is not None]
+
+
+def table(**changes: Any) -> pb.PlanTable:
+    message = table_to_wire(TABLE, cloud_node="cloud-1", cloud_address=NAMED, standby=[OTHER])
+    for name, value in changes.items():
+        if name == "line":
+            message.lines[0].MergeFrom(value)
+        elif name == "standby":
+            message.standby.extend(value)
+        else:
+            setattr(message, name, value)
+    return message
+
+
+async def test_a_good_table_is_used() -> None:
+    device = Device()
+    device.gets(table())
+    assert device.planner.table is not None
+    assert device.dials == [NAMED, OTHER]
+    await device.runtime.close()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"line": pb.CostLine(plan="tokens/jpg90")},
+        {"line": pb.CostLine(plan="image/int4")},
+        {"line": pb.CostLine(plan="lm:9/int8")},
+        {"line": pb.CostLine(plan="tokens/int4@w8")},
+        {"line": pb.CostLine(plan="nonsense")},
+        {"line": pb.CostLine(device_s=float("nan"))},
+        {"line": pb.CostLine(cloud_s=float("inf"))},
+        {"line": pb.CostLine(token_s=-1.0)},
+        {"line": pb.CostLine(accuracy_drop=-0.5)},
+        {"line": pb.CostLine(leak=-1.0)},
+        {"line": pb.CostLine(payload_bytes=2**63)},
+        {"line": pb.CostLine(trips=2**31)},
+        {"line": pb.CostLine(cloud="Not A Name")},
+        {"standby": [f"10.0.0.1:{port}" for port in range(1, 80)]},
+        {"standby": ["no address"]},
+        {"standby": ["10.0.0.1:99999"]},
+        {"standby": ["0.0.0.0:7442"]},
+        {"cloud_address": "[::]:7442"},
+        {"cloud_address": "evil.example:0"},
+        {"cloud_address": "x" * 1000 + ":7442"},
+        {"cloud_node": "../cloud"},
+        {"problem": "two\nlines"},
+    ],
+)
+async def test_a_table_with_one_wrong_part_changes_nothing_and_is_told_once(
+    wrong: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    device = Device()
+    device.gets(table())
+    before = device.planner.table, device.dials
+    for _ in range(3):
+        device.gets(table(version=99, **wrong))
+    assert (device.planner.table, device.dials) == before
+    refusals = [message for message in caplog.messages if "refused" in message]
+    assert len(refusals) == 1
+    assert "orchestrator at 127.0.0.1:1" in refusals[0]
+    await device.runtime.close()
+
+
+async def test_without_keys_a_foreign_address_is_not_dialled_and_nothing_ends(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    device = Device()
+    device.gets(table(cloud_address="10.0.0.7:7442"))
+    assert device.dials == [OTHER]
+    assert device.planner.table is not None
+    assert "10.0.0.7:7442" in caplog.text
+    device.gets(table(standby=["127.0.0.1.evil.example:7442"]))
+    assert device.dials == [NAMED, OTHER]
+    await device.runtime.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "dials"),
+    [
+        ({"cloud": PINNED}, [PINNED]),
+        ({"cloud": PINNED, "standby": [SPARE]}, [PINNED, SPARE]),
+        ({"cloud": PINNED, "accept_standby": True}, [PINNED, NAMED, OTHER]),
+        ({"cloud": PINNED, "standby": [SPARE], "accept_standby": True}, [PINNED, SPARE, NAMED, OTHER]),
+        ({}, [NAMED, OTHER]),
+        ({"standby": [SPARE]}, [NAMED, SPARE, OTHER]),
+    ],
+)
+async def test_where_cloud_is_set_nodes_that_the_orchestrator_names_are_used_if_allowed(
+    settings: dict[str, Any], dials: list[str]
+) -> None:
+    device = Device(**settings)
+    device.gets(table())
+    assert device.dials == dials
+    await device.runtime.close()
+
+
+async def test_why_there_is_no_table_is_said() -> None:
+    codec = Codec()
+    alone = Planner(EdgeSettings().planning, (TOKENS,), codec)
+    with pytest.raises(PeerUnavailable, match="No orchestrator is configured"):
+        alone.choose("", None, False)
+    device = Device()
+    device.planner = Planner(device.settings.planning, (TOKENS,), codec)
+    device.control._planner = device.planner
+    device.gets(pb.PlanTable(version=1, problem="No plan is allowed: max_accuracy_drop = 0.0 forbids every plan."))
+    with pytest.raises(PeerUnavailable, match=r"has no plan for this node.*max_accuracy_drop"):
+        device.planner.choose("", None, False)
+    await device.runtime.close()
+
+
+@pytest.mark.parametrize(("heartbeat_ms", "period_s"), [(0, 0.1), (1, 0.1), (2_000, 2.0), (2**32 - 1, 60.0)])
+def test_the_period_of_beats_is_within_bounds(heartbeat_ms: int, period_s: float) -> None:
+    assert beat_period_s(pb.Registered(heartbeat_ms=heartbeat_ms)) == period_s
+
+
+def test_retries_are_spread_and_wait_as_long_as_asked() -> None:
+    assert all(0.5 <= retry_s(1) <= 1.0 for _ in range(100))
+    assert len({retry_s(3) for _ in range(100)}) > 50
+    assert max(retry_s(1_000_000) for _ in range(100)) <= LAST_RETRY_S
+    asked = CapacityError("full", retry_after_s=3.0)
+    assert all(3.5 <= retry_s(1, asked) <= 4.0 for _ in range(100))
+    assert retry_s(1, CapacityError("full", retry_after_s=1e9)) <= 2 * LAST_RETRY_S
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        pb.LinkReport(node="edge-1", uplink_bps=float("nan")),
+        pb.LinkReport(node="edge-1", rtt_s=-1.0),
+        pb.LinkReport(node="edge-1", spread=float("inf")),
+        pb.LinkReport(node="edge-1", plans=[pb.PlanUse(plan="nonsense")]),
+        pb.LinkReport(node="edge-1", plans=[pb.PlanUse(plan="tokens/int4")] * 300),
+        pb.LinkReport(node=""),
+    ],
+)
+def test_wrong_reports_are_refused(report: pb.LinkReport) -> None:
+    with pytest.raises(UsageError):
+        check_report(report)
+
+
+def test_a_beat_with_an_endless_queue_is_refused() -> None:
+    check_beat(pb.Beat(node="cloud-1", instance="0" * 16, queue_us=10**9))
+    with pytest.raises(UsageError, match="queue_us"):
+        check_beat(pb.Beat(node="cloud-1", instance="0" * 16, queue_us=2**63))
