@@ -22,6 +22,7 @@ from splitvlm.crypto.identity import Identity, Role
 from splitvlm.domain import Plan
 from splitvlm.errors import CapacityError, Forgotten, PeerUnavailable, SplitvlmError
 from splitvlm.link.estimator import RESOLUTION_S, STEP, LinkEstimate, LinkEstimator
+from splitvlm.picturefiles import to_rgb
 from splitvlm.rpc.channels import connected, open_channel, own_certificate_expired
 from splitvlm.rpc.limits import CHUNK_BYTES, CONNECT_TIMEOUT_S, PICTURE_NAME_BYTES
 from splitvlm.rpc.status import from_rpc
@@ -65,7 +66,7 @@ class CloudLink:
     def name_of(self, picture: Image.Image) -> bytes:
         """What the cloud node may remember the picture under: a keyed hash of its pixels."""
         size = struct.pack("<II", *picture.size)
-        return hmac.digest(self._naming_key, size + picture.convert("RGB").tobytes(), "sha256")[:PICTURE_NAME_BYTES]
+        return hmac.digest(self._naming_key, size + to_rgb(picture).tobytes(), "sha256")[:PICTURE_NAME_BYTES]
 
     def known(self, picture: bytes) -> Plan | None:
         """The plan under which the cloud node has seen the picture of this name, if it remembers it as far as is known here."""

@@ -49,7 +49,7 @@ def encode_picture(picture: Image.Image, level: str) -> bytes:
             f"'{level}' is no codec level of pictures.", advice=f"Known levels: {', '.join(picture_levels())}."
         )
     plain = Image.new("RGB", picture.size)  # carries no metadata
-    plain.paste(picture.convert("RGB"))
+    plain.paste(picturefiles.to_rgb(picture))
     out = io.BytesIO()
     if level == LOSSLESS:
         plain.save(out, "WEBP", lossless=True, quality=_LOSSLESS_EFFORT, method=4)

@@ -19,6 +19,7 @@ from splitvlm.model.processors import prompt_inputs
 from splitvlm.model.slicing import language_slice
 from splitvlm.model.spec import ModelSpec
 from splitvlm.model.stage_clock import OnStage, StageClock
+from splitvlm.picturefiles import to_rgb
 
 if TYPE_CHECKING:
     from torch import nn
@@ -73,7 +74,7 @@ class Part:
         if not question.strip():
             raise UsageError("The question is empty.", advice="Ask something about the picture.")
         with self.clock.stage("prepare"), picture_errors():
-            made = prompt_inputs(self.processor, image.convert("RGB"), question)
+            made = prompt_inputs(self.processor, to_rgb(image), question)
         num_tokens = made["input_ids"].shape[1]
         if num_tokens >= self.spec.max_context:
             raise UsageError(

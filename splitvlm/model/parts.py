@@ -20,6 +20,7 @@ from splitvlm.model.greedy import Greedy, reads_prompt
 from splitvlm.model.language import LanguageRun
 from splitvlm.model.part import Part, picture_errors
 from splitvlm.model.prefix import Prefix, picture_end
+from splitvlm.picturefiles import to_rgb
 
 
 class DevicePart(Part):
@@ -31,7 +32,7 @@ class DevicePart(Part):
         Where the model reads the original's size (LLaVA-OneVision, Gemma 3 with crops), it stays as it is: a smaller one
         would give other tokens.
         """
-        image = image.convert("RGB")
+        image = to_rgb(image)
         pixels_CHW = np.asarray(image).transpose(2, 0, 1)
         with picture_errors():
             shrunk = self.family.shrunk(self.processor.image_processor, pixels_CHW)

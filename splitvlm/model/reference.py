@@ -10,6 +10,7 @@ from PIL import Image
 
 from splitvlm.model.loading import load_whole
 from splitvlm.model.processors import prompt_inputs
+from splitvlm.picturefiles import to_rgb
 
 
 class Reference:
@@ -22,7 +23,7 @@ class Reference:
     @torch.inference_mode()
     def tokens(self, image: Image.Image, question: str, max_new_tokens: int) -> list[int]:
         """Ids of the answer's tokens, the end token included where it was reached."""
-        made = prompt_inputs(self._processor, image.convert("RGB"), question)
+        made = prompt_inputs(self._processor, to_rgb(image), question)
         inputs = {name: value.to(self._model.device) for name, value in made.items()}
         answer = self._model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
         tokens: list[int] = answer[0, inputs["input_ids"].shape[1] :].tolist()

@@ -14,6 +14,7 @@ from splitvlm.domain import TOKENS, Cut, CutKind
 from splitvlm.model.families import family_of
 from splitvlm.model.loading import load_whole
 from splitvlm.model.processors import prompt_inputs
+from splitvlm.picturefiles import to_rgb
 
 MAX_NEW_TOKENS = 16
 _CONNECTORS = ("connector", "multi_modal_projector", "visual.merger")
@@ -38,7 +39,7 @@ def sensitivity(name: str, asked: Sequence[tuple[Image.Image, str]], cut: Cut = 
 
 def _gradient(model: Any, processor: Any, image: Image.Image, question: str, cut: Cut) -> torch.Tensor:
     """[N, C], a row for each token that crosses."""
-    inputs = prompt_inputs(processor, image.convert("RGB"), question)
+    inputs = prompt_inputs(processor, to_rgb(image), question)
     start = inputs["input_ids"].shape[1]
     ids = model.generate(**inputs, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=MAX_NEW_TOKENS)
     whole = {**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}

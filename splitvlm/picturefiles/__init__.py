@@ -5,6 +5,7 @@
     exif.py       the orientation in a block of EXIF
     header.py     `inspect`: format, size, mode, and the peak memory that opening takes, or a refusal
     opening.py    `opened`: from bytes to an upright RGB picture
+    rgb.py        `to_rgb`: from a decoded picture of any mode to RGB; grey.py does so for greyscale deeper than 8 bits
     refusal.py    `PictureRefused`, which names what is wrong with the file
 
 Only the named formats are opened, and a decoder gets only what holds the pixels: no metadata, no second picture. ICC profiles
@@ -14,5 +15,6 @@ are ignored. `splitvlm.model.pictures` opens what a question is about, `splitvlm
 from splitvlm.picturefiles.header import FORMATS, PictureHeader, inspect
 from splitvlm.picturefiles.opening import opened
 from splitvlm.picturefiles.refusal import PictureRefused
+from splitvlm.picturefiles.rgb import to_rgb
 
-__all__ = ["FORMATS", "PictureHeader", "PictureRefused", "inspect", "opened"]
+__all__ = ["FORMATS", "PictureHeader", "PictureRefused", "inspect", "opened", "to_rgb"]

@@ -25,6 +25,9 @@ class Samples:
     unsigned: bool = True
 
 
+ORDINARY = Samples()
+
+
 @dataclass(frozen=True)
 class Layout:
     """`pixels` is a file of the same format that holds what a decoder needs, and nothing else."""
@@ -35,7 +38,7 @@ class Layout:
     orientation: int = 1  # EXIF's 1..8; 1 is upright
     scans: int = 1  # passes over the whole picture that its decoder makes
     buffered_bytes: int = 0  # of the decoder's own, at most, beside what any file of the format takes
-    samples: Samples = Samples()
+    samples: Samples = ORDINARY
 
 
 def within(data: bytes, start: int, length: int) -> bytes:

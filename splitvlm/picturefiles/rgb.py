@@ -8,12 +8,12 @@ from __future__ import annotations
 from PIL import Image
 
 from splitvlm.picturefiles.grey import DEEP_MODES, to_grey
-from splitvlm.picturefiles.layout import Samples
+from splitvlm.picturefiles.layout import ORDINARY, Samples
 
 WHITE = (255, 255, 255)
 
 
-def to_rgb(picture: Image.Image, samples: Samples) -> Image.Image:
+def to_rgb(picture: Image.Image, samples: Samples = ORDINARY) -> Image.Image:
     """The picture in mode RGB, as large as it was."""
     if picture.mode in DEEP_MODES:
         return to_grey(picture, samples, picture.info.get("transparency")).convert("RGB")

@@ -116,15 +116,14 @@ def _example(entry: object, where: str, folder: Path, pictures: dict[Path, Image
 
 
 def _picture(path: Path, where: str, pictures: dict[Path, Image]) -> Image:
-    """The picture at that path; questions about one file share one picture."""
-    from PIL import Image as images
+    """The picture at that path, opened as nodes open it; questions about one file share one picture."""
+    from splitvlm.model.pictures import open_picture
 
     if path not in pictures:
         try:
-            with images.open(path) as opened:
-                pictures[path] = opened.convert("RGB")
-        except (OSError, images.DecompressionBombError) as error:
-            raise UsageError(f"{where}: {path} is no picture that can be read ({error}).", advice=ADVICE) from error
+            pictures[path] = open_picture(path)
+        except UsageError as error:
+            raise UsageError(f"{where}: {error.sentence}", advice=error.advice) from error
     return pictures[path]
 
 

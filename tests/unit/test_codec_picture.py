@@ -56,6 +56,17 @@ def test_other_modes_become_rgb(mode: str) -> None:
     assert restored.tobytes() == picture.convert("RGB").tobytes()
 
 
+def test_a_picture_given_as_an_object_becomes_rgb_as_a_file_does() -> None:
+    deep = photograph().convert("L").convert("I;16").point(lambda value: value * 257)
+    clear = photograph().copy()
+    clear.putalpha(0)
+    for picture, seen in (
+        (deep, photograph().convert("L").convert("RGB")),
+        (clear, Image.new("RGB", (64, 48), "white")),
+    ):
+        assert decode_picture(encode_picture(picture, "lossless"), max_pixels=PIXELS).tobytes() == seen.tobytes()
+
+
 def test_metadata_is_not_sent() -> None:
     out = io.BytesIO()
     exif = Image.Exif()

@@ -8,8 +8,10 @@ import pytest
 from PIL import Image
 
 from splitvlm.errors import UsageError
+from splitvlm.model.pictures import read_picture
 from splitvlm.variants import evaluation
 from splitvlm.variants.evaluation import Example, Outcome
+from tests.picture_files import saved
 
 
 def _picture(shade: int = 0) -> Image.Image:
@@ -74,6 +76,27 @@ def test_reads_examples_beside_the_file(tmp_path: Path) -> None:
     assert len(evaluation.read(tmp_path / "data.jsonl", most=1)) == 1
 
 
+TURNED = Image.Exif()
+TURNED[0x0112] = 6
+GRADIENT = Image.linear_gradient("L").resize((16, 8))
+FILES = {
+    "phone.jpg": saved(GRADIENT, "JPEG", exif=TURNED),
+    "phone.png": saved(GRADIENT, "PNG", exif=TURNED),
+    "deep.png": saved(GRADIENT.convert("I;16").point(lambda value: value * 257), "PNG"),
+    "clear.png": saved(Image.merge("LA", (Image.new("L", (16, 8)), GRADIENT)), "PNG"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_pictures_of_data_are_opened_as_nodes_open_them(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(FILES[name])
+    (tmp_path / "data.jsonl").write_text(json.dumps({"image": name, "question": "q", "answer": "1"}))
+    (example,) = evaluation.read(tmp_path / "data.jsonl")
+    assert example.image.tobytes() == read_picture(FILES[name]).tobytes()
+    assert example.image.size == ((8, 16) if name.startswith("phone") else (16, 8))
+    assert len(set(example.image.convert("L").tobytes())) > 4
+
+
 @pytest.mark.parametrize(
     ("line", "told"),
     [
@@ -81,7 +104,7 @@ def test_reads_examples_beside_the_file(tmp_path: Path) -> None:
         ("[1]", "expected an object"),
         ('{"image": "a.png", "question": "q"}', "`answer`"),
         ('{"image": "none.png", "question": "q", "answer": "1"}', "no picture"),
-        ('{"image": "data.jsonl", "question": "q", "answer": "1"}', "no picture"),
+        ('{"image": "data.jsonl", "question": "q", "answer": "1"}', "is not a picture"),
         ('{"image": "a.png", "question": "q", "answer": "1", "kind": 3}', "`kind`"),
     ],
 )
