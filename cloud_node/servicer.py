@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
@@ -20,10 +20,12 @@ from splitvlm.codec.codec import Codec
 from splitvlm.crypto.handshake import CloudHandshake, Hello
 from splitvlm.crypto.identity import Identity, Role, peer_identity
 from splitvlm.crypto.sealing import Opener, Sealer
+from splitvlm.crypto.trust import still_trusted
 from splitvlm.errors import CapacityError, DeadlineExceeded, ProtocolError, SplitvlmError
 from splitvlm.model.parts import CloudPart
 from splitvlm.rpc.agreement import check_agreement, session_context
 from splitvlm.rpc.callers import require_role
+from splitvlm.rpc.limits import MAX_SESSION_AGE_S
 from splitvlm.rpc.sealed import SealedStream
 from splitvlm.rpc.status import abort, unary
 from splitvlm.wire.v1 import data_pb2 as pb
@@ -104,17 +106,27 @@ class DataServicer(data_pb2_grpc.DataServicer):
             )
 
     async def _serve(self, device: str, context: Context) -> None:
-        stream, owner = await self._shake_hands(device, context)
-        shelf = Shelf(self.memory, owner)
-        session = Session(stream, self._part, self._codec, self._worker, self._limits, shelf, self.admission)
+        stream, certificate_der = await self._shake_hands(context)
+        owner = peer_identity(certificate_der)[0] if certificate_der else device  # the channel's may be a gateway
+        shelf, current = Shelf(self.memory, owner), self._requirement(certificate_der)
+        session = Session(stream, self._part, self._codec, self._worker, self._limits, shelf, self.admission, current)
         _log.info("session open", extra={"device": device})
         await session.run(self._envelopes(context))
         _log.info("session closed", extra={"device": device, "requests": session.requests})
 
-    async def _shake_hands(
-        self, device: str, context: Context
-    ) -> tuple[SealedStream[pb.CloudFrame, pb.DeviceFrame], str]:
-        """The sealed stream, and the device that sealed it: the channel's may be a gateway's."""
+    def _requirement(self, certificate_der: bytes) -> Callable[[], None]:
+        """What holds for each further request: the device's certificate counts, and the session is not too old."""
+        opened_s, require_trusted = time.monotonic(), still_trusted(certificate_der, self._identity)
+
+        def require() -> None:
+            if time.monotonic() - opened_s > MAX_SESSION_AGE_S:
+                raise DeadlineExceeded("The session is too old for another request.", advice="Open a new one.")
+            require_trusted()
+
+        return require
+
+    async def _shake_hands(self, context: Context) -> tuple[SealedStream[pb.CloudFrame, pb.DeviceFrame], bytes]:
+        """The sealed stream, and the certificate of the device that sealed it; empty in plaintext."""
         try:
             envelope = await asyncio.wait_for(context.read(), HANDSHAKE_TIMEOUT_S)
         except TimeoutError as error:
@@ -137,8 +149,8 @@ class DataServicer(data_pb2_grpc.DataServicer):
                 )
             )
         )
-        owner = peer_identity(hello.certificate_der)[0] if hello.certificate_der else device
-        return SealedStream(context.write, Sealer.of_cloud(keys), Opener.of_cloud(keys), pb.DeviceFrame), owner
+        sealer, opener = Sealer.of_cloud(keys), Opener.of_cloud(keys)
+        return SealedStream(context.write, sealer, opener, pb.DeviceFrame), hello.certificate_der
 
     async def _envelopes(self, context: Context) -> AsyncIterator[pb.Envelope]:
         """Envelopes until the device closes, or is silent for too long."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 from cloud_node.admission import Admission
 from cloud_node.memory import Shelf
@@ -37,8 +37,11 @@ class Session:
         limits: Limits,
         shelf: Shelf,
         admission: Admission,
+        require_current: Callable[[], None],
     ) -> None:
+        """`require_current` raises a SplitvlmError where the device may ask nothing more in this session."""
         self._stream = stream
+        self._require_current = require_current
         self._part = part
         self._codec = codec
         self._worker = worker
@@ -93,6 +96,7 @@ class Session:
         self.requests += 1
         self._fill_in(begin)
         try:
+            self._require_current()
             self._check(begin)
             upload = Upload(begin, self._limits.max_payload_bytes)
             self._admission.begin(self._shelf.device)

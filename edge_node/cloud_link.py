@@ -31,7 +31,6 @@ from splitvlm.wire.v1 import data_pb2_grpc
 
 PROBE_TIMEOUT_S = 5.0
 PROBE_PERIOD_S = 0.5
-SESSION_AGE_S = 3_600.0  # then other keys, from a fresh handshake; volume is seen to by the keys themselves
 IDLE_SESSIONS = 4  # kept open for the next requests
 MOST_REMEMBERED = 1_000  # pictures whose names are kept here; what the cloud node keeps of them is for it to say
 STALLED = 2.0  # an upload that takes so many times its predicted time tells of the link before it ends
@@ -260,7 +259,7 @@ class CloudLink:
         await self._renew()
         while self._idle:
             session = self._idle.pop()
-            if not session.broken and time.monotonic() - session.opened_s < SESSION_AGE_S:
+            if session.is_current:
                 return session
             await session.close()
         return await self._open(min(CONNECT_TIMEOUT_S, patience_s or CONNECT_TIMEOUT_S))

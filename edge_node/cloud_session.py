@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 
 import grpc
 
@@ -16,9 +16,10 @@ from edge_node.payload import Payload
 from splitvlm.crypto.handshake import DeviceHandshake, Reply
 from splitvlm.crypto.identity import Identity
 from splitvlm.crypto.sealing import Opener, Sealer
-from splitvlm.errors import DeadlineExceeded, Forgotten, PeerUnavailable, ProtocolError
+from splitvlm.crypto.trust import still_trusted
+from splitvlm.errors import DeadlineExceeded, Forgotten, KeysError, PeerUnavailable, ProtocolError
 from splitvlm.rpc.agreement import session_context
-from splitvlm.rpc.limits import CHUNK_BYTES, CONNECT_TIMEOUT_S, FIRST_TOKEN_TIMEOUT_S, TOKEN_TIMEOUT_S
+from splitvlm.rpc.limits import CHUNK_BYTES, CONNECT_TIMEOUT_S, FIRST_TOKEN_TIMEOUT_S, SESSION_AGE_S, TOKEN_TIMEOUT_S
 from splitvlm.rpc.sealed import SealedStream
 from splitvlm.rpc.status import from_rpc, was_cancelled
 from splitvlm.wire.v1 import data_pb2 as pb
@@ -38,6 +39,7 @@ class CloudSession:
         self._context = keys_context
         self._said = ("", "", 0)  # cut, level, max_new_tokens of the last request: the cloud knows them
         self._stream: SealedStream[pb.DeviceFrame, pb.CloudFrame]
+        self._require_trusted: Callable[[], None]
         self._began: list[tuple[int, float]] = []  # of this request's parts: bytes sent before, time.perf_counter
         self.broken = False
         self.opened_s = time.monotonic()
@@ -114,6 +116,17 @@ class CloudSession:
             if not ended:
                 await self._abandon()
 
+    @property
+    def is_current(self) -> bool:
+        """Whether it may take another request: it is whole, not too old, and the cloud node's certificate counts still."""
+        if self.broken or time.monotonic() - self.opened_s > SESSION_AGE_S:
+            return False
+        try:
+            self._require_trusted()
+        except KeysError:  # the handshake of the next session says why, unless the certificate was renewed
+            return False
+        return True
+
     async def close(self) -> None:
         """Half-close, and do not wait for long."""
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError, asyncio.CancelledError):
@@ -140,6 +153,7 @@ class CloudSession:
             raise ProtocolError(f"The {self._peer} did not accept the session.")
         offered = envelope.accepted.handshake
         keys = handshake.finish(Reply(offered.ephemeral_public, offered.certificate_der, offered.signature))
+        self._require_trusted = still_trusted(offered.certificate_der, identity)
         self.setup_bytes = opening.ByteSize() + envelope.ByteSize()
         self._stream = SealedStream(self._call.write, Sealer.of_device(keys), Opener.of_device(keys), pb.CloudFrame)
 

@@ -3,18 +3,48 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Callable
 from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509 import verification
 
-from splitvlm.crypto.identity import MALFORMED, Role, name_in
+from splitvlm.crypto.identity import MALFORMED, Identity, Role, name_in
+from splitvlm.crypto.lifetime import Lifetime, utc_now
 from splitvlm.crypto.revocation import Revoked
 from splitvlm.errors import KeysError, PermissionRefused
 
+_ROTATE: Final = "`splitvlm keys rotate NODE` makes another: its files count at once in that node's folder."
 MAX_CERTIFICATE_BYTES: Final = 8192
 """Longer certificates are not parsed. Ours take about 700 bytes."""
+
+
+def require_current(certificate: x509.Certificate, revoked: Revoked | None, now: dt.datetime) -> None:
+    """Raises KeysError where a certificate counts no more, which was trusted before: it has expired, or is revoked."""
+    lifetime = Lifetime.of(certificate)
+    if lifetime.has_expired(now):
+        raise KeysError(f"The certificate of {_whose(certificate)} {lifetime.expiry(now)}.", advice=_ROTATE)
+    if revoked is not None and certificate in revoked:
+        raise KeysError(f"The certificate of {_whose(certificate)} has been revoked.", advice=_ROTATE)
+
+
+def still_trusted(certificate_der: bytes, identity: Identity | None) -> Callable[[], None]:
+    """What the owner of `identity` calls before each request of a session whose handshake trusted this certificate.
+
+    It raises KeysError where the certificate counts no more; without an identity (in plaintext) it never does.
+    """
+    if identity is None:
+        return lambda: None
+    certificate = x509.load_der_x509_certificate(certificate_der)
+    return lambda: require_current(certificate, identity.newest().revoked, utc_now())
+
+
+def _whose(certificate: x509.Certificate) -> str:
+    try:
+        return name_in(certificate)[0]
+    except KeysError:
+        return "the peer"
 
 
 def trusted_key(
@@ -32,10 +62,12 @@ def trusted_key(
     try:
         certificate = x509.load_der_x509_certificate(certificate_der)
         verifier.verify(certificate, [])
-    except (*MALFORMED, verification.VerificationError) as error:
+    except verification.VerificationError as error:
+        require_current(certificate, None, now)
         raise KeysError("The peer's certificate is not one of our authority's, or not valid now.") from error
-    if revoked is not None and certificate in revoked:
-        raise KeysError("The peer's certificate has been revoked.")
+    except MALFORMED as error:
+        raise KeysError("The peer's certificate cannot be read.") from error
+    require_current(certificate, revoked, now)
     _, found = name_in(certificate)
     if found is not role:
         raise PermissionRefused(f"The peer's certificate is for the role {found}, where {role} is wanted.")

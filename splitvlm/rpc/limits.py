@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+
 KIB = 1024
 MIB = 1024 * KIB
 
@@ -56,6 +58,32 @@ MOST_TEXT_LENGTH = 1_000
 """Characters of a peer's sentence, and of its advice, that are shown."""
 
 
+HANDSHAKE_TIMEOUT_MS = 10_000
+"""From a TCP connection to the end of its TLS handshake: who says nothing holds a descriptor no longer (gRPC: 120 s)."""
+
+SESSION_AGE_S = 3_600.0
+"""Of a session, after which a device opens another one: other keys, and certificates looked at anew."""
+
+MAX_SESSION_AGE_S = 2 * SESSION_AGE_S
+"""Of a session, after which a cloud node takes no further request on it."""
+
+CONNECTION_AGE_MS = 4 * 3_600_000
+"""Of a connection, after which gRPC opens another, with the certificates of then. A TLS handshake takes about 3 kB."""
+
+CONNECTION_GRACE_MS = 2 * 3_600_000
+"""What then runs on it may last so long: no session of a device that keeps to SESSION_AGE_S is cut."""
+
+
+MOST_FILES = 2**20
+"""A process opens no more, whatever it may."""
+
+
+def max_connections() -> int:
+    """How many a port takes, those that have not shown a certificate yet among them: half of what the process may open."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return (MOST_FILES if files == resource.RLIM_INFINITY else min(files, MOST_FILES)) // 2
+
+
 def client_options(max_message_bytes: int = MAX_MESSAGE_BYTES) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", max_message_bytes),
@@ -84,4 +112,8 @@ def server_options(max_message_bytes: int = MAX_MESSAGE_BYTES) -> list[tuple[str
         ("grpc.http2.max_ping_strikes", 3),
         ("grpc.so_reuseport", 0),  # a second server on the same port must fail, not share it
         ("grpc.max_concurrent_streams", 256),  # of one connection
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT_MS),
+        ("grpc.max_allowed_incoming_connections", max_connections()),
+        ("grpc.max_connection_age_ms", CONNECTION_AGE_MS),
+        ("grpc.max_connection_age_grace_ms", CONNECTION_GRACE_MS),
     ]

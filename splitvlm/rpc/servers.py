@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +17,9 @@ from splitvlm.errors import ConfigError, PortError
 from splitvlm.rpc.addresses import joined, parsed, require_loopback
 from splitvlm.rpc.gate import Gate
 from splitvlm.rpc.limits import MAX_MESSAGE_BYTES, server_options
+from splitvlm.rpc.monitor import ExpiryMonitor
+
+LOOK_S = 1.0
 
 
 class _Shown:
@@ -42,9 +47,11 @@ class NodeServer:
     def __init__(
         self, identity: Identity | None, services: Sequence[str], max_message_bytes: int = MAX_MESSAGE_BYTES
     ) -> None:
-        gate = [Gate(identity.revoked)] if identity is not None and identity.revoked is not None else []
-        self.grpc = grpc.aio.server(interceptors=gate, options=server_options(max_message_bytes))
+        self._gate = Gate(identity) if identity is not None else None
+        interceptors = [self._gate] if self._gate is not None else []
+        self.grpc = grpc.aio.server(interceptors=interceptors, options=server_options(max_message_bytes))
         self._identity = identity
+        self._watching: asyncio.Task[None] | None = None
         self._services = ("", *services)
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
@@ -66,6 +73,7 @@ class NodeServer:
             ) from error
         await self._set(health_pb2.HealthCheckResponse.NOT_SERVING)
         await self.grpc.start()
+        self._watching = asyncio.create_task(self._watch())
         return joined(host, port)
 
     async def set_ready(self) -> None:
@@ -75,6 +83,18 @@ class NodeServer:
         """Refuse new calls, let running ones end within `grace_s`, then cancel them."""
         await self._health.enter_graceful_shutdown()
         await self.grpc.stop(grace_s)
+        if self._watching is not None:
+            self._watching.cancel()
+
+    async def _watch(self) -> None:
+        """Looks at certificates while it is served: the callers' and this node's own."""
+        if self._identity is None or self._gate is None:
+            return
+        monitor = ExpiryMonitor(self._identity)
+        while True:
+            monitor.look(time.monotonic())
+            self._gate.look()
+            await asyncio.sleep(LOOK_S)
 
     def _bind(self, address: str) -> int:
         if self._identity is None:

@@ -113,7 +113,7 @@ async def test_an_old_session_gives_way_to_a_fresh_one(
 ) -> None:
     await camera.ask("tokens/lossless", PICTURE, QUESTION, 2)
     old = camera.link._idle[0]
-    monkeypatch.setattr("edge_node.cloud_link.SESSION_AGE_S", 0.0)
+    monkeypatch.setattr("edge_node.cloud_session.SESSION_AGE_S", 0.0)
     assert (await camera.ask("tokens/lossless", PICTURE, QUESTION, 2)).token_ids
     assert old not in camera.link._idle
     await until(lambda: cloud.servicer.active.total() == 1)

@@ -140,7 +140,7 @@ def test_a_node_of_another_role_does_not_start(nodes: Nodes) -> None:
 def test_another_authority_is_refused(nodes: Nodes) -> None:
     with pytest.raises(KeysError, match="not one of our authority's"):
         CloudHandshake(nodes.cloud, CONTEXT).accept(DeviceHandshake(nodes.foreign_edge, CONTEXT).hello())
-    device = DeviceHandshake(replace(nodes.edge, authority_pem=nodes.foreign_edge.authority_pem), CONTEXT)
+    device = DeviceHandshake(replace(nodes.edge, authority_pem=nodes.foreign_edge.authority_pem, renewal=None), CONTEXT)
     reply, _ = CloudHandshake(nodes.cloud, CONTEXT).accept(device.hello())
     with pytest.raises(KeysError, match="not one of our authority's"):
         device.finish(reply)
