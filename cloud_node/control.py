@@ -7,7 +7,7 @@ from cloud_node.settings import CloudSettings
 from cloud_node.worker import Worker
 from splitvlm.accuracy import read_accuracy
 from splitvlm.planning.costs import CloudProfile
-from splitvlm.rpc.plans import cloud_profile_to_wire
+from splitvlm.rpc.plans import accuracy_to_wire, cloud_profile_to_wire
 from splitvlm.wire.v1 import control_pb2 as pb
 
 
@@ -21,7 +21,7 @@ def registration(settings: CloudSettings, address: str, weights_hash: str, profi
         listen=address,
         address=settings.advertise or address,
         cloud=cloud_profile_to_wire(profile),
-        accuracy=[pb.PlanAccuracy(plan=plan, drop=drop) for plan, drop in drops.items()],
+        accuracy=[accuracy_to_wire(plan, drop) for plan, drop in drops.items()],
     )
 
 

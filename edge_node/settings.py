@@ -9,7 +9,7 @@ from pydantic import Field
 from splitvlm.domain import Cut
 from splitvlm.planning.fields import CutText, FloorText, PlanText
 from splitvlm.planning.policy import Objective, Policy
-from splitvlm.planning.table import Limits, parse_floor
+from splitvlm.planning.table import MAX_KIND_DROP, Limits, parse_floor
 from splitvlm.settings import Address, Logging, ModelChoice, NodeName, Section, Security
 
 
@@ -33,6 +33,12 @@ class Planning(Section):
         description="the shallowest cut whose features may leave the device, or the most that may leak: 0.5 is half",
     )
     max_accuracy_drop: float | None = Field(None, ge=0, le=1, description="share of answers: 0.01 is one point")
+    max_kind_drop: float | None = Field(
+        MAX_KIND_DROP,
+        ge=0,
+        le=1,
+        description="share of the answers to any one kind of question, as far as its loss is sure; null is no limit",
+    )
     device_memory_bytes: int | None = Field(
         None, ge=1, description="for weights, caches and activations of the lower part"
     )
@@ -72,6 +78,7 @@ class Planning(Section):
     def limits(self) -> Limits:
         return Limits(
             max_accuracy_drop=self.max_accuracy_drop,
+            max_kind_drop=self.max_kind_drop,
             device_memory_bytes=self.device_memory_bytes,
             privacy_floor=parse_floor(self.privacy_floor),
             levels=frozenset(self.levels) or None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +60,8 @@ def show(seen: View, console: Console, *, every: bool, explain: bool) -> None:
     """The spans, then what was left out."""
     title = f"{seen.profiles.model}: the fastest plan, RTT {1e3 * seen.rtt_s:g} ms, {seen.n_tokens} decoding steps"
     table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
-    for name in ("uplink, kbit/s", "plan", "s there", "bytes", "drop", "leak", "MiB"):
-        table.add_column(name, justify="left" if name in ("uplink, kbit/s", "plan") else "right", no_wrap=True)
+    for name in ("kbit/s up", "plan", "s there", "bytes", "drop", "leak", "MiB"):
+        table.add_column(name, justify="left" if name in ("kbit/s up", "plan") else "right", no_wrap=True)
     for span in seen.spans:
         line = span.line
         table.add_row(
@@ -75,10 +75,13 @@ def show(seen: View, console: Console, *, every: bool, explain: bool) -> None:
         )
     console.print(table)
     console.print(f"Drop in points of accuracy, {seen.profiles.accuracy_source}; measured on {seen.profiles.machine}.")
+    for span in seen.spans:
+        if (worst := span.line.worst_kind) is not None and worst.drop > 0:
+            console.print(f"{span.line.plan} surely loses {100 * worst.drop:.1f} points of {worst.kind} questions.")
     console.print("Leak: 0 is what a blank picture tells, 1 the picture itself, and what was not measured.")
     _left_out(seen, console, every)
     if explain:
-        for sentence in reasons(seen):
+        for sentence in (*reasons(seen), *suffering(seen)):
             console.print(f"- {sentence}", soft_wrap=True, highlight=False)
 
 
@@ -97,12 +100,12 @@ def _kbit(bps: float) -> str:
 
 
 def _seconds(span: Span, seen: View) -> str:
-    """Latency at both ends of the span; without an end, the limit."""
+    """Latency at both ends of the span, `0.082..0.075`; without an end, the limit."""
     ends = (span.low_bps, span.high_bps)
     times = [span.line.latency_s(bps, seen.rtt_s, seen.n_tokens) if bps else None for bps in ends]
     if times[0] is None:
         return f"{times[1]:.3f}" if span.line.local else f"above {times[1]:.3f}"
-    return f"{times[0]:.3f} to {times[1]:.3f}" if times[0] != times[1] else f"{times[1]:.3f}"
+    return f"{times[0]:.3f}..{times[1]:.3f}" if times[0] != times[1] else f"{times[1]:.3f}"
 
 
 def _left_out(seen: View, console: Console, every: bool) -> None:
@@ -145,6 +148,19 @@ def reasons(seen: View) -> Iterator[str]:
         yield f"The device alone takes {alone_s:.3f} s: that is what an outage costs, and what a hedge bounds."
 
 
+def suffering(seen: View) -> Iterator[str]:
+    """Which plans a kind of question forbids, and which of the table nobody measured by kind."""
+    for line, names in seen.forbidden:
+        if "max_kind_drop" in names and line.worst_kind is not None:
+            yield (
+                f"{line.plan} is forbidden by max_kind_drop: {line.worst_kind.kind} questions surely lose "
+                f"{100 * line.worst_kind.drop:.1f} points, all questions {100 * line.accuracy_drop:.1f}."
+            )
+    unknown = [str(line.plan) for line in seen.kept if line.worst_kind is None and not line.local]
+    if unknown:
+        yield f"Not told apart by kind of question, so that max_kind_drop lets them pass: {', '.join(unknown)}."
+
+
 def _limit_s(line: CostLine, seen: View) -> float:
     return line.latency_s(math.inf, seen.rtt_s, seen.n_tokens)
 
@@ -162,6 +178,7 @@ def as_json(seen: View) -> dict[str, object]:
                 "plan": str(span.line.plan),
                 "payload_bytes": span.line.payload_bytes,
                 "accuracy_drop": span.line.accuracy_drop,
+                "worst_kind": asdict(span.line.worst_kind) if span.line.worst_kind else None,
                 "leak": span.line.leak,
             }
             for span in seen.spans

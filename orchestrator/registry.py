@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from splitvlm.domain import Plan
 from splitvlm.errors import CapacityError, ConfigError, UsageError
 from splitvlm.planning.costs import CloudProfile, DeviceProfile
+from splitvlm.planning.kinds import AccuracyDrop
 from splitvlm.planning.table import Limits
 
 MISSED_BEATS = 3
@@ -60,7 +61,7 @@ class CloudNode:
     origin: Origin
     address: str
     profile: CloudProfile
-    accuracy: Mapping[Plan, float] = field(default_factory=dict)  # drops measured for its model
+    accuracy: Mapping[Plan, AccuracyDrop] = field(default_factory=dict)  # drops measured for its model
     queue_s: float = 0.0  # in steps, as tables say it
 
 

@@ -14,6 +14,7 @@ from orchestrator.registry import CloudNode, EdgeNode
 from splitvlm.domain import Plan
 from splitvlm.errors import ConfigError
 from splitvlm.planning.costs import CostLine, cost_lines, nearest_drops
+from splitvlm.planning.kinds import AccuracyDrop
 from splitvlm.planning.table import build_table
 from splitvlm.rpc.limits import MAX_STANDBY
 
@@ -76,8 +77,10 @@ class Tables:
 
     def _build(self, edge: EdgeNode, cloud: CloudNode | None) -> _Built:
         profile = replace(cloud.profile, queue_s=cloud.queue_s) if cloud else None
-        measured = cloud.accuracy if cloud else {}
-        lines = cost_lines(edge.profile, profile, {**nearest_drops(edge.profile.coding, measured), **self._accuracy})
+        drops = nearest_drops(edge.profile.coding, cloud.accuracy if cloud else {})
+        for plan, mean in self._accuracy.items():  # the operator's word on the mean; what was measured by kind stays
+            drops[plan] = replace(drops.get(plan, AccuracyDrop(mean)), mean=mean)
+        lines = cost_lines(edge.profile, profile, drops)
         try:
             return _Built(build_table(lines, edge.limits, 0).lines, "", cloud)
         except ConfigError as error:

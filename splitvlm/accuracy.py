@@ -19,8 +19,8 @@ from splitvlm.domain import IMAGE, Cut, CutKind, Plan
 from splitvlm.errors import UsageError
 from splitvlm.model.loading import load_cloud, load_device, model_file
 from splitvlm.model.parts import CloudPart, DevicePart, LowerRun, UpperRun
-from splitvlm.planning.kinds import KindTally
-from splitvlm.planning.numbers import number
+from splitvlm.planning.kinds import AccuracyDrop, KindTally, worst_kind
+from splitvlm.planning.numbers import number, whole
 from splitvlm.textfiles import read_json
 from splitvlm.variants.evaluation import Example, naming, normalised
 from splitvlm.waiting import Told
@@ -103,7 +103,7 @@ def _measured(examples: Sequence[Example]) -> dict[Plan, _Tally]:
     return dict(parts.tallies)
 
 
-def read_accuracy(name: str) -> dict[str, float]:
+def read_accuracy(name: str) -> dict[Plan, AccuracyDrop]:
     """Drops by plan as measured for this model, or nothing where they were not.
 
     Raises UsageError for a file that `splitvlm evaluate` cannot have written.
@@ -114,12 +114,19 @@ def read_accuracy(name: str) -> dict[str, float]:
     advice = "Measure again: `splitvlm evaluate MODEL --plans` writes it."
     report = read_json(file, "accuracy", advice=advice)
     try:
-        rows = report["plans"].items()
-        return {str(Plan.parse(plan)): number(row["drop"], f"The drop of {plan}", most=1.0) for plan, row in rows}
+        return {Plan.parse(plan): _drop_of(plan, row) for plan, row in report["plans"].items()}
     except UsageError as error:
         raise UsageError(f"{file} holds no accuracy: {error.sentence}", advice=advice) from error
     except (KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{file} holds no accuracy: its plans or their drops are missing.", advice=advice) from error
+
+
+def _drop_of(plan: str, row: Mapping[str, Any]) -> AccuracyDrop:
+    tallies = {
+        kind: KindTally(**{name: whole(count, f"{plan}, {kind}: {name}") for name, count in counts.items()})
+        for kind, counts in row.get("kinds", {}).items()
+    }
+    return AccuracyDrop(number(row["drop"], f"The drop of {plan}", most=1.0), worst_kind(tallies))
 
 
 def _figures(tallies: Mapping[Plan, _Tally], plan: Plan, count: int) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from splitvlm.link.emulator import LinkEmulator
 from splitvlm.link.tracefiles import load_living
 from splitvlm.link.traces import Trace
 from splitvlm.model.loading import load_whole, read_spec
+from splitvlm.planning.table import MAX_KIND_DROP
 from splitvlm.rpc.local import LocalClient
 from splitvlm.scenes import held_out
 from splitvlm.settings import host_and_port
@@ -125,6 +126,7 @@ def _edge_settings(orchestrator: str, link: str, slowdown: float, memory: int) -
             "device_memory_bytes": memory,
             "expected_tokens": 4,
             "max_accuracy_drop": MOST_DROP,
+            "max_kind_drop": MAX_KIND_DROP,
             "ask_again": False,  # each question by itself
         },
         "emulation": {"slowdown": slowdown},
@@ -174,7 +176,10 @@ def _introduce(trace: str, slowdown: float, memory: int, questions: int) -> None
         f"[yellow]EMULATION[/]: the device has {memory / 2**20:.1f} MiB for the model (it does not fit whole), and its "
         f"stages are slowed down {slowdown:g} x. The link is emulated: {trace}, {2e3 * DELAY_S:.0f} ms round trip."
     )
-    console.print(f"{questions} questions about pictures that the model never saw.\n")
+    console.print(
+        f"{questions} questions about pictures that the model never saw. Plans may cost {100 * MOST_DROP:g} points of "
+        f"accuracy on average, and surely no more than {100 * MAX_KIND_DROP:g} of any kind of question.\n"
+    )
     console.print(f"{'':>7}  {'uplink':>9}  {'plan':<18} {'bytes':>7} {'JPEG':>6}  {'first':>6} {'total':>6}   answer")
 
 

@@ -24,6 +24,7 @@ from splitvlm.model.loading import load_cloud, load_device, middle_cuts
 from splitvlm.model.parts import DevicePart
 from splitvlm.pictures import samples
 from splitvlm.planning.costs import DeviceProfile, nearest_drops
+from splitvlm.planning.kinds import AccuracyDrop
 from splitvlm.planning.profilefiles import AccuracySource, Profiles, write
 from splitvlm.profiling import (
     device_profile_from_bytes,
@@ -118,12 +119,12 @@ def _with_median_sizes(
     return coding
 
 
-def _drops(name: str, profile: DeviceProfile) -> tuple[dict[Plan, float], AccuracySource]:
+def _drops(name: str, profile: DeviceProfile) -> tuple[dict[Plan, AccuracyDrop], AccuracySource]:
     """Measured for this model, else the embedded model's at the same level and kind of cut, and named as borrowed."""
     measured, source = read_accuracy(name), "measured"
     if not measured and name.startswith("shape:"):
         measured, source = read_accuracy(LENDER), "borrowed"
-    drops = nearest_drops(profile.coding, {Plan.parse(text): drop for text, drop in measured.items()})
+    drops = nearest_drops(profile.coding, measured)
     return drops, source if drops else "none"  # type: ignore[return-value]
 
 

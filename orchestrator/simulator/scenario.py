@@ -13,7 +13,7 @@ from splitvlm.link.tracefiles import names_a_file
 from splitvlm.paths import path_of
 from splitvlm.planning.fields import CutText, FloorText
 from splitvlm.planning.policy import Objective
-from splitvlm.planning.table import Limits, parse_floor
+from splitvlm.planning.table import MAX_KIND_DROP, Limits, parse_floor
 from splitvlm.settings import NodeName, Section, base_of
 
 
@@ -78,12 +78,14 @@ class PlanLimits(Section):
     levels: list[str] = Field([])
     privacy_floor: FloorText | None = None
     max_accuracy_drop: float | None = Field(None, ge=0, le=1)
+    max_kind_drop: float | None = Field(MAX_KIND_DROP, ge=0, le=1, description="of any one kind of question")
     device_memory_bytes: int | None = Field(None, ge=1)
     bytes_per_day: float | None = Field(None, gt=0, description="of each device's uplink")
 
     def limits(self) -> Limits:
         return Limits(
             max_accuracy_drop=self.max_accuracy_drop,
+            max_kind_drop=self.max_kind_drop,
             device_memory_bytes=self.device_memory_bytes,
             privacy_floor=parse_floor(self.privacy_floor),
             levels=frozenset(self.levels) or None,

@@ -25,6 +25,9 @@ def plan(
     max_accuracy_drop: Annotated[
         float | None, typer.Option(callback=finite, min=0, max=1, help="0.01 is one point")
     ] = None,
+    max_kind_drop: Annotated[
+        float, typer.Option(callback=finite, min=0, max=1, help="of any one kind of question; 1 forbids nothing")
+    ] = 0.03,
     privacy_floor: Annotated[str | None, typer.Option(help="shallowest cut allowed, or the most that may leak")] = None,
     device_memory_bytes: Annotated[int | None, typer.Option(min=1)] = None,
     every: Annotated[bool, typer.Option("--all", help="also name what was left out")] = False,
@@ -41,6 +44,7 @@ def plan(
 
     limits = Limits(
         max_accuracy_drop=max_accuracy_drop,
+        max_kind_drop=max_kind_drop,
         device_memory_bytes=device_memory_bytes,
         privacy_floor=parse_floor(privacy_floor),
     )

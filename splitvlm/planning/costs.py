@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from splitvlm.domain import DEVICE, Cut, Plan
+from splitvlm.planning.kinds import AccuracyDrop, KindDrop
 from splitvlm.planning.numbers import number
 
 Coding = tuple[Cut, str]
@@ -42,6 +43,7 @@ class CostLine:
     cloud: str = ""  # the cloud node's name; empty where there is one only
     cloud_rtt_s: float = 0.0  # its distance beyond the access link, which every trip pays besides
     leak: float = 0.0  # of the picture to whoever reads what crosses: 0 is a blank picture, 1 the picture
+    worst_kind: KindDrop | None = None  # the kind of question that suffers most; None where kinds were not told apart
 
     @property
     def key(self) -> tuple[Plan, str]:
@@ -113,11 +115,12 @@ class CloudProfile:
         _check("cloud", "queue_s", (self.queue_s,))
 
 
-_NO_ACCURACY: Mapping[Plan, float] = {}
+_NO_ACCURACY: Mapping[Plan, AccuracyDrop] = {}
+_NO_DROP = AccuracyDrop(0.0)
 
 
 def cost_lines(
-    device: DeviceProfile, cloud: CloudProfile | None, accuracy: Mapping[Plan, float] = _NO_ACCURACY
+    device: DeviceProfile, cloud: CloudProfile | None, accuracy: Mapping[Plan, AccuracyDrop] = _NO_ACCURACY
 ) -> tuple[CostLine, ...]:
     """A line for each plan that both sides measured, and for `device` where the device can hold the whole model.
 
@@ -129,7 +132,7 @@ def cost_lines(
     return tuple(lines)
 
 
-def _local(device: DeviceProfile, accuracy: Mapping[Plan, float]) -> CostLine:
+def _local(device: DeviceProfile, accuracy: Mapping[Plan, AccuracyDrop]) -> CostLine:
     plan = Plan(DEVICE, "none", device.variant)
     return CostLine(
         plan=plan,
@@ -143,11 +146,12 @@ def _local(device: DeviceProfile, accuracy: Mapping[Plan, float]) -> CostLine:
         trips=0,
         trips_per_token=0,
         device_memory_bytes=device.memory_bytes.get(DEVICE, 0),
-        accuracy_drop=accuracy.get(plan, 0.0),
+        accuracy_drop=accuracy.get(plan, _NO_DROP).mean,
+        worst_kind=accuracy.get(plan, _NO_DROP).worst_kind,
     )
 
 
-def _remote(device: DeviceProfile, cloud: CloudProfile, accuracy: Mapping[Plan, float]) -> Iterator[CostLine]:
+def _remote(device: DeviceProfile, cloud: CloudProfile, accuracy: Mapping[Plan, AccuracyDrop]) -> Iterator[CostLine]:
     for (cut, level), (encode_s, payload_bytes) in device.coding.items():
         if cut not in device.cuts or cut not in cloud.cuts or (cut, level) not in cloud.coding:
             continue
@@ -164,13 +168,16 @@ def _remote(device: DeviceProfile, cloud: CloudProfile, accuracy: Mapping[Plan, 
             trips=1,
             trips_per_token=cut.trips_per_token,
             device_memory_bytes=device.memory_bytes.get(cut, 0),
-            accuracy_drop=accuracy.get(plan, 0.0),
+            accuracy_drop=accuracy.get(plan, _NO_DROP).mean,
+            worst_kind=accuracy.get(plan, _NO_DROP).worst_kind,
             token_bytes=device.token_bytes.get((cut, level), 0),
             leak=device.leak.get((cut, level), 1.0),
         )
 
 
-def nearest_drops(codings: Iterable[tuple[Cut, str]], measured: Mapping[Plan, float]) -> dict[Plan, float]:
+def nearest_drops(
+    codings: Iterable[tuple[Cut, str]], measured: Mapping[Plan, AccuracyDrop]
+) -> dict[Plan, AccuracyDrop]:
     """A drop for each cut and level: as measured, or that of the nearest measured cut of its kind at the same level."""
     found = {}
     for cut, level in codings:

@@ -12,6 +12,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from splitvlm.planning.numbers import number
+
 Z_95 = 1.96
 
 
@@ -51,10 +53,27 @@ class KindTally:
 
 @dataclass(frozen=True, slots=True)
 class KindDrop:
-    """The kind of question that a plan surely loses most of. `drop` is the sure drop."""
+    """The kind of question that a plan surely loses most of. `drop` is the sure drop. Raises UsageError."""
 
     kind: str
     drop: float
+
+    def __post_init__(self) -> None:
+        number(self.drop, f"The drop of {self.kind} questions", most=1.0)
+
+    def __str__(self) -> str:
+        return f"{self.kind} {100 * self.drop:.1f}"
+
+
+@dataclass(frozen=True, slots=True)
+class AccuracyDrop:
+    """What was measured of a plan's answers. `worst_kind` is None where kinds were not told apart. Raises UsageError."""
+
+    mean: float  # over all questions
+    worst_kind: KindDrop | None = None
+
+    def __post_init__(self) -> None:
+        number(self.mean, "The drop of a plan", most=1.0)
 
 
 def worst_kind(kinds: Mapping[str, KindTally]) -> KindDrop | None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 from splitvlm.domain import Cut, Plan
 from splitvlm.errors import UsageError
 from splitvlm.planning.costs import CloudProfile, Coding, CostLine, DeviceProfile, cost_lines
+from splitvlm.planning.kinds import AccuracyDrop, KindDrop
 from splitvlm.planning.numbers import number, whole
 from splitvlm.textfiles import read_json
 
@@ -28,14 +29,14 @@ AccuracySource = Literal["measured", "borrowed", "none"]
 
 @dataclass(frozen=True, slots=True)
 class Profiles:
-    """What both sides measured for one model, and where that was. `accuracy` holds drops: 0.01 is one point lost."""
+    """What both sides measured for one model, and where that was. `accuracy` holds drops."""
 
     model: str
     machine: str
     source: str
     device: DeviceProfile
     cloud: CloudProfile
-    accuracy: Mapping[Plan, float] = field(default_factory=dict)
+    accuracy: Mapping[Plan, AccuracyDrop] = field(default_factory=dict)
     accuracy_source: AccuracySource = "none"  # `borrowed`: another model's, at the same level and kind of cut
     sizes: Mapping[Plan, tuple[int, ...]] = field(default_factory=dict)  # sampled payload bytes over pictures, rising
 
@@ -91,7 +92,10 @@ def write(path: Path, profiles: Profiles) -> None:
         "cloud_s": _named(cloud.cuts),
         "cloud_token_s": _named(cloud.token_s),
         "plans": plans,
-        "accuracy_drop": {str(plan): drop for plan, drop in profiles.accuracy.items()},
+        "accuracy_drop": {str(plan): drop.mean for plan, drop in profiles.accuracy.items()},
+        "worst_kind": {
+            str(plan): asdict(drop.worst_kind) for plan, drop in profiles.accuracy.items() if drop.worst_kind
+        },
         "sizes": {str(plan): list(sizes) for plan, sizes in profiles.sizes.items()},
     }
     parts = [f"  {json.dumps(key)}: {_shown(value)}" for key, value in content.items()]
@@ -145,7 +149,7 @@ def read(path: Path) -> Profiles:
                 coding=_column(plans, "decode_s", number),
                 token_s=_by_cut(raw["cloud_token_s"], number),
             ),
-            accuracy=_by_plan(raw["accuracy_drop"], _share),
+            accuracy=_drops(raw["accuracy_drop"], raw.get("worst_kind", {})),
             accuracy_source=source,
             sizes=_by_plan(raw["sizes"], lambda sizes, name: tuple(whole(size, name) for size in sizes)),
         )
@@ -163,6 +167,11 @@ def _device(raw: Mapping[str, Any], plans: Mapping[Plan, Mapping[str, Any]]) -> 
         token_bytes={coding: size for coding, size in _column(plans, "token_bytes", whole).items() if size},
         leak=_column(plans, "leak", _share),
     )
+
+
+def _drops(means: Mapping[str, Any], worst: Mapping[str, Mapping[str, Any]]) -> dict[Plan, AccuracyDrop]:
+    kinds = {text: KindDrop(str(row["kind"]), row["drop"]) for text, row in worst.items()}
+    return {Plan.parse(text): AccuracyDrop(mean, kinds.get(text)) for text, mean in means.items()}
 
 
 @contextmanager

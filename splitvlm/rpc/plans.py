@@ -8,16 +8,19 @@ from collections.abc import Mapping, Sequence
 
 from splitvlm.domain import Cut, Plan, parse_level
 from splitvlm.planning.costs import CloudProfile, CostLine, DeviceProfile
+from splitvlm.planning.kinds import AccuracyDrop, KindDrop
 from splitvlm.planning.table import Limits, PlanTable, parse_floor
 from splitvlm.rpc.wire_checks import (
     MAX_BYTES,
     MAX_CODINGS,
     MAX_CUTS,
+    MAX_KIND_CHARS,
     MAX_LEVELS,
     MAX_PROBLEM_CHARS,
     MAX_SECONDS,
     MAX_TRIPS,
     check_count,
+    check_line,
     check_node,
     check_numbers,
 )
@@ -79,11 +82,32 @@ def cloud_profile_from_wire(message: pb.CloudProfile) -> CloudProfile:
     )
 
 
+def accuracy_to_wire(plan: Plan, drop: AccuracyDrop) -> pb.PlanAccuracy:
+    return pb.PlanAccuracy(plan=str(plan), drop=drop.mean, worst_kind=_kind_to_wire(drop.worst_kind))
+
+
+def accuracy_from_wire(entries: Sequence[pb.PlanAccuracy]) -> dict[Plan, AccuracyDrop]:
+    check_count("measured drops", entries, MAX_CODINGS)
+    return {Plan.parse(entry.plan): AccuracyDrop(entry.drop, _kind_from_wire(entry)) for entry in entries}
+
+
+def _kind_to_wire(worst: KindDrop | None) -> pb.KindDrop | None:
+    return None if worst is None else pb.KindDrop(kind=worst.kind, drop=worst.drop)
+
+
+def _kind_from_wire(message: pb.PlanAccuracy | pb.CostLine) -> KindDrop | None:
+    if not message.HasField("worst_kind"):
+        return None
+    check_line("kind", message.worst_kind.kind, MAX_KIND_CHARS)
+    return KindDrop(message.worst_kind.kind, message.worst_kind.drop)
+
+
 def limits_to_wire(limits: Limits) -> pb.PlanLimits:
     floor = limits.privacy_floor
     return pb.PlanLimits(
         device_memory_bytes=limits.device_memory_bytes or 0,
         max_accuracy_drop=limits.max_accuracy_drop,
+        max_kind_drop=limits.max_kind_drop,
         privacy_floor=str(floor) if isinstance(floor, Cut) else "",
         cuts=sorted(map(str, limits.cuts or ())),
         levels=sorted(limits.levels or ()),
@@ -93,22 +117,21 @@ def limits_to_wire(limits: Limits) -> pb.PlanLimits:
 
 def limits_from_wire(message: pb.PlanLimits) -> Limits:
     check_numbers("device_memory_bytes", [message.device_memory_bytes], MAX_BYTES)
-    check_numbers("max_accuracy_drop, max_leak", [message.max_accuracy_drop, message.max_leak], 1.0)
+    check_numbers(
+        "max_accuracy_drop, max_kind_drop, max_leak",
+        [message.max_accuracy_drop, message.max_kind_drop, message.max_leak],
+        1.0,
+    )
     check_count("allowed cuts", message.cuts, MAX_CUTS)
     check_count("allowed levels", message.levels, MAX_LEVELS)
     return Limits(
         max_accuracy_drop=message.max_accuracy_drop if message.HasField("max_accuracy_drop") else None,
+        max_kind_drop=message.max_kind_drop if message.HasField("max_kind_drop") else None,
         device_memory_bytes=message.device_memory_bytes or None,
         privacy_floor=message.max_leak if message.HasField("max_leak") else parse_floor(message.privacy_floor),
         levels=frozenset(map(parse_level, message.levels)) or None,
         cuts=frozenset(map(Cut.parse, message.cuts)) or None,
     )
-
-
-def accuracy_from_wire(entries: Sequence[pb.PlanAccuracy]) -> dict[Plan, float]:
-    check_count("measured drops", entries, MAX_CODINGS)
-    check_numbers("drop", (entry.drop for entry in entries), 1.0)
-    return {Plan.parse(entry.plan): entry.drop for entry in entries}
 
 
 def table_to_wire(
@@ -122,7 +145,10 @@ def table_to_wire(
         problem=problem[:MAX_PROBLEM_CHARS],
         lines=[
             pb.CostLine(
-                **{"plan": str(line.plan), "cloud": line.cloud} | {name: getattr(line, name) for name in _LINE_NUMBERS}
+                plan=str(line.plan),
+                cloud=line.cloud,
+                worst_kind=_kind_to_wire(line.worst_kind),
+                **{name: getattr(line, name) for name in _LINE_NUMBERS},
             )
             for line in table.lines
         ],
@@ -136,7 +162,12 @@ def table_from_wire(message: pb.PlanTable) -> PlanTable:
         for name, most in _LINE_NUMBERS.items():
             check_numbers(name, [getattr(line, name)], most)
     lines = (
-        CostLine(plan=Plan.parse(line.plan), cloud=line.cloud, **{name: getattr(line, name) for name in _LINE_NUMBERS})
+        CostLine(
+            plan=Plan.parse(line.plan),
+            cloud=line.cloud,
+            worst_kind=_kind_from_wire(line),
+            **{name: getattr(line, name) for name in _LINE_NUMBERS},
+        )
         for line in message.lines
     )
     return PlanTable(message.version, tuple(lines))

@@ -22,6 +22,7 @@ MAX_BYTES: Final = 2**50
 MAX_TRIPS: Final = 64
 MAX_MODEL_CHARS: Final = 1_024  # a name may be a path
 MAX_PROBLEM_CHARS: Final = 600
+MAX_KIND_CHARS: Final = 80  # the name of a kind of question
 
 _NODE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _INSTANCE = re.compile(r"[0-9a-f]{8,64}")

@@ -25,6 +25,7 @@ from splitvlm.leak.figures import leaks_of, read_leaks
 from splitvlm.model.loading import model_file
 from splitvlm.planning import profilefiles
 from splitvlm.planning.costs import CloudProfile, DeviceProfile
+from splitvlm.planning.kinds import AccuracyDrop
 from splitvlm.rpc.plans import device_profile_from_wire
 from splitvlm.wire.v1 import control_pb2
 
@@ -96,7 +97,7 @@ def profiles() -> profilefiles.Profiles:
     )  # fmt: skip
     cloud = CloudProfile(cuts={IMAGE: 0.3, TOKENS: 0.2}, coding={coding: 0.01}, token_s={IMAGE: 0.02})
     return profilefiles.Profiles(
-        "m", "here", "test", device, cloud, {Plan(*coding): 0.02}, "measured", {Plan(*coding): (4, 5)}
+        "m", "here", "test", device, cloud, {Plan(*coding): AccuracyDrop(0.02)}, "measured", {Plan(*coding): (4, 5)}
     )
 
 

@@ -7,6 +7,7 @@ import pytest
 from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut, Plan
 from splitvlm.errors import UsageError
 from splitvlm.planning.costs import CloudProfile, CostLine, DeviceProfile, cost_lines
+from splitvlm.planning.kinds import AccuracyDrop
 
 LM2 = Cut.parse("lm:2")
 
@@ -62,7 +63,7 @@ def test_a_plan_needs_both_sides():
 
 
 def test_accuracy_drops_are_those_of_the_plans():
-    drop = {Plan.parse("tokens/int4"): 0.003}
+    drop = {Plan.parse("tokens/int4"): AccuracyDrop(0.003)}
     drops = {str(line.plan): line.accuracy_drop for line in cost_lines(a_device(), a_cloud(), drop)}
     assert drops == {"device/none": 0.0, "image/q75": 0.0, "tokens/int4": 0.003, "lm:2/int8": 0.0}
 

@@ -38,6 +38,7 @@ def test_profiles_cross_unchanged() -> None:
     "limits",
     [
         Limits(),
+        Limits(max_kind_drop=0.03),
         Limits(max_accuracy_drop=0.0, device_memory_bytes=5, privacy_floor=TOKENS, levels=frozenset({"int4"})),
         Limits(cuts=frozenset({IMAGE, LM})),
         Limits(privacy_floor=0.0),

@@ -90,22 +90,54 @@ class PlanAccuracy(_message.Message):
 
     PLAN_FIELD_NUMBER: _builtins.int
     DROP_FIELD_NUMBER: _builtins.int
+    WORST_KIND_FIELD_NUMBER: _builtins.int
     plan: _builtins.str
     drop: _builtins.float
     """share of answers lost against the lossless ones, 0.01 is one point"""
+    @_builtins.property
+    def worst_kind(self) -> Global___KindDrop:
+        """absent where kinds of question were not told apart"""
+
     def __init__(
         self,
         *,
         plan: _builtins.str = ...,
         drop: _builtins.float = ...,
+        worst_kind: Global___KindDrop | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["worst_kind", b"worst_kind"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["drop", b"drop", "plan", b"plan"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drop", b"drop", "plan", b"plan", "worst_kind", b"worst_kind"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PlanAccuracy: _TypeAlias = PlanAccuracy  # noqa: Y015
+
+@_typing.final
+class KindDrop(_message.Message):
+    """The kind of question that a plan surely loses most of."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    DROP_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """e.g. `obstacle`"""
+    drop: _builtins.float
+    """0 to 1: the share lost less half of its 95 % interval"""
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        drop: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drop", b"drop", "kind", b"kind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KindDrop: _TypeAlias = KindDrop  # noqa: Y015
 
 @_typing.final
 class Registered(_message.Message):
@@ -455,6 +487,7 @@ class PlanLimits(_message.Message):
     CUTS_FIELD_NUMBER: _builtins.int
     LEVELS_FIELD_NUMBER: _builtins.int
     MAX_LEAK_FIELD_NUMBER: _builtins.int
+    MAX_KIND_DROP_FIELD_NUMBER: _builtins.int
     device_memory_bytes: _builtins.int
     """0 is no limit"""
     max_accuracy_drop: _builtins.float
@@ -463,6 +496,8 @@ class PlanLimits(_message.Message):
     """the shallowest cut allowed; empty is none"""
     max_leak: _builtins.float
     """the most that a plan may leak, 0 to 1; absent is no limit"""
+    max_kind_drop: _builtins.float
+    """of any kind of question: 0.03 is three points; absent is no limit"""
     @_builtins.property
     def cuts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """allowed cuts; empty is all that the device holds"""
@@ -480,17 +515,22 @@ class PlanLimits(_message.Message):
         cuts: _abc.Iterable[_builtins.str] | None = ...,
         levels: _abc.Iterable[_builtins.str] | None = ...,
         max_leak: _builtins.float | None = ...,
+        max_kind_drop: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_accuracy_drop", b"_max_accuracy_drop", "_max_leak", b"_max_leak", "max_accuracy_drop", b"max_accuracy_drop", "max_leak", b"max_leak"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_accuracy_drop", b"_max_accuracy_drop", "_max_kind_drop", b"_max_kind_drop", "_max_leak", b"_max_leak", "max_accuracy_drop", b"max_accuracy_drop", "max_kind_drop", b"max_kind_drop", "max_leak", b"max_leak"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_accuracy_drop", b"_max_accuracy_drop", "_max_leak", b"_max_leak", "cuts", b"cuts", "device_memory_bytes", b"device_memory_bytes", "levels", b"levels", "max_accuracy_drop", b"max_accuracy_drop", "max_leak", b"max_leak", "privacy_floor", b"privacy_floor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_accuracy_drop", b"_max_accuracy_drop", "_max_kind_drop", b"_max_kind_drop", "_max_leak", b"_max_leak", "cuts", b"cuts", "device_memory_bytes", b"device_memory_bytes", "levels", b"levels", "max_accuracy_drop", b"max_accuracy_drop", "max_kind_drop", b"max_kind_drop", "max_leak", b"max_leak", "privacy_floor", b"privacy_floor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_accuracy_drop: _TypeAlias = _typing.Literal["max_accuracy_drop"]  # noqa: Y015
     _WhichOneofArgType__max_accuracy_drop: _TypeAlias = _typing.Literal["_max_accuracy_drop", b"_max_accuracy_drop"]  # noqa: Y015
+    _WhichOneofReturnType__max_kind_drop: _TypeAlias = _typing.Literal["max_kind_drop"]  # noqa: Y015
+    _WhichOneofArgType__max_kind_drop: _TypeAlias = _typing.Literal["_max_kind_drop", b"_max_kind_drop"]  # noqa: Y015
     _WhichOneofReturnType__max_leak: _TypeAlias = _typing.Literal["max_leak"]  # noqa: Y015
     _WhichOneofArgType__max_leak: _TypeAlias = _typing.Literal["_max_leak", b"_max_leak"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_accuracy_drop) -> _WhichOneofReturnType__max_accuracy_drop | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_kind_drop) -> _WhichOneofReturnType__max_kind_drop | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_leak) -> _WhichOneofReturnType__max_leak | None: ...
 
@@ -582,6 +622,7 @@ class CostLine(_message.Message):
     CLOUD_FIELD_NUMBER: _builtins.int
     CLOUD_RTT_S_FIELD_NUMBER: _builtins.int
     LEAK_FIELD_NUMBER: _builtins.int
+    WORST_KIND_FIELD_NUMBER: _builtins.int
     plan: _builtins.str
     device_s: _builtins.float
     encode_s: _builtins.float
@@ -602,6 +643,10 @@ class CostLine(_message.Message):
     """its distance beyond the access link, seconds; each trip takes it besides"""
     leak: _builtins.float
     """of the picture, 0 to 1, as the device measured it"""
+    @_builtins.property
+    def worst_kind(self) -> Global___KindDrop:
+        """absent where kinds of question were not told apart"""
+
     def __init__(
         self,
         *,
@@ -621,10 +666,11 @@ class CostLine(_message.Message):
         cloud: _builtins.str = ...,
         cloud_rtt_s: _builtins.float = ...,
         leak: _builtins.float = ...,
+        worst_kind: Global___KindDrop | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["worst_kind", b"worst_kind"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy_drop", b"accuracy_drop", "cloud", b"cloud", "cloud_rtt_s", b"cloud_rtt_s", "cloud_s", b"cloud_s", "decode_s", b"decode_s", "device_memory_bytes", b"device_memory_bytes", "device_s", b"device_s", "encode_s", b"encode_s", "leak", b"leak", "payload_bytes", b"payload_bytes", "plan", b"plan", "queue_s", b"queue_s", "token_bytes", b"token_bytes", "token_s", b"token_s", "trips", b"trips", "trips_per_token", b"trips_per_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy_drop", b"accuracy_drop", "cloud", b"cloud", "cloud_rtt_s", b"cloud_rtt_s", "cloud_s", b"cloud_s", "decode_s", b"decode_s", "device_memory_bytes", b"device_memory_bytes", "device_s", b"device_s", "encode_s", b"encode_s", "leak", b"leak", "payload_bytes", b"payload_bytes", "plan", b"plan", "queue_s", b"queue_s", "token_bytes", b"token_bytes", "token_s", b"token_s", "trips", b"trips", "trips_per_token", b"trips_per_token", "worst_kind", b"worst_kind"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
