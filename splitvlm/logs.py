@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from splitvlm.settings import Logging
 
+_OURS = "splitvlm"
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -29,8 +30,13 @@ class JsonLines(logging.Formatter):
 
 
 def set_up(settings: Logging) -> None:
-    """Configure the root logger of this process."""
+    """Sets what this process logs: splitvlm's own words at the level given, of libraries only warnings and errors.
+
+    Libraries log at lower levels what passes through them: Pillow the EXIF of pictures, HTTP clients addresses with their keys.
+    """
     handler = logging.StreamHandler(sys.stderr)
     plain = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     handler.setFormatter(JsonLines() if settings.json_lines else plain)
-    logging.basicConfig(level=settings.level.upper(), handlers=[handler], force=True)
+    level = logging.getLevelNamesMapping()[settings.level.upper()]
+    logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)
+    logging.getLogger(_OURS).setLevel(level)

@@ -107,7 +107,9 @@ class Security(Section):
 
 
 class Logging(Section):
-    level: Literal["debug", "info", "warning", "error"] = "info"
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="of splitvlm's own; libraries log warnings and errors only"
+    )
     json_lines: bool = Field(True, description="one JSON object a line; false writes plain text for people")
 
 

@@ -52,8 +52,12 @@ PICTURE_FORMATS: dict[str, tuple[str, int, float]] = {
 }
 """Format, quality and scale of a side at each lossy level of pictures."""
 
-PICTURE_VERSION = 2
-"""Of the pictures' encoding. 1 knew one size only, and neither AVIF nor the slower WebP and JPEG."""
+PICTURE_VERSION = 3
+"""Of the pictures' encoding. 1 knew one size only, and neither AVIF nor the slower WebP and JPEG;
+2 no side longer than its format codes."""
+
+MAX_SIDE_PX: dict[str, int] = {"WEBP": 16_383, "AVIF": 32_768, "JPEG": 65_500}
+"""The longest side that the formats' libraries code. A longer picture is scaled down to it; at `lossless` it becomes PNG."""
 
 FEATURE_LEVELS: tuple[str, ...] = (LOSSLESS, *BITS)
 PICTURE_LEVELS: tuple[str, ...] = (LOSSLESS, *PICTURE_FORMATS)
@@ -94,6 +98,7 @@ def codec_hash() -> str:
         "klt format": KLT_FORMAT,
         "picture version": PICTURE_VERSION,
         "pictures": PICTURE_FORMATS,
+        "sides": MAX_SIDE_PX,
         "groups": [TOKEN_GROUP, CHANNEL_GROUP],
         "outliers": [OUTLIER_RATIO, OUTLIER_SHARE, APART_BITS],
     }

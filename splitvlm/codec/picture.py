@@ -1,7 +1,10 @@
 """The cut `image`: a picture, already resized to the model's input, to bytes and back.
 
-    picture := file                                     JPEG, WebP or AVIF
+    picture := file                                     JPEG, WebP, AVIF or PNG
              | 0x01 · width varint · height varint · file     of a picture that is brought back to this size (Lanczos)
+
+Every level takes a picture of every size. Lossless is WebP, and PNG where a side is longer than WebP codes; where a side is
+longer than a lossy level's format codes, the picture is scaled down to it and brought back.
 
 The formats that are decoded are told by their first bytes, and by nothing else that a peer says; the picture's size is
 read from its header and checked before any pixel is decoded. Metadata (EXIF, ICC, XMP) is not sent.
@@ -20,11 +23,11 @@ from PIL import Image, features
 
 from splitvlm import picturefiles
 from splitvlm.codec.header import Cursor, varint
-from splitvlm.codec.levels import LOSSLESS, PICTURE_FORMATS, PICTURE_LEVELS
+from splitvlm.codec.levels import LOSSLESS, MAX_SIDE_PX, PICTURE_FORMATS, PICTURE_LEVELS
 from splitvlm.errors import ProtocolError, UsageError
 from splitvlm.picturefiles import PictureHeader, PictureRefused
 
-_FORMATS: Final = ("JPEG", "WEBP", "AVIF")
+_FORMATS: Final = ("JPEG", "WEBP", "AVIF", "PNG")
 _SCALED: Final = 1  # no format begins so
 _RESIZED_BYTES: Final = 4  # a pixel, of the result and of what lies between the two passes of resizing
 _LOSSLESS_EFFORT: Final = 50  # docs/codec.md: 100 saves below 0.1 % for twice the time
@@ -51,10 +54,15 @@ def encode_picture(picture: Image.Image, level: str) -> bytes:
     plain = Image.new("RGB", picture.size)  # carries no metadata
     plain.paste(picturefiles.to_rgb(picture))
     out = io.BytesIO()
+    longest_px = max(plain.size)
     if level == LOSSLESS:
-        plain.save(out, "WEBP", lossless=True, quality=_LOSSLESS_EFFORT, method=4)
+        if longest_px > MAX_SIDE_PX["WEBP"]:
+            plain.save(out, "PNG")
+        else:
+            plain.save(out, "WEBP", lossless=True, quality=_LOSSLESS_EFFORT, method=4)
         return out.getvalue()
     kind, quality, scale = PICTURE_FORMATS[level]
+    scale = min(scale, MAX_SIDE_PX[kind] / longest_px)
     if scale < 1:
         out.write(bytes((_SCALED,)) + varint(plain.width) + varint(plain.height))
         plain = plain.resize([max(1, round(side * scale)) for side in plain.size], Image.Resampling.LANCZOS)
@@ -64,7 +72,7 @@ def encode_picture(picture: Image.Image, level: str) -> bytes:
 
 
 def decode_picture(data: bytes, *, max_pixels: int) -> Image.Image:
-    """The RGB picture in `data`: JPEG, WebP or AVIF, a single frame, at most `max_pixels` large. Raises ProtocolError."""
+    """The RGB picture in `data`: JPEG, WebP, AVIF or PNG, a single frame, at most `max_pixels` large. Raises ProtocolError."""
     size, file = _unwrapped(data, max_pixels)
     with _refusals():
         restored = picturefiles.opened(file, max_pixels=max_pixels, formats=_FORMATS, animated=False)

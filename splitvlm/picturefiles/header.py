@@ -45,6 +45,10 @@ class PictureHeader:
     mode: str  # Pillow's name
     decoded_bytes: int
 
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.width, self.height
+
 
 def inspect(
     data: bytes, *, max_pixels: int, formats: Collection[str] = FORMATS, animated: bool = True
