@@ -37,7 +37,7 @@ class Planning(Section):
         MAX_KIND_DROP,
         ge=0,
         le=1,
-        description="share of the answers to any one kind of question, as far as its loss is sure; null is no limit",
+        description="share of the answers to any one kind of question, where the loss is significant; null is no limit",
     )
     device_memory_bytes: int | None = Field(
         None, ge=1, description="for weights, caches and activations of the lower part"

@@ -77,7 +77,7 @@ def show(seen: View, console: Console, *, every: bool, explain: bool) -> None:
     console.print(f"Drop in points of accuracy, {seen.profiles.accuracy_source}; measured on {seen.profiles.machine}.")
     for span in seen.spans:
         if (worst := span.line.worst_kind) is not None and worst.drop > 0:
-            console.print(f"{span.line.plan} surely loses {100 * worst.drop:.1f} points of {worst.kind} questions.")
+            console.print(f"{span.line.plan} loses {100 * worst.drop:.1f} points of {worst.kind} questions.")
     console.print("Leak: 0 is what a blank picture tells, 1 the picture itself, and what was not measured.")
     _left_out(seen, console, every)
     if explain:
@@ -153,7 +153,7 @@ def suffering(seen: View) -> Iterator[str]:
     for line, names in seen.forbidden:
         if "max_kind_drop" in names and line.worst_kind is not None:
             yield (
-                f"{line.plan} is forbidden by max_kind_drop: {line.worst_kind.kind} questions surely lose "
+                f"{line.plan} is forbidden by max_kind_drop: {line.worst_kind.kind} questions lose "
                 f"{100 * line.worst_kind.drop:.1f} points, all questions {100 * line.accuracy_drop:.1f}."
             )
     unknown = [str(line.plan) for line in seen.kept if line.worst_kind is None and not line.local]

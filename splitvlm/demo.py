@@ -178,7 +178,7 @@ def _introduce(trace: str, slowdown: float, memory: int, questions: int) -> None
     )
     console.print(
         f"{questions} questions about pictures that the model never saw. Plans may cost {100 * MOST_DROP:g} points of "
-        f"accuracy on average, and surely no more than {100 * MAX_KIND_DROP:g} of any kind of question.\n"
+        f"accuracy on average, and no more than {100 * MAX_KIND_DROP:g} of any kind of question.\n"
     )
     console.print(f"{'':>7}  {'uplink':>9}  {'plan':<18} {'bytes':>7} {'JPEG':>6}  {'first':>6} {'total':>6}   answer")
 

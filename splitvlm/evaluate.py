@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from splitvlm.accuracy import measure_plans
 from splitvlm.domain import Cut
+from splitvlm.errors import UsageError
 from splitvlm.model.loading import load_whole, middle_cuts
 from splitvlm.planning.kinds import KindTally, worst_kind
+from splitvlm.textfiles import read_json
 from splitvlm.variants.evaluation import Example, drawn, measure, read
 from splitvlm.waiting import waiting
 
@@ -60,6 +64,22 @@ def evaluate_plans(
         table.add_row(plan, f"{row['payload_bytes']:.0f}", *shown, _worst(row["kinds"]))
     Console().print(table)
     return {"model": model, "questions": len(examples), "seed": seed, "plans": plans}
+
+
+def add_kinds(file: Path, measured: Mapping[str, Any]) -> None:
+    """Puts the counts by kind of `evaluate_plans` into an accuracy file of the same model: of each kind, the larger sample.
+
+    Means stay as they are: they are over questions as they come, and a measurement of some kinds is not. Raises UsageError.
+    """
+    content = read_json(file, "accuracy")
+    if content.get("model") != measured["model"]:
+        raise UsageError(f"{file} is of {content.get('model')}, not of {measured['model']}.")
+    for plan, row in measured["plans"].items():
+        if plan in content["plans"]:
+            kinds = content["plans"][plan].setdefault("kinds", {})
+            for kind, counts in row["kinds"].items():
+                kinds[kind] = max(kinds.get(kind, counts), counts, key=lambda tally: int(tally["questions"]))
+    file.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
 def _worst(kinds: Mapping[str, Mapping[str, int]]) -> str:

@@ -59,17 +59,23 @@ def evaluate(
     cuts: Annotated[str, typer.Option(help="with --plans: these only, comma-separated")] = "",
     levels: Annotated[str, typer.Option(help="with --plans: these codec levels only, beside lossless")] = "",
     kinds: Annotated[str, typer.Option(help="with --plans: questions of these kinds only, comma-separated")] = "",
+    into: Annotated[
+        Path | None,
+        typer.Option(callback=writable_file, help="with --plans: add the counts by kind to this accuracy.json"),
+    ] = None,
     json_file: JsonOption = None,
 ) -> None:
     """Measure a model's accuracy by kind of question, beside the majority answer and a blank picture."""
-    from splitvlm.evaluate import Selection, evaluate_model, evaluate_plans
+    from splitvlm.evaluate import Selection, add_kinds, evaluate_model, evaluate_plans
 
     only = Selection(_listed(cuts), _listed(levels), _listed(kinds))
-    if not plans and only != Selection([], [], []):
-        raise UsageError("--cuts, --levels and --kinds choose what --plans measures.", advice="Add --plans.")
+    if not plans and (into or only != Selection([], [], [])):
+        raise UsageError("--cuts, --levels, --kinds and --into belong to --plans.", advice="Add --plans.")
     result = (
         evaluate_plans(model, data, questions, seed, only) if plans else evaluate_model(model, data, questions, seed)
     )
+    if into is not None:
+        add_kinds(into, result)
     write_json(json_file, result)
 
 

@@ -1,9 +1,10 @@
 """What a plan loses in one kind of question, and how sure that is. Shares are 0..1; no clock, no model.
 
 A mean over all questions hides a kind that suffers: obstacles may be lost while colours are not. Kinds are asked about far
-less often than all questions together, so that a kind's share is only as good as its number of questions: what counts is
-the drop that is left after half of its 95 % interval is taken off, the *sure drop*. A kind that was asked a few times can
-therefore not forbid a plan by one unlucky answer, and a kind that was not asked about says nothing.
+less often than all questions together, so that a kind's share is only as good as its number of questions. A kind's drop
+counts where it is *significant*: where the 95 % interval of what the plan loses does not hold zero. Then the measured share
+itself counts, not the friendly end of the interval. A kind that was asked a few times can therefore not forbid a plan by one
+or two unlucky answers, and a kind that was not asked about says nothing.
 """
 
 from __future__ import annotations
@@ -45,15 +46,15 @@ class KindTally:
         return Z_95 * math.sqrt(self.lost + self.gained + 1 - net * net / count) / count
 
     @property
-    def sure_drop(self) -> float:
-        """The lower end of that interval, and at least 0."""
+    def significant_drop(self) -> float:
+        """The drop, or 0 where its interval holds zero."""
         centre = (self.lost - self.gained) / (self.questions + 2)
-        return max(0.0, centre - self.half_interval)
+        return self.drop if centre > self.half_interval else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class KindDrop:
-    """The kind of question that a plan surely loses most of. `drop` is the sure drop. Raises UsageError."""
+    """The kind of question that a plan loses most of. `drop` is its significant drop. Raises UsageError."""
 
     kind: str
     drop: float
@@ -77,6 +78,6 @@ class AccuracyDrop:
 
 
 def worst_kind(kinds: Mapping[str, KindTally]) -> KindDrop | None:
-    """The kind of the largest sure drop; None where no kind was measured."""
-    drops = (KindDrop(kind, tally.sure_drop) for kind, tally in kinds.items() if tally.questions)
+    """The kind of the largest significant drop; None where no kind was measured."""
+    drops = (KindDrop(kind, tally.significant_drop) for kind, tally in kinds.items() if tally.questions)
     return max(drops, key=lambda worst: (worst.drop, kinds[worst.kind].drop), default=None)

@@ -20,7 +20,7 @@ from splitvlm.errors import ConfigError, UsageError
 from splitvlm.planning.costs import CostLine
 
 GRID_RTT_S = (0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-MAX_KIND_DROP = 0.03  # unless a configuration says otherwise: no kind of question may surely lose more than 3 points
+MAX_KIND_DROP = 0.03  # unless a configuration says otherwise: no kind of question may lose more than 3 points
 GRID_TOKENS = (0, 1, 2, 4, 8, 16, 64, 256)
 ROUNDING = 1e-12  # rates that differ by no more are one
 
@@ -30,7 +30,7 @@ class Limits:
     """What the configuration forbids. None forbids nothing."""
 
     max_accuracy_drop: float | None = None  # over all questions
-    max_kind_drop: float | None = None  # of any kind of question, as far as it is sure
+    max_kind_drop: float | None = None  # of any kind of question, where it is significant (splitvlm.planning.kinds)
     device_memory_bytes: int | None = None
     privacy_floor: Cut | float | None = None  # the shallowest cut that may leave the device, or the most that may leak
     levels: frozenset[str] | None = None  # codec levels allowed; `device` has none and is not asked
@@ -54,7 +54,7 @@ class Limits:
 
 
 def _worst_drop(line: CostLine) -> float:
-    """What the worst kind of question surely loses; a plan whose kinds were not told apart breaks no limit of kinds."""
+    """What the worst kind of question loses; a plan whose kinds were not told apart breaks no limit of kinds."""
     return line.worst_kind.drop if line.worst_kind is not None else 0.0
 
 
@@ -181,7 +181,7 @@ def _nearest(lines: Sequence[CostLine], alone: list[str]) -> str:
     if alone == ["max_accuracy_drop"]:
         return f"The least drop of any plan is {min(line.accuracy_drop for line in lines):.4f}."
     if alone == ["max_kind_drop"]:
-        return f"The least that any plan surely loses of its worst kind is {min(map(_worst_drop, lines)):.4f}."
+        return f"The least that any plan loses of its worst kind is {min(map(_worst_drop, lines)):.4f}."
     if alone == ["device_memory_bytes"]:
         return f"The smallest plan needs {min(line.device_memory_bytes for line in lines)} bytes."
     if alone == ["privacy_floor"]:

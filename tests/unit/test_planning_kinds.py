@@ -1,8 +1,9 @@
-"""What kinds of question lose: counted so far as it is sure, limited beside the mean, and told with its kind."""
+"""What kinds of question lose: counted where it is significant, limited beside the mean, and told with its kind."""
 
 from __future__ import annotations
 
 import io
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -54,20 +55,20 @@ def test_three_points_unless_said_otherwise_everywhere() -> None:
     assert EdgeSettings.model_validate({"planning": {"max_kind_drop": None}}).planning.limits().max_kind_drop is None
 
 
-def test_only_what_is_sure_counts() -> None:
+def test_only_a_significant_loss_counts_and_then_the_whole_of_it() -> None:
     few, many = KindTally(40, 2, 0), KindTally(700, 40, 4)
     assert (few.drop, many.drop) == (0.05, pytest.approx(0.0514, abs=1e-4))
-    assert few.sure_drop == 0.0
-    assert 0.03 < many.sure_drop < many.drop
+    assert (few.significant_drop, many.significant_drop) == (0.0, many.drop)
+    assert KindTally(700, 23, 0).significant_drop == pytest.approx(0.0329, abs=1e-4)  # klt8 at tokens, obstacles
     assert many.half_interval == pytest.approx(1.96 * math.sqrt(45 - 36**2 / 702) / 702)
-    assert KindTally(1, 1, 0).sure_drop == 0.0
+    assert KindTally(1, 1, 0).significant_drop == 0.0
     assert KindTally().drop == 0.0
 
 
-def test_the_worst_kind_is_the_surest_loss() -> None:
+def test_the_worst_kind_is_the_largest_significant_loss() -> None:
     assert worst_kind({}) is None
     kinds = {"light": KindTally(10, 2, 0), "obstacle": KindTally(700, 40, 4), "cars": KindTally(500, 1, 1)}
-    assert worst_kind(kinds) == KindDrop("obstacle", kinds["obstacle"].sure_drop)
+    assert worst_kind(kinds) == KindDrop("obstacle", kinds["obstacle"].significant_drop)
     assert worst_kind({"light": KindTally(10, 0, 0)}) == KindDrop("light", 0.0)
 
 
@@ -105,7 +106,7 @@ def test_a_models_file_is_read_with_and_without_kinds(tmp_path: Path, monkeypatc
     )
     told = read_accuracy("any")
     assert told[JPEG] == AccuracyDrop(0.0)
-    assert told[INT4] == AccuracyDrop(0.1, KindDrop("cars", KindTally(700, 40, 4).sure_drop))
+    assert told[INT4] == AccuracyDrop(0.1, KindDrop("cars", KindTally(700, 40, 4).significant_drop))
     for wrong in (
         "[]",
         '{"plans": {"tokens/int4": {"drop": 7}}}',
@@ -128,7 +129,25 @@ def test_plan_shows_and_explains_it() -> None:
     console = Console(file=io.StringIO(), width=120)
     show(seen, console, every=True, explain=True)
     text = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "image/webp50xs is forbidden by max_kind_drop: obstacle questions surely lose 3.2 points" in text
-    assert "tokens/klt7 surely loses 1.2 points of obstacle questions." in text
+    assert "image/webp50xs is forbidden by max_kind_drop: obstacle questions lose 3.2 points" in text
+    assert "tokens/klt7 loses 1.2 points of obstacle questions." in text
     assert "Not told apart by kind of question" in text
     assert "image/webp50xs" not in as_json(seen)["table"]  # type: ignore[operator]
+
+
+def test_a_larger_sample_of_a_kind_replaces_the_smaller_one_and_means_stay(tmp_path: Path) -> None:
+    from splitvlm.evaluate import add_kinds
+
+    def counts(questions: int, lost: int) -> dict[str, int]:
+        return {"questions": questions, "lost": lost, "gained": 0}
+
+    file = tmp_path / "accuracy.json"
+    rows = {"tokens/klt8": {"drop": 0.005, "kinds": {"obstacle": counts(30, 0), "cars": counts(900, 1)}}}
+    file.write_text(json.dumps({"model": "m", "plans": rows}))
+    new = {"drop": 0.03, "kinds": {"obstacle": counts(700, 23), "cars": counts(10, 5), "light": counts(5, 0)}}
+    add_kinds(file, {"model": "m", "plans": {"tokens/klt8": new, "tokens/other": new}})
+    told = json.loads(file.read_text())["plans"]
+    kinds = {"obstacle": counts(700, 23), "cars": counts(900, 1), "light": counts(5, 0)}
+    assert told == {"tokens/klt8": {"drop": 0.005, "kinds": kinds}}
+    with pytest.raises(UsageError, match="is of m, not of n"):
+        add_kinds(file, {"model": "n", "plans": {}})

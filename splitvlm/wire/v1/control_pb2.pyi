@@ -115,7 +115,7 @@ Global___PlanAccuracy: _TypeAlias = PlanAccuracy  # noqa: Y015
 
 @_typing.final
 class KindDrop(_message.Message):
-    """The kind of question that a plan surely loses most of."""
+    """The kind of question that a plan loses most of."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -124,7 +124,7 @@ class KindDrop(_message.Message):
     kind: _builtins.str
     """e.g. `obstacle`"""
     drop: _builtins.float
-    """0 to 1: the share lost less half of its 95 % interval"""
+    """0 to 1: the share lost; 0 where its 95 % interval holds zero"""
     def __init__(
         self,
         *,
