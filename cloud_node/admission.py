@@ -1,4 +1,4 @@
-"""Who may begin: quotas, the queue and memory are asked before any of a request's payload is taken.
+"""Who may begin, and what memory they get: quotas and the queue are asked before any of a request's payload is taken.
 
 Whoever is refused is told when it is worth asking again (`CapacityError.retry_after_s`): a device then turns to another cloud
 node, answers by itself, or waits so long.
@@ -7,13 +7,13 @@ node, answers by itself, or waits so long.
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from cloud_node.settings import Limits
 from cloud_node.worker import Worker
-from splitvlm.errors import CapacityError
+from splitvlm.errors import CapacityError, UsageError
 
 FULL_RETRY_S = 1.0  # when memory or a session may be free again: what runs ends at any moment
 MOST_BUCKETS = 10_000  # devices whose quotas are remembered; the longest unseen is forgotten, which fills its quota
@@ -35,15 +35,20 @@ class Admission:
         self._worker = worker
         self._clock = clock
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()  # the longest unseen first
-        self.working_bytes = 0
+        self._held: Counter[str] = Counter()  # bytes by device; none that holds nothing
+
+    @property
+    def working_bytes(self) -> int:
+        """What all running requests hold."""
+        return self._held.total()
 
     def use(self, limits: Limits) -> None:
         """Other limits, from the next request on."""
         self._limits = limits
 
-    def begin(self, device: str) -> None:
+    def begin(self, device: str, *, picture: bool = False) -> None:
         """Books a request on the device's quota. Raises CapacityError where it may not begin."""
-        self._within_queue(device)
+        self._within_queue(device, picture)
         per_minute = self._limits.requests_per_minute
         if per_minute is None:
             return
@@ -58,36 +63,69 @@ class Admission:
             raise _refused(f"{device} has asked more than {per_minute} times a minute", (1 - bucket.left) / rate)
         bucket.left -= 1
 
-    def hold(self) -> Hold:
-        """What a request needs of memory, as it becomes known."""
-        return Hold(self)
+    def hold(self, device: str) -> Hold:
+        """What a request of this device needs of memory, as it becomes known."""
+        return Hold(self, device)
 
-    def _within_queue(self, device: str) -> None:
-        expected_s, most_s = self._worker.expected_queue_s(device), self._limits.max_queue_s
+    def check(self, device: str, num_bytes: int) -> None:
+        """Raises CapacityError where so many more bytes would exceed the device's share, or all that there is.
+
+        A device may hold as much as it leaves free: one alone gets half of the memory, two a third each, and there is
+        always room for another. Source: dynamic thresholds of shared buffers, Choudhury and Hahne, 1998.
+        """
+        most, total = self._limits.working_bytes, self.working_bytes + num_bytes
+        if total > most:
+            raise _refused("This cloud node's memory for running requests is full", FULL_RETRY_S)
+        if self._held[device] + num_bytes > most - total:
+            raise _refused(f"{device} holds its share of this cloud node's memory for running requests", FULL_RETRY_S)
+
+    def _book(self, device: str, num_bytes: int) -> None:
+        self._held[device] += num_bytes
+        if not self._held[device]:
+            del self._held[device]
+
+    def _within_queue(self, device: str, picture: bool) -> None:
+        expected_s, most_s = self._worker.expected_queue_s(device, picture=picture), self._limits.max_queue_s
         if expected_s > most_s:
             raise _refused(f"This cloud node's queue is {expected_s:.1f} s long", expected_s - most_s + FULL_RETRY_S)
 
 
 class Hold:
-    """Bytes that one request holds, until it lets them go."""
+    """Bytes that one request holds, until it lets them go. They are booked before they are allocated."""
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: Admission, device: str) -> None:
         self._admission = admission
-        self._bytes = 0
+        self._device = device
+        self.num_bytes = 0
+
+    def check(self, num_bytes: int) -> None:
+        """Whether so many more would have room now. Raises CapacityError; UsageError where they never would."""
+        largest = self._admission._limits.working_bytes // 2
+        if self.num_bytes + num_bytes > largest:
+            raise UsageError(
+                f"A request that takes {self.num_bytes + num_bytes} bytes of memory is not taken; at most {largest} are.",
+                advice="Send a smaller picture, or raise limits.working_bytes on the cloud node.",
+            )
+        self._admission.check(self._device, num_bytes)
 
     def more(self, num_bytes: int) -> None:
-        """Before they are allocated. Raises CapacityError where they do not fit beside what others hold."""
-        admission = self._admission
-        most = admission._limits.working_bytes
-        if admission.working_bytes + num_bytes > most:
-            raise _refused("This cloud node's memory for running requests is full", FULL_RETRY_S)
-        admission.working_bytes += num_bytes
-        self._bytes += num_bytes
+        """Raises CapacityError where they do not fit beside what others hold; UsageError where they never would."""
+        self.check(num_bytes)
+        self._book(num_bytes)
+
+    def become(self, num_bytes: int) -> None:
+        """So many in all from now on. Raises the errors of `more`."""
+        if num_bytes > self.num_bytes:
+            self.check(num_bytes - self.num_bytes)
+        self._book(num_bytes - self.num_bytes)
 
     def release(self) -> None:
         """All of it; once more does nothing."""
-        self._admission.working_bytes -= self._bytes
-        self._bytes = 0
+        self._book(-self.num_bytes)
+
+    def _book(self, num_bytes: int) -> None:
+        self._admission._book(self._device, num_bytes)
+        self.num_bytes += num_bytes
 
 
 def _refused(why: str, retry_after_s: float) -> CapacityError:

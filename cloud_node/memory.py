@@ -17,6 +17,11 @@ from splitvlm.domain import Plan
 from splitvlm.model.prefix import Prefix
 
 
+def picture_bytes(picture: Image.Image) -> int:
+    """Of an opened picture: Pillow keeps four bytes a pixel of RGB."""
+    return 4 * picture.width * picture.height
+
+
 @dataclass(frozen=True, slots=True)
 class Kept:
     """One picture, as it came under `plan`."""
@@ -27,8 +32,7 @@ class Kept:
 
     @property
     def num_bytes(self) -> int:
-        pixels = 3 * self.picture.width * self.picture.height if self.picture else 0
-        return self.prefix.num_bytes + pixels
+        return self.prefix.num_bytes + (picture_bytes(self.picture) if self.picture else 0)
 
 
 class Memory:

@@ -16,7 +16,7 @@ from splitvlm.model.spec import ModelSpec
 from splitvlm.profiling import kept_cloud_profile
 from splitvlm.rpc.agreement import agreement
 from splitvlm.rpc.control import ControlClient
-from splitvlm.rpc.lifecycle import background, identity_of, print_ready, stop_signals, until
+from splitvlm.rpc.lifecycle import background, end_now, identity_of, print_ready, stop_signals, until
 from splitvlm.rpc.reload import reloading
 from splitvlm.rpc.servers import NodeServer
 from splitvlm.wire.v1 import data_pb2, data_pb2_grpc
@@ -64,9 +64,11 @@ async def run(settings: CloudSettings, source: Path | None = None) -> None:
                     await client.leave(settings.node)
                 await server.drain(settings.limits.drain_s)
         finally:
-            worker.close()
+            ended = worker.close()
             if client is not None:
                 await client.close()
+    if not ended:
+        end_now()
 
 
 def served_cuts(settings: CloudSettings, spec: ModelSpec) -> tuple[Cut, ...]:

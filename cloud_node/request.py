@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
+from functools import partial
 from typing import ParamSpec, TypeVar
 
 from PIL import Image
 
 from cloud_node.admission import Hold
-from cloud_node.memory import Kept, Shelf
+from cloud_node.memory import Kept, Shelf, picture_bytes
 from cloud_node.worker import Spent, Worker
-from splitvlm.codec import decode_picture
+from splitvlm.codec.boundary import decoding_bytes
 from splitvlm.codec.codec import Codec
 from splitvlm.codec.limits import Limits as CodecLimits
+from splitvlm.codec.picture import decode_picture, inspect_coded_picture
 from splitvlm.domain import IMAGE, Cut, CutKind, Plan
 from splitvlm.errors import Forgotten, UsageError
 from splitvlm.model.arrival import check_again_shapes, check_shapes, check_step_shape, check_tile_shapes
-from splitvlm.model.boundary import Boundary, joined
+from splitvlm.model.boundary import Boundary, boundary_bytes, joined
 from splitvlm.model.parts import CloudPart, UpperRun
 from splitvlm.model.tiles import in_tiles
 from splitvlm.rpc.limits import PICTURE_NAME_BYTES
@@ -33,7 +35,7 @@ class Answering:
     """Runs the upper part of one request on the worker and yields the answer's tokens; then `end` says what they took.
 
     `parts` gives the payload's as they are complete: those of a picture in tiles are decoded, and
-    run as far as the family allows, while others are on their way.
+    run as far as the family allows, while others are on their way. What is made of them is booked on `hold` before it is made.
     """
 
     def __init__(
@@ -62,7 +64,7 @@ class Answering:
         self._shelf = shelf
         self._hold = hold
         self._name = begin.picture
-        self._picture: Image.Image | None = None
+        self._picture: Image.Image | None = None  # at the cut `image`, until it is remembered
         self.end = End()
         codec.check(self._cut, begin.level)
         if self._cut not in part.cuts:
@@ -77,9 +79,10 @@ class Answering:
         return kept
 
     async def tokens(self) -> AsyncGenerator[int, None]:
-        run = await self._decoded()
+        run = await self._arrived()
         token = await self._timed("prefill_us", run.first, self._taken(0))
         self.end.remembered = self._remember(run)
+        self._hold.become(run.cache_bytes)
         if not self._given:
             yield token
         count = 1
@@ -91,34 +94,86 @@ class Answering:
                 yield token
         self.end.reason = End.REASON_LENGTH if count == self._max_new_tokens else End.REASON_EOS
 
-    async def _decoded(self) -> UpperRun:
+    async def _arrived(self) -> UpperRun:
         """From bytes to a run that is ready for its prefill, or for the rest of it."""
-        if self._num_parts == 1:
-            run = await self._timed("decode_us", self._decode, await self._parts.get())
-            self._hold.more(run.cache_bytes)
-            return run
-        first = await self._tile()
+        if self._num_parts > 1:
+            return await self._from_tiles()
+        payload = await self._parts.get()
+        if self._known is not None:
+            run = await self._from_question(self._known, payload)
+        elif self._cut == IMAGE:
+            run = await self._from_picture(payload)
+        else:
+            run = await self._from_boundary(payload)
+        kept_bytes = picture_bytes(self._picture) if self._picture else 0
+        self._hold.become(run.input_bytes + run.cache_bytes + kept_bytes)
+        return run
+
+    async def _from_boundary(self, payload: bytes) -> UpperRun:
+        outline = self._codec.outline(self._cut, payload)
+        check_shapes(self._part, self._cut, outline)
+        self._hold.more(decoding_bytes(outline))
+
+        def decoded() -> UpperRun:
+            return self._part.upper(self._cut, self._codec.decode(self._cut, payload), self._max_new_tokens)
+
+        return await self._timed("decode_us", decoded)
+
+    async def _from_picture(self, payload: bytes) -> UpperRun:
+        header = await self._prepared(partial(inspect_coded_picture, payload, max_pixels=MAX_PICTURE_PIXELS))
+        self._hold.more(header.decoded_bytes + self._part.preparation_bytes(header.width, header.height))
+
+        def opened() -> tuple[UpperRun, Image.Image]:
+            picture = decode_picture(payload, max_pixels=MAX_PICTURE_PIXELS)
+            return self._part.upper_from_picture(picture, self._question, self._max_new_tokens), picture
+
+        run, picture = await self._prepared(opened)
+        self._picture = picture if self._name else None
+        return run
+
+    async def _from_question(self, known: Kept, payload: bytes) -> UpperRun:
+        """Another question about a remembered picture. At the cut `image` its prompt is made here, from the picture."""
+        picture = known.picture
+        if picture is not None:
+            self._hold.more(self._part.preparation_bytes(*picture.size))
+            prompt = await self._prepared(lambda: self._part.prompt(picture, self._question))
+        else:
+            outline = self._codec.outline(self._cut, payload)
+            check_again_shapes(self._part, outline)
+            self._hold.more(decoding_bytes(outline))
+            prompt = await self._timed("decode_us", self._codec.decode, self._cut, payload)
+        return self._part.again(known.prefix, prompt, self._max_new_tokens)
+
+    async def _from_tiles(self) -> UpperRun:
+        first = await self._tile(first=True)
         running = await self._timed("decode_us", in_tiles, self._part, self._cut, first, self._max_new_tokens)
         if running is None:
-            tiles = [first, *[await self._tile() for _ in range(self._num_parts - 1)]]
-            whole = await self._timed(
+            tiles = [first, *[await self._tile(first=False) for _ in range(self._num_parts - 1)]]
+            self._hold.more(sum(map(boundary_bytes, tiles)))  # joined beside them
+            run = await self._timed(
                 "decode_us", lambda: self._part.upper(self._cut, joined(tiles), self._max_new_tokens)
             )
-            self._hold.more(whole.cache_bytes)
-            return whole
-        self._hold.more(running.cache_bytes)
+            self._hold.become(run.input_bytes + run.cache_bytes)
+            return run
+        self._hold.become(running.input_bytes + running.cache_bytes)
         await self._timed("prefill_us", running.begin)
         for _ in range(self._num_parts - 1):
-            await self._timed("prefill_us", running.add, await self._tile())
+            held = self._hold.num_bytes
+            await self._timed("prefill_us", running.add, await self._tile(first=False))
+            self._hold.become(held)
         return running
 
-    async def _tile(self) -> Boundary:
+    async def _tile(self, *, first: bool) -> Boundary:
         """The next, decoded within what its forerunners left of the limits."""
-        data, first = await self._parts.get(), self._limits == CodecLimits()
-        check_tile_shapes(self._part, self._cut, self._codec.outline(self._cut, data, self._limits), first=first)
+        data = await self._parts.get()
+        outline = self._codec.outline(self._cut, data, self._limits)
+        check_tile_shapes(self._part, self._cut, outline, first=first)
+        held = self._hold.num_bytes
+        self._hold.more(decoding_bytes(outline))
         tile = await self._timed("decode_us", self._codec.decode, self._cut, data, self._limits)
+        self._hold.become(held + boundary_bytes(tile))
         for tensor in tile.values():
-            self._limits = self._limits.less(tensor.numel(), tensor.numel() * tensor.element_size())
+            self._limits = self._limits.less(tensor.numel(), tensor.nbytes)
         return tile
 
     async def _timed(self, counted: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -126,29 +181,17 @@ class Answering:
         self._count(counted, spent)
         return result
 
-    def _decode(self, payload: bytes) -> UpperRun:
-        if self._known is not None:
-            return self._decode_again(self._known, payload)
-        if self._cut == IMAGE:
-            self._picture = decode_picture(payload, max_pixels=MAX_PICTURE_PIXELS)
-            return self._part.upper_from_picture(self._picture, self._question, self._max_new_tokens)
-        check_shapes(self._part, self._cut, self._codec.outline(self._cut, payload))
-        boundary = self._codec.decode(self._cut, payload)
-        return self._part.upper(self._cut, boundary, self._max_new_tokens)
-
-    def _decode_again(self, known: Kept, payload: bytes) -> UpperRun:
-        if known.picture is not None:
-            prompt = self._part.prompt(known.picture, self._question)
-        else:
-            check_again_shapes(self._part, self._codec.outline(self._cut, payload))
-            prompt = self._codec.decode(self._cut, payload)
-        return self._part.again(known.prefix, prompt, self._max_new_tokens)
+    async def _prepared(self, work: Callable[[], T]) -> T:
+        result, spent = await self._worker.prepare(self._shelf.device, work)
+        self._count("decode_us", spent)
+        return result
 
     def _remember(self, run: UpperRun) -> bool:
+        picture, self._picture = self._picture, None
         if self._known is not None:
             return True
         prefix = run.prefix() if len(self._name) == PICTURE_NAME_BYTES else None
-        return prefix is not None and self._shelf.put(self._name, Kept(self._plan, prefix, self._picture))
+        return prefix is not None and self._shelf.put(self._name, Kept(self._plan, prefix, picture))
 
     def _next(self, run: UpperRun, step: bytes | None, given: int | None) -> int:
         if step is None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -84,6 +84,8 @@ class DataServicer(data_pb2_grpc.DataServicer):
             await abort(context, error)
         finally:
             self.active[device] -= 1
+            if not self.active[device]:
+                del self.active[device]
 
     @unary
     async def Probe(self, request: pb.ProbeRequest, context: Any) -> pb.ProbeReply:
@@ -111,7 +113,7 @@ class DataServicer(data_pb2_grpc.DataServicer):
         shelf, current = Shelf(self.memory, owner), self._requirement(certificate_der)
         session = Session(stream, self._part, self._codec, self._worker, self._limits, shelf, self.admission, current)
         _log.info("session open", extra={"device": device})
-        await session.run(self._envelopes(context))
+        await session.run(lambda: _read(context))
         _log.info("session closed", extra={"device": device, "requests": session.requests})
 
     def _requirement(self, certificate_der: bytes) -> Callable[[], None]:
@@ -149,16 +151,14 @@ class DataServicer(data_pb2_grpc.DataServicer):
                 )
             )
         )
-        sealer, opener = Sealer.of_cloud(keys), Opener.of_cloud(keys)
-        return SealedStream(context.write, sealer, opener, pb.DeviceFrame), hello.certificate_der
 
-    async def _envelopes(self, context: Context) -> AsyncIterator[pb.Envelope]:
-        """Envelopes until the device closes, or is silent for too long."""
-        while True:
-            try:
-                envelope = await asyncio.wait_for(context.read(), self._limits.idle_session_s)
-            except TimeoutError as error:
-                raise DeadlineExceeded("The session was idle for too long.", advice="Open a new one.") from error
-            if not isinstance(envelope, pb.Envelope):  # grpc.aio.EOF: the device closed
-                return
-            yield envelope
+        async def write(envelope: pb.Envelope) -> None:
+            await asyncio.wait_for(context.write(envelope), self._limits.idle_session_s)  # of a device that reads
+
+        sealer, opener = Sealer.of_cloud(keys), Opener.of_cloud(keys)
+        return SealedStream(write, sealer, opener, pb.DeviceFrame), hello.certificate_der
+
+
+async def _read(context: Context) -> pb.Envelope | None:
+    envelope = await context.read()
+    return envelope if isinstance(envelope, pb.Envelope) else None  # grpc.aio.EOF: the device closed

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from cloud_node.admission import Admission
 from cloud_node.memory import Shelf
@@ -14,7 +15,7 @@ from cloud_node.settings import Limits
 from cloud_node.upload import Upload
 from cloud_node.worker import Worker
 from splitvlm.codec.codec import Codec
-from splitvlm.errors import CapacityError, ProtocolError, SplitvlmError, UsageError
+from splitvlm.errors import CapacityError, DeadlineExceeded, ProtocolError, SplitvlmError, UsageError
 from splitvlm.model.parts import CloudPart
 from splitvlm.rpc.sealed import SealedStream
 from splitvlm.rpc.status import retry_after_ms
@@ -23,6 +24,8 @@ from splitvlm.wire.v1.data_pb2 import Begin, CloudFrame, DeviceFrame, End, Envel
 _log = logging.getLogger("splitvlm.cloud.session")
 
 SessionStream = SealedStream[CloudFrame, DeviceFrame]
+Read = Callable[[], Awaitable[Envelope | None]]
+"""Gives the next envelope; None once the device has closed."""
 
 
 class Session:
@@ -48,7 +51,8 @@ class Session:
         self._limits = limits
         self._shelf = shelf
         self._admission = admission
-        self._hold = admission.hold()
+        self._payload = admission.hold(shelf.device)  # what came of the request,
+        self._hold = admission.hold(shelf.device)  # and what was made of it
         self._last = ("", "", 0)  # cut, level and max_new_tokens of the last request
         self._upload: Upload | None = None
         self._steps: asyncio.Queue[bytes] = asyncio.Queue(maxsize=1)  # a device sends a step for each token that it has
@@ -58,10 +62,13 @@ class Session:
         self._broken: BaseException | None = None  # what the stream raised under an answer
         self.requests = 0
 
-    async def run(self, envelopes: AsyncIterator[Envelope]) -> None:
-        """Serve until the device closes. Raises ProtocolError on a breach; the caller then ends the stream."""
+    async def run(self, read: Read) -> None:
+        """Serve until the device closes.
+
+        Raises ProtocolError on a breach and DeadlineExceeded on silence; the caller then ends the stream.
+        """
         try:
-            async for envelope in envelopes:
+            while (envelope := await self._next(read)) is not None:
                 received = self._stream.bytes_received
                 frame = self._stream.open(envelope)
                 await self._handle(frame, self._stream.bytes_received - received)
@@ -71,7 +78,20 @@ class Session:
             for task in self._sending:
                 task.cancel()
             await asyncio.gather(*self._sending, return_exceptions=True)
-            self._hold.release()
+            self._release()
+
+    async def _next(self, read: Read) -> Envelope | None:
+        """The next envelope, within what an upload may take, or a session without one may be silent."""
+        if self._upload is not None:
+            left_s = self._upload.began_s + self._limits.max_upload_s - time.perf_counter()
+            late = DeadlineExceeded("The request's payload did not come in time.", advice="Look at the link.")
+        else:
+            left_s = self._limits.idle_session_s
+            late = DeadlineExceeded("The session was idle for too long.", advice="Open a new one.")
+        try:
+            return await asyncio.wait_for(read(), left_s)
+        except TimeoutError as error:
+            raise late from error
 
     async def _handle(self, frame: DeviceFrame, wire_bytes: int) -> None:
         match frame.WhichOneof("body"):
@@ -99,8 +119,8 @@ class Session:
             self._require_current()
             self._check(begin)
             upload = Upload(begin, self._limits.max_payload_bytes)
-            self._admission.begin(self._shelf.device)
-            self._hold.more(begin.payload_bytes)
+            self._admission.begin(self._shelf.device, picture=upload.is_picture)
+            self._payload.check(begin.payload_bytes)  # not booked: what a peer declares takes nothing
         except SplitvlmError as error:
             await self._stream.send(_failed(error))
             return
@@ -119,14 +139,21 @@ class Session:
         num_bytes = part.payload_bytes or len(part.first)
         try:
             upload.next_part(num_bytes)
-            self._hold.more(num_bytes)
-        except (UsageError, CapacityError) as error:
-            await self._give_up()
-            await self._stream.send(_failed(error))
+        except UsageError as error:
+            await self._refuse(error)
             return
         await self._take(upload, part.first, wire_bytes)
 
+    async def _refuse(self, error: SplitvlmError) -> None:
+        await self._give_up()
+        await self._stream.send(_failed(error))
+
     async def _take(self, upload: Upload, piece: bytes, wire_bytes: int) -> None:
+        try:
+            self._payload.more(len(piece))
+        except (UsageError, CapacityError) as error:
+            await self._refuse(error)
+            return
         upload.add(piece, wire_bytes)
         if not upload.part_complete:
             return
@@ -146,7 +173,7 @@ class Session:
             async for frame in frames:
                 if frame.WhichOneof("body") != "token":
                     self._upload, self._answer = None, None  # what is on its way still is not taken any more
-                    self._hold.release()
+                    self._release()
                 await self._stream.send(frame)
 
     def _answer_ended(self, task: asyncio.Task[None]) -> None:
@@ -189,8 +216,12 @@ class Session:
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-        self._hold.release()
+        self._release()
         return busy
+
+    def _release(self) -> None:
+        self._payload.release()
+        self._hold.release()
 
     def _busy(self) -> bool:
         return self._upload is not None or self._answer is not None

@@ -14,8 +14,15 @@ class Limits(Section):
         None, gt=0, le=1e6, description="of each device, and so many at once after a pause; null is no quota"
     )
     max_queue_s: float = Field(30.0, gt=0, description="a request that would wait for longer is refused")
-    working_bytes: int = Field(4 * 2**30, ge=2**20, description="payloads and caches of the requests that run")
+    working_bytes: int = Field(
+        4 * 2**30,
+        ge=2**20,
+        description="payloads, opened pictures, decoded features and caches of the requests that run; a device alone gets half",
+    )
     max_payload_bytes: int = Field(64 * 2**20, ge=1_024, le=2**30, description="of one request")
+    max_upload_s: float = Field(
+        300.0, gt=0, description="a session whose request is not all there after so long is ended"
+    )
     max_new_tokens: int = Field(512, ge=1, le=4_096)
     idle_session_s: float = Field(600.0, gt=0, description="a session without a request is closed after so long")
     remembered_bytes: int = Field(

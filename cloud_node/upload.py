@@ -17,6 +17,8 @@ class Upload:
 
     begin: Begin
     max_payload_bytes: int
+    is_picture: bool = field(init=False)  # opened here, also where it is remembered from before
+    began_s: float = field(default_factory=time.perf_counter, init=False)
     parts_left: int = field(default=0, init=False)  # to come
     _declared: int = field(default=0, init=False)  # bytes of this part, and of all so far
     _declared_in_all: int = field(default=0, init=False)
@@ -28,7 +30,9 @@ class Upload:
 
     def __post_init__(self) -> None:
         count = self.begin.parts or 1
-        whole = Cut.parse(self.begin.cut).kind not in (CutKind.VISION, CutKind.TOKENS) or self.begin.again
+        kind = Cut.parse(self.begin.cut).kind
+        self.is_picture = kind is CutKind.IMAGE
+        whole = kind not in (CutKind.VISION, CutKind.TOKENS) or self.begin.again
         if count > (1 if whole else MAX_PARTS):
             raise UsageError(
                 f"A payload at the cut {self.begin.cut} is not taken in {count} parts.",
@@ -71,7 +75,9 @@ class Upload:
         return self._received == self._declared
 
     def part(self) -> bytes:
-        return b"".join(self._pieces)
+        """All of it, once: it is not kept here."""
+        pieces, self._pieces = self._pieces, []
+        return b"".join(pieces)
 
     def receipt(self) -> CloudFrame:
         span_us = int(1e6 * (self._last_s - self._first_s))

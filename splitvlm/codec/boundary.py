@@ -13,6 +13,7 @@ are, it returns tensors within the limits or raises ProtocolError. Integers are 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
@@ -29,6 +30,9 @@ from splitvlm.errors import UsageError
 IDS: Final = "ids"
 CALIBRATED: Final = "hidden"
 """The tensor that a basis is for."""
+
+FLOAT_BYTES: Final = 24  # an element of float tensors, on the way from bytes to the tensor
+INTEGER_BYTES: Final = 48  # an element of integer tensors: runs that are all one value long
 
 _TORCH: Final[dict[str, torch.dtype]] = {name: getattr(torch, name) for name in header.DTYPES}
 _NAMES: Final = {dtype: name for name, dtype in _TORCH.items()}
@@ -74,6 +78,13 @@ def outline(data: bytes, *, limits: Limits, basis: Basis | None = None) -> dict[
     shape, left, basis = _short_shape(limits, basis)
     num_ids = basis.template.length(cursor, _most_ids(left))
     return {CALIBRATED: _without_data(shape, torch.float32), IDS: _without_data((num_ids,), torch.int64)}
+
+
+def decoding_bytes(outline: Mapping[str, torch.Tensor]) -> int:
+    """Peak memory that decoding a boundary of this outline takes, beside its bytes: an upper bound for every level."""
+    return sum(
+        tensor.numel() * (FLOAT_BYTES if tensor.is_floating_point() else INTEGER_BYTES) for tensor in outline.values()
+    )
 
 
 def _bodies(cursor: Cursor, version: int, limits: Limits) -> list[tuple[TensorHead, Cursor]]:

@@ -32,6 +32,10 @@ PATCHES = "patches"
 SIZES = "sizes"
 
 
+def boundary_bytes(boundary: Boundary) -> int:
+    return sum(tensor.nbytes for tensor in boundary.values())
+
+
 def joined(tiles: Sequence[Boundary]) -> Boundary:
     """One boundary of its tiles: the first's tensors, `hidden` of all. Raises ProtocolError where they do not fit."""
     first, *others = tiles

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+PREPARED_COPIES = 5  # of pixel values: 4.0 were seen at once, where the processor rescales, normalises and stacks them
+PICTURE_BYTES = (
+    20  # a pixel of the picture: 15 were seen, of its RGB copy, its arrays, and what lies between two passes
+)
+
+
 class Part:
     """What both parts share: the model as far as it is loaded, its family, its slices, its clock."""
 
@@ -82,6 +88,11 @@ class Part:
                 advice="Ask a shorter question or send a smaller picture.",
             )
         return {name: value.to(self.device) for name, value in made.items() if isinstance(value, torch.Tensor)}
+
+    def preparation_bytes(self, width: int, height: int) -> int:
+        """Peak memory that `inputs` takes for a picture of that size, beside the picture: an upper bound."""
+        pixel_bytes = self.family.pixel_bytes(self.model.config, self.processor.image_processor, width, height)
+        return PREPARED_COPIES * pixel_bytes + PICTURE_BYTES * width * height
 
     def prompt(self, image: Image.Image, question: str) -> Boundary:
         """What crosses where the other side remembers the picture: the prompt's `ids`, no more. Raises UsageError."""

@@ -205,6 +205,11 @@ class UpperRun:
         return self._limit <= 0 if self._greedy is None else self._greedy.finished
 
     @property
+    def input_bytes(self) -> int:
+        """What it holds until its prefill has run."""
+        return sum(tensor.nbytes for tensor in self._given.values())
+
+    @property
     def cache_bytes(self) -> int:
         """What keys and values take at the most: the prompt's twice, for another question about the picture."""
         spec, below = self._part.spec, self._cut.layers if self._cut.kind is CutKind.LM else 0

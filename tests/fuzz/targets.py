@@ -232,7 +232,9 @@ class _Inline:
         await asyncio.sleep(0)
         return job(*args), Spent(0.0, 0.0)
 
-    def expected_queue_s(self, owner: str) -> float:
+    prepare = run
+
+    def expected_queue_s(self, owner: str, *, picture: bool) -> float:
         return 0.0
 
 
@@ -240,9 +242,9 @@ async def _session(data: bytes) -> None:
     memory = Memory(CLOUD_LIMITS.remembered_bytes, 60.0)
     stream, worker, shelf = _Plain(), _Inline(), Shelf(memory, "edge-1")
     admission = Admission(CLOUD_LIMITS, worker)  # type: ignore[arg-type]
-    one = Session(stream, _part(), Codec(), worker, CLOUD_LIMITS, shelf, admission)  # type: ignore[arg-type]
+    one = Session(stream, _part(), Codec(), worker, CLOUD_LIMITS, shelf, admission, lambda: None)  # type: ignore[arg-type]
 
-    async def envelopes() -> AsyncIterator[bytes]:
+    async def envelopes() -> AsyncIterator[bytes | None]:
         place = 0
         while place + 2 <= len(data):
             (length,) = struct.unpack_from("<H", data, place)
@@ -252,9 +254,11 @@ async def _session(data: bytes) -> None:
                 await asyncio.sleep(0)
         for _ in range(12):
             await asyncio.sleep(0)
+        yield None
 
+    frames = envelopes()
     with contextlib.suppress(SplitvlmError, DecodeError):
-        await one.run(envelopes())  # type: ignore[arg-type]
+        await one.run(frames.__anext__)  # type: ignore[arg-type]
     assert memory.num_bytes <= CLOUD_LIMITS.remembered_bytes
     assert admission.working_bytes == 0
 

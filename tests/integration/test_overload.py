@@ -82,11 +82,13 @@ async def test_memory_for_requests_is_counted_before_it_is_taken_and_comes_back(
         device(model, cloud, keys.identity("e", Role.EDGE)) as camera,
     ):
         admission = cloud.servicer.admission
-        others = admission.hold()
-        others.more(2**20 - 1_000)
+        others = [admission.hold(f"other-{number}") for number in range(10)]
+        for number, other in enumerate(others, start=1):
+            other.more(2 ** (20 - number))
         with pytest.raises(CapacityError, match="memory for running requests is full"):
             await camera.ask(PLAN, PICTURE, QUESTION, 2)
-        others.release()
+        for other in others:
+            other.release()
         running = camera.request(PLAN, PICTURE, QUESTION, 64).tokens()
         await anext(running)
         assert admission.working_bytes > 1_000

@@ -44,10 +44,6 @@ class Wire:
         for _ in range(TURNS):
             await asyncio.sleep(0)
 
-    async def envelopes(self) -> AsyncIterator[pb.DeviceFrame]:
-        while (frame := await self.to_cloud.get()) is not None:
-            yield frame
-
     def say(self, **body: Any) -> None:
         self.to_cloud.put_nowait(pb.DeviceFrame(**body))
 
@@ -63,8 +59,8 @@ async def session() -> AsyncIterator[tuple[Wire, Admission]]:
     wire, worker = Wire(), Worker()
     admission = Admission(LIMITS, worker)
     shelf = Shelf(Memory(2**20, 60.0), "edge-1")
-    made = Session(wire, part(), Codec(), worker, LIMITS, shelf, admission)  # type: ignore[arg-type]
-    running = asyncio.create_task(made.run(wire.envelopes()))  # type: ignore[arg-type]
+    made = Session(wire, part(), Codec(), worker, LIMITS, shelf, admission, lambda: None)  # type: ignore[arg-type]
+    running = asyncio.create_task(made.run(wire.to_cloud.get))  # type: ignore[arg-type]
     try:
         yield wire, admission
         wire.to_cloud.put_nowait(None)

@@ -17,6 +17,7 @@ from torch import nn
 
 from splitvlm.model.boundary import HIDDEN, IDS, TYPES, Boundary
 
+PIXEL_BYTES = 12  # red, green and blue, in float32
 MOST_BATCHES = 5  # of 17 tiles, four at a time and one: what is left to do when the tower has run them is little
 
 
@@ -75,6 +76,10 @@ class Family(ABC):
         Of many tiles a few are one (`batches`).
         """
         return [inputs]
+
+    @abstractmethod
+    def pixel_bytes(self, config: Any, image_processor: Any, width: int, height: int) -> int:
+        """At most so many bytes of pixel values does the processor make of a picture of that size."""
 
     @abstractmethod
     def lower_vision(self, model: Any, inputs: Mapping[str, torch.Tensor], layers: int) -> Boundary:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from splitvlm.model.boundary import HIDDEN, Boundary
-from splitvlm.model.families.family import Family, Layout, batches
+from splitvlm.model.families.family import PIXEL_BYTES, Family, Layout, batches
 from splitvlm.model.families.siglip import tower_slice
 
 
@@ -32,6 +32,11 @@ class Gemma3(Family):
 
     def visual_tokens(self, model: Any, boundary: Boundary) -> int:
         return int(boundary[HIDDEN].shape[0] * model.config.mm_tokens_per_image)
+
+    def pixel_bytes(self, config: Any, image_processor: Any, width: int, height: int) -> int:
+        size = image_processor.size
+        crops = image_processor.pan_and_scan_max_num_crops if image_processor.do_pan_and_scan else 0
+        return int(PIXEL_BYTES * size["height"] * size["width"] * (1 + crops))
 
     def stack(self, model: Any) -> nn.Module:
         found: nn.Module = model.model.language_model

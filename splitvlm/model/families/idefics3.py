@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from splitvlm.model.boundary import HIDDEN, PATCHES, Boundary
-from splitvlm.model.families.family import Family, Layout, batches
+from splitvlm.model.families.family import PIXEL_BYTES, Family, Layout, batches
 from splitvlm.model.slicing import Inlet, forward, twin
 
 
@@ -44,6 +44,10 @@ class Idefics3(Family):
     def _num_tokens(self, model: Any, boundary: Boundary) -> int:
         tiles, num_patches, _ = boundary[HIDDEN].shape
         return int(tiles * num_patches // model.config.scale_factor**2)
+
+    def pixel_bytes(self, config: Any, image_processor: Any, width: int, height: int) -> int:
+        longest, edge = image_processor.size["longest_edge"], image_processor.max_image_size["longest_edge"]
+        return int(PIXEL_BYTES * edge**2 * (1 + (-(-longest // edge)) ** 2))
 
     def stack(self, model: Any) -> nn.Module:
         found: nn.Module = model.model.text_model

@@ -14,7 +14,7 @@ from transformers.models.llava_onevision.modeling_llava_onevision import image_s
 
 from splitvlm.errors import UsageError
 from splitvlm.model.boundary import HIDDEN, SIZES, Boundary
-from splitvlm.model.families.family import Family, Layout, batches
+from splitvlm.model.families.family import PIXEL_BYTES, Family, Layout, batches
 from splitvlm.model.families.siglip import tower_slice
 
 _MAX_EDGE = 65_535  # pixels; no picture format that we take has longer edges
@@ -58,6 +58,10 @@ class LlavaOnevision(Family):
             )
         depth = int(config.vision_config.num_hidden_layers)
         return layer if layer >= 0 else depth + 1 + layer
+
+    def pixel_bytes(self, config: Any, image_processor: Any, width: int, height: int) -> int:
+        size = image_processor.size
+        return int(PIXEL_BYTES * size["height"] * size["width"] * _num_tiles(config, (height, width)))
 
     def stack(self, model: Any) -> nn.Module:
         found: nn.Module = model.model.language_model

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from splitvlm.model.boundary import GRID, HIDDEN, Boundary
-from splitvlm.model.families.family import Family, Layout
+from splitvlm.model.families.family import PIXEL_BYTES, Family, Layout
 from splitvlm.model.slicing import Inlet, forward, twin
 
 
@@ -52,6 +52,12 @@ class Qwen25Vl(Family):
 
     def patches_of_tile(self, config: Any) -> int:
         return 4096  # of a picture of 900 x 900; the tower takes any size
+
+    def pixel_bytes(self, config: Any, image_processor: Any, width: int, height: int) -> int:
+        size, factor = image_processor.size, image_processor.patch_size * image_processor.merge_size
+        rounded = (width + factor) * (height + factor)
+        num_pixels = min(max(rounded, size["shortest_edge"] + factor**2), size["longest_edge"] + factor**2)
+        return int(PIXEL_BYTES * num_pixels * image_processor.temporal_patch_size)  # a still is repeated
 
     def stack(self, model: Any) -> nn.Module:
         found: nn.Module = model.model.language_model
