@@ -2,13 +2,43 @@
 
 from __future__ import annotations
 
+import logging
+
 from cloud_node.servicer import DataServicer
 from cloud_node.settings import CloudSettings
 from cloud_node.worker import Worker
 from splitvlm.accuracy import read_accuracy
+from splitvlm.errors import ConfigError, UsageError
 from splitvlm.planning.costs import CloudProfile
+from splitvlm.rpc.addresses import is_loopback, is_wildcard, require_dialable
 from splitvlm.rpc.plans import accuracy_to_wire, cloud_profile_to_wire
+from splitvlm.settings import host_and_port
 from splitvlm.wire.v1 import control_pb2 as pb
+
+_log = logging.getLogger("splitvlm.cloud.control")
+
+
+def check_advertised(settings: CloudSettings) -> None:
+    """Raises ConfigError where devices could not dial what the orchestrator would tell them."""
+    if settings.orchestrator is None:
+        return
+    if settings.advertise is not None:
+        try:
+            require_dialable(settings.advertise)
+        except UsageError as error:
+            raise ConfigError(f"advertise: {error.sentence}", advice=error.advice) from error
+    elif is_wildcard(host_and_port(settings.listen)[0]):
+        raise ConfigError(
+            f"listen is {settings.listen}, every address of this machine, and advertise is missing: devices could not dial it.",
+            advice="Set `advertise` to the host:port by which devices reach this node.",
+        )
+    told = settings.advertise or settings.listen
+    if _is_local(told) and not _is_local(settings.orchestrator):
+        _log.warning("devices on other machines cannot dial %s: set `advertise`", told)
+
+
+def _is_local(address: str) -> bool:
+    return is_loopback(host_and_port(address)[0])
 
 
 def registration(settings: CloudSettings, address: str, weights_hash: str, profile: CloudProfile) -> pb.Registration:

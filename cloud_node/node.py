@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cloud_node.control import beat, registration
+from cloud_node.control import beat, check_advertised, registration
 from cloud_node.servicer import DataServicer
 from cloud_node.settings import CHANGEABLE, CloudSettings
 from cloud_node.worker import Worker
@@ -27,6 +27,7 @@ SERVICE = data_pb2.DESCRIPTOR.services_by_name["Data"].full_name
 async def run(settings: CloudSettings, source: Path | None = None) -> None:
     """Serve until SIGTERM or SIGINT; SIGHUP reads `source` again. Raises the errors of configuration, keys, model and port."""
     identity = identity_of(settings.security)
+    check_advertised(settings)
     model = settings.model
     spec = read_spec(model.name)
     cuts = served_cuts(settings, spec)
@@ -71,12 +72,17 @@ async def run(settings: CloudSettings, source: Path | None = None) -> None:
         end_now()
 
 
+def check(settings: CloudSettings) -> None:
+    """Raises ConfigError for cuts that the model does not have."""
+    served_cuts(settings, read_spec(settings.model.name))
+
+
 def served_cuts(settings: CloudSettings, spec: ModelSpec) -> tuple[Cut, ...]:
-    """The configured cuts, or all of the model's but `device`. Raises ConfigError, UsageError."""
+    """The configured cuts, or all of the model's but `device`. Raises ConfigError."""
+    wanted = [Cut.parse(text) for text in settings.cuts]
     try:
-        wanted = [Cut.parse(text) for text in settings.cuts]
+        for cut in wanted:
+            spec.check(cut)
     except UsageError as error:
         raise ConfigError(f"cuts: {error.sentence}", advice=error.advice) from error
-    for cut in wanted:
-        spec.check(cut)
     return tuple(wanted or (cut for cut in spec.cuts() if cut != DEVICE))

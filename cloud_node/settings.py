@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from splitvlm.planning.fields import CutText
 from splitvlm.settings import Address, Logging, ModelChoice, NodeName, Section, Security
 
 
@@ -42,7 +43,9 @@ class CloudSettings(Section):
     advertise: Address | None = Field(None, description="where devices reach this node; null is `listen`")
     orchestrator: Address | None = None
     model: ModelChoice = ModelChoice()
-    cuts: list[str] = Field([], description="cuts to serve; empty is all. Only the weights that they need are loaded")
+    cuts: list[CutText] = Field(
+        [], description="cuts to serve; empty is all. Only the weights that they need are loaded"
+    )
     limits: Limits = Limits()
     security: Security = Security()
     logging: Logging = Logging()

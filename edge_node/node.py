@@ -15,7 +15,7 @@ from edge_node.settings import CHANGEABLE, EdgeSettings
 from splitvlm.calibration import codec_of
 from splitvlm.codec.codec import Codec
 from splitvlm.domain import DEVICE, IMAGE, Cut, Plan
-from splitvlm.errors import ConfigError
+from splitvlm.errors import ConfigError, UsageError
 from splitvlm.leak.figures import FILE, leaks_of, read_leaks
 from splitvlm.model.loading import load_device, read_spec
 from splitvlm.model.spec import ModelSpec
@@ -42,10 +42,10 @@ async def run(settings: EdgeSettings, source: Path | None = None) -> None:
     codec = codec_of(model.name)
     leaks = leaks_at(spec, codec)
     cuts = allowed_cuts(settings, spec, leaks)
+    planner = Planner(settings.planning, cuts, codec, leaks)
     part = load_device(model.name, cuts, device=model.device, dtype=model.dtype, threads=model.threads)
     engine = Engine(part, codec, settings.emulation.slowdown)
     runtime = Runtime(settings, engine, cuts, agreement_of(spec, codec, model.dtype), identity)
-    planner = Planner(settings.planning, cuts, codec, leaks)
     server = NodeServer(identity, [SERVICE], MAX_LOCAL_MESSAGE_BYTES)
     local_pb2_grpc.add_LocalServicer_to_server(LocalServicer(runtime, planner, plaintext=identity is None), server.grpc)
     with stop_signals() as stop:
@@ -81,6 +81,14 @@ async def run(settings: EdgeSettings, source: Path | None = None) -> None:
                 await client.close()
 
 
+def check(settings: EdgeSettings) -> None:
+    """Raises ConfigError or UsageError for cuts, levels and plans that the model or the limits do not have."""
+    spec = read_spec(settings.model.name)
+    codec = codec_of(settings.model.name)
+    leaks = leaks_at(spec, codec)
+    Planner(settings.planning, allowed_cuts(settings, spec, leaks), codec, leaks)
+
+
 def leaks_at(spec: ModelSpec, codec: Codec) -> dict[Coding, float]:
     """What each cut and level of the model leaks, as measured on this device's copy of it; 1.0 where it was not."""
     codings = [(cut, level) for cut in spec.cuts() if cut != DEVICE for level in codec.levels(cut)]
@@ -95,8 +103,12 @@ def allowed_cuts(settings: EdgeSettings, spec: ModelSpec, leaks: Mapping[Coding,
         wanted = [Plan.parse(planning.fixed_plan).cut]
     else:
         wanted = [Cut.parse(text) for text in planning.cuts] or list(spec.cuts())
-    for cut in wanted:
-        spec.check(cut)
+    try:
+        for cut in wanted:
+            spec.check(cut)
+    except UsageError as error:
+        key = "cuts" if planning.cuts else "fixed_plan"
+        raise ConfigError(f"planning.{key}: {error.sentence}", advice=error.advice) from error
     floor = limits.privacy_floor
     if floor is not None:
         wanted = [cut for cut in wanted if not below_floor(cut, _least_leak(cut, leaks), floor)]

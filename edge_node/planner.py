@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from edge_node.settings import Planning
 from splitvlm.codec.codec import Codec
-from splitvlm.domain import DEVICE, Cut, Plan
-from splitvlm.errors import PeerUnavailable, UsageError
+from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut, Plan
+from splitvlm.errors import ConfigError, PeerUnavailable, UsageError
 from splitvlm.link.estimator import LinkEstimate
 from splitvlm.planning.costs import Coding, CostLine
 from splitvlm.planning.policy import Choice, LinkView
@@ -33,7 +33,7 @@ class Planner:
         self._policy = settings.policy()
         self._table: PlanTable | None = None
         self._allowed: PlanTable | None = None
-        self._fixed = self.checked(settings.fixed_plan) if settings.fixed_plan else None
+        self._fixed = self._checked_settings(settings)
         self.no_table = "No orchestrator is configured, so that there is no plan table."  # said while there is none
 
     @property
@@ -76,12 +76,33 @@ class Planner:
         return DEVICE in self._cuts
 
     def use(self, settings: Planning) -> None:
-        """Other settings, from the next request on. Raises UsageError where fixed_plan cannot run; nothing changes then."""
-        fixed = self.checked(settings.fixed_plan) if settings.fixed_plan else None
+        """Other settings, from the next request on. Raises ConfigError for what cannot run; nothing changes then."""
+        fixed = self._checked_settings(settings)
         if settings.policy_keys != self._settings.policy_keys:
             self._policy = settings.policy()
         self._settings, self._fixed = settings, fixed
         self.table = self._table
+
+    def _checked_settings(self, settings: Planning) -> Plan | None:
+        """The fixed plan, where there is one. Raises ConfigError for levels and plans that nothing here has."""
+        known = {level for cut in (IMAGE, TOKENS, *self._cuts) if cut != DEVICE for level in self._codec.levels(cut)}
+        if unknown := sorted(set(settings.levels) - known):
+            raise ConfigError(
+                f"planning.levels names {', '.join(unknown)}, which no cut of this model has.",
+                advice=f"Levels are {', '.join(sorted(known))}.",
+            )
+        own = {level for cut in self._cuts if cut != DEVICE for level in self._codec.levels(cut)}
+        if settings.levels and not self.can_finish_alone and not own & set(settings.levels):
+            raise ConfigError(
+                f"planning.levels leaves no plan: the cuts of this node are {', '.join(map(str, self._cuts))}.",
+                advice=f"Their levels are {', '.join(sorted(own))}.",
+            )
+        if settings.fixed_plan is None:
+            return None
+        try:
+            return self.checked(settings.fixed_plan)
+        except UsageError as error:
+            raise ConfigError(f"planning.fixed_plan: {error.sentence}", advice=error.advice) from error
 
     def spent(self, n_bytes: int) -> None:
         """Books sealed bytes against planning.bytes_per_day."""

@@ -7,7 +7,6 @@ from pathlib import Path
 from orchestrator.servicer import ControlServicer
 from orchestrator.settings import CHANGEABLE, OrchestratorSettings
 from splitvlm.domain import Plan
-from splitvlm.errors import ConfigError, UsageError
 from splitvlm.rpc.lifecycle import background, identity_of, print_ready, stop_signals, until
 from splitvlm.rpc.reload import reloading
 from splitvlm.rpc.servers import NodeServer
@@ -37,7 +36,4 @@ async def run(settings: OrchestratorSettings, source: Path | None = None) -> Non
 
 
 def accuracy_of(settings: OrchestratorSettings) -> dict[Plan, float]:
-    try:
-        return {Plan.parse(text): drop for text, drop in settings.accuracy.items()}
-    except UsageError as error:
-        raise ConfigError(f"accuracy: {error.sentence}", advice=error.advice) from error
+    return {Plan.parse(text): drop for text, drop in settings.accuracy.items()}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
+from splitvlm.planning.fields import PlanText
 from splitvlm.settings import Address, Logging, NodeName, Section, Security
 
 
@@ -13,7 +16,7 @@ class OrchestratorSettings(Section):
     node: NodeName = "orchestrator"
     listen: Address = "127.0.0.1:7441"
     heartbeat_s: float = Field(2.0, ge=0.1, le=60, description="how often nodes beat; dead after three missed beats")
-    accuracy: dict[str, float] = Field(
+    accuracy: dict[PlanText, Annotated[float, Field(ge=0, le=1)]] = Field(
         {}, description="accuracy drop of plans, e.g. `tokens/int2: 0.004` for 0.4 points; 0 where nothing is said"
     )
     security: Security = Security()

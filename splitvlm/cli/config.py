@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,11 +17,41 @@ config_app = typer.Typer(help="Check configuration files, print their schema.", 
 def config_check(
     kind: Annotated[str, typer.Argument(help="cloud, edge, orchestrator or simulate")], file: Path
 ) -> None:
-    """Check a configuration file; exits 2 on a mistake."""
+    """Check a configuration file; exits 2 on a mistake.
+
+    Cuts, levels and plans of an edge or cloud node are checked against its model, where that is on this machine.
+    """
     from splitvlm import settings
 
-    settings.load(file, _settings_of(kind))
-    print(f"{file} is a valid {kind} configuration.")
+    chosen = settings.load(file, _settings_of(kind))
+    against = _check_node(kind, chosen) if kind in ("cloud", "edge") else ""
+    if kind == "orchestrator" and chosen.accuracy:
+        against = "; levels in `accuracy` were not checked, for an orchestrator has no model"
+    print(f"{file} is a valid {kind} configuration{against}.")
+
+
+def _check_node(kind: str, chosen: Any) -> str:
+    """What the settings were checked against, in words. Raises ConfigError."""
+    if kind == "cloud":
+        from cloud_node.control import check_advertised
+
+        check_advertised(chosen)
+    os.environ["HF_HUB_OFFLINE"] = "1"  # to check is not to fetch gigabytes
+    try:
+        from splitvlm.model.loading import read_spec
+
+        read_spec(chosen.model.name)
+    except (UsageError, ModuleNotFoundError) as error:
+        return f"; its cuts, levels and plans were not checked, for its model cannot be read here: {error}".rstrip(".")
+    if kind == "cloud":
+        from cloud_node.node import check as check_cloud
+
+        check_cloud(chosen)
+    else:
+        from edge_node.node import check as check_edge
+
+        check_edge(chosen)
+    return f" for the model {chosen.model.name}"
 
 
 @config_app.command("schema")

@@ -46,6 +46,25 @@ def test_a_wrong_key_in_a_configuration(tmp_path: Path) -> None:
     check(splitvlm("config", "check", "edge", file), 2, "planing is not a known key")
 
 
+def test_what_the_model_lacks_is_refused_by_config_check_and_by_the_node(tmp_path: Path, keys: Path) -> None:
+    edge = f"planning: {{levels: [jpg90]}}\nsecurity: {{keys: {keys / 'edge-1'}}}\n"
+    for arguments in (("config", "check", "edge"), ("edge", "--config")):
+        check(splitvlm(*arguments, config(tmp_path, edge)), 2, "planning.levels", "jpg90", "jpeg90")
+    file = config(tmp_path, "cuts: [vision:99]\n")
+    check(splitvlm("config", "check", "cloud", file), 2, "cuts:", "vision:99")
+    known = splitvlm("config", "check", "edge", config(tmp_path, "planning: {levels: [jpeg90]}\n"))
+    assert (known.returncode, "for the model scenes" in known.stdout) == (0, True)
+    unread = splitvlm("config", "check", "edge", config(tmp_path, "model: {name: ./none}\n"))
+    assert (unread.returncode, "were not checked" in unread.stdout) == (0, True)
+    check(splitvlm("config", "check", "orchestrator", config(tmp_path, "accuracy: {foo: 0.1}\n")), 2, "not a cut")
+
+
+def test_a_cloud_node_that_devices_could_not_dial_does_not_start(tmp_path: Path, keys: Path) -> None:
+    text = f"orchestrator: 127.0.0.1:1\nlisten: 0.0.0.0:7442\nsecurity: {{keys: {keys / 'cloud-1'}}}\n"
+    for arguments in (("config", "check", "cloud"), ("cloud", "--config")):
+        check(splitvlm(*arguments, config(tmp_path, text)), 2, "listen is 0.0.0.0:7442", "advertise")
+
+
 def test_a_missing_configuration(tmp_path: Path) -> None:
     check(splitvlm("cloud", "--config", str(tmp_path / "none.yaml")), 2, "none.yaml", "No such file")
 

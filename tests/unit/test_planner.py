@@ -8,7 +8,7 @@ from edge_node.planner import Planner
 from edge_node.settings import Planning
 from splitvlm.codec.codec import Codec
 from splitvlm.domain import DEVICE, IMAGE, TOKENS, Plan
-from splitvlm.errors import UsageError
+from splitvlm.errors import ConfigError, UsageError
 from splitvlm.link.estimator import LinkEstimator
 from splitvlm.planning.costs import CostLine
 from splitvlm.planning.table import PlanTable
@@ -82,3 +82,24 @@ def test_nobody_may_ask_for_a_plan_below_the_floor(floor: float | str, refused: 
     with pytest.raises(UsageError, match=r"leaks .* and planning.privacy_floor is"):
         planner.checked(refused)
     assert planner.checked(allowed) == Plan.parse(allowed)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"levels": ["jpg90"]}, r"planning.levels names jpg90.*jpeg90"),
+        ({"levels": ["int4", "int5", "zip"]}, r"planning.levels names int5, zip"),
+        ({"levels": ["jpeg90"]}, r"planning.levels leaves no plan.*tokens.*int4"),
+        ({"fixed_plan": "tokens/jpg90"}, r"planning.fixed_plan: .*no codec level 'jpg90'"),
+        ({"fixed_plan": "lm:2/int8"}, r"planning.fixed_plan: .*does not serve the cut lm:2"),
+        ({"fixed_plan": "tokens/int8@small"}, r"planning.fixed_plan: .*no variant small"),
+    ],
+)
+def test_levels_and_plans_that_nothing_here_has_are_refused_by_key(wrong: dict[str, object], words: str) -> None:
+    settings = Planning.model_validate(wrong)
+    with pytest.raises(ConfigError, match=words):
+        Planner(settings, (TOKENS,), Codec())
+    planner = Planner(Planning(fixed_plan="tokens/int8"), (TOKENS,), Codec())
+    with pytest.raises(ConfigError, match=words):
+        planner.use(settings)
+    assert planner.choose("", None, True).plan == INT8
