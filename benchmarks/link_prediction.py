@@ -121,10 +121,10 @@ async def errors(link: Simulated | Real, transfers: int | None, seconds: float |
     rng = random.Random(seed)
     ours, last, harmonic = LinkEstimator(prior_uplink_bps=PRIOR_BPS), Rates(1), Rates(5)
     found: dict[str, list[float]] = {"estimator": [], "last sample": [], "harmonic mean of 5": []}
-    kept, number, asked_s, began_s = 0, 0, link.now_s, link.now_s
+    kept, number, began_s = 0, 0, link.now_s
 
     async def cross(n_bytes: int) -> float:
-        """One transfer or probe, told to all three."""
+        """One transfer, told to all three."""
         seen = await link.cross(n_bytes)
         first = min(FRAME_BYTES, n_bytes)
         ours.on_transfer(n_bytes, seen.span_s, seen.elapsed_s, 0.0, link.now_s, first_frame_bytes=first)
@@ -138,12 +138,8 @@ async def errors(link: Simulated | Real, transfers: int | None, seconds: float |
     await cross(4_096)
     while number < (transfers or 1_000_000) and link.now_s - began_s < (seconds or 1e9):
         next_s = link.now_s + rng.choice((0.2, 1.0, 3.0, 6.0) if transfers else (0.1, 0.5, 1.0, 3.0))
-        while (wait_s := ours.probe_wait_s(link.now_s, asked_s)) < next_s - link.now_s:
-            await link.wait_until(link.now_s + max(0.0, wait_s))
-            ours.on_rtt(RTT_S, link.now_s)
-            await cross(ours.probe_bytes(link.now_s))
         await link.wait_until(next_s)
-        asked_s = link.now_s
+        ours.on_rtt(RTT_S, link.now_s)
         size = rng.choice(SIZES)
         estimate = ours.estimate(link.now_s)
         guesses = (estimate.transfer_s(size), last.transfer_s(size), harmonic.transfer_s(size))

@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[1]
 RECORDED = ROOT.parent / "shared" / "traces"
 MADE = ("constant:300kbit", "step:5mbit@40,600kbit@40,60kbit@40", "outage:500kbit@50,10")
 LIMIT = 1.02  # of the best fixed plan
+MOST_BYTES = 1.15  # of the questions' own, with all probes
 FLEET = ROOT / "examples" / "simulate-fleet.yaml"
 
 
@@ -57,6 +58,11 @@ def traces(chosen: list[str] | None, files: list[Path] | None) -> dict[str, obje
     regrets = [float(str(row["regret"])) for row in figures.values()]
     print(f"\n{len(met)} of {len(figures)} within {LIMIT} of the best fixed plan in mean and p95; ", end="")
     print(f"regret: median {statistics.median(regrets):.3f}, worst {max(regrets):.3f}")
+    bytes_ratios = [float(str(row["bytes_ratio"])) for row in figures.values()]
+    print(
+        f"All bytes against the questions' own: median {statistics.median(bytes_ratios):.3f}, worst {max(bytes_ratios):.3f} "
+        f"(bar: {MOST_BYTES})"
+    )
     print("Most plans that an oracle used for 10 % of its requests or more:", most_plans(figures))
     return {"traces": figures}
 
@@ -91,6 +97,9 @@ def line(comparison: Comparison) -> dict[str, object]:
         "p95_ratio": adaptive.p95_s / by_p95.p95_s,
         "oracle_plans_above_10_percent": plans,
         "bytes": adaptive.bytes_mean,
+        "probe_bytes": adaptive.probe_bytes_mean,
+        "best_fixed_bytes": by_mean.bytes_mean,
+        "bytes_ratio": adaptive.bytes_mean / max(1.0, adaptive.bytes_mean - adaptive.probe_bytes_mean),
         "bytes_without_hedge": nohedge.bytes_mean,
         "energy_j": adaptive.energy_mean_j,
         "energy_without_hedge_j": nohedge.energy_mean_j,
@@ -100,6 +109,8 @@ def line(comparison: Comparison) -> dict[str, object]:
         f"{Path(comparison.trace).name:26s} mean {adaptive.mean_s:.3f} s = {row['mean_ratio']:.3f} x {by_mean.contender}; "
         f"p95 {adaptive.p95_s:.3f} s = {row['p95_ratio']:.3f} x {by_p95.contender}; "
         f"regret {100 * (adaptive.regret or 0):.1f} %; "
+        f"{adaptive.bytes_mean:.0f} bytes a question with {adaptive.probe_bytes_mean:.0f} of probes, "
+        f"fixed {by_mean.bytes_mean:.0f}; "
         f"oracle uses {plans} plans; hedging: {adaptive.bytes_mean - nohedge.bytes_mean:+.0f} bytes, "
         f"{adaptive.energy_mean_j - nohedge.energy_mean_j:+.2f} J",
         flush=True,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
+import math
 import os
 import struct
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import replace
 
 import grpc
@@ -20,8 +21,9 @@ from edge_node.exchange import Exchange
 from edge_node.payload import Payload
 from splitvlm.crypto.identity import Identity, Role
 from splitvlm.domain import Plan
-from splitvlm.errors import CapacityError, Forgotten, PeerUnavailable, SplitvlmError
-from splitvlm.link.estimator import RESOLUTION_S, STEP, LinkEstimate, LinkEstimator
+from splitvlm.errors import CapacityError, Forgotten, SplitvlmError
+from splitvlm.link.estimator import STEP, LinkEstimate, LinkEstimator
+from splitvlm.link.probing import ProbeSchedule
 from splitvlm.picturefiles import to_rgb
 from splitvlm.rpc.channels import connected, open_channel, own_certificate_expired
 from splitvlm.rpc.limits import CHUNK_BYTES, CONNECT_TIMEOUT_S, PICTURE_NAME_BYTES
@@ -30,7 +32,7 @@ from splitvlm.wire.v1 import data_pb2 as pb
 from splitvlm.wire.v1 import data_pb2_grpc
 
 PROBE_TIMEOUT_S = 5.0
-PROBE_PERIOD_S = 0.5
+LOOK_PERIOD_S = 0.5  # how often it is looked whether to probe
 IDLE_SESSIONS = 4  # kept open for the next requests
 MOST_REMEMBERED = 1_000  # pictures whose names are kept here; what the cloud node keeps of them is for it to say
 STALLED = 2.0  # an upload that takes so many times its predicted time tells of the link before it ends
@@ -39,10 +41,20 @@ STALLED = 2.0  # an upload that takes so many times its predicted time tells of 
 class CloudLink:
     """Sessions are opened as requests need them and kept for the next one. `reachable` follows probes and requests."""
 
-    def __init__(self, address: str, agreement: pb.Agreement, identity: Identity | None, cuts: list[str]) -> None:
+    def __init__(
+        self,
+        address: str,
+        agreement: pb.Agreement,
+        identity: Identity | None,
+        cuts: list[str],
+        deciding_bps: Callable[[float], Sequence[float]] = lambda _rtt_s: (),
+    ) -> None:
+        """`deciding_bps` gives, for a round-trip time, the uplink rates at which the choice of plan changes."""
         self.address = address
         self.peer = f"cloud node at {address}"
         self.estimator = LinkEstimator()
+        self._schedule = ProbeSchedule()
+        self.deciding_bps = deciding_bps
         self.reachable = True
         self._full_until_s = 0.0
         self._agreement = agreement
@@ -57,7 +69,7 @@ class CloudLink:
         self._quiet = asyncio.Event()  # nobody holds it
         self._quiet.set()
         self._unbooked_bytes = 0
-        self._asked_s: float | None = None
+        self._looked_s = -math.inf  # last, for a node that was away
         self._opening: asyncio.Task[None] | None = None
         self._naming_key = os.urandom(32)  # another one for each cloud node: names tell nobody which pictures are alike
         self._remembered: OrderedDict[bytes, Plan] = OrderedDict()
@@ -102,7 +114,6 @@ class CloudLink:
             async with contextlib.aclosing(session.answer(timed, exchange)) as tokens:
                 async for token in tokens:
                     yield token
-            self._observe(exchange)
             self._note(payload, exchange)
             self.reachable = True
         except Forgotten:
@@ -117,7 +128,10 @@ class CloudLink:
             self._busy -= 1
             watching.cancel()
             self._unbooked_bytes += exchange.bytes_sent
-            if exchange.upload_began_s is not None and not exchange.receipt.bytes:
+            self._schedule.sent(exchange.bytes_sent)
+            if exchange.receipt.bytes:
+                self._observe(exchange)  # also where the device was faster, or the node failed later
+            elif exchange.upload_began_s is not None:
                 self._on_stall(exchange)
             try:
                 if session is not None:
@@ -128,7 +142,7 @@ class CloudLink:
 
     def asked(self) -> None:
         """A question came, wherever it is answered: while they come, the link is probed more often."""
-        self._asked_s = time.monotonic()
+        self._schedule.asked(time.monotonic())
 
     def take_bytes(self) -> int:
         """Bytes of requests, sessions and probes sent since the last call: what a metered link counts."""
@@ -147,10 +161,10 @@ class CloudLink:
     async def probe_forever(self) -> None:
         """Probe while nothing else measures: an estimate that is never refreshed would never bring a plan back."""
         while True:
-            if self._busy == 0 and (not self.reachable or self._wants_probe()):
+            if self._busy == 0 and self._wait_s() <= 0:
                 await self._renew()
-                await self._probe(data_pb2_grpc.DataStub(self._channel))
-            await asyncio.sleep(PROBE_PERIOD_S)
+                await self._probe()
+            await asyncio.sleep(LOOK_PERIOD_S)
 
     async def close_when_idle(self) -> None:
         """Nobody asks over it any more; those who did are not cut off. Closes it too where it is not waited for."""
@@ -168,26 +182,53 @@ class CloudLink:
         await self._channel.close()
         await self._close_replaced()
 
-    async def _probe(self, stub: data_pb2_grpc.DataStub) -> None:
-        """Empty probes for the round trip (the least counts), then one whose size the estimator asks for, for the rate."""
+    def _wait_s(self) -> float:
+        """Seconds until there may be something to probe."""
+        now_s = time.monotonic()
+        if not self.reachable:
+            return self._schedule.unreachable_wait_s(now_s, self._looked_s)
+        return self._schedule.wait_s(now_s, self.estimator)
+
+    async def _probe(self) -> None:
+        """Whatever of the link is wanted and not known: the first session's set-up, a round trip, the rate."""
+        self._looked_s = time.monotonic()
         try:
-            # A connection's own set-up must not pass for a round trip: it would hide the transfer's time for ten seconds.
+            # A connection's own set-up must not pass for a round trip: it would hide the transfer's time for a while.
             await connected(self._channel, self.peer, self._identity, PROBE_TIMEOUT_S)
-            for _ in range(2):
-                await self._probe_once(stub, 0)
-            for _ in range(2):  # another link is believed the second time: do not wait for the next round to ask again
-                before_bps = self.estimate().uplink_bps
-                seen_bps = await self._probe_once(stub, self.estimator.probe_bytes(time.monotonic()))
-                if before_bps / STEP <= seen_bps <= before_bps * STEP:
-                    break
+            stub = data_pb2_grpc.DataStub(self._channel)
+            if self.estimator.heard_s is None:
+                await self._measure_first(stub)
+            else:
+                await self._measure_again(stub)
             self.reachable = True
-        except PeerUnavailable:
-            self.reachable = False
+        except SplitvlmError as error:
+            self.reachable = error.code not in ("peer-unavailable", "deadline")
         except grpc.aio.AioRpcError as error:
             self.reachable = from_rpc(error, self.peer).code not in ("peer-unavailable", "deadline")
 
-    async def _probe_once(self, stub: data_pb2_grpc.DataStub, size: int) -> float:
-        """The rate that the probe saw, at least."""
+    async def _measure_first(self, stub: data_pb2_grpc.DataStub) -> None:
+        """The first question needs a session, whose set-up tells of the rate what a probe of its size would."""
+        for _ in range(2):  # the first call carries headers that later ones do not repeat
+            await self._probe_once(stub, 0)
+        if not self._idle:
+            await self.warm_up()
+
+    async def _measure_again(self, stub: data_pb2_grpc.DataStub) -> None:
+        now_s = time.monotonic()
+        size = self._schedule.size(self.estimate(), self.deciding_bps(self.estimate().rtt_s), now_s)
+        if not self.reachable or self._schedule.empty_wait_s(now_s, self.estimator) <= 0:
+            await self._probe_once(stub, 0)
+        for _ in range(2):  # another link is believed the second time: do not wait for the next look to ask again
+            if not size:
+                break
+            before_bps = self.estimate().level_bps
+            await self._probe_once(stub, size)
+            self._schedule.spent(size)
+            if before_bps / STEP <= self.estimator.last_bps <= before_bps * STEP:
+                break
+            size = self._schedule.size(self.estimate(), self.deciding_bps(self.estimate().rtt_s), time.monotonic())
+
+    async def _probe_once(self, stub: data_pb2_grpc.DataStub, size: int) -> None:
         request = pb.ProbeRequest(payload=os.urandom(size))
         self._unbooked_bytes += request.ByteSize()
         started_s = time.monotonic()
@@ -196,13 +237,7 @@ class CloudLink:
         server_s = _believable_s(reply.server_us, now_s - started_s)
         if size == 0:
             self.estimator.on_rtt(now_s - started_s - server_s, now_s)
-        else:
-            self.estimator.on_transfer(request.ByteSize(), None, now_s - started_s, server_s, now_s)
-        serialisation_s = now_s - started_s - server_s - self.estimate().rtt_s
-        return float(8 * request.ByteSize() / max(serialisation_s, RESOLUTION_S))
-
-    def _wants_probe(self) -> bool:
-        return self.estimator.wants_probe(time.monotonic(), self._asked_s)
+        self.estimator.on_transfer(request.ByteSize(), None, now_s - started_s, server_s, now_s, probe=size > 0)
 
     async def _watch(self, payload: Payload, exchange: Exchange) -> None:
         """Tell the estimator of an upload that hangs while it hangs, each time after twice as long."""
@@ -271,6 +306,8 @@ class CloudLink:
             self._channel, self.peer, self._agreement, self._identity, self._cuts, timeout_s=timeout_s
         )
         self._unbooked_bytes += session.setup_bytes
+        now_s = time.monotonic()
+        self.estimator.on_transfer(session.hello_bytes, None, session.setup_s, 0.0, now_s)
         return session
 
     async def _put_back(self, session: CloudSession) -> None:

@@ -43,7 +43,9 @@ class CloudSession:
         self._began: list[tuple[int, float]] = []  # of this request's parts: bytes sent before, time.perf_counter
         self.broken = False
         self.opened_s = time.monotonic()
-        self.setup_bytes = 0
+        self.setup_bytes = 0  # both ways,
+        self.hello_bytes = 0  # and the part that this device sent,
+        self.setup_s = 0.0  # from its first byte to the node's answer, whose work is in it
 
     @classmethod
     async def open(
@@ -147,14 +149,17 @@ class CloudSession:
                 cuts=cuts,
             )
         )
+        began_s = time.perf_counter()
         await self._call.write(opening)
         envelope = await self._read()
+        self.setup_s = time.perf_counter() - began_s
         if envelope.WhichOneof("body") != "accepted":
             raise ProtocolError(f"The {self._peer} did not accept the session.")
         offered = envelope.accepted.handshake
         keys = handshake.finish(Reply(offered.ephemeral_public, offered.certificate_der, offered.signature))
         self._require_trusted = still_trusted(offered.certificate_der, identity)
-        self.setup_bytes = opening.ByteSize() + envelope.ByteSize()
+        self.hello_bytes = opening.ByteSize()
+        self.setup_bytes = self.hello_bytes + envelope.ByteSize()
         self._stream = SealedStream(self._call.write, Sealer.of_device(keys), Opener.of_device(keys), pb.CloudFrame)
 
     async def _upload(self, payload: Payload, exchange: Exchange, handed_over: asyncio.Queue[None]) -> None:

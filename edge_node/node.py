@@ -46,6 +46,7 @@ async def run(settings: EdgeSettings, source: Path | None = None) -> None:
     part = load_device(model.name, cuts, device=model.device, dtype=model.dtype, threads=model.threads)
     engine = Engine(part, codec, settings.emulation.slowdown)
     runtime = Runtime(settings, engine, cuts, agreement_of(spec, codec, model.dtype), identity)
+    runtime.deciding_bps = planner.deciding_bps
     server = NodeServer(identity, [SERVICE], MAX_LOCAL_MESSAGE_BYTES)
     local_pb2_grpc.add_LocalServicer_to_server(LocalServicer(runtime, planner, plaintext=identity is None), server.grpc)
     with stop_signals() as stop:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from edge_node.settings import Planning
@@ -13,7 +13,7 @@ from splitvlm.errors import ConfigError, PeerUnavailable, UsageError
 from splitvlm.link.estimator import LinkEstimate
 from splitvlm.planning.costs import Coding, CostLine
 from splitvlm.planning.policy import Choice, LinkView
-from splitvlm.planning.table import PlanTable, below_floor
+from splitvlm.planning.table import PlanTable, below_floor, deciding_rates
 
 _NO_LEAKS: Mapping[Coding, float] = {}  # nothing was measured: everything leaks
 VARIANT = "full"  # of the device's part: the only one so far
@@ -69,6 +69,12 @@ class Planner:
     def _own(self, line: CostLine) -> CostLine:
         """With the leak that this device measured: what a table says of it came over the network."""
         return line if line.local else replace(line, leak=self._leaks.get((line.plan.cut, line.plan.level), 1.0))
+
+    def deciding_bps(self, rtt_s: float) -> Sequence[float]:
+        """The uplink rates at which the choice of plan changes. None where a plan is fixed."""
+        if self._fixed is not None or self._allowed is None:
+            return ()
+        return deciding_rates(self._allowed.lines, rtt_s, self._settings.expected_tokens)
 
     @property
     def can_finish_alone(self) -> bool:

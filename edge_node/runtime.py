@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from edge_node.cloud_link import CloudLink
 from edge_node.engine import Engine
@@ -34,6 +34,7 @@ class Runtime:
         self.engine = engine
         self._links: list[CloudLink] = []  # the one in use, then those that may take over
         self.orchestrator_reachable = False
+        self.deciding_bps: Callable[[float], Sequence[float]] = lambda _rtt_s: ()  # until a planner has a table
         self._cuts = [str(cut) for cut in cuts]
         self._agreement = agreement
         self._identity = identity
@@ -69,7 +70,7 @@ class Runtime:
         self._links = [
             known.get(address)
             or self._taken_back(address)
-            or CloudLink(address, self._agreement, self._identity, self._cuts)
+            or CloudLink(address, self._agreement, self._identity, self._cuts, lambda rtt_s: self.deciding_bps(rtt_s))
             for address in wanted
         ]
         self._probe()

@@ -210,7 +210,7 @@ def _simulated(
         arrivals_s=[[number * period_s for number in range(count)]],
         sizes=[1.0],
     )
-    return list(simulate(world, Adaptive("adaptive", table, scenario.requests.tokens)).records())
+    return list(simulate(world, Adaptive("adaptive", table, world.n_tokens, world.rtt_s)).records())
 
 
 def _with_overhead(line: CostLine, overhead_s: Mapping[str, float]) -> CostLine:

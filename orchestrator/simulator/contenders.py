@@ -9,7 +9,7 @@ from orchestrator.simulator.engine import Ask, Contender, Decision, World, answe
 from splitvlm.domain import IMAGE
 from splitvlm.planning.costs import CostLine
 from splitvlm.planning.policy import LinkView, Policy
-from splitvlm.planning.table import PlanTable
+from splitvlm.planning.table import PlanTable, deciding_rates
 
 
 class Adaptive:
@@ -17,7 +17,7 @@ class Adaptive:
 
     measures = True
 
-    def __init__(self, name: str, table: PlanTable, n_tokens: int, **options: object) -> None:
+    def __init__(self, name: str, table: PlanTable, n_tokens: int, rtt_s: float, **options: object) -> None:
         self.name = name
         self._table = table
         self._n_tokens = n_tokens
@@ -25,6 +25,7 @@ class Adaptive:
         self._lines = {(id(line.plan), line.cloud): line for line in table.lines}  # plans are slow to compare
         self._local = _fastest_local(table.lines, n_tokens)
         self._policies: dict[int, Policy] = {}
+        self.deciding_bps = deciding_rates(table.lines, rtt_s, n_tokens)
 
     def decide(self, ask: Ask) -> Decision:
         device = ask.device
@@ -49,6 +50,7 @@ class Fixed:
     """Always one plan, alone or with the device started beside it."""
 
     measures = False
+    deciding_bps: Sequence[float] = ()
 
     def __init__(self, line: CostLine, hedge: CostLine | None = None) -> None:
         where = f" at {line.cloud}" if line.cloud else ""
@@ -64,6 +66,7 @@ class Oracle:
 
     name = "oracle"
     measures = False
+    deciding_bps: Sequence[float] = ()
 
     def __init__(self, world: World, lines: Sequence[CostLine]) -> None:
         self._world = world
@@ -81,16 +84,16 @@ def everyone(
     Adaptive pictures come with and without a hedge: where the device can answer, they may use it as freely as we do.
     """
     yield Oracle(world, allowed)
-    yield Adaptive("adaptive", table, world.n_tokens, **options)
-    yield Adaptive("adaptive-nohedge", table, world.n_tokens, **{**options, "hedging": False})
+    yield Adaptive("adaptive", table, world.n_tokens, world.rtt_s, **options)
+    yield Adaptive("adaptive-nohedge", table, world.n_tokens, world.rtt_s, **{**options, "hedging": False})
     local = _fastest_local(allowed, world.n_tokens)
     for name, kinds in (("adaptive-jpeg", ("jpeg",)), ("adaptive-picture", ("jpeg", "webp"))):
         pictures = tuple(line for line in allowed if line.plan.cut == IMAGE and line.plan.level.startswith(kinds))
         if not pictures:
             continue
-        yield Adaptive(name, PlanTable(1, pictures), world.n_tokens, **{**options, "hedging": False})
+        yield Adaptive(name, PlanTable(1, pictures), world.n_tokens, world.rtt_s, **{**options, "hedging": False})
         if local is not None:
-            yield Adaptive(f"hedge:{name}", PlanTable(1, (*pictures, local)), world.n_tokens, **options)
+            yield Adaptive(f"hedge:{name}", PlanTable(1, (*pictures, local)), world.n_tokens, world.rtt_s, **options)
     for line in allowed:
         yield Fixed(line)
         if local is not None and not line.local:

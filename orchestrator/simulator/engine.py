@@ -17,11 +17,13 @@ from typing import NamedTuple, Protocol
 
 from orchestrator.simulator.results import Run
 from splitvlm.link.estimator import LinkEstimator
+from splitvlm.link.probing import CALL_BYTES, ProbeSchedule
 from splitvlm.link.traces import Trace
 from splitvlm.planning.costs import CostLine
 from splitvlm.planning.energy import EnergyModel
 
 FRAME_BYTES = 16 * 1024  # the transfer's first frame has arrived when the receiver's span begins (splitvlm.rpc.limits)
+HANDSHAKE_BYTES = 1_200  # of a session's set-up, device to cloud
 PROBE_LOOK_S = 0.5  # how often an edge node looks whether to probe
 
 
@@ -36,7 +38,7 @@ class Device:
     estimator: LinkEstimator | None  # None where the contender does not measure
     free_s: float = 0.0
     quiet_s: float = 0.0  # since when nothing of it crosses the link
-    asked_s: float = 0.0
+    schedule: ProbeSchedule = field(default_factory=ProbeSchedule)
     probe_bytes: float = 0.0
     last_plan: int = -1
 
@@ -68,6 +70,11 @@ class Contender(Protocol):
 
     name: str
     measures: bool  # whether its devices estimate the link, and probe
+
+    @property
+    def deciding_bps(self) -> Sequence[float]:
+        """Uplink rates at which its choice changes: what is worth a probe."""
+        ...
 
     def decide(self, ask: Ask) -> Decision:
         """The plan of a request."""
@@ -143,7 +150,7 @@ class _Simulation:
     def run(self) -> Run:
         for device in self._devices:
             if device.estimator is not None:
-                self._probe_at(device, device.estimator, -1.0)  # as a node does when it has started
+                self._shake_hands(device, device.estimator)
             self._await_next(device)
         while self._events:
             at_s, _, what = heapq.heappop(self._events)
@@ -175,7 +182,7 @@ class _Simulation:
         size = self._world.sizes[(place + 7 * device.number) % len(self._world.sizes)]
         if device.estimator is not None:
             self._probe(device, now_s)
-        device.asked_s = now_s
+            device.schedule.asked(now_s)
         ask = Ask(device, now_s, arrival_s, size)
         decision = self._contender.decide(ask)
         costs = self._of(decision.line)
@@ -258,6 +265,7 @@ class _Simulation:
         device, run, energy = ask.device, self._run, self._world.energy
         device.free_s = done_s
         if not costs.local:
+            device.schedule.sent(sent_bytes)
             device.quiet_s = first_s if device_won else done_s
         took_s = done_s - ask.now_s
         if costs.local:
@@ -288,14 +296,20 @@ class _Simulation:
         device.last_plan = costs.number
         self._await_next(device)
 
+    def _shake_hands(self, device: Device, estimator: LinkEstimator) -> None:
+        """A session is opened when the node has started. Its bytes are counted apart."""
+        estimator.on_rtt(device.rtt_s, -1.0)
+        took_s = device.deliver_s(-1.0, HANDSHAKE_BYTES) + device.rtt_s
+        estimator.on_transfer(HANDSHAKE_BYTES, None, took_s, 0.0, -1.0 + took_s)
+
     def _probe(self, device: Device, now_s: float) -> None:
         """The probes between the last answer and now."""
-        estimator = device.estimator
+        estimator, schedule = device.estimator, device.schedule
         assert estimator is not None
         at_s = device.quiet_s
         while True:
             at_s += PROBE_LOOK_S
-            wait_s = estimator.probe_wait_s(at_s, device.asked_s)
+            wait_s = schedule.wait_s(at_s, estimator)
             at_s += math.ceil(wait_s / PROBE_LOOK_S) * PROBE_LOOK_S if wait_s > 0 else 0.0
             if at_s >= now_s:
                 return
@@ -303,13 +317,22 @@ class _Simulation:
             at_s = self._probe_at(device, estimator, at_s)
 
     def _probe_at(self, device: Device, estimator: LinkEstimator, at_s: float) -> float:
-        """One probe; when its answer is here."""
+        """A look, and the probes that it wants; when their answers are here."""
+        schedule = device.schedule
+        size = schedule.size(estimator.estimate(at_s), self._contender.deciding_bps, at_s)
+        if not size and schedule.empty_wait_s(at_s, estimator) > 0:
+            return at_s
+        device.probe_bytes += CALL_BYTES
+        at_s += device.deliver_s(at_s, CALL_BYTES) + device.rtt_s
         estimator.on_rtt(device.rtt_s, at_s)
-        size = estimator.probe_bytes(at_s)
-        took_s = device.deliver_s(at_s, size) + device.rtt_s
-        device.probe_bytes += size
-        estimator.on_transfer(size, None, took_s, 0.0, at_s + took_s)
-        return at_s + took_s
+        estimator.on_transfer(0, None, device.rtt_s, 0.0, at_s)
+        if size:
+            took_s = device.deliver_s(at_s, size) + device.rtt_s
+            device.probe_bytes += size + CALL_BYTES
+            schedule.spent(size)
+            at_s += took_s
+            estimator.on_transfer(size, None, took_s, 0.0, at_s, probe=True)
+        return at_s
 
     def _of(self, line: CostLine) -> _Costs:
         costs = self._costs.get(id(line))

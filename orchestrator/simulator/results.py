@@ -76,7 +76,8 @@ class Summary:
     p99_s: float
     first_token_mean_s: float
     deadline_misses: float | None  # share
-    bytes_mean: float  # a request, probes included
+    bytes_mean: float  # a request, probes included,
+    probe_bytes_mean: float  # which are so many of them
     energy_mean_j: float
     accuracy_drop: float
     switches: int
@@ -101,6 +102,7 @@ def summarise(run: Run, deadline_s: float | None, oracle_mean_s: float | None) -
         first_token_mean_s=sum(run.first_token_s) / count,
         deadline_misses=None if deadline_s is None else sum(s > deadline_s for s in ordered) / count,
         bytes_mean=(sum(run.payload_bytes) + run.probe_bytes) / count,
+        probe_bytes_mean=run.probe_bytes / count,
         energy_mean_j=sum(run.energy_j) / count,
         accuracy_drop=sum(run.accuracy_drop) / count,
         switches=run.switches,

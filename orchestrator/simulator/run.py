@@ -84,7 +84,7 @@ def _contenders(scenario: Scenario, world: World, table: PlanTable, allowed: Seq
         "bytes_per_day": scenario.planning.bytes_per_day,
     }
     if scenario.contenders == "adaptive":
-        yield Adaptive("adaptive", table, world.n_tokens, **options)
+        yield Adaptive("adaptive", table, world.n_tokens, world.rtt_s, **options)
         return
     yield from everyone(world, table, allowed, options)
 

@@ -7,7 +7,7 @@ Cardwell et al. 2016), the delivery (bytes over the receiver's own span from fir
 NSDI 2020).
 
 A policy that went local gets no more samples. So an old estimate grows towards the best rate of the last minutes, and
-`wants_probe` asks for a probe. Rates are bit/s, times seconds, sizes bytes.
+probing.py asks for probes. Rates are bit/s, times seconds, sizes bytes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from splitvlm.link.outlook import History, Point
 
-RTT_WINDOW_S = 10.0  # BBR's window for the minimum
+RTT_WINDOW_S = 90.0  # for the minimum: a few of the round trips that are measured for themselves (probing.py)
 PEAK_WINDOW_S = 600.0  # what the link could do within ten minutes is what it may do again
 MAX_SAMPLES = 5  # robustMPC's history
 MAX_ERROR = 2.0  # a rate over-estimated three times is as wrong as the conservative end should ever allow for
@@ -29,16 +29,15 @@ MIN_ERROR = 0.1  # five lucky samples are no proof
 RESOLUTION_S = 0.004  # spans below this are timer and scheduler, not link
 TELLING_S = 5 * RESOLUTION_S  # a hundred bytes that took less tell only that the rate is no lower
 FULL_WEIGHT_BYTES = 16_384  # beyond it, a transfer has left TCP's first window (10 segments, RFC 6928)
+FULL_WEIGHT_S = 0.5  # and one that took so long tells as much, however small: a slow link shows in any transfer
 HALF_LIFE_S = 2.0  # a cellular rate's memory: capacities of 1 s bins are correlated over a few seconds
+FELL_S = 0.1  # a transfer that took so long, and STEP times as long as predicted, is one by itself: no jitter does that
 STEP = 2.0  # two samples in a row so many times off, on one side, are another link, not noise
 OUTAGE_S = 2.0  # a small transfer that took longer sat out an outage, unless the next one takes as long
 FRESH_S = 3.0  # younger estimates are taken as they are
 OPTIMISM_HALF_LIFE_S = 10.0  # an older one goes half the way (in log) to the best rate in such a time
-PROBE_AFTER_S = 2.0  # of silence
-PROBE_UNTOLD_S = 4.0  # of transfers that tell next to nothing: probes take 2.5 % of the link's time then
-IDLE_S = 10.0
-PROBE_S = 0.1  # how long a probe should keep the link busy
-MIN_PROBE_BYTES, MAX_PROBE_BYTES = 1_024, 4_096  # more tells little: a probe must not cost what a request costs
+TELLING_BYTES = 1_024  # so many that took less than TELLING_S are a reading all the same
+MAX_PROBE_BYTES = 4_096  # more tells little: a probe must not cost what a request costs
 MOST_PROBED_BPS = 8 * MAX_PROBE_BYTES / RESOLUTION_S  # no probe can tell of more
 PACKET_BYTES = 1_500  # arrives whole or not at all: a stall tells nothing of rates at which one would not be there yet
 MIN_BPS, MAX_BPS = 1e3, 1e11
@@ -54,6 +53,7 @@ class LinkEstimate(NamedTuple):
     samples: int
     peak_bps: float = 0.0  # the best sample of PEAK_WINDOW_S
     outlook: tuple[Point, ...] = ()  # the next transfer as a distribution
+    level_bps: float = 0.0  # of the last samples, however old; 0 without any
 
     def transfer_s(self, payload_bytes: float) -> float:
         """Seconds until the answer to so many bytes could be here: serialisation and a round trip."""
@@ -100,8 +100,6 @@ class LinkEstimator:
         while self._rtts and self._rtts[-1][1] >= rtt_s:
             self._rtts.pop()
         self._rtts.append((now_s, rtt_s))
-        while len(self._rtts) > 1 and now_s - self._rtts[0][0] > RTT_WINDOW_S:
-            self._rtts.popleft()
 
     def on_transfer(
         self,
@@ -112,8 +110,9 @@ class LinkEstimator:
         now_s: float,
         *,
         first_frame_bytes: int | None = None,
+        probe: bool = False,
     ) -> None:
-        """A transfer that was answered.
+        """A transfer that was answered. What a `probe` does not tell no other of its size would.
 
         `receive_span_s` is from the first to the last frame by the receiver's clock, None for a single frame;
         `first_frame_bytes` had already arrived when the span began, and are not of it; unless they are known, the span
@@ -124,20 +123,29 @@ class LinkEstimator:
         away_s = elapsed_s - server_s
         if payload_bytes <= 0 or not 0 < away_s < math.inf:
             return  # a server that says it took all of the time tells nothing of the link
-        if receive_span_s is not None:
-            self.on_rtt(away_s - receive_span_s, now_s)
+        round_trip_s = away_s - (receive_span_s or 0.0)
+        if receive_span_s is not None or (self._rtts and round_trip_s < self._rtt_s(now_s, 0.0)):
+            self.on_rtt(round_trip_s, now_s)  # at most: one that was held up in a queue must not stand for longer
         spanned = payload_bytes - first_frame_bytes if first_frame_bytes is not None else 0
         if receive_span_s is not None and receive_span_s >= RESOLUTION_S and spanned > 0:
             self._told_s = now_s
             self._on_rate(8 * spanned / receive_span_s, spanned, now_s)
         else:
             self._on_whole(payload_bytes, away_s, now_s)
+        if probe:
+            self._told_s = now_s
+
+    def _rtt_s(self, now_s: float, otherwise_s: float) -> float:
+        """The least of the window, which ends now; the last one for as long as there is no other."""
+        while len(self._rtts) > 1 and now_s - self._rtts[0][0] > RTT_WINDOW_S:
+            self._rtts.popleft()
+        return self._rtts[0][1] if self._rtts else otherwise_s
 
     def _on_whole(self, payload_bytes: int, away_s: float, now_s: float) -> None:
         """By the sender's clock: what is left after the round trip is serialisation, if it can be told from noise."""
-        rtt_s = self._rtts[0][1] if self._rtts else 0.0
+        rtt_s = self._rtt_s(now_s, 0.0)
         serialisation_s = away_s - rtt_s
-        telling = payload_bytes >= MIN_PROBE_BYTES or serialisation_s >= TELLING_S
+        telling = payload_bytes >= TELLING_BYTES or serialisation_s >= TELLING_S
         readable = telling and bool(self._rtts) and serialisation_s >= max(RESOLUTION_S, 0.1 * rtt_s)
         bound_bps = 8 * payload_bytes / max(serialisation_s, RESOLUTION_S)
         if telling or self._level_bps >= MOST_PROBED_BPS:
@@ -157,19 +165,18 @@ class LinkEstimator:
         self._sat_out = outage
         if self._samples:
             predicted = self._level_bps
-            if self._is_step(predicted, bps):
-                before = self._samples[-1]
-                self._samples.clear()
-                self._samples.append(before)
-                self._errors.clear()
-                self._spread = PRIOR_ERROR
-                predicted = before[1]
+            if bps * STEP < predicted and 8 * payload_bytes / bps >= FELL_S:
+                self._forget_samples(kept=0)
+            elif self._is_step(predicted, bps):
+                predicted = self._samples[-1][1]
+                self._forget_samples(kept=1)
             self._history.add(bps, payload_bytes, now_s, (predicted, self._spread))
             self._errors.append(min(abs(predicted - bps) / bps, MAX_ERROR))
             self._spread = max(MIN_ERROR, *self._errors)
         else:
             self._history.add(bps, payload_bytes, now_s)
-        self._samples.append((now_s, bps, min(1.0, payload_bytes / FULL_WEIGHT_BYTES)))
+        watched_s = 8 * payload_bytes / bps
+        self._samples.append((now_s, bps, min(1.0, max(payload_bytes / FULL_WEIGHT_BYTES, watched_s / FULL_WEIGHT_S))))
         self._level_bps = _harmonic_mean_bps(self._samples)
         self._remember_peak(bps, now_s)
 
@@ -180,23 +187,31 @@ class LinkEstimator:
         while now_s - self._peaks[0][0] > PEAK_WINDOW_S:
             self._peaks.popleft()
 
+    def _forget_samples(self, *, kept: int) -> None:
+        """This is another link: only the youngest samples, or none, are of it."""
+        while len(self._samples) > kept:
+            self._samples.popleft()
+        self._errors.clear()
+        self._spread = PRIOR_ERROR
+        self._streak = (0, 0)
+
     def _is_step(self, predicted: float, bps: float) -> bool:
         """Whether this is the second surprise in a row on one side: another link, and its past is no guide."""
         side = 1 if bps > STEP * predicted else -1 if bps * STEP < predicted else 0
         count = self._streak[1] + 1 if side and side == self._streak[0] else abs(side)
-        self._streak = (0, 0) if count == 2 else (side, count)
+        self._streak = (side, count)
         return count == 2
 
     def estimate(self, now_s: float) -> LinkEstimate:
         """The link as of now. Without a new sample the conservative end never falls."""
-        rtt_s = self._rtts[0][1] if self._rtts else self._prior_rtt_s
+        rtt_s = self._rtt_s(now_s, self._prior_rtt_s)
         if not self._samples:
             return LinkEstimate(self._prior_bps, rtt_s, PRIOR_ERROR, math.inf, 0, self._prior_bps)
         age_s = max(0.0, now_s - self._samples[-1][0])
         spread = self._spread
         outlook = self._history.outlook(self._level_bps, spread, age_s)
         uplink_bps, peak_bps = self._aged_bps(age_s), max(self._prior_bps, self._peaks[0][1])
-        return LinkEstimate(uplink_bps, rtt_s, spread, age_s, len(self._samples), peak_bps, outlook)
+        return LinkEstimate(uplink_bps, rtt_s, spread, age_s, len(self._samples), peak_bps, outlook, self._level_bps)
 
     def on_stall(self, sent_bytes: float, elapsed_s: float, now_s: float) -> None:
         """A transfer that was given up: at most so many bytes crossed in so long, and a packet that has not arrived yet.
@@ -211,28 +226,25 @@ class LinkEstimator:
             self._heard_s = self._told_s = now_s
             self._on_rate(bound_bps, max(sent_bytes, FULL_WEIGHT_BYTES * min(1.0, elapsed_s)), now_s, over=False)
 
-    def wants_probe(self, now_s: float, asked_s: float | None = None) -> bool:
-        """Whether nothing that tells the rate was transferred lately, a probe included. `asked_s`: see probe_wait_s."""
-        return self.probe_wait_s(now_s, asked_s) <= 0
+    @property
+    def heard_s(self) -> float | None:
+        """When the other side last answered; None before it did."""
+        return self._heard_s
 
-    def probe_wait_s(self, now_s: float, asked_s: float | None = None) -> float:
-        """Seconds until a probe is wanted. `asked_s` is when somebody last asked a question, wherever it was answered.
+    @property
+    def last_bps(self) -> float:
+        """The last reading; what stands for one where there is none."""
+        return self._samples[-1][1] if self._samples else self._prior_bps
 
-        While questions come, silence of PROBE_AFTER_S is enough, or PROBE_UNTOLD_S of questions so short that they tell
-        nothing. Without them for IDLE_S the pauses grow by half: an idle sensor must not spend its day's bytes on probes.
-        """
-        if self._heard_s is None:
-            return 0.0
-        idle_s = self._heard_s - asked_s if asked_s is not None else 0.0
-        longer_s = 0.5 * (idle_s - IDLE_S)
-        silent_s, untold_s = max(PROBE_AFTER_S, longer_s), max(PROBE_UNTOLD_S, longer_s)
-        return min(self._heard_s + silent_s, self._told_s + untold_s) - now_s
+    @property
+    def rtt_at_s(self) -> float:
+        """When a round trip was last measured."""
+        return self._rtts[-1][0] if self._rtts else -math.inf
 
-    def probe_bytes(self, now_s: float) -> int:
-        """A probe's size: long enough to be read off the clock, too short to be in the way."""
-        age_s = now_s - self._samples[-1][0] if self._samples else 0.0
-        wanted = (self._aged_bps(max(0.0, age_s)) if self._samples else self._prior_bps) * PROBE_S / 8
-        return int(min(max(wanted, MIN_PROBE_BYTES), MAX_PROBE_BYTES))
+    @property
+    def told_s(self) -> float:
+        """When something last told of the rate."""
+        return self._told_s
 
     def _aged_bps(self, age_s: float) -> float:
         """Towards the best rate of the window before the last sample, in the logarithm, once the level is not fresh."""

@@ -151,6 +151,11 @@ def envelope(lines: Sequence[CostLine], rtt_s: float, n_tokens: int) -> list[tup
     return [(1 / per_bps if per_bps else math.inf, line) for per_bps, _, _, line in hull]
 
 
+def deciding_rates(lines: Sequence[CostLine], rtt_s: float, n_tokens: int) -> tuple[float, ...]:
+    """The uplink rates at which another line becomes the fastest, falling."""
+    return tuple(bps for bps, _ in envelope(lines, rtt_s, n_tokens)[1:])
+
+
 def _undominated(lines: list[CostLine]) -> tuple[CostLine, ...]:
     """By rising cost, so that a line's dominator is already kept when it comes. Of equals the more accurate stays."""
     kept: list[tuple[tuple[float, ...], CostLine]] = []

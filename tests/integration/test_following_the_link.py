@@ -83,6 +83,7 @@ async def running(tmp_path: Path, **planning: object) -> AsyncIterator[Running]:
                 planner = Planner(settings.planning, allowed_cuts(settings, read_spec(model), {}), edge.engine.codec)
                 payload_bytes = len((await edge.engine.encode_picture(NOISE, "lossless"))[0])
                 planner.table = PlanTable(1, (line("image/lossless", 0.04, payload_bytes), line("device", DEVICE_S, 0)))
+                edge.link.deciding_bps = planner.deciding_bps
                 probing = asyncio.create_task(edge.link.probe_forever())
                 yield Running(edge, planner, link)
                 probing.cancel()

@@ -36,7 +36,7 @@ async def link():
 async def test_a_probe_s_server_time_is_no_longer_than_the_probe(link: CloudLink, server_us: int) -> None:
     before = link.estimate()
     for size in (0, 4_096):
-        assert await link._probe_once(Says(server_us), size) >= 0
+        await link._probe_once(Says(server_us), size)
     assert link.estimate() == before
 
 

@@ -1,5 +1,7 @@
 """The simulated policy follows the link down and up again, and its probes count as bytes."""
 
+from dataclasses import replace
+
 import pytest
 
 from orchestrator.simulator.contenders import Adaptive, Fixed, Oracle
@@ -24,7 +26,7 @@ def a_world(trace: Trace, requests: int) -> World:
 def test_the_policy_comes_back_from_the_device(hedging):
     """Fast, 20 kbit/s, fast: two requests or five seconds after each change the answer is where the oracle has it."""
     trace = Trace.of_rates("t", [(60.0, 5e6), (60.0, 2e4), (60.0, 5e6)])
-    run = simulate(a_world(trace, 58), Adaptive("adaptive", PlanTable(1, LINES), 0, hedging=hedging))
+    run = simulate(a_world(trace, 58), Adaptive("adaptive", PlanTable(1, LINES), 0, 0.05, hedging=hedging))
     for row in run.records():
         settled_s = (row.start_s % 60) - 2 * PERIOD_S
         if settled_s > 0:
@@ -33,9 +35,16 @@ def test_the_policy_comes_back_from_the_device(hedging):
 
 
 def test_the_probes_of_idle_seconds_are_counted():
-    world = a_world(Trace.constant(1e6), 10)
-    assert simulate(world, Adaptive("adaptive", PlanTable(1, LINES), 0)).probe_bytes > 0
+    adaptive = Adaptive("adaptive", PlanTable(1, LINES), 0, 0.05)
+    world = replace(a_world(Trace.constant(1e6), 0), arrivals_s=[[0.0, 30.0]])
+    assert simulate(world, adaptive).probe_bytes > 0
     assert simulate(world, Fixed(PICTURE)).probe_bytes == 0
+
+
+def test_a_question_every_three_seconds_costs_a_share_of_its_bytes_for_probes():
+    trace = Trace.of_rates("t", [(60.0, 5e6), (60.0, 8e4), (60.0, 5e6)])
+    run = simulate(a_world(trace, 200), Adaptive("adaptive", PlanTable(1, LINES), 0, 0.05))
+    assert run.probe_bytes <= 0.15 * sum(run.payload_bytes)
 
 
 def test_the_oracle_takes_the_device_in_an_outage_and_the_cloud_else():
