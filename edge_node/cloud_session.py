@@ -120,8 +120,8 @@ class CloudSession:
 
     @property
     def is_current(self) -> bool:
-        """Whether it may take another request: it is whole, not too old, and the cloud node's certificate counts still."""
-        if self.broken or time.monotonic() - self.opened_s > SESSION_AGE_S:
+        """Whether it may take another request: it is whole, not too old, the node has not ended it, and the cloud node's certificate counts still."""
+        if self.broken or self._call.done() or time.monotonic() - self.opened_s > SESSION_AGE_S:
             return False
         try:
             self._require_trusted()
