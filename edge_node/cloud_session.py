@@ -120,7 +120,7 @@ class CloudSession:
 
     @property
     def is_current(self) -> bool:
-        """Whether it may take another request: it is whole, not too old, the node has not ended it, and the cloud node's certificate counts still."""
+        """Whether it may take another request: whole, not too old, not ended by the node, whose certificate counts still."""
         if self.broken or self._call.done() or time.monotonic() - self.opened_s > SESSION_AGE_S:
             return False
         try:
