@@ -27,7 +27,7 @@ class Question(_message.Message):
     MAX_NEW_TOKENS_FIELD_NUMBER: _builtins.int
     PLAN_FIELD_NUMBER: _builtins.int
     picture: _builtins.bytes
-    """the file's bytes: PNG, JPEG or WebP; at most 32 MiB"""
+    """the file's bytes: JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF; at most 32 MiB"""
     text: _builtins.str
     """UTF-8; at most 16 KiB"""
     max_new_tokens: _builtins.int
