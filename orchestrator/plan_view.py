@@ -16,9 +16,9 @@ from splitvlm.errors import UsageError
 from splitvlm.planning.costs import CostLine
 from splitvlm.planning.profilefiles import Profiles
 from splitvlm.planning.table import Limits, build_table, envelope
-from splitvlm.shown import rate
+from splitvlm.shown import number, rate
 
-SLOWEST_BPS, FASTEST_BPS = 1e4, 1e8  # the axis of the picture
+SLOWEST_BPS, FASTEST_BPS = 1e4, 1e8  # the axis of the picture, which grows until every span shows
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")  # Paul Tol's bright scheme
 
 
@@ -194,25 +194,36 @@ def draw(seen: View, file: Path) -> None:
 
     mpl.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import FuncFormatter
 
     figure, axis = pyplot.subplots(figsize=(9, 5), layout="constrained")
-    steps = [SLOWEST_BPS * (FASTEST_BPS / SLOWEST_BPS) ** (step / 200) for step in range(201)]
+    slowest_bps, fastest_bps = axis_of(seen)
+    steps = [slowest_bps * (fastest_bps / slowest_bps) ** (step / 200) for step in range(201)]
+    kbit = [bps / 1e3 for bps in steps]
     best = {span.line.key for span in seen.spans}
     for line in seen.kept:
         if line.key not in best:
-            axis.plot(steps, _times(line, steps, seen), color="0.8", lw=0.8, zorder=1)
+            axis.plot(kbit, _times(line, steps, seen), color="0.8", lw=0.8, zorder=1)
     for index, span in enumerate(seen.spans):
         colour = COLOURS[index % len(COLOURS)]
-        axis.plot(steps, _times(span.line, steps, seen), color=colour, lw=1.8, label=str(span.line.plan))
-        low, high = max(span.low_bps, SLOWEST_BPS), min(span.high_bps, FASTEST_BPS)
+        axis.plot(kbit, _times(span.line, steps, seen), color=colour, lw=1.8, label=str(span.line.plan))
+        low, high = max(span.low_bps, slowest_bps), min(span.high_bps, fastest_bps)
         if low < high:
-            axis.axvspan(low, high, color=colour, alpha=0.12, lw=0)
-    axis.set(xscale="log", yscale="log", xlabel="uplink, bit/s", ylabel="latency, s", xlim=(SLOWEST_BPS, FASTEST_BPS))
+            axis.axvspan(low / 1e3, high / 1e3, color=colour, alpha=0.12, lw=0)
+    axis.set(xscale="log", yscale="log", xlabel="uplink, kbit/s", ylabel="latency, s", xlim=(kbit[0], kbit[-1]))
+    for scale in (axis.xaxis, axis.yaxis):
+        scale.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
     axis.set_title(f"{seen.profiles.model}: cost lines, RTT {1e3 * seen.rtt_s:g} ms, {seen.n_tokens} decoding steps")
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False)
     _save(figure, file)
     pyplot.close(figure)
+
+
+def axis_of(seen: View) -> tuple[float, float]:
+    """The rates from which to which the picture goes: a span that lies off it would be a colour that nobody finds."""
+    crossings = [span.low_bps for span in seen.spans if span.low_bps]
+    return min([SLOWEST_BPS, *(bps / 3 for bps in crossings)]), max([FASTEST_BPS, *(3 * bps for bps in crossings)])
 
 
 def _save(figure: Any, file: Path) -> None:

@@ -10,7 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.simulator.results import Comparison, Summary, write_csv, write_json
+from orchestrator.simulator.verdict import verdict
 from splitvlm.errors import UsageError
+from splitvlm.shown import fixed, percent
 
 MOST_ROWS = 14
 
@@ -28,6 +30,9 @@ def show(comparison: Comparison, console: Console) -> None:
         style = "bold" if summary.contender == "adaptive" else ""
         table.add_row(*_cells(summary), style=style)
     console.print(table)
+    told = verdict(comparison)
+    if told is not None:
+        console.print(told.sentence, soft_wrap=True, highlight=False)
     if len(shown) < len(ranked):
         console.print(f"{len(ranked) - len(shown)} slower contenders are in the files.")
 
@@ -36,14 +41,14 @@ def _cells(summary: Summary) -> tuple[str, ...]:
     late = summary.deadline_misses
     return (
         summary.contender,
-        f"{summary.mean_s:.3f}",
-        f"{summary.p95_s:.3f}",
-        f"{summary.p99_s:.3f}" if late is None else f"{100 * late:.1f}%",
-        f"{summary.bytes_mean / 1e3:.1f}",
-        f"{summary.energy_mean_j:.2f}",
-        f"{100 * summary.accuracy_drop:.2f}",
+        fixed(summary.mean_s, 3),
+        fixed(summary.p95_s, 3),
+        fixed(summary.p99_s, 3) if late is None else percent(late),
+        fixed(summary.bytes_mean / 1e3, 1),
+        fixed(summary.energy_mean_j, 2),
+        fixed(100 * summary.accuracy_drop, 2),
         f"{summary.switches}",
-        "" if summary.regret is None else f"{100 * summary.regret:.1f}%",
+        "" if summary.regret is None else percent(summary.regret),
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from orchestrator.plan_view import as_json, draw, rate, reasons, show, view
+from orchestrator.plan_view import as_json, axis_of, draw, rate, reasons, show, view
 from splitvlm.domain import TOKENS
 from splitvlm.planning.profilefiles import read, scaled, write
 from splitvlm.planning.table import Limits
@@ -54,6 +54,14 @@ def test_json_and_picture(tmp_path):
     assert as_json(seen)["spans"][0]["high_bps"] is None
     draw(seen, tmp_path / "p.png")
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_span_lies_on_the_picture():
+    """The device's span ended below the axis: a colour in the legend that nobody found."""
+    seen = view(PROFILES, Limits(), 0.05, 8)
+    slowest_bps, fastest_bps = axis_of(seen)
+    for span in seen.spans:
+        assert max(span.low_bps, slowest_bps) < min(span.high_bps, fastest_bps)
 
 
 def test_a_profile_file_comes_back_as_it_was(tmp_path):

@@ -1,14 +1,17 @@
 """The report needs nothing outside itself, and shows every contender."""
 
+import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from orchestrator.simulator.page import write_report
+from orchestrator.simulator.page import COLUMNS, by_changes, write_report
 from orchestrator.simulator.run import compare
 from orchestrator.simulator.scenario import Scenario
-from orchestrator.simulator.show import stem
+from orchestrator.simulator.show import show, stem
 from splitvlm import settings
 from splitvlm.errors import UsageError
 
@@ -32,6 +35,38 @@ def test_the_page_stands_alone(comparison, tmp_path):
     assert "All times on this page are simulated." in text
     for summary in comparison.summaries:
         assert f"<td>{summary.contender}</td>" in text
+
+
+def test_the_page_begins_with_its_conclusion_and_explains_its_columns(comparison, tmp_path):
+    *_, page = write_report([comparison], tmp_path, stem)
+    text = page.read_text("utf-8")
+    body = text[text.index("<body>") :]
+    assert body.index("Conclusion") < body.index("All times on this page") < body.index("<img")
+    assert "Take " in text
+    for column in COLUMNS:
+        if column.head != "late":  # this scenario has no deadline
+            assert f">{column.head}</th>" in text
+        assert f"<dt>{column.head}</dt><dd>" in text
+    assert "@media (max-width" in text
+
+
+def test_figures_that_nobody_can_read_are_not_there(comparison, tmp_path):
+    huge = replace(comparison.summaries[1], regret=40.29, accuracy_drop=-1e-9)
+    zero = replace(comparison.summaries[2], regret=-1e-12)
+    told = replace(comparison, summaries=(comparison.summaries[0], huge, zero, *comparison.summaries[3:]))
+    *_, page = write_report([told], tmp_path, stem)
+    console = Console(file=io.StringIO(), width=120)
+    show(told, console)
+    for text in (page.read_text("utf-8"), console.file.getvalue()):
+        assert "41.3 x" in text
+        assert "-0.0" not in text
+        assert "4029" not in text
+
+
+def test_traces_on_which_plans_change_come_first(comparison):
+    moving = replace(comparison, trace="b", summaries=tuple(replace(s, switches=9) for s in comparison.summaries))
+    still = replace(comparison, trace="a", summaries=tuple(replace(s, switches=0) for s in comparison.summaries))
+    assert [each.trace for each in by_changes([still, moving])] == ["b", "a"]
 
 
 def test_a_folder_that_cannot_be_written_is_named(comparison, tmp_path):
