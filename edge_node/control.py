@@ -42,7 +42,7 @@ class EdgeControl:
 
     def limits_changed(self) -> None:
         """Tell the orchestrator this node's limits again, for a table that follows them."""
-        self._registration.limits.CopyFrom(limits_to_wire(self._runtime.settings.planning.limits()))
+        self._registration.limits.CopyFrom(limits_to_wire(self._runtime.settings.limits()))
         self._client.register_again()
 
     def _beat(self) -> pb.Beat:
@@ -141,5 +141,5 @@ def registration(runtime: Runtime, listen: str, weights_hash: str, profile: Devi
         weights_hash=weights_hash,
         listen=listen,
         device=device_profile_to_wire(profile),
-        limits=limits_to_wire(settings.planning.limits()),
+        limits=limits_to_wire(settings.limits()),
     )

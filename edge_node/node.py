@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
+from edge_node.audit import AuditLog
 from edge_node.control import EdgeControl, registration
 from edge_node.engine import Engine
 from edge_node.planner import Planner
+from edge_node.privacy import PrivacyDoor
 from edge_node.runtime import Runtime
 from edge_node.servicer import LocalServicer
 from edge_node.settings import CHANGEABLE, EdgeSettings
 from splitvlm.calibration import codec_of
 from splitvlm.codec.codec import Codec
-from splitvlm.domain import DEVICE, IMAGE, Cut, Plan
-from splitvlm.errors import ConfigError, UsageError
+from splitvlm.domain import DEVICE, Cut, Plan
+from splitvlm.errors import ConfigError, SplitvlmError, UsageError
 from splitvlm.leak.figures import FILE, leaks_of, read_leaks
 from splitvlm.model.loading import load_device, read_spec
 from splitvlm.model.spec import ModelSpec
 from splitvlm.planning.costs import Coding
-from splitvlm.planning.table import below_floor
 from splitvlm.profiling import kept_device_profile
 from splitvlm.rpc.agreement import agreement
 from splitvlm.rpc.control import ControlClient
@@ -40,15 +41,20 @@ async def run(settings: EdgeSettings, source: Path | None = None) -> None:
     spec = read_spec(settings.model.name)
     model = settings.model
     codec = codec_of(model.name)
-    leaks = leaks_at(spec, codec)
-    cuts = allowed_cuts(settings, spec, leaks)
-    planner = Planner(settings.planning, cuts, codec, leaks)
+    privacy = PrivacyDoor(settings.privacy, leaks_at(spec, codec))
+    cuts = allowed_cuts(settings, spec, codec, privacy)
+    audit = (
+        AuditLog(settings.privacy.audit_log, settings.privacy.audit_log_bytes) if settings.privacy.audit_log else None
+    )
+    planner = Planner(settings.planning, cuts, codec, privacy)
     part = load_device(model.name, cuts, device=model.device, dtype=model.dtype, threads=model.threads)
     engine = Engine(part, codec, settings.emulation.slowdown)
-    runtime = Runtime(settings, engine, cuts, agreement_of(spec, codec, model.dtype), identity)
+    runtime = Runtime(settings, engine, cuts, agreement_of(spec, codec, model.dtype), identity, privacy)
     runtime.deciding_bps = planner.deciding_bps
     server = NodeServer(identity, [SERVICE], MAX_LOCAL_MESSAGE_BYTES)
-    local_pb2_grpc.add_LocalServicer_to_server(LocalServicer(runtime, planner, plaintext=identity is None), server.grpc)
+    local_pb2_grpc.add_LocalServicer_to_server(
+        LocalServicer(runtime, planner, audit, plaintext=identity is None), server.grpc
+    )
     with stop_signals() as stop:
         address = await server.listen(settings.listen)
         if settings.cloud:
@@ -62,8 +68,7 @@ async def run(settings: EdgeSettings, source: Path | None = None) -> None:
             work.append(control.run())
 
         def apply(new: EdgeSettings) -> None:
-            planner.use(new.planning)
-            runtime.settings = new
+            take_settings(new, cuts, runtime, planner)
             if control is not None:
                 control.limits_changed()
 
@@ -83,23 +88,35 @@ async def run(settings: EdgeSettings, source: Path | None = None) -> None:
 
 
 def check(settings: EdgeSettings) -> None:
-    """Raises ConfigError or UsageError for cuts, levels and plans that the model or the limits do not have."""
+    """Raises ConfigError, UsageError or PrivacyRefused for cuts, levels and plans that the model or the limits do not have."""
     spec = read_spec(settings.model.name)
     codec = codec_of(settings.model.name)
-    leaks = leaks_at(spec, codec)
-    Planner(settings.planning, allowed_cuts(settings, spec, leaks), codec, leaks)
+    privacy = PrivacyDoor(settings.privacy, leaks_at(spec, codec))
+    Planner(settings.planning, allowed_cuts(settings, spec, codec, privacy), codec, privacy)
+
+
+def take_settings(new: EdgeSettings, cuts: Sequence[Cut], runtime: Runtime, planner: Planner) -> None:
+    """Other settings, while the node runs. Raises a SplitvlmError and leaves all as it was where they do not fit."""
+    _check_alone(new, cuts)
+    runtime.privacy.use(new.privacy)
+    try:
+        planner.use(new.planning)
+    except SplitvlmError:
+        runtime.privacy.use(runtime.settings.privacy)
+        raise
+    runtime.settings = new
+    runtime.follow_privacy()
 
 
 def leaks_at(spec: ModelSpec, codec: Codec) -> dict[Coding, float]:
-    """What each cut and level of the model leaks, as measured on this device's copy of it; 1.0 where it was not."""
+    """What each cut and level of the model leaks, where it was measured on this device's copy of it."""
     codings = [(cut, level) for cut in spec.cuts() if cut != DEVICE for level in codec.levels(cut)]
     return leaks_of(codings, read_leaks(spec.name))
 
 
-def allowed_cuts(settings: EdgeSettings, spec: ModelSpec, leaks: Mapping[Coding, float]) -> tuple[Cut, ...]:
+def allowed_cuts(settings: EdgeSettings, spec: ModelSpec, codec: Codec, privacy: PrivacyDoor) -> tuple[Cut, ...]:
     """The cuts that the configuration allows, the model has and the memory limit admits. Raises ConfigError."""
     planning = settings.planning
-    limits = planning.limits()
     if planning.fixed_plan and not planning.cuts:
         wanted = [Plan.parse(planning.fixed_plan).cut]
     else:
@@ -110,34 +127,43 @@ def allowed_cuts(settings: EdgeSettings, spec: ModelSpec, leaks: Mapping[Coding,
     except UsageError as error:
         key = "cuts" if planning.cuts else "fixed_plan"
         raise ConfigError(f"planning.{key}: {error.sentence}", advice=error.advice) from error
-    floor = limits.privacy_floor
-    if floor is not None:
-        wanted = [cut for cut in wanted if not below_floor(cut, _least_leak(cut, leaks), floor)]
-    if not wanted and isinstance(floor, Cut):
+    _check_alone(settings, wanted)
+    private = [
+        cut for cut in wanted if cut == DEVICE or any(privacy.allows(Plan(cut, level)) for level in codec.levels(cut))
+    ]
+    if not private:
         raise ConfigError(
-            f"planning.privacy_floor is {floor}, and no cut of planning.cuts is as deep.", advice="Allow a deeper cut."
+            f"privacy.max_leak is {settings.privacy.max_leak:g}, and every level of the cuts that planning allows leaks more, "
+            "or was not measured.",
+            advice=f"`splitvlm leak {spec.name} --json {FILE}` measures it, for the model's folder; or allow the cut device.",
         )
-    if not wanted:
+    return _fitting(settings, spec, private)
+
+
+def _check_alone(settings: EdgeSettings, cuts: Sequence[Cut]) -> None:
+    """Where nothing may leave, the device must be able to answer. Raises ConfigError."""
+    if settings.privacy.mode == "device_only" and DEVICE not in cuts:
         raise ConfigError(
-            f"planning.privacy_floor is {floor}, and every level of planning.cuts leaks more, or was not measured.",
-            advice=f"`splitvlm leak {spec.name} --json {FILE}` measures it, for the model's folder; or name a cut.",
+            "privacy.mode is device_only, but this node does not serve the cut device: planning.cuts, planning.fixed_plan or "
+            "planning.device_memory_bytes forbid it.",
+            advice="Allow the cut device, and start the node again.",
         )
-    memory = limits.device_memory_bytes
-    if memory is None:
-        return tuple(wanted)
+
+
+def _fitting(settings: EdgeSettings, spec: ModelSpec, wanted: list[Cut]) -> tuple[Cut, ...]:
+    """Those of the cuts that planning.device_memory_bytes has room for. Raises ConfigError where it has none."""
+    memory = settings.planning.device_memory_bytes
+    if settings.privacy.mode == "device_only":
+        wanted = [DEVICE]
     needs = {cut: spec.device_memory_bytes(cut, settings.model.dtype) for cut in wanted}
-    fitting = [cut for cut in wanted if needs[cut] <= memory]
+    fitting = [cut for cut in wanted if memory is None or needs[cut] <= memory]
     if not fitting:
         least = min(needs, key=lambda cut: needs[cut])
         raise ConfigError(
             f"planning.device_memory_bytes is {memory}, but the smallest allowed cut, {least}, needs {needs[least]} bytes.",
-            advice=f"Raise it, or allow the cut {IMAGE}.",
+            advice="Raise it, or allow a cut that needs less.",
         )
     return tuple(fitting)
-
-
-def _least_leak(cut: Cut, leaks: Mapping[Coding, float]) -> float:
-    return 0.0 if cut == DEVICE else min(leak for (other, _), leak in leaks.items() if other == cut)
 
 
 def agreement_of(spec: ModelSpec, codec: Codec, dtype: str) -> data_pb2.Agreement:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
+from edge_node.privacy import PrivacyDoor
 from edge_node.settings import Planning
 from splitvlm.codec.codec import Codec
 from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut, Plan
 from splitvlm.errors import ConfigError, PeerUnavailable, UsageError
 from splitvlm.link.estimator import LinkEstimate
-from splitvlm.planning.costs import Coding, CostLine
 from splitvlm.planning.policy import Choice, LinkView
-from splitvlm.planning.table import PlanTable, below_floor, deciding_rates
+from splitvlm.planning.table import PlanTable, deciding_rates
 
-_NO_LEAKS: Mapping[Coding, float] = {}  # nothing was measured: everything leaks
 VARIANT = "full"  # of the device's part: the only one so far
 AGAIN_BYTES = 150  # of a question about a picture that is remembered, sealed
 
@@ -23,11 +22,9 @@ AGAIN_BYTES = 150  # of a question about a picture that is remembered, sealed
 class Planner:
     """Holds the table. A new table counts from the next request on."""
 
-    def __init__(
-        self, settings: Planning, cuts: tuple[Cut, ...], codec: Codec, leaks: Mapping[Coding, float] = _NO_LEAKS
-    ) -> None:
+    def __init__(self, settings: Planning, cuts: tuple[Cut, ...], codec: Codec, privacy: PrivacyDoor) -> None:
         self._settings = settings
-        self._leaks = leaks
+        self._privacy = privacy
         self._cuts = cuts
         self._codec = codec
         self._policy = settings.policy()
@@ -38,14 +35,18 @@ class Planner:
 
     @property
     def table(self) -> PlanTable | None:
-        """The newest table, less what this node's own limits forbid."""
+        """The newest table, less what this node's own limits forbid: what a table says of leaks came over the network."""
         return self._allowed
 
     @table.setter
     def table(self, table: PlanTable | None) -> None:
         self._table = table
         limits = self._settings.limits()
-        lines = tuple(line for line in map(self._own, table.lines) if not limits.forbidding(line)) if table else ()
+        lines = tuple(
+            line
+            for line in (table.lines if table else ())
+            if not limits.forbidding(line) and self._privacy.allows(line.plan)
+        )
         self._allowed = PlanTable(table.version, lines) if table and lines else None
 
     def check_table(self, table: PlanTable) -> None:
@@ -59,16 +60,12 @@ class Planner:
             known = ", ".join(map(str, self._cuts))
             raise UsageError(
                 f"This edge node does not serve the cut {plan.cut}.",
-                advice=f"It serves {known}; planning.cuts, planning.privacy_floor and planning.device_memory_bytes decide.",
+                advice=f"It serves {known}; planning.cuts, privacy and planning.device_memory_bytes decide.",
             )
         if plan.variant != VARIANT:
             raise UsageError(f"This edge node has no variant {plan.variant}.", advice=f"It has the variant {VARIANT}.")
         if plan.cut != DEVICE:
             self._codec.check(plan.cut, plan.level)
-
-    def _own(self, line: CostLine) -> CostLine:
-        """With the leak that this device measured: what a table says of it came over the network."""
-        return line if line.local else replace(line, leak=self._leaks.get((line.plan.cut, line.plan.level), 1.0))
 
     def deciding_bps(self, rtt_s: float) -> Sequence[float]:
         """The uplink rates at which the choice of plan changes. None where a plan is fixed."""
@@ -82,7 +79,10 @@ class Planner:
         return DEVICE in self._cuts
 
     def use(self, settings: Planning) -> None:
-        """Other settings, from the next request on. Raises ConfigError for what cannot run; nothing changes then."""
+        """Other settings, or another answer of the privacy door, from the next request on.
+
+        Raises ConfigError or PrivacyRefused for what cannot run; nothing changes then.
+        """
         fixed = self._checked_settings(settings)
         if settings.policy_keys != self._settings.policy_keys:
             self._policy = settings.policy()
@@ -116,17 +116,10 @@ class Planner:
             self._policy.spent(n_bytes, time.monotonic())
 
     def checked(self, text: str) -> Plan:
-        """A plan by its text, if this node can run it. Raises UsageError."""
+        """A plan by its text, if this node can run it and may. Raises UsageError, PrivacyRefused."""
         plan = Plan.parse(text)
+        self._privacy.check(plan)
         self._check_exists(plan)
-        if plan.cut == DEVICE:
-            return plan
-        floor, leak = self._settings.limits().privacy_floor, self._leaks.get((plan.cut, plan.level), 1.0)
-        if floor is not None and below_floor(plan.cut, leak, floor):
-            raise UsageError(
-                f"{plan} leaks {leak:.2f} of a picture, and planning.privacy_floor is {floor}.",
-                advice="Name a plan that leaks less: `splitvlm plan` shows them.",
-            )
         return plan
 
     def choose(
@@ -134,7 +127,7 @@ class Planner:
     ) -> Choice:
         """`wanted` is the caller's plan, or empty; under `known` the cloud remembers the picture.
 
-        Raises UsageError, PeerUnavailable.
+        Raises UsageError, PrivacyRefused, PeerUnavailable.
         """
         if wanted:
             return self._given(self.checked(wanted), "asked for", link)

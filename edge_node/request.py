@@ -27,6 +27,7 @@ from edge_node.engine import Engine
 from edge_node.hedge import Side, first_to_answer
 from edge_node.parts import Parts
 from edge_node.payload import NextStep, Payload
+from edge_node.privacy import PrivacyDoor
 from splitvlm.domain import DEVICE, IMAGE, CutKind, Plan
 from splitvlm.errors import Cancelled, CapacityError, ConfigError, Forgotten, PeerUnavailable, SplitvlmError, UsageError
 from splitvlm.model.parts import LowerRun
@@ -49,6 +50,7 @@ class Request:
         question: str,
         max_new_tokens: int,
         *,
+        privacy: PrivacyDoor,
         hedge_after_s: float | None = None,
         picture_name: bytes = b"",
         standby: Sequence[CloudLink] = (),
@@ -67,6 +69,7 @@ class Request:
         self._alone = finish_alone
         self._patience_s = patience_s
         self._on_fault = on_fault
+        self._privacy = privacy
         self._image = image
         self._question = question
         self._max_new_tokens = max_new_tokens
@@ -111,6 +114,8 @@ class Request:
         """The rest of the answer from those who are left. Raises the error where nobody is, and something is missing."""
         link, on_device = self._link, self.account.plan.cut == DEVICE
         given = tuple(self.account.token_ids)
+        if not self._may_leave:
+            self._standby.clear()
         complete = self._engine.vocabulary.ends(given, self._max_new_tokens)
         others = complete or bool(self._standby or self._alone)
         pause_s = 0.0 if others else self._worth_waiting_s(error)
@@ -125,7 +130,8 @@ class Request:
         _log.warning(
             "%s failed: %s", link.peer, error.sentence, extra={"request": self.account.request_id, "tokens": len(given)}
         )
-        self._on_fault(link)
+        if self._may_leave:
+            self._on_fault(link)
         if complete:
             return _nothing()
         exchange.restart()
@@ -140,6 +146,10 @@ class Request:
             self._alone = Side.CLOUD in sides  # by itself it is the last resort
             sides[Side.DEVICE] = self._on_device(given)
         return self._raced(sides)
+
+    @property
+    def _may_leave(self) -> bool:
+        return self._privacy.allows(self.account.plan)
 
     def _worth_waiting_s(self, error: SplitvlmError) -> float:
         """How long until the same node is asked again, which nobody can replace; 0: it is not. A few times only."""
@@ -169,7 +179,7 @@ class Request:
             async for side, token in tokens:
                 self.account.answered_by = side
                 yield token
-        if self.account.answered_by is Side.DEVICE and self._link is not None:
+        if self.account.answered_by is Side.DEVICE and self._link is not None and self._may_leave:
             self._link.open_ahead()
 
     async def _beside(self) -> AsyncGenerator[int, None]:
@@ -242,6 +252,10 @@ class Request:
             self.account.upload_s = max(0.0, exchange.upload_elapsed_s - link.estimate().rtt_s)
 
     async def _exchanged(self, link: CloudLink, payload: Payload) -> AsyncGenerator[int, None]:
+        """One attempt, and the only way from here to a cloud node. Raises PrivacyRefused before anything is sent."""
+        self._privacy.check(payload.plan)
+        if not self._privacy.may_be_remembered:
+            payload = replace(payload, picture=b"")
         if payload.parts.complete:
             self._left_device.set()
         async with contextlib.aclosing(link.answer(payload, self.account.exchange)) as tokens:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from edge_node.cloud_link import CloudLink
 from edge_node.engine import Engine
+from edge_node.privacy import PrivacyDoor
 from edge_node.settings import EdgeSettings
 from splitvlm.crypto.identity import Identity
 from splitvlm.domain import Cut, Plan
@@ -29,9 +30,12 @@ class Runtime:
         cuts: tuple[Cut, ...],
         agreement: data_pb2.Agreement,
         identity: Identity | None,
+        privacy: PrivacyDoor,
     ) -> None:
         self.settings = settings
         self.engine = engine
+        self.privacy = privacy
+        self._clouds: Sequence[str] = ()  # to be dialled, where anything may leave
         self._links: list[CloudLink] = []  # the one in use, then those that may take over
         self.orchestrator_reachable = False
         self.deciding_bps: Callable[[float], Sequence[float]] = lambda _rtt_s: ()  # until a planner has a table
@@ -60,7 +64,8 @@ class Runtime:
 
     def use_clouds(self, addresses: Sequence[str]) -> None:
         """Dial these cloud nodes from the next request on, the first while it answers. Running requests keep what they have."""
-        wanted = list(dict.fromkeys(addresses))
+        self._clouds = addresses
+        wanted = [] if self.privacy.lets_nothing_out else list(dict.fromkeys(addresses))
         known = {link.address: link for link in self._links}
         if wanted == list(known):
             return
@@ -74,6 +79,10 @@ class Runtime:
             for address in wanted
         ]
         self._probe()
+
+    def follow_privacy(self) -> None:
+        """The privacy door has other settings: dial, or let go at once."""
+        self.use_clouds(self._clouds)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[tuple[CloudLink | None, Sequence[CloudLink]]]:
@@ -112,7 +121,7 @@ class Runtime:
         return link
 
     async def _let_go(self, link: CloudLink) -> None:
-        await asyncio.sleep(GRACE_S)
+        await asyncio.sleep(0.0 if self.privacy.lets_nothing_out else GRACE_S)
         del self._leaving[link.address]
         await link.close_when_idle()  # not before its last request has ended
 

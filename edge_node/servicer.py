@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
 from PIL import Image
 
+from edge_node.audit import AuditLog
 from edge_node.cloud_link import CloudLink
 from edge_node.patience import Patience
 from edge_node.planner import Planner
@@ -30,9 +31,10 @@ MAX_QUESTION_BYTES = 16 * 1024
 
 
 class LocalServicer(local_pb2_grpc.LocalServicer):
-    def __init__(self, runtime: Runtime, planner: Planner, *, plaintext: bool) -> None:
+    def __init__(self, runtime: Runtime, planner: Planner, audit: AuditLog | None, *, plaintext: bool) -> None:
         self._runtime = runtime
         self._planner = planner
+        self._audit = audit
         self._plaintext = plaintext
         self._patience = Patience()
 
@@ -52,7 +54,8 @@ class LocalServicer(local_pb2_grpc.LocalServicer):
     ) -> AsyncIterator[pb.Answer]:
         settings = self._runtime.settings.planning
         estimate = link.estimate() if link else None
-        name = await asyncio.to_thread(link.name_of, image) if link is not None and settings.ask_again else b""
+        remembered = link is not None and settings.ask_again and self._runtime.privacy.may_be_remembered
+        name = await asyncio.to_thread(link.name_of, image) if link is not None and remembered else b""
         known = link.known(name) if link is not None else None
         if link is not None:
             link.asked()
@@ -63,6 +66,7 @@ class LocalServicer(local_pb2_grpc.LocalServicer):
         max_new_tokens = request.max_new_tokens or settings.max_new_tokens
         running = Request(
             *(self._runtime.engine, link, choice.plan, image, request.text, max_new_tokens),
+            privacy=self._runtime.privacy,
             hedge_after_s=choice.hedge_after_s,
             picture_name=name,
             standby=standby,
@@ -70,13 +74,9 @@ class LocalServicer(local_pb2_grpc.LocalServicer):
             patience_s=self._patience_s(choice, standby),
             on_fault=self._runtime.on_fault,
         )
-        text = TextStream(self._runtime.engine.part.tokenizer)
-        async with contextlib.aclosing(running.tokens()) as tokens:
-            async for token in tokens:
-                if piece := text.push(token):
-                    yield pb.Answer(text=piece)
-        if piece := text.finish():
-            yield pb.Answer(text=piece)
+        async with contextlib.aclosing(self._text(running)) as pieces:
+            async for piece in pieces:
+                yield pb.Answer(text=piece)
         self._runtime.count(choice.plan)
         account = running.account
         self._patience.saw(account.exchange.longest_silence_s)
@@ -90,6 +90,22 @@ class LocalServicer(local_pb2_grpc.LocalServicer):
             },
         )
         yield pb.Answer(account=account.to_wire())
+
+    async def _text(self, running: Request) -> AsyncGenerator[str, None]:
+        """The answer's text as it comes. However it ends, the audit log says what left."""
+        text, outcome = TextStream(self._runtime.engine.part.tokenizer), "unfinished"
+        try:
+            async with contextlib.aclosing(running.tokens()) as tokens:
+                async for token in tokens:
+                    if piece := text.push(token):
+                        yield piece
+            outcome = "answered"
+        finally:
+            if self._audit is not None:
+                account = running.account
+                self._audit.write(account, self._runtime.privacy.leak(account.plan), outcome)
+        if piece := text.finish():
+            yield piece
 
     def _cloud_is_there(self, link: CloudLink | None) -> bool:
         """One without room is waited for only where the device cannot answer by itself."""

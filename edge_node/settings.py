@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from splitvlm.domain import Cut
-from splitvlm.planning.fields import CutText, FloorText, PlanText
+from splitvlm.domain import DEVICE, Cut
+from splitvlm.planning.fields import CutText, LeakLimit, PlanText
 from splitvlm.planning.policy import Objective, Policy
-from splitvlm.planning.table import MAX_KIND_DROP, Limits, parse_floor
+from splitvlm.planning.table import MAX_KIND_DROP, Limits
 from splitvlm.settings import Address, Logging, ModelChoice, NodeName, Section, Security
 
 
@@ -28,10 +30,6 @@ class Planning(Section):
         [], description="allowed cuts; the weights that they need are loaded. Empty is all that fit"
     )
     levels: list[str] = Field([], description="allowed codec levels")
-    privacy_floor: FloorText | None = Field(
-        None,
-        description="the shallowest cut whose features may leave the device, or the most that may leak: 0.5 is half",
-    )
     max_accuracy_drop: float | None = Field(None, ge=0, le=1, description="share of answers: 0.01 is one point")
     max_kind_drop: float | None = Field(
         MAX_KIND_DROP,
@@ -47,7 +45,8 @@ class Planning(Section):
 
     ask_again: bool = Field(
         True,
-        description="the cloud node may remember pictures for a while: another question about one sends the question only",
+        description="the cloud node may remember pictures for a while: another question about one sends the question only; "
+        "not with a `privacy.mode`",
     )
     hedging: bool = Field(True, description="start on the device beside the cloud, where it can answer alone")
     objective: Literal["latency", "energy"] | Weights = Field("latency", description="what is made least")
@@ -80,10 +79,36 @@ class Planning(Section):
             max_accuracy_drop=self.max_accuracy_drop,
             max_kind_drop=self.max_kind_drop,
             device_memory_bytes=self.device_memory_bytes,
-            privacy_floor=parse_floor(self.privacy_floor),
             levels=frozenset(self.levels) or None,
             cuts=frozenset(map(Cut.parse, self.cuts)) or None,
         )
+
+
+class Privacy(Section):
+    """What of a picture may leave the device. Without a mode, all that `planning` allows may.
+
+    With one, no cloud node is asked to remember a picture either.
+    """
+
+    mode: Literal["device_only", "max_leak"] | None = Field(
+        None,
+        description="`device_only`: nothing that is made from a picture leaves, and no cloud node is dialled; "
+        "`max_leak`: plans whose leak was measured, and is at most `max_leak`",
+    )
+    max_leak: LeakLimit | None = Field(
+        None,
+        description="0 is what a blank picture tells, 1 the picture itself; `splitvlm privacy check` has the table",
+    )
+    audit_log: Path | None = Field(
+        None, description="JSON lines: what left for each answer. The last full one is kept beside it, as FILE.1"
+    )
+    audit_log_bytes: int = Field(16 * 2**20, ge=4_096, description="size at which another file is begun")
+
+    @model_validator(mode="after")
+    def _limit_where_limited(self) -> Privacy:
+        if (self.mode == "max_leak") != (self.max_leak is not None):
+            raise ValueError("`max_leak` and the mode `max_leak` belong together")
+        return self
 
 
 class Emulation(Section):
@@ -107,16 +132,26 @@ class EdgeSettings(Section):
     )
     model: ModelChoice = ModelChoice()
     planning: Planning = Planning()
+    privacy: Privacy = Privacy()
     emulation: Emulation = Emulation()
     security: Security = Security()
     logging: Logging = Logging()
     drain_s: float = Field(10.0, ge=0)
+
+    def limits(self) -> Limits:
+        """What forbids plans: `planning`, and `privacy`."""
+        limits = self.planning.limits()
+        if self.privacy.mode == "device_only":
+            return replace(limits, cuts=frozenset({DEVICE}))
+        return replace(limits, max_leak=self.privacy.max_leak)
 
 
 CHANGEABLE = frozenset(
     {
         "logging",
         "drain_s",
+        "privacy.mode",
+        "privacy.max_leak",
         *(f"planning.{name}" for name in Planning.model_fields if name not in ("cuts", "device_memory_bytes")),
     }
 )

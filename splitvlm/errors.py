@@ -8,6 +8,7 @@
     ├── PeerUnavailable      exit 5   the other node does not answer
     ├── HandshakeRefused     exit 6   both nodes answer, but differ in protocol, weights, processor or codec
     ├── PermissionRefused    exit 6   the peer's role does not allow the call
+    ├── PrivacyRefused       exit 6   the plan would let out more of a picture than the edge node's `privacy` section allows
     ├── ProtocolError        exit 7   a message breaks the protocol, or does not open under its key
     ├── CapacityError        exit 8   the other node is full; try again later
     ├── DeadlineExceeded     exit 9   no answer in time
@@ -81,6 +82,12 @@ class HandshakeRefused(SplitvlmError):
 
 class PermissionRefused(SplitvlmError):
     code = "permission-refused"
+    grpc_status = "PERMISSION_DENIED"
+    exit_code = 6
+
+
+class PrivacyRefused(SplitvlmError):
+    code = "privacy"
     grpc_status = "PERMISSION_DENIED"
     exit_code = 6
 

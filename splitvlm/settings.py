@@ -154,10 +154,17 @@ def schema(kind: type[Section]) -> str:
     return json.dumps(kind.model_json_schema(), indent=2)
 
 
+_INSTEAD = {
+    "planning.privacy_floor": " any more: an edge node has `privacy` (`mode: device_only`, or `mode: max_leak` "
+    "with `max_leak`), a scenario `planning.max_leak`",
+}
+"""What took the place of a key that is gone."""
+
+
 def _explain(detail: ErrorDetails) -> str:
     key = ".".join(str(part) for part in detail["loc"]) or "(top)"
     if detail["type"] == "extra_forbidden":
-        return f"{key} is not a known key"
+        return f"{key} is not a known key{_INSTEAD.get(key, '')}"
     if detail["type"] == "missing":
         return f"{key} is missing"
     message = detail["msg"].removeprefix("Value error, ").rstrip(".")

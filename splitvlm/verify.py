@@ -18,6 +18,7 @@ from rich.table import Table
 from edge_node.cloud_link import CloudLink
 from edge_node.engine import Engine
 from edge_node.node import agreement_of
+from edge_node.privacy import EVERYTHING_MAY_LEAVE
 from edge_node.request import Request
 from splitvlm.calibration import codec_of
 from splitvlm.crypto.identity import Role
@@ -79,7 +80,7 @@ async def _answer(
     engine: Engine, link: CloudLink | None, cut: Cut, image: Image.Image, question: str, tokens: int
 ) -> list[int]:
     level = "none" if cut == DEVICE else "lossless"
-    request = Request(engine, link, Plan(cut, level), image, question, tokens)
+    request = Request(engine, link, Plan(cut, level), image, question, tokens, privacy=EVERYTHING_MAY_LEAVE)
     return [token async for token in request.tokens()]
 
 

@@ -18,6 +18,7 @@ from edge_node.account import Account
 from edge_node.cloud_link import CloudLink
 from edge_node.engine import Engine
 from edge_node.node import agreement_of
+from edge_node.privacy import EVERYTHING_MAY_LEAVE
 from edge_node.request import Request
 from splitvlm.calibration import codec_of
 from splitvlm.crypto.authority import init_authority, issue
@@ -92,7 +93,8 @@ class Device:
         self, plan: str, image: Image.Image, question: str, tokens: int = 16, *, remember: bool = False
     ) -> Request:
         name = self.link.name_of(image) if remember else b""
-        return Request(self.engine, self.link, Plan.parse(plan), image, question, tokens, picture_name=name)
+        asked = (Plan.parse(plan), image, question, tokens)
+        return Request(self.engine, self.link, *asked, privacy=EVERYTHING_MAY_LEAVE, picture_name=name)
 
     async def finish(self, request: Request) -> Account:
         async for _ in request.tokens():

@@ -10,7 +10,6 @@ from orchestrator.simulator.contenders import Adaptive, everyone
 from orchestrator.simulator.engine import Contender, World, simulate
 from orchestrator.simulator.results import Comparison, Run, summarise
 from orchestrator.simulator.scenario import Scenario
-from splitvlm.domain import Cut
 from splitvlm.errors import UsageError
 from splitvlm.link.tracefiles import load_living
 from splitvlm.link.traces import LinkTrace
@@ -55,8 +54,7 @@ def lines_of(scenario: Scenario, profiles: Profiles) -> list[CostLine]:
 
 def _known_cuts(scenario: Scenario, profiles: Profiles) -> None:
     known = {*map(str, profiles.device.cuts), *map(str, profiles.cloud.cuts)}
-    floor = scenario.planning.limits().privacy_floor
-    for cut in [*scenario.planning.cuts, *([str(floor)] if isinstance(floor, Cut) else [])]:
+    for cut in scenario.planning.cuts:
         if cut not in known:
             raise UsageError(
                 f"planning names the cut {cut}, which the profiles of {profiles.model} do not have.",

@@ -11,9 +11,9 @@ from splitvlm.domain import Cut
 from splitvlm.errors import UsageError
 from splitvlm.link.tracefiles import names_a_file
 from splitvlm.paths import path_of
-from splitvlm.planning.fields import CutText, FloorText
+from splitvlm.planning.fields import CutText, LeakLimit
 from splitvlm.planning.policy import Objective
-from splitvlm.planning.table import MAX_KIND_DROP, Limits, parse_floor
+from splitvlm.planning.table import MAX_KIND_DROP, Limits
 from splitvlm.settings import NodeName, Section, base_of
 
 
@@ -76,7 +76,7 @@ class PlanLimits(Section):
 
     cuts: list[CutText] = Field([])
     levels: list[str] = Field([])
-    privacy_floor: FloorText | None = None
+    max_leak: LeakLimit | None = None
     max_accuracy_drop: float | None = Field(None, ge=0, le=1)
     max_kind_drop: float | None = Field(MAX_KIND_DROP, ge=0, le=1, description="of any one kind of question")
     device_memory_bytes: int | None = Field(None, ge=1)
@@ -87,7 +87,7 @@ class PlanLimits(Section):
             max_accuracy_drop=self.max_accuracy_drop,
             max_kind_drop=self.max_kind_drop,
             device_memory_bytes=self.device_memory_bytes,
-            privacy_floor=parse_floor(self.privacy_floor),
+            max_leak=self.max_leak,
             levels=frozenset(self.levels) or None,
             cuts=frozenset(map(Cut.parse, self.cuts)) or None,
         )

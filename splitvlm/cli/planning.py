@@ -28,7 +28,10 @@ def plan(
     max_kind_drop: Annotated[
         float, typer.Option(callback=finite, min=0, max=1, help="of any one kind of question; 1 forbids nothing")
     ] = 0.03,
-    privacy_floor: Annotated[str | None, typer.Option(help="shallowest cut allowed, or the most that may leak")] = None,
+    max_leak: Annotated[
+        float | None,
+        typer.Option(callback=finite, min=0, max=1, help="of a picture; what was not measured leaks 1"),
+    ] = None,
     device_memory_bytes: Annotated[int | None, typer.Option(min=1)] = None,
     every: Annotated[bool, typer.Option("--all", help="also name what was left out")] = False,
     explain: Annotated[bool, typer.Option("--explain", help="why, with numbers")] = False,
@@ -40,13 +43,13 @@ def plan(
 
     from orchestrator.plan_view import as_json, draw, show, view
     from splitvlm.planning.profilefiles import read, scaled
-    from splitvlm.planning.table import Limits, parse_floor
+    from splitvlm.planning.table import Limits
 
     limits = Limits(
         max_accuracy_drop=max_accuracy_drop,
         max_kind_drop=max_kind_drop,
         device_memory_bytes=device_memory_bytes,
-        privacy_floor=parse_floor(privacy_floor),
+        max_leak=max_leak,
     )
     made = scaled(read(profiles), device_slowdown=slowdown, cloud_speedup=speedup)
     seen = view(made, limits, rtt_ms / 1e3, tokens)

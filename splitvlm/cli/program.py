@@ -18,6 +18,7 @@ from splitvlm.cli.models import models_app
 from splitvlm.cli.nodes import nodes_app
 from splitvlm.cli.output import piped, with_dash
 from splitvlm.cli.planning import planning_app
+from splitvlm.cli.privacy import privacy_app
 from splitvlm.cli.tools import tools_app
 from splitvlm.errors import SplitvlmError
 
@@ -31,6 +32,7 @@ for group in (nodes_app, asking_app, models_app, planning_app, tools_app):
     app.add_typer(group)
 app.add_typer(keys_app, name="keys")
 app.add_typer(config_app, name="config")
+app.add_typer(privacy_app, name="privacy")
 
 
 def print_version(wanted: bool) -> None:

@@ -53,20 +53,16 @@ def scaled(report: Mapping[str, Any]) -> dict[Plan, float]:
 
 
 def leaks_of(codings: Iterable[Coding], measured: Mapping[Plan, float]) -> dict[Coding, float]:
-    """The leak of each cut and level. What can be computed from what is sent leaks no more than it (data processing).
+    """The leak of each cut and level that was measured; what is missing is unknown, and counts as all where leaks are limited.
 
-    So a lossless boundary leaks at least what was measured at its other levels and at deeper cuts; and a level that was
-    not measured leaks at most what lossless does, there or else at the nearest shallower cut. Nothing measured: it leaks all.
+    What can be computed from what is sent leaks no more than it (data processing): so a lossless boundary leaks at least what
+    was measured at its other levels and at deeper cuts.
     """
-    lossless: dict[Cut, float] = {}
-    for cut in {plan.cut for plan in measured if plan.level == "lossless"}:
-        lossless[cut] = max(leak for plan, leak in measured.items() if plan.cut.depth >= cut.depth)
     found = {}
     for cut, level in codings:
-        plan = Plan(cut, level)
-        if level != "lossless" and plan in measured:
-            found[cut, level] = measured[plan]
-            continue
-        shallower = [other for other in lossless if other.depth <= cut.depth]
-        found[cut, level] = lossless[max(shallower, key=lambda other: other.depth)] if shallower else 1.0
+        leak = measured.get(Plan(cut, level))
+        if leak is not None and level == "lossless":
+            leak = max(other for plan, other in measured.items() if plan.cut.depth >= cut.depth)
+        if leak is not None:
+            found[cut, level] = leak
     return found

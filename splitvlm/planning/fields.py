@@ -1,15 +1,14 @@
-"""Types of configuration keys that hold cuts, plans and privacy floors as text: checked when the file is read."""
+"""Types of configuration keys that hold cuts and plans as text, and limits: checked when the file is read."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from splitvlm.domain import Cut, Plan
 from splitvlm.errors import UsageError
-from splitvlm.planning.table import parse_floor
 
 T = TypeVar("T")
 
@@ -27,5 +26,5 @@ def _parses_by(parse: Callable[[T], Any]) -> AfterValidator:
 
 CutText = Annotated[str, _parses_by(Cut.parse)]
 PlanText = Annotated[str, _parses_by(Plan.parse)]
-FloorText = Annotated[float | str, _parses_by(parse_floor)]
-"""The shallowest cut that may leave the device, or the most of the picture that may leak, from 0 to 1."""
+LeakLimit = Annotated[float, Field(ge=0, lt=1)]
+"""The most of a picture that may leak: 0 is what a blank picture tells, 1 the picture. A limit of 1 would forbid nothing."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from splitvlm.domain import DEVICE, Cut, Plan
-from splitvlm.errors import ConfigError, UsageError
+from splitvlm.errors import ConfigError
 from splitvlm.planning.costs import CostLine
 
 GRID_RTT_S = (0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -32,7 +32,7 @@ class Limits:
     max_accuracy_drop: float | None = None  # over all questions
     max_kind_drop: float | None = None  # of any kind of question, where it is significant (splitvlm.planning.kinds)
     device_memory_bytes: int | None = None
-    privacy_floor: Cut | float | None = None  # the shallowest cut that may leave the device, or the most that may leak
+    max_leak: float | None = None  # of a picture, by what crosses; below 1, so that what was not measured is forbidden
     levels: frozenset[str] | None = None  # codec levels allowed; `device` has none and is not asked
     cuts: frozenset[Cut] | None = None
 
@@ -45,7 +45,7 @@ class Limits:
                 ("max_accuracy_drop", self.max_accuracy_drop, lambda limit: line.accuracy_drop > limit),
                 ("max_kind_drop", self.max_kind_drop, lambda limit: _worst_drop(line) > limit),
                 ("device_memory_bytes", self.device_memory_bytes, lambda limit: line.device_memory_bytes > limit),
-                ("privacy_floor", self.privacy_floor, lambda limit: below_floor(cut, line.leak, limit)),
+                ("max_leak", self.max_leak, lambda limit: not line.leak <= limit),
                 ("levels", self.levels, lambda limit: cut != DEVICE and level not in limit),
                 ("cuts", self.cuts, lambda limit: cut not in limit),
             )
@@ -56,27 +56,6 @@ class Limits:
 def _worst_drop(line: CostLine) -> float:
     """What the worst kind of question loses; a plan whose kinds were not told apart breaks no limit of kinds."""
     return line.worst_kind.drop if line.worst_kind is not None else 0.0
-
-
-def parse_floor(given: str | float | None) -> Cut | float | None:
-    """A privacy floor as configurations hold it: a cut, or a leak from 0 to 1. Raises UsageError."""
-    if given is None or given == "":
-        return None
-    try:
-        leak = float(given)
-    except ValueError:
-        return Cut.parse(str(given))
-    if not 0 <= leak <= 1:
-        raise UsageError(
-            f"A privacy floor of {given} is no leak.",
-            advice="0 is what a blank picture tells, 1 the picture itself; or name the shallowest cut.",
-        )
-    return leak
-
-
-def below_floor(cut: Cut, leak: float, floor: Cut | float) -> bool:
-    """Whether what crosses there tells more of the picture than the floor allows."""
-    return cut.depth < floor.depth if isinstance(floor, Cut) else leak > floor
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,15 +168,9 @@ def _nearest(lines: Sequence[CostLine], alone: list[str]) -> str:
         return f"The least that any plan loses of its worst kind is {min(map(_worst_drop, lines)):.4f}."
     if alone == ["device_memory_bytes"]:
         return f"The smallest plan needs {min(line.device_memory_bytes for line in lines)} bytes."
-    if alone == ["privacy_floor"]:
-        return (
-            f"The least leak of any plan is {min(line.leak for line in lines):.3f}, the deepest cut {_deepest(lines)}."
-        )
+    if alone == ["max_leak"]:
+        return f"The least leak of any plan is {min(line.leak for line in lines):.3f}; 1 where nothing was measured."
     return f"Plans: {', '.join(str(line.plan) for line in lines)}."
-
-
-def _deepest(lines: Sequence[CostLine]) -> Cut:
-    return max((line.plan.cut for line in lines), key=lambda cut: cut.depth)
 
 
 def _shown(limit: object) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from splitvlm.domain import Cut, Plan, parse_level
 from splitvlm.planning.costs import CloudProfile, CostLine, DeviceProfile
 from splitvlm.planning.kinds import AccuracyDrop, KindDrop
-from splitvlm.planning.table import Limits, PlanTable, parse_floor
+from splitvlm.planning.table import Limits, PlanTable
 from splitvlm.rpc.wire_checks import (
     MAX_BYTES,
     MAX_CODINGS,
@@ -103,15 +103,13 @@ def _kind_from_wire(message: pb.PlanAccuracy | pb.CostLine) -> KindDrop | None:
 
 
 def limits_to_wire(limits: Limits) -> pb.PlanLimits:
-    floor = limits.privacy_floor
     return pb.PlanLimits(
         device_memory_bytes=limits.device_memory_bytes or 0,
         max_accuracy_drop=limits.max_accuracy_drop,
         max_kind_drop=limits.max_kind_drop,
-        privacy_floor=str(floor) if isinstance(floor, Cut) else "",
         cuts=sorted(map(str, limits.cuts or ())),
         levels=sorted(limits.levels or ()),
-        max_leak=floor if isinstance(floor, float) else None,
+        max_leak=limits.max_leak,
     )
 
 
@@ -128,7 +126,7 @@ def limits_from_wire(message: pb.PlanLimits) -> Limits:
         max_accuracy_drop=message.max_accuracy_drop if message.HasField("max_accuracy_drop") else None,
         max_kind_drop=message.max_kind_drop if message.HasField("max_kind_drop") else None,
         device_memory_bytes=message.device_memory_bytes or None,
-        privacy_floor=message.max_leak if message.HasField("max_leak") else parse_floor(message.privacy_floor),
+        max_leak=message.max_leak if message.HasField("max_leak") else None,
         levels=frozenset(map(parse_level, message.levels)) or None,
         cuts=frozenset(map(Cut.parse, message.cuts)) or None,
     )

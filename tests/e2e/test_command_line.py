@@ -130,6 +130,23 @@ def test_a_wrong_flag_verb_and_value(tmp_path: Path) -> None:
     check(splitvlm("config", "schema", "phone"), 2, "phone")
 
 
+def test_what_may_leave_a_device_is_printed_and_told_by_the_exit_code(tmp_path: Path) -> None:
+    model, plaintext = f"model: {{name: {tiny_model('scenes-like')}}}\n", "security: {plaintext: true}\n"
+
+    def asked(text: str) -> subprocess.CompletedProcess[str]:
+        return splitvlm("privacy", "check", config(tmp_path, model + plaintext + text))
+
+    done = asked("privacy: {mode: device_only, audit_log: audit.jsonl}\n")
+    assert (done.returncode, "Nothing that is made from a picture leaves" in done.stdout) == (0, True), done.stderr
+    done = asked("planning: {cuts: [tokens], levels: [int4]}\n")
+    assert (done.returncode, "Nothing limits what may leave" in done.stdout) == (1, True), done.stderr
+    assert "tokens/int4" in done.stdout
+    assert "not measured" in done.stdout
+    check(asked("planning: {cuts: [tokens]}\nprivacy: {mode: max_leak, max_leak: 0.5}\n"), 2, "was not measured")
+    check(asked("planning: {cuts: [tokens]}\nprivacy: {mode: device_only}\n"), 2, "device_only", "cut device")
+    check(asked("planning: {privacy_floor: tokens}\n"), 2, "privacy_floor", "mode: device_only")
+
+
 def test_an_authority_is_never_overwritten(tmp_path: Path, keys: Path) -> None:
     check(splitvlm("keys", "init", cwd=tmp_path), 3, "authority")
     check(splitvlm("keys", "issue", "edge-1", "--role", "edge", cwd=tmp_path), 3, "edge-1")

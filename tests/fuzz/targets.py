@@ -157,7 +157,7 @@ def control_seeds() -> list[bytes]:
     line = control_pb2.CostLine(plan="tokens/int4", device_s=0.1, payload_bytes=900, trips=1)
     return [
         control_pb2.PlanTable(version=3, cloud_address="127.0.0.1:1", lines=[line, line]).SerializeToString(),
-        control_pb2.PlanLimits(privacy_floor="tokens", cuts=["tokens", "lm:2"], levels=["int4"]).SerializeToString(),
+        control_pb2.PlanLimits(max_leak=0.5, cuts=["tokens", "lm:2"], levels=["int4"]).SerializeToString(),
     ]
 
 

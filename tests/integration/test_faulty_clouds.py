@@ -13,6 +13,7 @@ import pytest
 from edge_node.account import Account
 from edge_node.cloud_link import CloudLink
 from edge_node.hedge import Side
+from edge_node.privacy import EVERYTHING_MAY_LEAVE
 from edge_node.request import Request
 from splitvlm.crypto.identity import Role
 from splitvlm.domain import Plan
@@ -59,6 +60,7 @@ class Fleet:
     async def ask(self, plan: str, *, standby: bool, alone: bool, name: bytes = b"") -> Account:
         request = Request(
             *(self.camera.engine, self.links[0], Plan.parse(plan), PICTURE, QUESTION, TOKENS),
+            privacy=EVERYTHING_MAY_LEAVE,
             picture_name=name,
             standby=self.links[1:] if standby else [],
             finish_alone=alone,

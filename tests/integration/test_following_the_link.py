@@ -20,6 +20,7 @@ from PIL import Image
 from edge_node.account import Account
 from edge_node.node import allowed_cuts
 from edge_node.planner import Planner
+from edge_node.privacy import EVERYTHING_MAY_LEAVE
 from edge_node.request import Request
 from edge_node.settings import EdgeSettings
 from splitvlm.crypto.identity import Role
@@ -50,7 +51,9 @@ class Running:
         choice = self.planner.choose("", self.edge.link.estimate(), self.edge.link.reachable)
         assert choice.plan is not None
         request = Request(
-            *(self.edge.engine, self.edge.link, choice.plan, NOISE, QUESTION, 4), hedge_after_s=choice.hedge_after_s
+            *(self.edge.engine, self.edge.link, choice.plan, NOISE, QUESTION, 4),
+            privacy=EVERYTHING_MAY_LEAVE,
+            hedge_after_s=choice.hedge_after_s,
         )
         async for _ in request.tokens():
             pass
@@ -80,7 +83,8 @@ async def running(tmp_path: Path, **planning: object) -> AsyncIterator[Running]:
         async with LinkEmulator(("127.0.0.1", 0), host_and_port(cloud.address), trace, delay_s=0.005) as link:
             behind = Cloud(f"127.0.0.1:{link.port}", cloud.servicer, cloud.worker, cloud.agreement)
             async with device(model, behind, keys.identity("edge-1", Role.EDGE)) as edge:
-                planner = Planner(settings.planning, allowed_cuts(settings, read_spec(model), {}), edge.engine.codec)
+                cuts = allowed_cuts(settings, read_spec(model), edge.engine.codec, EVERYTHING_MAY_LEAVE)
+                planner = Planner(settings.planning, cuts, edge.engine.codec, EVERYTHING_MAY_LEAVE)
                 payload_bytes = len((await edge.engine.encode_picture(NOISE, "lossless"))[0])
                 planner.table = PlanTable(1, (line("image/lossless", 0.04, payload_bytes), line("device", DEVICE_S, 0)))
                 edge.link.deciding_bps = planner.deciding_bps

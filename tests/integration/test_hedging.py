@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from edge_node.account import Account
+from edge_node.privacy import EVERYTHING_MAY_LEAVE
 from edge_node.request import Request
 from splitvlm.crypto.identity import Role
 from splitvlm.domain import Plan
@@ -45,7 +46,8 @@ async def nodes(keys: Keys, uplink_bps: float) -> AsyncIterator[tuple[Device, Cl
 
 
 def hedged(edge: Device, plan: str, after_s: float) -> Request:
-    return Request(edge.engine, edge.link, Plan.parse(plan), PICTURE, QUESTION, 16, hedge_after_s=after_s)
+    asked = (Plan.parse(plan), PICTURE, QUESTION, 16)
+    return Request(edge.engine, edge.link, *asked, privacy=EVERYTHING_MAY_LEAVE, hedge_after_s=after_s)
 
 
 async def answer(request: Request) -> tuple[list[int], Account]:

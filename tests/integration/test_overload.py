@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 
 from cloud_node.settings import Limits
+from edge_node.privacy import EVERYTHING_MAY_LEAVE
 from edge_node.request import Request
 from edge_node.servicer import LocalServicer
 from splitvlm.crypto.identity import Role
@@ -57,7 +58,8 @@ async def test_a_device_beyond_its_quota_is_told_when_to_come_back_and_others_ar
     assert camera.link.reachable
     async with device(model, cloud, keys.identity("edge-2", Role.EDGE)) as other:
         assert (await other.ask(PLAN, PICTURE, QUESTION, 2)).token_ids == first.token_ids
-    alone = Request(camera.engine, camera.link, Plan.parse(PLAN), PICTURE, QUESTION, 2, finish_alone=True)
+    asked = (Plan.parse(PLAN), PICTURE, QUESTION, 2)
+    alone = Request(camera.engine, camera.link, *asked, privacy=EVERYTHING_MAY_LEAVE, finish_alone=True)
     account = await camera.finish(alone)
     assert account.token_ids == first.token_ids
     assert [fault.code for fault in account.faults] == ["capacity"]
@@ -102,7 +104,7 @@ async def test_memory_for_requests_is_counted_before_it_is_taken_and_comes_back(
 async def test_a_node_without_room_is_left_alone_where_the_device_can_answer(
     cloud: Cloud, camera: Device, alone: bool
 ) -> None:
-    servicer = LocalServicer(cast(Any, None), cast(Any, SimpleNamespace(can_finish_alone=alone)), plaintext=True)
+    servicer = LocalServicer(cast(Any, None), cast(Any, SimpleNamespace(can_finish_alone=alone)), None, plaintext=True)
     assert servicer._cloud_is_there(camera.link)
     for _ in range(2):
         await camera.ask(PLAN, PICTURE, QUESTION, 2)

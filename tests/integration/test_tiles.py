@@ -16,6 +16,7 @@ from edge_node.exchange import Exchange
 from edge_node.hedge import Side
 from edge_node.parts import Parts
 from edge_node.payload import Payload
+from edge_node.privacy import EVERYTHING_MAY_LEAVE
 from edge_node.request import Request
 from splitvlm.crypto.identity import Identity, Role
 from splitvlm.domain import Plan
@@ -147,7 +148,10 @@ async def test_another_node_takes_over_between_two_tiles(
 
     monkeypatch.setattr(camera.engine, "tile", tile)
     request = Request(
-        *(camera.engine, camera.link, Plan.parse(plan), PICTURE, QUESTION, TOKENS), standby=[second], patience_s=2.0
+        *(camera.engine, camera.link, Plan.parse(plan), PICTURE, QUESTION, TOKENS),
+        privacy=EVERYTHING_MAY_LEAVE,
+        standby=[second],
+        patience_s=2.0,
     )
     account = await camera.finish(request)
     await second.close()
@@ -160,7 +164,9 @@ async def test_a_hedge_goes_on_from_the_tiles_that_were_run(
     camera: Device, clouds: list[Cloud], expected: list[int]
 ) -> None:
     request = Request(
-        *(camera.engine, camera.link, Plan.parse("tokens/lossless"), PICTURE, QUESTION, TOKENS), hedge_after_s=0.0
+        *(camera.engine, camera.link, Plan.parse("tokens/lossless"), PICTURE, QUESTION, TOKENS),
+        privacy=EVERYTHING_MAY_LEAVE,
+        hedge_after_s=0.0,
     )
     clouds[0].worker.run = _never  # type: ignore[method-assign]  # a process that hangs
     account = await camera.finish(request)

@@ -9,6 +9,7 @@ import pytest
 
 from edge_node.control import EdgeControl
 from edge_node.planner import Planner
+from edge_node.privacy import EVERYTHING_MAY_LEAVE
 from edge_node.runtime import Runtime
 from edge_node.settings import EdgeSettings
 from splitvlm.codec.codec import Codec
@@ -32,8 +33,8 @@ class Device:
     def __init__(self, **settings: Any) -> None:
         nothing: Any = SimpleNamespace(close=lambda: None)
         self.settings = EdgeSettings.model_validate({"orchestrator": "127.0.0.1:1", **settings})
-        self.runtime = Runtime(self.settings, nothing, (), data_pb2.Agreement(), None)
-        self.planner = Planner(self.settings.planning, CUTS, Codec())
+        self.runtime = Runtime(self.settings, nothing, (), data_pb2.Agreement(), None, EVERYTHING_MAY_LEAVE)
+        self.planner = Planner(self.settings.planning, CUTS, Codec(), EVERYTHING_MAY_LEAVE)
         client: Any = SimpleNamespace(peer="orchestrator at 127.0.0.1:1")
         self.control = EdgeControl(client, self.runtime, self.planner, pb.Registration(node="edge-1"))
         if self.settings.cloud:
@@ -144,11 +145,11 @@ async def test_where_cloud_is_set_nodes_that_the_orchestrator_names_are_used_if_
 
 async def test_why_there_is_no_table_is_said() -> None:
     codec = Codec()
-    alone = Planner(EdgeSettings().planning, (TOKENS,), codec)
+    alone = Planner(EdgeSettings().planning, (TOKENS,), codec, EVERYTHING_MAY_LEAVE)
     with pytest.raises(PeerUnavailable, match="No orchestrator is configured"):
         alone.choose("", None, False)
     device = Device()
-    device.planner = Planner(device.settings.planning, (TOKENS,), codec)
+    device.planner = Planner(device.settings.planning, (TOKENS,), codec, EVERYTHING_MAY_LEAVE)
     device.control._planner = device.planner
     device.gets(pb.PlanTable(version=1, problem="No plan is allowed: max_accuracy_drop = 0.0 forbids every plan."))
     with pytest.raises(PeerUnavailable, match=r"has no plan for this node.*max_accuracy_drop"):

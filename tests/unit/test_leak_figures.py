@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from edge_node.node import allowed_cuts
-from edge_node.settings import EdgeSettings, Planning
+from edge_node.privacy import PrivacyDoor
+from edge_node.settings import EdgeSettings
+from splitvlm.calibration import codec_of
 from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut, Plan
 from splitvlm.errors import ConfigError, UsageError
 from splitvlm.leak import figures
@@ -38,21 +40,21 @@ def test_the_scale_goes_from_a_blank_picture_to_the_picture() -> None:
     [
         ((EARLY, "lossless"), 0.8),  # whoever has it can compute the tokens
         ((EARLY, "klt6"), 0.2),
-        ((EARLY, "klt1"), 0.8),  # not measured: at most what lossless leaks
-        ((Cut.parse("vision:3"), "int4"), 0.8),  # nothing measured there: the nearest shallower cut
-        ((TOKENS, "int4"), 0.8),
+        ((TOKENS, "lossless"), 0.8),
         ((LATE, "lossless"), 0.3),
-        ((Cut.parse("lm:1"), "lossless"), 0.8),
-        ((IMAGE, "jpeg50"), 1.0),
+        ((IMAGE, "lossless"), 1.0),
     ],
 )
-def test_what_can_be_computed_leaks_no_more(coding: tuple[Cut, str], leak: float) -> None:
+def test_a_lossless_boundary_leaks_what_can_be_computed_from_it(coding: tuple[Cut, str], leak: float) -> None:
     assert leaks_of([coding], MEASURED) == {coding: leak}
 
 
-def test_without_measurements_everything_leaks() -> None:
-    assert leaks_of([(LATE, "klt6")], {}) == {(LATE, "klt6"): 1.0}
-    assert leaks_of([(IMAGE, "jpeg50")], {Plan(LATE, "lossless"): 0.1}) == {(IMAGE, "jpeg50"): 1.0}
+@pytest.mark.parametrize(
+    "coding", [(EARLY, "klt1"), (Cut.parse("vision:3"), "int4"), (TOKENS, "int4"), (Cut.parse("lm:1"), "lossless")]
+)
+def test_what_was_not_measured_is_unknown(coding: tuple[Cut, str]) -> None:
+    assert leaks_of([coding], MEASURED) == {}
+    assert leaks_of([coding], {}) == {}
 
 
 def test_the_embedded_model_s_leaks_fall_from_picture_to_depth() -> None:
@@ -75,10 +77,21 @@ def test_a_file_of_another_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 
 
 def test_cuts_that_leak_too_much_are_not_loaded() -> None:
-    spec = read_spec("scenes")
+    spec, codec = read_spec("scenes"), codec_of("scenes")
     leaks = {(cut, "int4"): leak for cut, leak in ((IMAGE, 1.0), (TOKENS, 0.5), (LATE, 0.2))}
-    planning = Planning(privacy_floor=0.5, cuts=["image", "tokens", "lm:2", "device"])
-    assert allowed_cuts(EdgeSettings(planning=planning), spec, leaks) == (TOKENS, LATE, DEVICE)
-    planning = Planning(privacy_floor=0.1, cuts=["image", "tokens"])
-    with pytest.raises(ConfigError, match=r"privacy_floor is 0.1.*leaks more, or was not measured"):
-        allowed_cuts(EdgeSettings(planning=planning), spec, leaks)
+
+    def cuts(planning: dict[str, object], **privacy: object) -> tuple[Cut, ...]:
+        settings = EdgeSettings.model_validate({"planning": planning, "privacy": privacy})
+        return allowed_cuts(settings, spec, codec, PrivacyDoor(settings.privacy, leaks))
+
+    many = {"cuts": ["image", "vision:3", "tokens", "lm:2", "device"]}
+    assert cuts(many, mode="max_leak", max_leak=0.5) == (TOKENS, LATE, DEVICE)
+    assert cuts(many, mode="device_only") == (DEVICE,)
+    assert cuts({}, mode="device_only") == (DEVICE,)
+    with pytest.raises(ConfigError, match=r"privacy.max_leak is 0.1.*leaks more, or was not measured"):
+        cuts({"cuts": ["image", "tokens"]}, mode="max_leak", max_leak=0.1)
+    for planning in ({"cuts": ["image", "tokens"]}, {"fixed_plan": "tokens/int4"}):
+        with pytest.raises(ConfigError, match="device_only, but this node does not serve the cut device"):
+            cuts(planning, mode="device_only")
+    with pytest.raises(ConfigError, match="smallest allowed cut, device"):
+        cuts({"device_memory_bytes": 1_000_000}, mode="device_only")

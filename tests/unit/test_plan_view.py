@@ -9,7 +9,6 @@ import pytest
 from rich.console import Console
 
 from orchestrator.plan_view import as_json, axis_of, draw, rate, reasons, show, view
-from splitvlm.domain import TOKENS
 from splitvlm.planning.profilefiles import read, scaled, write
 from splitvlm.planning.table import Limits
 
@@ -18,7 +17,7 @@ PROFILES = scaled(
 )
 
 
-@pytest.mark.parametrize("limits", [Limits(), Limits(privacy_floor=TOKENS), Limits(max_accuracy_drop=0.0)])
+@pytest.mark.parametrize("limits", [Limits(), Limits(max_leak=0.95), Limits(max_accuracy_drop=0.0)])
 @pytest.mark.parametrize("n_tokens", [0, 8, 64])
 def test_in_each_span_its_plan_is_the_fastest(limits, n_tokens):
     seen = view(PROFILES, limits, 0.05, n_tokens)
@@ -36,9 +35,9 @@ def test_in_each_span_its_plan_is_the_fastest(limits, n_tokens):
 
 def test_what_is_printed_names_what_was_left_out():
     console = Console(file=io.StringIO(), width=100)
-    show(view(PROFILES, Limits(privacy_floor=TOKENS), 0.05, 8), console, every=True, explain=True)
+    show(view(PROFILES, Limits(max_leak=0.95), 0.05, 8), console, every=True, explain=True)
     text = console.file.getvalue()
-    assert "forbidden: image/jpeg50 by privacy_floor" in text
+    assert "forbidden: image/jpeg50 by max_leak" in text
     assert "device/none" in text
 
 

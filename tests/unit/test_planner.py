@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from edge_node.planner import Planner
-from edge_node.settings import Planning
+from edge_node.privacy import EVERYTHING_MAY_LEAVE, PrivacyDoor
+from edge_node.settings import Planning, Privacy
 from splitvlm.codec.codec import Codec
 from splitvlm.domain import DEVICE, IMAGE, TOKENS, Plan
-from splitvlm.errors import ConfigError, UsageError
+from splitvlm.errors import ConfigError, PrivacyRefused
 from splitvlm.link.estimator import LinkEstimator
 from splitvlm.planning.costs import CostLine
 from splitvlm.planning.table import PlanTable
@@ -32,7 +33,7 @@ TABLE = PlanTable(
 
 
 def chosen(uplink_bps: float, known: Plan | None) -> Plan | None:
-    planner = Planner(Planning(hedging=False), (IMAGE, TOKENS, DEVICE), Codec())
+    planner = Planner(Planning(hedging=False), (IMAGE, TOKENS, DEVICE), Codec(), EVERYTHING_MAY_LEAVE)
     planner.table = TABLE
     estimator = LinkEstimator()
     for now_s in (1.0, 2.0, 3.0):
@@ -55,8 +56,9 @@ def test_a_plan_that_the_table_lacks_changes_nothing() -> None:
 LEAKS = {(IMAGE, "jpeg75"): 1.0, (TOKENS, "int8"): 0.4}
 
 
-def guarded(floor: float | str) -> Planner:
-    return Planner(Planning(privacy_floor=floor), (IMAGE, TOKENS, DEVICE), Codec(), LEAKS)
+def guarded(max_leak: float) -> Planner:
+    door = PrivacyDoor(Privacy(mode="max_leak", max_leak=max_leak), LEAKS)
+    return Planner(Planning(), (IMAGE, TOKENS, DEVICE), Codec(), door)
 
 
 def test_what_a_plan_leaks_is_what_the_device_measured_whatever_the_table_says() -> None:
@@ -66,7 +68,7 @@ def test_what_a_plan_leaks_is_what_the_device_measured_whatever_the_table_says()
     assert [str(one.plan) for one in planner.table.lines] == [str(INT8), str(ALONE)]
 
 
-def test_a_plan_that_was_never_measured_leaks_all() -> None:
+def test_a_plan_that_was_never_measured_is_in_no_table() -> None:
     planner = guarded(0.99)
     planner.table = PlanTable(1, (line(Plan(TOKENS, "int4"), device_s=0, payload_bytes=1, cloud_s=0), TABLE.lines[2]))
     assert planner.table is not None
@@ -74,14 +76,30 @@ def test_a_plan_that_was_never_measured_leaks_all() -> None:
 
 
 @pytest.mark.parametrize(
-    ("floor", "refused", "allowed"),
-    [(0.5, "image/jpeg75", "tokens/int8"), (0.3, "tokens/int8", "device"), ("tokens", "image/jpeg75", "tokens/int4")],
+    ("max_leak", "refused", "why", "allowed"),
+    [
+        (0.5, "image/jpeg75", "leaks 1.00 of a picture, and privacy.max_leak is 0.5", "tokens/int8"),
+        (0.3, "tokens/int8", "leaks 0.40 of a picture, and privacy.max_leak is 0.3", "device"),
+        (0.99, "tokens/int4", "privacy.max_leak = 0.99: what it leaks was not measured", "tokens/int8"),
+        (0.99, "tokens/int8@quantised", "what it leaks was not measured", "tokens/int8"),
+    ],
 )
-def test_nobody_may_ask_for_a_plan_below_the_floor(floor: float | str, refused: str, allowed: str) -> None:
-    planner = guarded(floor)
-    with pytest.raises(UsageError, match=r"leaks .* and planning.privacy_floor is"):
-        planner.checked(refused)
-    assert planner.checked(allowed) == Plan.parse(allowed)
+def test_nobody_may_ask_for_a_plan_that_leaks_too_much(max_leak: float, refused: str, why: str, allowed: str) -> None:
+    planner = guarded(max_leak)
+    with pytest.raises(PrivacyRefused, match=why):
+        planner.choose(refused, None, True)
+    assert planner.choose(allowed, None, True).plan == Plan.parse(allowed)
+
+
+def test_a_fixed_plan_is_no_exception() -> None:
+    door = PrivacyDoor(Privacy(mode="max_leak", max_leak=0.3), LEAKS)
+    with pytest.raises(PrivacyRefused, match="tokens/int8 leaks"):
+        Planner(Planning(fixed_plan="tokens/int8"), (TOKENS, DEVICE), Codec(), door)
+
+
+def test_a_leak_that_is_no_number_is_not_below_any_limit() -> None:
+    door = PrivacyDoor(Privacy(mode="max_leak", max_leak=0.9), {(TOKENS, "int8"): float("nan")})
+    assert not door.allows(INT8)
 
 
 @pytest.mark.parametrize(
@@ -98,8 +116,8 @@ def test_nobody_may_ask_for_a_plan_below_the_floor(floor: float | str, refused: 
 def test_levels_and_plans_that_nothing_here_has_are_refused_by_key(wrong: dict[str, object], words: str) -> None:
     settings = Planning.model_validate(wrong)
     with pytest.raises(ConfigError, match=words):
-        Planner(settings, (TOKENS,), Codec())
-    planner = Planner(Planning(fixed_plan="tokens/int8"), (TOKENS,), Codec())
+        Planner(settings, (TOKENS,), Codec(), EVERYTHING_MAY_LEAVE)
+    planner = Planner(Planning(fixed_plan="tokens/int8"), (TOKENS,), Codec(), EVERYTHING_MAY_LEAVE)
     with pytest.raises(ConfigError, match=words):
         planner.use(settings)
     assert planner.choose("", None, True).plan == INT8

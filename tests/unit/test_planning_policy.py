@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from splitvlm.domain import Plan
+from splitvlm.domain import DEVICE, Plan
 from splitvlm.planning.costs import CostLine
 from splitvlm.planning.policy import SLACK, LinkView, Objective, Policy
 from splitvlm.planning.table import Limits, PlanTable, build_table
@@ -154,7 +154,7 @@ def test_a_metered_link_sends_no_more_than_its_bytes():
 
 @given(st.lists(st.tuples(links, st.integers(0, 100), st.booleans()), max_size=20))
 def test_no_sequence_of_links_picks_a_forbidden_plan(steps):
-    limits = Limits(privacy_floor=TOKENS.plan.cut)
+    limits = Limits(cuts=frozenset({TOKENS.plan.cut, DEVICE}))
     before, after = TABLE, build_table(TABLE.lines, limits, 2)
     policy = Policy()
     policy.pick(before, FAST, 5, 0)

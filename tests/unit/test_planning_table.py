@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut, Plan
-from splitvlm.errors import ConfigError, UsageError
+from splitvlm.errors import ConfigError
 from splitvlm.planning.costs import CostLine
-from splitvlm.planning.table import GRID_RTT_S, GRID_TOKENS, Limits, build_table, dominates, envelope, parse_floor
+from splitvlm.planning.table import GRID_RTT_S, GRID_TOKENS, Limits, build_table, dominates, envelope
 
 CUTS = [IMAGE, *(Cut.parse(f"vision:{k}") for k in (1, 4)), TOKENS, *(Cut.parse(f"lm:{k}") for k in (1, 3)), DEVICE]
 LEVELS = ["lossless", "int8", "int4"]
@@ -45,14 +45,10 @@ limits_st = st.builds(
     Limits,
     max_accuracy_drop=st.none() | st.floats(0, 0.2),
     device_memory_bytes=st.none() | st.integers(0, 1000),
-    privacy_floor=st.none() | st.sampled_from(CUTS) | st.floats(0, 1),
+    max_leak=st.none() | st.floats(0, 1),
     levels=st.none() | st.frozensets(st.sampled_from(LEVELS)),
     cuts=st.none() | st.frozensets(st.sampled_from(CUTS)),
 )
-
-
-def deep_enough(cut: Cut, limits: Limits) -> bool:
-    return CUTS.index(cut) >= CUTS.index(limits.privacy_floor)
 
 
 def allowed(line: CostLine, limits: Limits) -> bool:
@@ -61,14 +57,7 @@ def allowed(line: CostLine, limits: Limits) -> bool:
     return (
         (limits.max_accuracy_drop is None or line.accuracy_drop <= limits.max_accuracy_drop)
         and (limits.device_memory_bytes is None or line.device_memory_bytes <= limits.device_memory_bytes)
-        and (
-            limits.privacy_floor is None
-            or (
-                line.leak <= limits.privacy_floor
-                if isinstance(limits.privacy_floor, float)
-                else deep_enough(cut, limits)
-            )
-        )
+        and (limits.max_leak is None or line.leak <= limits.max_leak)
         and (limits.levels is None or cut == DEVICE or line.plan.level in limits.levels)
         and (limits.cuts is None or cut in limits.cuts)
     )
@@ -113,11 +102,7 @@ def test_of_equal_lines_the_more_accurate_stays():
     [
         (Limits(max_accuracy_drop=0.001), "max_accuracy_drop = 0.001 forbids every plan.* least drop .* 0.0100"),
         (Limits(device_memory_bytes=5), "device_memory_bytes = 5 forbids every plan.* needs 10 bytes"),
-        (Limits(privacy_floor=Cut.parse("lm:1")), "privacy_floor = lm:1 forbids every plan"),
-        (
-            Limits(privacy_floor=0.1),
-            "privacy_floor = 0.1 forbids every plan.* least leak of any plan is 0.250, the deepest",
-        ),
+        (Limits(max_leak=0.1), "max_leak = 0.1 forbids every plan.* least leak of any plan is 0.250"),
         (Limits(levels=frozenset({"int8"})), "levels = int8 forbids every plan"),
         (Limits(cuts=frozenset({DEVICE})), "cuts = device forbids every plan"),
         (
@@ -135,19 +120,6 @@ def test_when_nothing_is_left_the_limit_is_named(limits, words):
 def test_nothing_measured_is_said_so():
     with pytest.raises(ConfigError, match="There is no plan"):
         build_table([], Limits(), 1)
-
-
-@pytest.mark.parametrize(
-    ("given", "floor"), [(None, None), ("", None), ("tokens", TOKENS), ("0.5", 0.5), (0, 0.0), (1.0, 1.0)]
-)
-def test_a_privacy_floor_is_a_cut_or_a_leak(given, floor):
-    assert parse_floor(given) == floor
-
-
-@pytest.mark.parametrize("given", [1.01, -0.1, "nan", "2", "vision", "half"])
-def test_a_privacy_floor_that_is_neither(given):
-    with pytest.raises(UsageError):
-        parse_floor(given)
 
 
 @given(cost_lines_st, of_the_grid)

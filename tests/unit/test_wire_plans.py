@@ -39,10 +39,10 @@ def test_profiles_cross_unchanged() -> None:
     [
         Limits(),
         Limits(max_kind_drop=0.03),
-        Limits(max_accuracy_drop=0.0, device_memory_bytes=5, privacy_floor=TOKENS, levels=frozenset({"int4"})),
+        Limits(max_accuracy_drop=0.0, device_memory_bytes=5, max_leak=0.25, levels=frozenset({"int4"})),
         Limits(cuts=frozenset({IMAGE, LM})),
-        Limits(privacy_floor=0.0),
-        Limits(privacy_floor=0.5),
+        Limits(max_leak=0.0),
+        Limits(max_leak=0.5),
     ],
 )
 def test_limits_cross_unchanged(limits: Limits) -> None:

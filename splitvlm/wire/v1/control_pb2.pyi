@@ -483,7 +483,6 @@ class PlanLimits(_message.Message):
 
     DEVICE_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     MAX_ACCURACY_DROP_FIELD_NUMBER: _builtins.int
-    PRIVACY_FLOOR_FIELD_NUMBER: _builtins.int
     CUTS_FIELD_NUMBER: _builtins.int
     LEVELS_FIELD_NUMBER: _builtins.int
     MAX_LEAK_FIELD_NUMBER: _builtins.int
@@ -492,8 +491,6 @@ class PlanLimits(_message.Message):
     """0 is no limit"""
     max_accuracy_drop: _builtins.float
     """fraction: 0.01 is one point; absent is no limit"""
-    privacy_floor: _builtins.str
-    """the shallowest cut allowed; empty is none"""
     max_leak: _builtins.float
     """the most that a plan may leak, 0 to 1; absent is no limit"""
     max_kind_drop: _builtins.float
@@ -511,7 +508,6 @@ class PlanLimits(_message.Message):
         *,
         device_memory_bytes: _builtins.int = ...,
         max_accuracy_drop: _builtins.float | None = ...,
-        privacy_floor: _builtins.str = ...,
         cuts: _abc.Iterable[_builtins.str] | None = ...,
         levels: _abc.Iterable[_builtins.str] | None = ...,
         max_leak: _builtins.float | None = ...,
@@ -519,7 +515,7 @@ class PlanLimits(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_accuracy_drop", b"_max_accuracy_drop", "_max_kind_drop", b"_max_kind_drop", "_max_leak", b"_max_leak", "max_accuracy_drop", b"max_accuracy_drop", "max_kind_drop", b"max_kind_drop", "max_leak", b"max_leak"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_accuracy_drop", b"_max_accuracy_drop", "_max_kind_drop", b"_max_kind_drop", "_max_leak", b"_max_leak", "cuts", b"cuts", "device_memory_bytes", b"device_memory_bytes", "levels", b"levels", "max_accuracy_drop", b"max_accuracy_drop", "max_kind_drop", b"max_kind_drop", "max_leak", b"max_leak", "privacy_floor", b"privacy_floor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_accuracy_drop", b"_max_accuracy_drop", "_max_kind_drop", b"_max_kind_drop", "_max_leak", b"_max_leak", "cuts", b"cuts", "device_memory_bytes", b"device_memory_bytes", "levels", b"levels", "max_accuracy_drop", b"max_accuracy_drop", "max_kind_drop", b"max_kind_drop", "max_leak", b"max_leak"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_accuracy_drop: _TypeAlias = _typing.Literal["max_accuracy_drop"]  # noqa: Y015
     _WhichOneofArgType__max_accuracy_drop: _TypeAlias = _typing.Literal["_max_accuracy_drop", b"_max_accuracy_drop"]  # noqa: Y015

@@ -1,0 +1,98 @@
+"""What may leave an edge node of a picture at most, by its configuration: for people, before the node is trusted with any.
+
+It asks the privacy door that a running node asks (edge_node/privacy.py), about every cut and level that the node would load.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from edge_node.node import allowed_cuts, leaks_at
+from edge_node.privacy import PrivacyDoor
+from edge_node.settings import EdgeSettings
+from splitvlm.calibration import codec_of
+from splitvlm.domain import DEVICE, Plan
+from splitvlm.model.loading import load_device, read_spec
+from splitvlm.profiling import kept_device_profile
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One plan that may send something. `leak` is None where it was not measured."""
+
+    plan: Plan
+    leak: float | None
+    payload_bytes: int  # the median of drawn pictures
+    token_bytes: int  # for each token of the answer besides: cuts `lm:k`
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """What a configuration lets out."""
+
+    mode: str | None
+    max_leak: float | None
+    audit_log: str
+    rows: tuple[Row, ...]
+
+    def to_json(self) -> dict[str, object]:
+        """As `--json` writes it; plans with what they tell and weigh."""
+        plans = {
+            str(row.plan): {"leak": row.leak, "payload_bytes": row.payload_bytes, "token_bytes": row.token_bytes}
+            for row in self.rows
+        }
+        return {"mode": self.mode, "max_leak": self.max_leak, "audit_log": self.audit_log, "plans": plans}
+
+
+def may_leave(settings: EdgeSettings) -> Leaving:
+    """The allowed plans that send something, those that tell most first. Raises the errors of configuration and model."""
+    spec, codec, model = read_spec(settings.model.name), codec_of(settings.model.name), settings.model
+    door = PrivacyDoor(settings.privacy, leaks_at(spec, codec))
+    cuts = allowed_cuts(settings, spec, codec, door)
+    rows: list[Row] = []
+    if any(cut != DEVICE for cut in cuts):
+        part = load_device(model.name, cuts, device=model.device, dtype=model.dtype, threads=model.threads)
+        profile = kept_device_profile(part, cuts, codec, model)
+        limits = settings.planning.limits()
+        rows = [
+            Row(Plan(cut, level), door.leak(Plan(cut, level)), size, profile.token_bytes.get((cut, level), 0))
+            for (cut, level), (_, size) in profile.coding.items()
+            if door.allows(Plan(cut, level)) and (limits.levels is None or level in limits.levels)
+        ]
+    rows.sort(key=lambda row: (1.0 if row.leak is None else row.leak, row.payload_bytes), reverse=True)
+    privacy = settings.privacy
+    return Leaving(privacy.mode, privacy.max_leak, str(privacy.audit_log or ""), tuple(rows))
+
+
+def show(leaving: Leaving, console: Console) -> None:
+    """The verdict first, then the plans."""
+    if leaving.mode is None:
+        console.print("Nothing limits what may leave: there is no privacy.mode.", highlight=False)
+    elif not leaving.rows:
+        console.print("Nothing that is made from a picture leaves this device.", highlight=False)
+    else:
+        most = max(row.leak for row in leaving.rows if row.leak is not None)
+        console.print(
+            f"At most {most:.2f} of a picture leaves (privacy.max_leak is {leaving.max_leak:g}): by these plans, and no other. "
+            "The cloud node learns the question and the answer too.",
+            soft_wrap=True,
+            highlight=False,
+        )
+    if leaving.rows:
+        console.print(_table(leaving.rows))
+    log = f"What left for each answer is in {leaving.audit_log}." if leaving.audit_log else "There is no audit log."
+    console.print(log, soft_wrap=True, highlight=False)
+
+
+def _table(rows: tuple[Row, ...]) -> Table:
+    made = Table(caption="leak: 0 is what a blank picture tells, 1 the picture itself (docs/leak.md)")
+    made.add_column("plan", no_wrap=True)
+    for title in ("leak", "bytes of a picture,\nmedian", "bytes of\na token"):
+        made.add_column(title, justify="right")
+    for row in rows:
+        leak = "not measured" if row.leak is None else f"{row.leak:.2f}"
+        made.add_row(str(row.plan), leak, f"{row.payload_bytes:,}", f"{row.token_bytes:,}" if row.token_bytes else "")
+    return made

@@ -1,0 +1,33 @@
+"""`splitvlm privacy ...`: what an edge node's configuration lets out of a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from splitvlm.cli.output import JsonOption, write_json
+
+privacy_app = typer.Typer(help="Say what may leave a device.", no_args_is_help=True)
+
+
+@privacy_app.command("check")
+def privacy_check(
+    config: Annotated[Path, typer.Argument(help="an edge node's configuration file")], json_file: JsonOption = None
+) -> None:
+    """Print what of a picture may leave this device at most; exits 1 where nothing limits it, 2 on a mistake.
+
+    The first time on a machine the node's part of the model is measured, as at the node's start.
+    """
+    from rich.console import Console
+
+    from edge_node.leaving import may_leave, show
+    from edge_node.settings import EdgeSettings
+    from splitvlm import settings
+
+    leaving = may_leave(settings.load(config, EdgeSettings))
+    show(leaving, Console())
+    write_json(json_file, leaving.to_json())
+    if leaving.mode is None:
+        raise typer.Exit(1)

@@ -1,0 +1,272 @@
+"""What the `privacy` section promises, on a real link whose bytes are counted: whoever asks, and whatever fails."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge_node.audit import AuditLog
+from edge_node.engine import Engine
+from edge_node.node import SERVICE, take_settings
+from edge_node.planner import Planner
+from edge_node.privacy import PrivacyDoor
+from edge_node.request import Request
+from edge_node.runtime import Runtime
+from edge_node.servicer import LocalServicer
+from edge_node.settings import EdgeSettings, Privacy
+from splitvlm.calibration import codec_of
+from splitvlm.crypto.identity import Role
+from splitvlm.domain import DEVICE, IMAGE, TOKENS, Plan
+from splitvlm.errors import ConfigError, PrivacyRefused, SplitvlmError
+from splitvlm.link.emulator import LinkEmulator
+from splitvlm.link.traces import Trace
+from splitvlm.model.loading import load_device, read_spec
+from splitvlm.model.reference import reference_tokens
+from splitvlm.planning.costs import CostLine
+from splitvlm.planning.table import PlanTable
+from splitvlm.rpc.local import LocalClient
+from splitvlm.rpc.servers import NodeServer
+from splitvlm.settings import host_and_port
+from splitvlm.wire.v1 import local_pb2 as pb
+from splitvlm.wire.v1 import local_pb2_grpc
+from tests.nodes import Cloud, Device, Keys, cloud_node, device, until
+from tests.samples import PICTURE, tiny_model
+
+QUESTION = "How many cells are infected?"
+LEAKS = {(TOKENS, "int4"): 0.4, (TOKENS, "lossless"): 0.9}
+DEVICE_ONLY = Privacy(mode="device_only")
+HALF = Privacy(mode="max_leak", max_leak=0.5)
+
+
+def line(plan: str, seconds: float) -> CostLine:
+    """A plan that costs so much wherever it runs: the table makes the cloud's a hundred times as quick."""
+    sends = int(plan != "device")
+    return CostLine(Plan.parse(plan), seconds, 0, 100 * sends, 0, 0, 0, 0, sends, 0, 0, 0)
+
+
+TABLE = PlanTable(1, (line("image/lossless", 0.01), line("tokens/int4", 0.02), line("device", 1.0)))
+
+
+@dataclass
+class Node:
+    """An edge node in this process: its port for applications, and the counted link that it would dial."""
+
+    client: LocalClient
+    runtime: Runtime
+    planner: Planner
+    clouds: list[Cloud]
+    link: LinkEmulator
+    audit: Path
+
+    def settings(self, privacy: Privacy) -> None:
+        new = self.runtime.settings.model_copy(update={"privacy": privacy})
+        take_settings(new, self.runtime.engine.part.cuts, self.runtime, self.planner)
+
+    async def ask(self, **more: Any) -> pb.Account:
+        buffer, account = io.BytesIO(), pb.Account()
+        PICTURE.save(buffer, "PNG")
+        async for answer in self.client.ask(buffer.getvalue(), QUESTION, max_new_tokens=4, **more):
+            account = answer.account if answer.HasField("account") else account
+        return account
+
+    @property
+    def nothing_left(self) -> bool:
+        return (self.link.up.delivered_bytes, self.link.counters()["connections"]) == (0, 0)
+
+    def audited(self) -> list[dict[str, Any]]:
+        return [json.loads(text) for text in self.audit.read_text().splitlines()]
+
+
+@contextlib.asynccontextmanager
+async def edge_node(tmp_path: Path, privacy: Privacy) -> AsyncIterator[Node]:
+    """With two cloud nodes behind one counted link each; the second shares the first's."""
+    model, keys = tiny_model("scenes-like"), Keys(tmp_path / "keys")
+    audit = tmp_path / "audit" / "log.jsonl"
+    async with contextlib.AsyncExitStack() as stack:
+        cloud = await stack.enter_async_context(cloud_node(model, keys))
+        upstream = host_and_port(cloud.address)
+        link = await stack.enter_async_context(LinkEmulator(("127.0.0.1", 0), upstream, Trace.constant(1e8)))
+        door = PrivacyDoor(privacy, LEAKS)
+        settings = EdgeSettings(privacy=privacy)
+        part = load_device(model, [IMAGE, TOKENS, DEVICE])
+        engine = Engine(part, codec_of(model))
+        identity = keys.identity("edge-1", Role.EDGE)
+        runtime = Runtime(settings, engine, part.cuts, cloud.agreement, identity, door)
+        stack.push_async_callback(runtime.close)
+        planner = Planner(settings.planning, part.cuts, engine.codec, door)
+        planner.table = TABLE
+        server = NodeServer(identity, [SERVICE], 2**22)
+        servicer = LocalServicer(runtime, planner, AuditLog(audit, 4_096), plaintext=False)
+        local_pb2_grpc.add_LocalServicer_to_server(servicer, server.grpc)
+        address = await server.listen("127.0.0.1:0")
+        stack.push_async_callback(server.drain, 1.0)
+        client = LocalClient(address, keys.identity("app", Role.APP))
+        stack.push_async_callback(client.close)
+        runtime.use_clouds([f"127.0.0.1:{link.port}"])
+        yield Node(client, runtime, planner, [cloud], link, audit)
+
+
+async def test_device_only_dials_nobody_whoever_names_a_node_or_a_plan(tmp_path: Path) -> None:
+    async with edge_node(tmp_path, DEVICE_ONLY) as node:
+        for _ in range(2):  # the second about a picture that a node could remember
+            account = await node.ask()
+            assert (account.plan, account.answered_by, account.bytes_sent) == ("device/none", "device", 0)
+        for plan in ("image/jpeg50", "tokens/int4", "tokens/lossless", "vision:1/lossless", "lm:1/lossless"):
+            with pytest.raises(PrivacyRefused, match=f"{plan} is forbidden by privacy.mode"):
+                await node.ask(plan=plan)
+        node.runtime.use_clouds([f"127.0.0.1:{node.link.port}", "127.0.0.1:9"])  # as an orchestrator's table does
+        node.planner.table = PlanTable(2, TABLE.lines)
+        assert (await node.ask()).answered_by == "device"
+        assert (node.runtime.link, list(node.runtime.standby)) == (None, [])
+        assert node.nothing_left
+        assert [(one["sealed_bytes"], one["leak"], one["outcome"]) for one in node.audited()] == 3 * [
+            (0, 0.0, "answered")
+        ]
+
+
+async def test_device_only_has_no_way_out_where_the_device_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with edge_node(tmp_path, DEVICE_ONLY) as node:
+
+        async def fails(*_: object) -> None:
+            raise SplitvlmError("no memory")
+
+        monkeypatch.setattr(node.runtime.engine, "start", fails)
+        with pytest.raises(SplitvlmError, match="no memory"):
+            await node.ask()
+        assert node.nothing_left
+        assert [one["outcome"] for one in node.audited()] == ["unfinished"]
+
+
+async def test_a_reload_shuts_and_opens_the_door(tmp_path: Path) -> None:
+    async with edge_node(tmp_path, Privacy()) as node:
+        assert (await node.ask(plan="tokens/int4")).bytes_sent > 0
+        node.settings(DEVICE_ONLY)
+        assert node.runtime.link is None
+        await until(
+            lambda: not node.runtime._retiring
+        )  # the channel is closed: what leaves now needs another connection
+        await until(lambda: node.clouds[0].servicer.active.total() == 0)
+        before = node.link.counters()["connections"]
+        assert (await node.ask()).answered_by == "device"
+        with pytest.raises(PrivacyRefused):
+            await node.ask(plan="tokens/int4")
+        assert node.link.counters()["connections"] == before
+        node.settings(Privacy())
+        assert (await node.ask(plan="tokens/int4")).bytes_sent > 0
+
+
+async def test_a_reload_that_cannot_hold_changes_nothing(tmp_path: Path) -> None:
+    async with edge_node(tmp_path, HALF) as node:
+        new = node.runtime.settings.model_copy(update={"privacy": DEVICE_ONLY})
+        with pytest.raises(ConfigError, match="does not serve the cut device"):
+            take_settings(new, (IMAGE, TOKENS), node.runtime, node.planner)
+        with pytest.raises(PrivacyRefused, match=r"tokens/lossless leaks 0\.90"):
+            await node.ask(plan="tokens/lossless")
+
+
+async def test_a_limit_lets_out_what_was_measured_below_it_and_has_nothing_remembered(tmp_path: Path) -> None:
+    async with edge_node(tmp_path, HALF) as node:
+        assert node.planner.table is not None
+        assert [str(one.plan) for one in node.planner.table.lines] == ["tokens/int4", "device/none"]
+        for _ in range(2):
+            account = await node.ask(plan="tokens/int4")
+            assert (account.answered_by, account.again) == ("cloud", False)
+            assert account.bytes_sent > 0
+        assert node.clouds[0].servicer.memory.num_bytes == 0
+        before = node.link.up.delivered_bytes
+        for plan, why in [
+            ("image/lossless", "what it leaks was not measured"),
+            ("tokens/int8", "what it leaks was not measured"),
+            ("tokens/lossless", "leaks 0.90 of a picture, and privacy.max_leak is 0.5"),
+        ]:
+            with pytest.raises(PrivacyRefused, match=why):
+                await node.ask(plan=plan)
+        assert node.link.up.delivered_bytes - before < 1_000  # a probe's, at most
+        assert [(one["plan"], one["leak"]) for one in node.audited()] == 2 * [("tokens/int4", 0.4)]
+        assert all(one["sealed_bytes"] > 0 for one in node.audited())
+
+
+@pytest.fixture
+async def camera(tmp_path: Path) -> AsyncIterator[tuple[Device, LinkEmulator]]:
+    model, keys = tiny_model("scenes-like"), Keys(tmp_path / "keys")
+    async with (
+        cloud_node(model, keys) as cloud,
+        LinkEmulator(("127.0.0.1", 0), host_and_port(cloud.address), Trace.constant(1e8)) as link,
+    ):
+        behind = Cloud(f"127.0.0.1:{link.port}", cloud.servicer, cloud.worker, cloud.agreement)
+        async with device(model, behind, keys.identity("edge-1", Role.EDGE)) as edge:
+            yield edge, link
+
+
+@pytest.mark.parametrize("privacy", [DEVICE_ONLY, HALF], ids=["device only", "a limit"])
+@pytest.mark.parametrize(
+    "plan", ["image/jpeg75", "vision:1/lossless", "tokens/lossless", "tokens/int8", "lm:1/lossless"]
+)
+async def test_the_door_is_asked_before_each_attempt_whoever_chose_the_plan(
+    camera: tuple[Device, LinkEmulator], privacy: Privacy, plan: str
+) -> None:
+    edge, link = camera
+    asked = (edge.engine, edge.link, Plan.parse(plan), PICTURE, QUESTION, 4)
+    door = PrivacyDoor(privacy, LEAKS)
+    with pytest.raises(PrivacyRefused):
+        await edge.finish(Request(*asked, privacy=door, picture_name=b"12345678", standby=[edge.link]))
+    expected = reference_tokens(tiny_model("scenes-like"), [(PICTURE, QUESTION)], 4)[0]
+    for more in ({"finish_alone": True}, {"hedge_after_s": 0.0}, {"finish_alone": True, "standby": [edge.link]}):
+        account = await edge.finish(Request(*asked, privacy=door, **more))
+        assert (account.token_ids, account.answered_by) == (expected, "device")
+        assert account.exchange.bytes_sent == 0
+    assert (link.up.delivered_bytes, link.counters()["connections"]) == (0, 0)
+
+
+async def test_a_take_over_after_the_door_was_shut_stays_on_the_device(camera: tuple[Device, LinkEmulator]) -> None:
+    edge, _ = camera
+    door = PrivacyDoor(Privacy(), LEAKS)
+    expected = reference_tokens(tiny_model("scenes-like"), [(PICTURE, QUESTION)], 8)[0]
+    asked = (edge.engine, edge.link, Plan.parse("tokens/lossless"), PICTURE, QUESTION, 8)
+    request = Request(*asked, privacy=door, standby=[edge.link], finish_alone=True)
+    async with asyncio.timeout(60), contextlib.aclosing(request.tokens()) as tokens:
+        async for _ in tokens:
+            if len(request.account.token_ids) == 1:
+                door.use(DEVICE_ONLY)
+                await edge.link.close()
+    assert request.account.token_ids == expected
+    assert request.account.answered_by == "device"
+    assert len(request.account.faults) == 1, "the standby was not asked"
+
+
+async def test_the_audit_log_is_bounded_and_its_owner_s(tmp_path: Path) -> None:
+    async with edge_node(tmp_path, DEVICE_ONLY) as node:
+        one = Request(
+            node.runtime.engine, None, Plan.parse("device"), PICTURE, QUESTION, 1, privacy=node.runtime.privacy
+        )
+        log = AuditLog(node.audit, 4_096)
+        for _ in range(100):
+            log.write(one.account, 0.0, "answered")
+        sizes = [path.stat().st_size for path in sorted(node.audit.parent.iterdir())]
+        assert len(sizes) == 2
+        assert all(0 < size <= 4_096 for size in sizes)
+        assert node.audit.stat().st_mode & 0o077 == 0
+        assert len({line["request"] for line in node.audited()}) == 1
+
+
+def test_an_audit_log_that_cannot_be_written_stops_the_node_at_its_start(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path, tmp_path / "file" / "log.jsonl"):
+        with pytest.raises(ConfigError, match=r"privacy\.audit_log: .* cannot be written"):
+            AuditLog(path, 4_096)
+
+
+def test_every_cut_of_the_model_has_been_thought_of() -> None:
+    door = PrivacyDoor(DEVICE_ONLY, {})
+    allowed = [cut for cut in read_spec(tiny_model("scenes-like")).cuts() if door.allows(Plan(cut, "lossless"))]
+    assert allowed == [DEVICE]
