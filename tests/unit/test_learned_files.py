@@ -73,9 +73,9 @@ def test_leaks_of_another_form(beside: Path, text: str) -> None:
     refused(beside / figures.FILE, text, lambda: read_leaks("any"))
 
 
-def test_what_was_not_measured_leaks_all(beside: Path) -> None:
+def test_what_was_not_measured_is_unknown(beside: Path) -> None:
     (beside / figures.FILE).write_text('{"floor": 0.2, "rows": []}')
-    assert leaks_of([(TOKENS, "klt3")], read_leaks("any")) == {(TOKENS, "klt3"): 1.0}
+    assert leaks_of([(TOKENS, "klt3")], read_leaks("any")) == {}
 
 
 @pytest.mark.parametrize("share", BAD_SHARES)
