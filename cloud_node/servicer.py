@@ -130,7 +130,8 @@ class DataServicer(data_pb2_grpc.DataServicer):
     async def _shake_hands(self, context: Context) -> tuple[SealedStream[pb.CloudFrame, pb.DeviceFrame], bytes]:
         """The sealed stream, and the certificate of the device that sealed it; empty in plaintext."""
         try:
-            envelope = await asyncio.wait_for(context.read(), HANDSHAKE_TIMEOUT_S)
+            async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
+                envelope = await context.read()
         except TimeoutError as error:
             raise DeadlineExceeded("The device did not open its session in time.") from error
         if not isinstance(envelope, pb.Envelope) or envelope.WhichOneof("body") != "open":
@@ -153,7 +154,8 @@ class DataServicer(data_pb2_grpc.DataServicer):
         )
 
         async def write(envelope: pb.Envelope) -> None:
-            await asyncio.wait_for(context.write(envelope), self._limits.idle_session_s)  # of a device that reads
+            async with asyncio.timeout(self._limits.idle_session_s):  # of a device that reads
+                await context.write(envelope)
 
         sealer, opener = Sealer.of_cloud(keys), Opener.of_cloud(keys)
         return SealedStream(write, sealer, opener, pb.DeviceFrame), hello.certificate_der

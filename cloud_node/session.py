@@ -89,7 +89,7 @@ class Session:
             left_s = self._limits.idle_session_s
             late = DeadlineExceeded("The session was idle for too long.", advice="Open a new one.")
         try:
-            return await asyncio.wait_for(read(), left_s)
+            return await asyncio.wait_for(read(), left_s)  # noqa: TID251  (a read ends with its call, however it was cancelled)
         except TimeoutError as error:
             raise late from error
 

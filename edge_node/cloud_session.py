@@ -61,7 +61,8 @@ class CloudSession:
         """Shake hands. Raises HandshakeRefused, PeerUnavailable, PermissionRefused, CapacityError."""
         try:
             session = cls(data_pb2_grpc.DataStub(channel).Session(), peer, session_context(agreement))
-            await asyncio.wait_for(session._shake_hands(agreement, identity, cuts), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await session._shake_hands(agreement, identity, cuts)
         except grpc.aio.UsageError as error:  # the channel is closed
             raise _closed(peer) from error
         except grpc.aio.AioRpcError as error:
@@ -132,7 +133,8 @@ class CloudSession:
     async def close(self) -> None:
         """Half-close, and do not wait for long."""
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError, asyncio.CancelledError):
-            await asyncio.wait_for(self._call.done_writing(), 1.0)
+            async with asyncio.timeout(1.0):
+                await self._call.done_writing()
         self._call.cancel()
 
     async def _shake_hands(self, agreement: pb.Agreement, identity: Identity | None, cuts: list[str]) -> None:
@@ -241,7 +243,8 @@ class CloudSession:
 
     async def _receive(self, check: AnswerCheck, timeout_s: float, exchange: Exchange) -> pb.CloudFrame:
         try:
-            envelope = await asyncio.wait_for(self._read(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                envelope = await self._read()
         except TimeoutError as error:
             raise DeadlineExceeded(
                 f"The {self._peer} did not answer within {timeout_s:.3g} s.", advice="Look at its load and at the link."

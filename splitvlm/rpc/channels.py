@@ -45,7 +45,8 @@ async def connected(
 ) -> None:
     """Wait until the channel is up, TLS included. Raises PeerUnavailable, with the cause where it is known."""
     try:
-        await asyncio.wait_for(channel.channel_ready(), timeout_s)
+        async with asyncio.timeout(timeout_s):
+            await channel.channel_ready()
     except TimeoutError as error:
         if failed := own_certificate_expired(identity, peer) or await _tls_failure(channel, peer):
             raise failed from error

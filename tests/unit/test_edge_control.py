@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +17,8 @@ from edge_node.settings import EdgeSettings
 from splitvlm.codec.codec import Codec
 from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut
 from splitvlm.errors import CapacityError, PeerUnavailable, UsageError
-from splitvlm.rpc.control import LAST_RETRY_S, retry_s
+from splitvlm.rpc.channels import connected
+from splitvlm.rpc.control import LAST_RETRY_S, ControlClient, retry_s
 from splitvlm.rpc.control_messages import beat_period_s, check_beat, check_report
 from splitvlm.rpc.plans import table_to_wire
 from splitvlm.wire.v1 import control_pb2 as pb
@@ -191,3 +194,24 @@ def test_a_beat_with_an_endless_queue_is_refused() -> None:
     check_beat(pb.Beat(node="cloud-1", instance="0" * 16, queue_us=10**9))
     with pytest.raises(UsageError, match="queue_us"):
         check_beat(pb.Beat(node="cloud-1", instance="0" * 16, queue_us=2**63))
+
+
+@pytest.mark.parametrize("turns", range(5))
+async def test_a_cancellation_that_meets_the_end_of_a_wait_is_not_lost(turns: int) -> None:
+    """Before Python 3.12 `asyncio.wait_for` forgets it, and whoever waits for the cancelled task waits for ever."""
+    client = ControlClient("127.0.0.1:1", None)
+    channel: Any = SimpleNamespace(channel_ready=asyncio.Event().wait)
+    waits = [client._told_again(60.0), connected(channel, "peer", None)]
+    tasks = [asyncio.create_task(wait) for wait in waits]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    client.register_again()
+    channel.channel_ready.__self__.set()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    for task in tasks:
+        asked = task.cancel()  # False where it ended before
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        assert task.cancelled() is asked
+    await client.close()
