@@ -32,6 +32,7 @@ from splitvlm.planning.table import MAX_KIND_DROP
 from splitvlm.rpc.local import LocalClient
 from splitvlm.scenes import held_out
 from splitvlm.settings import host_and_port
+from splitvlm.shown import number as shown_number
 from splitvlm.variants.evaluation import Example, answers, normalised
 from splitvlm.wire.v1 import local_pb2 as pb
 
@@ -216,8 +217,20 @@ def _summary(told: Sequence[Told], unsplit: Sequence[bool], seed: int, slowdown:
 def _print_summary(summary: dict[str, object]) -> None:
     table = Table(title="Summary", show_header=False)
     for key, value in summary.items():
-        table.add_row(key.replace("_", " "), f"{value:.3f}" if isinstance(value, float) else str(value))
+        table.add_row(key.replace("_", " "), _shown(value))
     console.print(table)
+
+
+def _shown(value: object) -> str:
+    """A figure of the summary for people: `1,234`, `0.606`, `image 12, tokens 48`."""
+    match value:
+        case dict():
+            return ", ".join(f"{name} {count}" for name, count in value.items())
+        case float():
+            return shown_number(value)
+        case int():
+            return f"{value:,}"
+    return str(value)
 
 
 def _plot(out: Path, told: Sequence[Told], trace: Trace, slowdown: float) -> Path:

@@ -28,7 +28,7 @@ def writable_file(path: Path | None) -> Path | None:
     if path.is_dir():
         raise typer.BadParameter(f"{path} is a folder")
     writable_folder(path.parent)
-    if path.exists() and not os.access(path, os.W_OK):
+    if path.exists() and not _may(path, os.W_OK):
         raise typer.BadParameter(f"{path} may not be written")
     return path
 
@@ -40,6 +40,11 @@ def writable_folder(path: Path) -> Path:
         nearest = nearest.parent
     if not nearest.is_dir():
         raise typer.BadParameter(f"{nearest} is no folder")
-    if not os.access(nearest, os.W_OK | os.X_OK):
+    if not _may(nearest, os.W_OK | os.X_OK):
         raise typer.BadParameter(f"the folder {nearest} may not be written")
     return path
+
+
+def _may(path: Path, mode: int) -> bool:
+    """Whether this process may, by what it may really do: a container's user may have capabilities beyond its number's."""
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
