@@ -41,10 +41,16 @@ def _gradient(model: Any, processor: Any, image: Image.Image, question: str, cut
     """[N, C], a row for each token that crosses."""
     inputs = prompt_inputs(processor, to_rgb(image), question)
     start = inputs["input_ids"].shape[1]
-    ids = model.generate(**inputs, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=MAX_NEW_TOKENS)
-    whole = {**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    if "token_type_ids" in inputs:  # Gemma 3: answers are text
-        whole["token_type_ids"] = nn.functional.pad(inputs["token_type_ids"], (0, ids.shape[1] - start))
+    ids = model.generate(
+        **inputs,
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        max_new_tokens=MAX_NEW_TOKENS,
+        suppress_tokens=_places_of_pictures(model.config),
+    )
+    whole = _with_answer(inputs, ids)
     leaves: list[torch.Tensor] = []
 
     def detach(module: nn.Module, arguments: Any, output: Any) -> Any:
@@ -60,6 +66,22 @@ def _gradient(model: Any, processor: Any, image: Image.Image, question: str, cut
     finally:
         hook.remove()
     return torch.cat([leaf.grad.reshape(-1, leaf.shape[-1]) for leaf in leaves if leaf.grad is not None])
+
+
+def _places_of_pictures(config: Any) -> list[int]:
+    """Ids that stand for pictures: one in an answer would be a place without a picture."""
+    names = ("image_token_id", "video_token_id")
+    return [getattr(config, name) for name in names if getattr(config, name, None) is not None]
+
+
+def _with_answer(inputs: dict[str, torch.Tensor], ids_BT: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The prompt's inputs made as long as prompt and answer: what tells kinds of tokens apart says 0, text, of the answer."""
+    prompt_shape = inputs["input_ids"].shape
+    added = ids_BT.shape[1] - prompt_shape[1]
+    longer = {
+        name: nn.functional.pad(value, (0, added)) for name, value in inputs.items() if value.shape == prompt_shape
+    }
+    return {**inputs, **longer, "input_ids": ids_BT, "attention_mask": torch.ones_like(ids_BT)}
 
 
 def _below(model: Any, cut: Cut) -> nn.Module:
