@@ -15,6 +15,8 @@ import numpy as np
 from codec_coders import Setting
 from codec_scores import NONE, Score, share
 
+from splitvlm.errors import UsageError
+from splitvlm.textfiles import parse_json
 from splitvlm.workers import worker_pool
 
 CHUNK = 12  # pictures a forward pass
@@ -58,7 +60,7 @@ class Store:
             return
         lines = _whole_lines(path, about) if path.exists() else []
         for line in lines[1:]:
-            chunk = json.loads(line)
+            chunk = parse_json(line, "kept rows")
             scores = {Setting(*key): Score(sizes, right) for key, sizes, right in chunk["scores"]}
             self._known[chunk["start"]] = scores, chunk["kinds"]
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,8 +90,8 @@ def _whole_lines(path: Path, about: dict[str, Any]) -> list[str]:
     try:
         text = path.read_text()
         lines = text[: text.rfind("\n") + 1].splitlines()
-        same = json.loads(lines[0]) == about if lines else not text
-    except (OSError, ValueError):
+        same = parse_json(lines[0], "kept rows") == about if lines else not text
+    except (OSError, ValueError, UsageError):
         same = False
     if not same:
         sys.exit(f"codec.py: {path} is no store of this seed, codec and settings. Choose another --store.")

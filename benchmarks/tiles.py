@@ -43,6 +43,7 @@ from splitvlm.model.loading import load_device, read_spec
 from splitvlm.pictures import samples
 from splitvlm.scenes import MODEL_DIR
 from splitvlm.settings import host_and_port
+from splitvlm.textfiles import read_json
 
 EDGE_PIXELS = 1024
 TILE_PIXELS = 256
@@ -146,13 +147,13 @@ def in_tiles(folder: Path) -> Path:
     shutil.copytree(MODEL_DIR, folder)
     for name in ("preprocessor_config.json", "processor_config.json"):
         file = folder / name
-        settings = json.loads(file.read_text())
+        settings = read_json(file)
         for part in (settings, settings.get("image_processor", {})):
             if "do_image_splitting" in part:
                 part |= {"do_image_splitting": True, "size": {"longest_edge": EDGE_PIXELS}}
                 part["max_image_size"] = {"longest_edge": TILE_PIXELS}
         file.write_text(json.dumps(settings))
-    config = json.loads((folder / "config.json").read_text())
+    config = read_json(folder / "config.json")
     config["text_config"]["max_position_embeddings"] = CONTEXT_TOKENS
     (folder / "config.json").write_text(json.dumps(config))
     return folder

@@ -34,6 +34,7 @@ from splitvlm.profiling import (
     profile_device,
 )
 from splitvlm.settings import ModelChoice
+from splitvlm.textfiles import parse_json
 from splitvlm.threads import use_threads
 
 SHOW_EVERY = 100  # pictures
@@ -106,7 +107,7 @@ def _sizes_to_bytes(sizes: Mapping[Plan, tuple[int, ...]]) -> bytes:
 
 
 def _sizes_from_bytes(data: bytes) -> dict[Plan, tuple[int, ...]]:
-    return {Plan.parse(text): tuple(map(int, found)) for text, found in json.loads(data).items()}
+    return {Plan.parse(text): tuple(map(int, found)) for text, found in parse_json(data.decode(), "kept sizes").items()}
 
 
 def _with_median_sizes(

@@ -20,7 +20,8 @@ from cryptography import x509
 
 from splitvlm.crypto.identity import name_in
 from splitvlm.crypto.keyfiles import replace
-from splitvlm.errors import KeysError
+from splitvlm.errors import KeysError, UsageError
+from splitvlm.textfiles import parse_json
 
 LEDGER_FILE: Final = "issued.jsonl"
 
@@ -43,11 +44,11 @@ class Issued:
     @classmethod
     def parse(cls, line: str) -> Self:
         """The entry of a line of the file. Raises ValueError."""
-        values = json.loads(line)
         try:
+            values = parse_json(line, LEDGER_FILE)
             until = dt.datetime.fromisoformat(values["until"])
             return cls(int(values["serial"], 16), str(values["node"]), str(values["role"]), until)
-        except (KeyError, TypeError) as error:
+        except (UsageError, KeyError, TypeError) as error:
             raise ValueError(line) from error
 
     def line(self) -> str:
@@ -60,7 +61,7 @@ def read_ledger(folder: Path) -> dict[int, Issued]:
     """The ledger of the authority in `folder` by serial number, empty where there is no file. Raises KeysError."""
     path = folder / LEDGER_FILE
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8").removesuffix("\n").split("\n")
     except FileNotFoundError:
         return {}
     except OSError as error:
@@ -68,7 +69,7 @@ def read_ledger(folder: Path) -> dict[int, Issued]:
     except UnicodeDecodeError as error:
         raise _broken(path, 1) from error
     issued = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(lines if lines != [""] else [], 1):
         try:
             entry = Issued.parse(line)
         except ValueError as error:

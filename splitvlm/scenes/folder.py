@@ -16,6 +16,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, SmolVLMForCo
 from splitvlm.scenes.network import VISUAL_TOKENS
 from splitvlm.scenes.scene import EDGE
 from splitvlm.scenes.tokenizer import CHAT_TEMPLATE
+from splitvlm.textfiles import read_json
 
 MOST_NEW_TOKENS = 40
 _IMAGES = {
@@ -49,7 +50,7 @@ def write(
     _dump(folder / "preprocessor_config.json", _IMAGES)
     _dump(folder / "processor_config.json", {"processor_class": "Idefics3Processor", "image_seq_len": VISUAL_TOKENS})
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
-    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings = read_json(folder / "tokenizer_config.json")
     _dump(folder / "tokenizer_config.json", {**settings, "processor_class": "Idefics3Processor"})
     _dump(folder / "training.json", report)
 

@@ -9,7 +9,8 @@ import pytest
 
 from edge_node.settings import EdgeSettings
 from orchestrator.simulator.scenario import Scenario
-from splitvlm.errors import ConfigError, SplitvlmError, UsageError
+from splitvlm.crypto.ledger import LEDGER_FILE, read_ledger
+from splitvlm.errors import ConfigError, KeysError, SplitvlmError, UsageError
 from splitvlm.leak.figures import scaled
 from splitvlm.link.tracefiles import load as load_trace
 from splitvlm.planning import profilefiles
@@ -148,3 +149,15 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         read_text(tmp_path)
     with pytest.raises(UsageError, match="is larger than"):
         read_text(Path("/dev/zero"), most=1000)
+
+
+def test_the_authoritys_ledger_is_read_by_the_same_rule(tmp_path: Path) -> None:
+    """Of two serials in one line one would never be revoked."""
+    entry = '{"serial": "a1", "serial": "b2", "node": "n", "role": "edge", "until": "2026-01-01T00:00:00+00:00"}\n'
+    of(tmp_path, LEDGER_FILE, entry)
+    with pytest.raises(KeysError, match=LEDGER_FILE):
+        read_ledger(tmp_path)
+    of(tmp_path, LEDGER_FILE, entry.replace('"serial": "b2", ', ""))
+    assert set(read_ledger(tmp_path)) == {0xA1}
+    of(tmp_path, LEDGER_FILE, "")
+    assert read_ledger(tmp_path) == {}
