@@ -215,7 +215,7 @@ def draw(seen: View, file: Path) -> None:
         scale.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
     axis.set_title(f"{seen.profiles.model}: cost lines, RTT {1e3 * seen.rtt_s:g} ms, {seen.n_tokens} decoding steps")
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False)
+    figure.legend(loc="outside right upper", frameon=False)
     _save(figure, file)
     pyplot.close(figure)
 

@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -56,9 +57,9 @@ def evaluate_plans(
     cuts = [Cut.parse(cut) for cut in only.cuts] or list(middle_cuts(model))
     with waiting(f"Asking {model}, split") as told:
         plans = measure_plans(model, cuts, examples, told, os.cpu_count() or 1, only.levels)
-    table = Table(
-        "plan", "payload, mean bytes", "accuracy", "drop, points", "other answers", "worst kind, points", title=model
-    )
+    table = Table(title=f"{model}: mean bytes; drops in points", title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
+    for name in ("plan", "bytes", "accuracy", "drop", "differing", "worst kind"):
+        table.add_column(name, justify="left" if name in ("plan", "worst kind") else "right", no_wrap=True)
     for plan, row in plans.items():
         shown = (_percent(row["accuracy"]), f"{100 * row['drop']:.2f}", _percent(row["differing"]))
         table.add_row(plan, f"{row['payload_bytes']:.0f}", *shown, _worst(row["kinds"]))

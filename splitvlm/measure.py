@@ -131,7 +131,9 @@ def _drops(name: str, profile: DeviceProfile) -> tuple[dict[Plan, AccuracyDrop],
 
 def _print(profiles: Profiles) -> None:
     # Narrow: where standard output is a file, a line has 80 columns.
-    table = Table(caption="milliseconds; drop in points of accuracy", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        caption="milliseconds; drop in points of accuracy", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+    )
     table.caption_justify = "left"
     for name in ("plan", "device", "encode", "bytes", "decode", "cloud", "a token", "drop"):
         table.add_column(name, justify="left" if name == "plan" else "right", no_wrap=True)

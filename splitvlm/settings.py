@@ -87,6 +87,8 @@ def _path(text: str, info: ValidationInfo) -> Path:
 
 def _model_name(name: str, info: ValidationInfo) -> str:
     """A path's name is made whole; that of the Hub, `scenes` and `shape:` stay."""
+    if name == "scenes" or name.startswith("shape:"):
+        return name
     path = _path(name, info)
     if looks_like_path(name) or path.is_dir():
         return str(path.absolute())

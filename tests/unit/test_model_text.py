@@ -25,7 +25,15 @@ def test_pieces_make_the_whole_and_no_half_characters(text: str) -> None:
     stream = TextStream(TOKENIZER)
     pieces = [stream.push(i) for i in ids]
     assert all("\ufffd" not in piece for piece in pieces) or "\ufffd" in text
-    assert "".join(pieces) + stream.finish() == TOKENIZER.decode(ids, skip_special_tokens=True)
+    assert "".join(pieces) + stream.finish() == TOKENIZER.decode(ids, skip_special_tokens=True).lstrip()
+
+
+@pytest.mark.parametrize("text", [" 1", "\n\n  two words ", "  ", "\u3000は い"])
+def test_an_answer_begins_with_its_first_word(text: str) -> None:
+    """Most tokenizers put a space into an answer's first token; scripts compared it with what they expected."""
+    stream = TextStream(TOKENIZER)
+    pieces = [stream.push(i) for i in TOKENIZER(text)["input_ids"]]
+    assert "".join(pieces) + stream.finish() == text.lstrip()
 
 
 def test_a_character_of_four_bytes_comes_at_once() -> None:
