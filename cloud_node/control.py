@@ -11,6 +11,7 @@ from splitvlm.accuracy import read_accuracy
 from splitvlm.errors import ConfigError, UsageError
 from splitvlm.planning.costs import CloudProfile
 from splitvlm.rpc.addresses import is_loopback, is_wildcard, require_dialable
+from splitvlm.rpc.control import ControlClient
 from splitvlm.rpc.plans import accuracy_to_wire, cloud_profile_to_wire
 from splitvlm.settings import host_and_port
 from splitvlm.wire.v1 import control_pb2 as pb
@@ -53,6 +54,12 @@ def registration(settings: CloudSettings, address: str, weights_hash: str, profi
         cloud=cloud_profile_to_wire(profile),
         accuracy=[accuracy_to_wire(plan, drop) for plan, drop in drops.items()],
     )
+
+
+def tell_profile(client: ControlClient, entry: pb.Registration, profile: CloudProfile) -> None:
+    """Tell the orchestrator what this node costs by a new measurement."""
+    entry.cloud.CopyFrom(cloud_profile_to_wire(profile))
+    client.register_again()
 
 
 def beat(settings: CloudSettings, servicer: DataServicer, worker: Worker) -> pb.Beat:

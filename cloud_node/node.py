@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
-from cloud_node.control import beat, check_advertised, registration
+from cloud_node.control import beat, check_advertised, registration, tell_profile
 from cloud_node.servicer import DataServicer
 from cloud_node.settings import CHANGEABLE, CloudSettings
 from cloud_node.worker import Worker
@@ -13,7 +14,7 @@ from splitvlm.domain import DEVICE, Cut
 from splitvlm.errors import ConfigError, UsageError
 from splitvlm.model.loading import load_cloud, read_spec
 from splitvlm.model.spec import ModelSpec
-from splitvlm.profiling import kept_cloud_profile
+from splitvlm.profiling.kept import kept_cloud_profile, renew
 from splitvlm.rpc.agreement import agreement
 from splitvlm.rpc.control import ControlClient
 from splitvlm.rpc.lifecycle import background, end_now, identity_of, print_ready, stop_signals, until
@@ -50,14 +51,15 @@ async def run(settings: CloudSettings, source: Path | None = None) -> None:
 
     with stop_signals() as stop, reloading(source, settings, CHANGEABLE, apply):
         address = await server.listen(settings.listen)
-        work, client = [], None
+        work, renewal, client = [], [], None
         if settings.orchestrator:
             client = ControlClient(settings.orchestrator, identity)
-            profile, _ = await worker.run("", kept_cloud_profile, part, cuts, codec, model)
-            entry = registration(settings, address, spec.weights_hash, profile)
+            known, _ = await worker.run("", kept_cloud_profile, part, cuts, codec, model)
+            entry = registration(settings, address, spec.weights_hash, known.profile)
             work.append(client.stay_registered(entry, lambda: beat(settings, servicer, worker)))
+            renewal.append(renew(known, worker, partial(tell_profile, client, entry)))
         try:
-            async with background(*work) as tasks:
+            async with background(*renewal), background(*work) as tasks:
                 await server.set_ready()
                 print_ready("cloud", node=settings.node, listen=address, model=model.name)
                 await until(stop, tasks)

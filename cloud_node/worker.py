@@ -54,6 +54,20 @@ class Worker:
         """Like `run`, in the pictures' lane."""
         return await self._pictures.run(owner, partial(job, *args, **kwargs))
 
+    async def measure(self, step: Callable[[], T]) -> T:
+        """Runs a step of a measurement in turn with the jobs of sessions."""
+        return (await self._model.run("", step))[0]
+
+    @property
+    def jobs(self) -> int:
+        """How many jobs were handed to the model's lane."""
+        return self._model.jobs
+
+    @property
+    def in_work(self) -> bool:
+        """Whether any job runs or waits."""
+        return any(lane.in_work for lane in (self._model, self._pictures))
+
     @property
     def mean_queue_s(self) -> float:
         """How long the jobs of the last seconds waited; 0 where there were none."""
@@ -88,12 +102,17 @@ class _Lane:
     def __init__(self, name: str, waits: RecentMean, clock: Callable[[], float]) -> None:
         self._waiting: OrderedDict[str, deque[_Job]] = OrderedDict()  # by owner, whose turn is next first
         self._running = False
+        self.jobs = 0  # that were begun
         self._waits = waits
         self._clock = clock
         self.busy = RecentMean(BUSY_WINDOW_S)
         self._handed: SimpleQueue[_Job | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
+
+    @property
+    def in_work(self) -> bool:
+        return self._running or bool(self._waiting)
 
     async def run(self, owner: str, work: Callable[[], T]) -> tuple[T, Spent]:
         done: asyncio.Future[tuple[T, Spent]] = asyncio.get_running_loop().create_future()
@@ -122,6 +141,7 @@ class _Lane:
                 self._waiting[owner] = jobs  # behind the others
             if not job.done.cancelled():
                 self._running = True
+                self.jobs += 1
                 self._handed.put(job)
 
     def _work(self) -> None:

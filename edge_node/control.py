@@ -11,6 +11,7 @@ from edge_node.planner import Planner
 from edge_node.runtime import Runtime
 from splitvlm.errors import ConfigError, PeerUnavailable, UsageError
 from splitvlm.planning.costs import DeviceProfile
+from splitvlm.planning.profilefiles import slowed
 from splitvlm.rpc.control import ControlClient, retry_s
 from splitvlm.rpc.control_messages import check_table
 from splitvlm.rpc.plans import device_profile_to_wire, limits_to_wire, table_from_wire
@@ -43,6 +44,12 @@ class EdgeControl:
     def limits_changed(self) -> None:
         """Tell the orchestrator this node's limits again, for a table that follows them."""
         self._registration.limits.CopyFrom(limits_to_wire(self._runtime.settings.limits()))
+        self._client.register_again()
+
+    def profile_changed(self, profile: DeviceProfile) -> None:
+        """Tell the orchestrator what this device costs by a new measurement."""
+        slower = slowed(profile, self._runtime.engine.slowdown)
+        self._registration.device.CopyFrom(device_profile_to_wire(slower))
         self._client.register_again()
 
     def _beat(self) -> pb.Beat:

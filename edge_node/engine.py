@@ -35,6 +35,17 @@ class Engine:
         self.slowdown = slowdown
         self.vocabulary = Vocabulary(part.spec.vocab_size, end_token_ids(part.model))
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="torch")
+        self.jobs = 0  # that were begun
+        self._ended_jobs = 0
+
+    @property
+    def in_work(self) -> bool:
+        """Whether a stage runs or waits."""
+        return self._ended_jobs < self.jobs
+
+    async def measure(self, step: Callable[[], T]) -> T:
+        """Runs a step of a measurement in turn with the requests' stages, at the machine's own speed."""
+        return await self._in_turn(step)
 
     async def begin(self, image: Image.Image, question: str, plan: Plan) -> tuple[LowerRun, float]:
         return await self._run(self.part.begin, image, question, plan.cut)
@@ -93,4 +104,13 @@ class Engine:
                 time.sleep((self.slowdown - 1) * took_s)
             return result, took_s * self.slowdown
 
-        return await asyncio.get_running_loop().run_in_executor(self._executor, timed)
+        return await self._in_turn(timed)
+
+    async def _in_turn(self, job: Callable[[], T]) -> T:
+        self.jobs += 1
+        running = asyncio.get_running_loop().run_in_executor(self._executor, job)
+        running.add_done_callback(self._note_end)  # a caller that goes away does not end the job
+        return await running
+
+    def _note_end(self, _job: asyncio.Future[T]) -> None:
+        self._ended_jobs += 1

@@ -16,7 +16,7 @@ from edge_node.settings import EdgeSettings
 from splitvlm.calibration import codec_of
 from splitvlm.domain import DEVICE, Plan
 from splitvlm.model.loading import load_device, read_spec
-from splitvlm.profiling import kept_device_profile
+from splitvlm.profiling.kept import kept_device_profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def may_leave(settings: EdgeSettings) -> Leaving:
     rows: list[Row] = []
     if any(cut != DEVICE for cut in cuts):
         part = load_device(model.name, cuts, device=model.device, dtype=model.dtype, threads=model.threads)
-        profile = kept_device_profile(part, cuts, codec, model)
+        profile = kept_device_profile(part, cuts, codec, model).profile
         limits = settings.planning.limits()
         rows = [
             Row(Plan(cut, level), door.leak(Plan(cut, level)), size, profile.token_bytes.get((cut, level), 0))

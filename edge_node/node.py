@@ -22,7 +22,8 @@ from splitvlm.leak.figures import FILE, leaks_of, read_leaks
 from splitvlm.model.loading import load_device, read_spec
 from splitvlm.model.spec import ModelSpec
 from splitvlm.planning.costs import Coding
-from splitvlm.profiling import kept_device_profile
+from splitvlm.planning.profilefiles import slowed
+from splitvlm.profiling.kept import kept_device_profile, renew
 from splitvlm.rpc.agreement import agreement
 from splitvlm.rpc.control import ControlClient
 from splitvlm.rpc.lifecycle import background, identity_of, print_ready, stop_signals, until
@@ -59,13 +60,14 @@ async def run(settings: EdgeSettings, source: Path | None = None) -> None:
         address = await server.listen(settings.listen)
         if settings.cloud:
             runtime.use_clouds([settings.cloud, *settings.standby])
-        work, client, control = [], None, None
+        work, renewal, client, control = [], [], None, None
         if settings.orchestrator:
             client = ControlClient(settings.orchestrator, identity)
-            profile = kept_device_profile(part, cuts, codec, model, settings.emulation.slowdown)
-            entry = registration(runtime, address, spec.weights_hash, profile)
+            known = kept_device_profile(part, cuts, codec, model)
+            entry = registration(runtime, address, spec.weights_hash, slowed(known.profile, engine.slowdown))
             control = EdgeControl(client, runtime, planner, entry)
             work.append(control.run())
+            renewal.append(renew(known, engine, control.profile_changed))
 
         def apply(new: EdgeSettings) -> None:
             take_settings(new, cuts, runtime, planner)
@@ -74,7 +76,7 @@ async def run(settings: EdgeSettings, source: Path | None = None) -> None:
 
         try:
             with reloading(source, settings, CHANGEABLE, apply):
-                async with background(*work) as tasks:
+                async with background(*renewal), background(*work) as tasks:
                     await server.set_ready()
                     print_ready("edge", node=settings.node, listen=address, model=model.name, **emulated(settings))
                     await until(stop, tasks)

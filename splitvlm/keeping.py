@@ -57,9 +57,8 @@ def kept(
     make: Callable[[], T],
     to_bytes: Callable[[T], bytes],
     from_bytes: Callable[[bytes], T],
-    holds: Callable[[T], bool] = lambda _found: True,
 ) -> T:
-    """What `make` gives, or gave when all `facts`, this machine and the libraries were the same, if it `holds` still."""
+    """What `make` gives, or gave when all `facts`, this machine and the libraries were the same."""
     path = path_of(name, facts)
     try:
         found = from_bytes(path.read_bytes())
@@ -68,13 +67,16 @@ def kept(
     except Exception as error:  # noqa: BLE001  whatever is wrong with a file that only saves time: measure again
         _log.warning("%s cannot be used and is made again: %s", path, error)
     else:
-        if holds(found):
-            _log.info("%s taken from %s; remove that file to measure again", name, path)
-            return found
-        _log.warning("%s in %s is of another day, and is made again", name, path)
+        _log.info("%s taken from %s; remove that file to measure again", name, path)
+        return found
     made = make()
     _write(path, to_bytes(made))
     return made
+
+
+def keep(name: str, facts: Mapping[str, object], data: bytes) -> None:
+    """Keeps a result in place of an older one."""
+    _write(path_of(name, facts), data)
 
 
 def forget(name: str, facts: Mapping[str, object]) -> None:

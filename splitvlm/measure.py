@@ -26,13 +26,8 @@ from splitvlm.pictures import samples
 from splitvlm.planning.costs import DeviceProfile, nearest_drops
 from splitvlm.planning.kinds import AccuracyDrop
 from splitvlm.planning.profilefiles import AccuracySource, Profiles, write
-from splitvlm.profiling import (
-    device_profile_from_bytes,
-    device_profile_to_bytes,
-    facts_of,
-    profile_cloud,
-    profile_device,
-)
+from splitvlm.profiling.kept import device_profile_from_bytes, device_profile_to_bytes, facts_of
+from splitvlm.profiling.measuring import profile_cloud, profile_device
 from splitvlm.settings import ModelChoice
 from splitvlm.textfiles import parse_json
 from splitvlm.threads import use_threads

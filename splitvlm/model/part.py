@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -93,6 +94,23 @@ class Part:
         """Peak memory that `inputs` takes for a picture of that size, beside the picture: an upper bound."""
         pixel_bytes = self.family.pixel_bytes(self.model.config, self.processor.image_processor, width, height)
         return PREPARED_COPIES * pixel_bytes + PICTURE_BYTES * width * height
+
+    def picture(self, image: Image.Image) -> Image.Image:
+        """The picture for the cut `image`: resized as the processor's first step does it, where that makes it smaller.
+
+        Where the model reads the original's size (LLaVA-OneVision, Gemma 3 with crops), it stays as it is: a smaller one
+        would give other tokens.
+        """
+        image = to_rgb(image)
+        pixels_CHW = np.asarray(image).transpose(2, 0, 1)
+        with picture_errors():
+            shrunk = self.family.shrunk(self.processor.image_processor, pixels_CHW)
+            if shrunk is None or shrunk[0].size >= pixels_CHW[0].size:
+                return image
+            again = self.family.shrunk(self.processor.image_processor, shrunk)
+        if again.shape != shrunk.shape:  # the cloud's own resize would not leave it as it is
+            return image
+        return Image.fromarray(np.ascontiguousarray(shrunk.transpose(1, 2, 0).astype(np.uint8)))
 
     def prompt(self, image: Image.Image, question: str) -> Boundary:
         """What crosses where the other side remembers the picture: the prompt's `ids`, no more. Raises UsageError."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -18,30 +17,12 @@ from splitvlm.model.arrival import check_again, check_boundary, check_step
 from splitvlm.model.boundary import HIDDEN, IDS, TYPES, Boundary, joined
 from splitvlm.model.greedy import Greedy, reads_prompt
 from splitvlm.model.language import LanguageRun
-from splitvlm.model.part import Part, picture_errors
+from splitvlm.model.part import Part
 from splitvlm.model.prefix import Prefix, picture_end
-from splitvlm.picturefiles import to_rgb
 
 
 class DevicePart(Part):
     """The lower part. `cuts` are those that the loaded weights can serve."""
-
-    def picture(self, image: Image.Image) -> Image.Image:
-        """The picture for the cut `image`: resized as the processor's first step does it, where that makes it smaller.
-
-        Where the model reads the original's size (LLaVA-OneVision, Gemma 3 with crops), it stays as it is: a smaller one
-        would give other tokens.
-        """
-        image = to_rgb(image)
-        pixels_CHW = np.asarray(image).transpose(2, 0, 1)
-        with picture_errors():
-            shrunk = self.family.shrunk(self.processor.image_processor, pixels_CHW)
-            if shrunk is None or shrunk[0].size >= pixels_CHW[0].size:
-                return image
-            again = self.family.shrunk(self.processor.image_processor, shrunk)
-        if again.shape != shrunk.shape:  # the cloud's own resize would not leave it as it is
-            return image
-        return Image.fromarray(np.ascontiguousarray(shrunk.transpose(1, 2, 0).astype(np.uint8)))
 
     @torch.inference_mode()
     def lower(self, image: Image.Image, question: str, cut: Cut) -> LowerRun:

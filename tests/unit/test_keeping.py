@@ -9,7 +9,6 @@ import pytest
 
 from splitvlm import keeping
 from splitvlm.keeping import forget, kept, path_of
-from splitvlm.profiling import alike
 
 FACTS: dict[str, object] = {"weights": "a", "threads": 1}
 
@@ -63,22 +62,6 @@ def test_a_folder_that_cannot_be_written_keeps_nothing_and_says_so(
     with caplog.at_level(logging.WARNING):
         assert [measured(FACTS, value) for value in ("first", "second")] == ["first", "second"]
     assert "nothing is kept" in caplog.text
-
-
-def test_what_no_longer_holds_is_measured_again() -> None:
-    def at(value: str, fits: bool) -> str:
-        return kept("one", FACTS, lambda: value, str.encode, bytes.decode, lambda _found: fits)
-
-    assert [at("first", True), at("second", True), at("third", False), at("fourth", True)] == [
-        *("first", "first", "third", "third")
-    ]
-
-
-@pytest.mark.parametrize(
-    ("one_s", "other_s", "same"), [(1.0, 1.1, True), (1.1, 1.0, True), (1.0, 1.5, False), (0, 0, True)]
-)
-def test_times_of_the_same_machine(one_s: float, other_s: float, same: bool) -> None:
-    assert alike(one_s, other_s) is same
 
 
 def test_without_a_home_folder_results_last_as_long_as_the_process(

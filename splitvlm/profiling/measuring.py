@@ -1,5 +1,7 @@
-"""Measures a node's own part at its start: seconds of every stage, cost of every codec level, bytes on drawn pictures.
+"""Measures a node's own part: seconds of every stage, cost of every codec level, bytes on drawn pictures.
 
+A measurement is a generator of steps, each a request or an encoding, that yields how many seconds to pause before the next
+and returns the profile: a node that starts runs them in a row (`measured`), one that serves between its requests (kept.py).
 One warm-up, then medians over a few pictures, each after a pause. Stage times come from one request through the deepest
 (device) or shallowest (cloud) cut, added up below or above each other cut, so that a model of 40 cuts is measured as
 quickly as one of 4. A codec's cost is measured at the first, middle and last cut of each kind and borrowed from the
@@ -10,50 +12,57 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
-import torch
 from PIL import Image
 
 from splitvlm.codec import decode_picture, encode_picture
 from splitvlm.codec.codec import Codec
 from splitvlm.domain import DEVICE, IMAGE, Cut, CutKind
-from splitvlm.keeping import kept
 from splitvlm.leak.figures import leaks_of, read_leaks
 from splitvlm.model.loading import load_device
 from splitvlm.model.parts import CloudPart, DevicePart, UpperRun
 from splitvlm.pictures import samples
 from splitvlm.planning.costs import CloudProfile, DeviceProfile
-from splitvlm.planning.profilefiles import slowed
-from splitvlm.rpc.plans import (
-    cloud_profile_from_wire,
-    cloud_profile_to_wire,
-    device_profile_from_wire,
-    device_profile_to_wire,
-)
 from splitvlm.settings import ModelChoice
-from splitvlm.wire.v1 import control_pb2
 
 PICTURES = 3
 PAUSE_S = 0.1  # before a request: questions come one by one, to caches that are cold by then (a fifth slower, measured)
-ALIKE = 1.3  # medians of an idle machine differ by a tenth; a busy core makes half as long again
 STEPS = 3  # decoding steps of each request
 MAX_PIXELS = 64 * 2**20
 Asked = tuple[Image.Image, str]
 Stages = dict[str, float]
 Payloads = dict[tuple[Cut, str], list[bytes]]
+T = TypeVar("T")
+Steps = Generator[float, None, T]
+"""Steps of a measurement: yields the seconds to pause before the next one, returns what was measured."""
+
+
+def measured(steps: Steps[T]) -> T:
+    """Takes all steps of a measurement in a row."""
+    while True:
+        try:
+            time.sleep(next(steps))
+        except StopIteration as end:
+            result: T = end.value
+            return result
 
 
 def profile_device(part: DevicePart, cuts: tuple[Cut, ...], codec: Codec) -> DeviceProfile:
-    """Profile of `cuts` on this device."""
+    """Profile of `cuts` on this device, measured now."""
+    return measured(device_steps(part, cuts, codec))
+
+
+def device_steps(part: DevicePart, cuts: tuple[Cut, ...], codec: Codec) -> Steps[DeviceProfile]:
+    """Steps that give the profile of `cuts` on this device."""
     asked = list(samples(PICTURES, part.spec.name))
-    prefill, step = _device_stages(part, max(cuts, key=lambda cut: cut.depth), asked)
-    seconds, payloads, token_bytes = _encoding(part, cuts, codec, asked)
+    prefill, step = yield from _device_stages(part, max(cuts, key=lambda cut: cut.depth), asked)
+    seconds, payloads, token_bytes = yield from _encoding(part, cuts, codec, asked)
     near = {cut: _nearest(cut, cuts, codec) for cut in cuts}
     levels = [(cut, level) for cut in cuts if cut != DEVICE for level in codec.levels(cut)]
     return DeviceProfile(
@@ -73,8 +82,8 @@ def profile_cloud(part: CloudPart, cuts: tuple[Cut, ...], codec: Codec, model: M
     asked = list(samples(PICTURES, part.spec.name))
     deepest = max(cuts, key=lambda cut: cut.depth)
     device = load_device(model.name, [deepest], device=model.device, dtype=model.dtype)
-    prefill, step = _cloud_stages(part, device, min(cuts, key=lambda cut: cut.depth), asked)
-    _, payloads, _ = _encoding(device, cuts, codec, asked[:1])
+    prefill, step = measured(_cloud_stages(part, device, min(cuts, key=lambda cut: cut.depth), asked))
+    _, payloads, _ = measured(_encoding(device, cuts, codec, asked[:1]))
     decoding = {key: _median_seconds(partial(_decode, codec, key[0], data[0])) for key, data in payloads.items()}
     near = {cut: _nearest(cut, cuts, codec) for cut in cuts}
     return CloudProfile(
@@ -84,85 +93,17 @@ def profile_cloud(part: CloudPart, cuts: tuple[Cut, ...], codec: Codec, model: M
     )
 
 
-def kept_device_profile(
-    part: DevicePart, cuts: tuple[Cut, ...], codec: Codec, model: ModelChoice, slowdown: float = 1.0
-) -> DeviceProfile:
-    """The same, measured once and kept on disk (splitvlm.keeping); the emulated factor and the leaks are today's."""
-    profile = kept(
-        "device-profile",
-        facts_of(part, cuts, codec, model),
-        lambda: profile_device(part, cuts, codec),
-        device_profile_to_bytes,
-        device_profile_from_bytes,
-        lambda found: _device_is_as(found, part, cuts),
-    )
-    return replace(slowed(profile, slowdown), leak=leaks_of(profile.coding, read_leaks(part.spec.name)))
-
-
-def kept_cloud_profile(part: CloudPart, cuts: tuple[Cut, ...], codec: Codec, model: ModelChoice) -> CloudProfile:
-    """The same for the cloud node's part."""
-    return kept(
-        "cloud-profile",
-        facts_of(part, cuts, codec, model),
-        lambda: profile_cloud(part, cuts, codec, model),
-        lambda made: cloud_profile_to_wire(made).SerializeToString(),
-        lambda data: cloud_profile_from_wire(control_pb2.CloudProfile.FromString(data)),
-        lambda found: _cloud_is_as(found, part, cuts, model),
+def cloud_stage_steps(part: CloudPart, known: CloudProfile) -> Steps[CloudProfile]:
+    """Steps that give a profile whose stages are measured anew, by pictures, which need no lower part."""
+    prefill, step = yield from _cloud_stages(part, None, IMAGE, list(samples(PICTURES, part.spec.name)))
+    return replace(
+        known,
+        cuts={cut: _above(prefill, cut) for cut in known.cuts},
+        token_s={cut: _above(step, cut) for cut in known.token_s},
     )
 
 
-def _device_is_as(found: DeviceProfile, part: DevicePart, cuts: tuple[Cut, ...]) -> bool:
-    """Whether one request takes as long as it did: a profile that was measured beside other work must not stay for ever."""
-    deepest = max(cuts, key=lambda cut: cut.depth)
-    if deepest == IMAGE:
-        return True
-    prefill, _ = _device_stages(part, deepest, list(samples(1, part.spec.name)))
-    return alike(_below(prefill, deepest), found.cuts[deepest])
-
-
-def _cloud_is_as(found: CloudProfile, part: CloudPart, cuts: tuple[Cut, ...], model: ModelChoice) -> bool:
-    """The same, where pictures are served: other cuts would need the lower part to be asked anything."""
-    if IMAGE not in cuts:
-        return True
-    eye = load_device(model.name, [IMAGE], device=model.device, dtype=model.dtype)
-    prefill, _ = _cloud_stages(part, eye, IMAGE, list(samples(1, part.spec.name)))
-    return alike(_above(prefill, IMAGE), found.cuts[IMAGE])
-
-
-def alike(one_s: float, other_s: float) -> bool:
-    """Whether two times of the same work are those of the same machine under the same load, for all that one can tell."""
-    return max(one_s, other_s) <= ALIKE * min(one_s, other_s)
-
-
-def device_profile_to_bytes(profile: DeviceProfile) -> bytes:
-    """As it crosses the wire."""
-    return device_profile_to_wire(profile).SerializeToString()
-
-
-def device_profile_from_bytes(data: bytes) -> DeviceProfile:
-    """Raises what a malformed message raises."""
-    return device_profile_from_wire(control_pb2.DeviceProfile.FromString(data))
-
-
-def facts_of(
-    part: DevicePart | CloudPart, cuts: tuple[Cut, ...], codec: Codec, model: ModelChoice
-) -> dict[str, object]:
-    """What a profile depends on beside the machine and its libraries."""
-    device = torch.cuda.get_device_name(part.device) if part.device.type == "cuda" else part.device.type
-    return {
-        "weights": part.spec.weights_hash,
-        "processor": part.spec.processor_hash,
-        "codec": codec.hash,
-        "device": device,
-        "dtype": model.dtype,
-        "threads": torch.get_num_threads(),
-        "numpy_threads": 1,  # what was measured with more is another machine's
-        "cuts": [str(cut) for cut in cuts],
-        "pictures": PICTURES,
-    }
-
-
-def _device_stages(part: DevicePart, deepest: Cut, asked: list[Asked]) -> tuple[Stages, Stages]:
+def _device_stages(part: DevicePart, deepest: Cut, asked: list[Asked]) -> Steps[tuple[Stages, Stages]]:
     if deepest == IMAGE:
         return {}, {}
 
@@ -179,10 +120,12 @@ def _device_stages(part: DevicePart, deepest: Cut, asked: list[Asked]) -> tuple[
                 lower.step(token_id)
                 yield
 
-    return _stages(part, run, asked)
+    return (yield from _stages(part, run, asked))
 
 
-def _cloud_stages(part: CloudPart, device: DevicePart, shallowest: Cut, asked: list[Asked]) -> tuple[Stages, Stages]:
+def _cloud_stages(
+    part: CloudPart, device: DevicePart | None, shallowest: Cut, asked: list[Asked]
+) -> Steps[tuple[Stages, Stages]]:
     def run(one: Asked) -> Iterator[None]:
         upper, step = _upper(part, device, shallowest, one)
         upper.first()
@@ -191,12 +134,15 @@ def _cloud_stages(part: CloudPart, device: DevicePart, shallowest: Cut, asked: l
             upper.next(step() if step else None)
             yield
 
-    return _stages(part, run, asked)
+    return (yield from _stages(part, run, asked))
 
 
-def _upper(part: CloudPart, device: DevicePart, cut: Cut, one: Asked) -> tuple[UpperRun, Callable[[], Any] | None]:
+def _upper(
+    part: CloudPart, device: DevicePart | None, cut: Cut, one: Asked
+) -> tuple[UpperRun, Callable[[], Any] | None]:
     if cut == IMAGE:
-        return part.upper_from_picture(device.picture(one[0]), one[1], STEPS + 1), None
+        return part.upper_from_picture(part.picture(one[0]), one[1], STEPS + 1), None
+    assert device is not None, "a boundary needs the lower part"
     lower = device.lower(*one, cut)
     step = (lambda: lower.step(0)) if cut.kind is CutKind.LM else None
     return part.upper(cut, lower.boundary, STEPS + 1), step
@@ -204,12 +150,12 @@ def _upper(part: CloudPart, device: DevicePart, cut: Cut, one: Asked) -> tuple[U
 
 def _stages(
     part: DevicePart | CloudPart, run: Callable[[Asked], Iterator[None]], asked: list[Asked]
-) -> tuple[Stages, Stages]:
+) -> Steps[tuple[Stages, Stages]]:
     """Medians of the stages' seconds: in the prefill, and in a decoding step."""
     prefills: defaultdict[str, list[float]] = defaultdict(list)
     steps: defaultdict[str, list[float]] = defaultdict(list)
     for number, one in enumerate((asked[0], *asked)):
-        time.sleep(PAUSE_S)
+        yield PAUSE_S
         with _listening(part) as heard:
             for phase, _ in enumerate(run(one)):
                 if number:  # the first request warms up
@@ -263,17 +209,17 @@ def _on_device(stage: str, cut: Cut) -> bool:
 
 def _encoding(
     part: DevicePart, cuts: tuple[Cut, ...], codec: Codec, asked: list[Asked]
-) -> tuple[dict[tuple[Cut, str], float], Payloads, dict[tuple[Cut, str], int]]:
+) -> Steps[tuple[dict[tuple[Cut, str], float], Payloads, dict[tuple[Cut, str], int]]]:
     """Of the representative cuts: median seconds of encoding, payloads, bytes of a decoding step."""
     payloads: Payloads = defaultdict(list)
     seconds: defaultdict[tuple[Cut, str], list[float]] = defaultdict(list)
     token_bytes: dict[tuple[Cut, str], int] = {}
     for cut in sorted({_nearest(cut, cuts, codec) for cut in cuts if cut != DEVICE}, key=lambda cut: cut.depth):
         for one in asked:
+            yield 0.0
             lower = None if cut == IMAGE else part.lower(*one, cut)
             for level in codec.levels(cut):
-                if lower is None:
-                    time.sleep(PAUSE_S)
+                yield PAUSE_S if lower is None else 0.0
                 started_s = time.perf_counter()
                 if lower is None:
                     data = encode_picture(part.picture(one[0]), level)
