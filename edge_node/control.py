@@ -18,7 +18,7 @@ from splitvlm.rpc.plans import device_profile_to_wire, limits_to_wire, table_fro
 from splitvlm.wire.v1 import control_pb2 as pb
 
 _log = logging.getLogger("splitvlm.edge.control")
-REPORT_PERIOD_S = 5.0
+REPORT_PERIOD_S = 30.0  # of questions that were answered: an idle device has nothing to report
 
 
 class EdgeControl:
@@ -122,9 +122,9 @@ class EdgeControl:
     async def _report(self) -> None:
         while True:
             await asyncio.sleep(REPORT_PERIOD_S)
-            if self._runtime.link is None:
+            if self._runtime.link is None or not (counts := self._runtime.take_counts()):
                 continue
-            estimate, counts = self._runtime.link.estimate(), self._runtime.take_counts()
+            estimate = self._runtime.link.estimate()
             report = pb.LinkReport(
                 node=self._registration.node,
                 uplink_bps=estimate.uplink_bps,

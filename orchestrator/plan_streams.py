@@ -77,6 +77,11 @@ class PlanStreams:
         if self._streams.get(stream.node) is stream:
             del self._streams[stream.node]
 
+    def has(self, node: str, instance: str) -> bool:
+        """Whether this process of the node has one open."""
+        stream = self._streams.get(node)
+        return stream is not None and stream.instance == instance
+
     def end_all(self, reason: SplitvlmError) -> None:
         """Ends the open streams, and lets none be opened."""
         self._end = reason

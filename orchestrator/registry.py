@@ -20,6 +20,9 @@ from splitvlm.planning.kinds import AccuracyDrop
 from splitvlm.planning.table import Limits
 
 MISSED_BEATS = 3
+EDGE_BEATS, MOST_EDGE_BEAT_S = 30.0, 60.0
+"""A device is to beat once in so many periods, and once a minute at least: an idle one on a metered link has few bytes a day.
+In between its open plan stream says that it lives."""
 MAX_NODES = 10_000
 FORGOTTEN_AFTER_S = 3_600.0  # a node that has been silent for so long is not listed any more
 QUEUE_STEP_S, QUEUE_STEP_SHARE = 0.005, 0.25
@@ -74,15 +77,17 @@ class _Seat:
 
     node: Node
     seen_s: float
+    alive_until_s: float  # without another sign of life
+    has_stream: bool = False  # of plans, open
     contested: bool = False  # another living process wanted the name: nobody succeeds the holder before it is dead
     predecessor: _Seat | None = None  # may live still
 
 
 class Registry:
-    """Nodes that registered. A node is alive while its last sign of life is younger than three periods of beats."""
+    """Nodes that registered. A node is alive until it has missed three beats."""
 
     def __init__(self, heartbeat_s: float, max_nodes: int = MAX_NODES) -> None:
-        self._silence_s = MISSED_BEATS * heartbeat_s
+        self._heartbeat_s = heartbeat_s
         self._max_nodes = max_nodes
         self._seats: dict[str, _Seat] = {}
         self._living_clouds: dict[str, dict[str, CloudNode]] = {}  # by weights, then by name
@@ -91,7 +96,13 @@ class Registry:
 
     def expect_beats(self, heartbeat_s: float) -> None:
         """Another period of beats from now on."""
-        self._silence_s = MISSED_BEATS * heartbeat_s
+        self._heartbeat_s = heartbeat_s
+
+    def period_s(self, node: Node) -> float:
+        """How often the node is to beat."""
+        if isinstance(node, CloudNode):
+            return self._heartbeat_s
+        return max(self._heartbeat_s, min(EDGE_BEATS * self._heartbeat_s, MOST_EDGE_BEAT_S))
 
     def register(self, node: Node, now_s: float) -> None:
         """Makes the node the holder of its name. Raises ConfigError where another living one is, CapacityError without room."""
@@ -99,10 +110,11 @@ class Registry:
         if seat is not None and seat.node.origin.instance != node.origin.instance:
             seat = self._succeed(seat, node, now_s)
         elif seat is not None:
-            seat.node, seat.seen_s = node, now_s
+            seat.node = node
         else:
             self._make_room(now_s)
-            seat = _Seat(node, now_s)
+            seat = _Seat(node, now_s, now_s)
+        self._see(seat, now_s)
         self._seats[node.name] = seat
         self._put_in_pool(seat.node)
 
@@ -112,7 +124,7 @@ class Registry:
         Raises UsageError where the node must register, ConfigError where another living process has its name.
         """
         seat = self._holding(name, instance, now_s)
-        seat.seen_s = now_s
+        self._see(seat, now_s)
         node = seat.node
         if not isinstance(node, CloudNode):
             return False
@@ -127,6 +139,15 @@ class Registry:
             return False
         del self._seats[name]
         return self._drop_from_pool(name)
+
+    def stream_changed(self, name: str, instance: str, now_s: float, *, is_open: bool) -> None:
+        """Whether a device has its plan stream open: without one it is dead as soon as a cloud node that does not beat."""
+        seat = self._seats.get(name)
+        if seat is not None and seat.node.origin.instance != instance:
+            seat = seat.predecessor
+        if seat is not None and seat.node.origin.instance == instance:
+            seat.has_stream = is_open
+            self._see(seat, now_s)
 
     def expire(self, now_s: float) -> bool:
         """Take note of cloud nodes that have died of silence; returns whether there are any."""
@@ -148,7 +169,7 @@ class Registry:
         return now_s - self._seats[name].seen_s
 
     def is_alive(self, name: str, now_s: float) -> bool:
-        return self.silent_s(name, now_s) <= self._silence_s
+        return now_s <= self._seats[name].alive_until_s
 
     def edge(self, name: str) -> EdgeNode | None:
         seat = self._seats.get(name)
@@ -171,7 +192,7 @@ class Registry:
     def _succeed(self, seat: _Seat, node: Node, now_s: float) -> _Seat:
         """The name's new seat, for a process that does not hold it. Raises ConfigError."""
         if (reinstated := self._reinstated(seat, node.origin.instance, now_s)) is not None:
-            reinstated.node, reinstated.seen_s = node, now_s
+            reinstated.node = node
             self._drop_from_pool(seat.node.name)
             return reinstated
         alive = self.is_alive(node.name, now_s)
@@ -179,7 +200,7 @@ class Registry:
             raise _name_taken(seat.node, node)
         self._drop_from_pool(seat.node.name)
         seat.predecessor = None  # one is remembered, not a chain
-        return _Seat(node, now_s, predecessor=seat if alive else None)
+        return _Seat(node, now_s, now_s, predecessor=seat if alive else None)
 
     def _holding(self, name: str, instance: str, now_s: float) -> _Seat:
         seat = self._seats.get(name)
@@ -198,21 +219,25 @@ class Registry:
     def _reinstated(self, seat: _Seat, instance: str, now_s: float) -> _Seat | None:
         """The seat of a predecessor that was taken for dead and speaks."""
         before = seat.predecessor
-        if before is None or before.node.origin.instance != instance or now_s - before.seen_s > self._silence_s:
+        if before is None or before.node.origin.instance != instance or now_s > before.alive_until_s:
             return None
         before.contested = True
         return before
+
+    def _see(self, seat: _Seat, now_s: float) -> None:
+        period_s = self.period_s(seat.node) if seat.has_stream else self._heartbeat_s
+        seat.seen_s, seat.alive_until_s = now_s, now_s + MISSED_BEATS * period_s
 
     def _make_room(self, now_s: float) -> None:
         """Raises CapacityError."""
         if len(self._seats) < self._max_nodes:
             return
-        name = min(self._seats, key=lambda name: self._seats[name].seen_s)
+        name = min(self._seats, key=lambda name: self._seats[name].alive_until_s)
         if self.is_alive(name, now_s):
             raise CapacityError(
                 f"The orchestrator knows {self._max_nodes} living nodes, and takes no more.",
                 advice="Run another orchestrator for other nodes.",
-                retry_after_s=self._silence_s,
+                retry_after_s=MISSED_BEATS * self._heartbeat_s,
             )
         del self._seats[name]
         self._drop_from_pool(name)

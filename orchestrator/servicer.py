@@ -71,9 +71,11 @@ class ControlServicer(control_pb2_grpc.ControlServicer):
         await self._keep(self._registration_pace, request.node)
         node = _node(request, _host_of(context.peer()))
         self._registry.register(node, time.monotonic())
+        if self._streams.has(request.node, request.instance):  # it may have come first
+            self._note_stream(request)
         self._publisher.changed()
         _log.info("registered", extra={"node": request.node, "role": request.role, "model": request.model})
-        return pb.Registered(heartbeat_ms=math.ceil(1e3 * self._heartbeat_s))
+        return pb.Registered(heartbeat_ms=math.ceil(1e3 * self._registry.period_s(node)))
 
     @unary
     async def Heartbeat(self, request: pb.Beat, context: Any) -> pb.Beaten:
@@ -115,12 +117,14 @@ class ControlServicer(control_pb2_grpc.ControlServicer):
         await self._admit(context, request.node, Role.EDGE)
         self._registry.check_holder(request.node, request.instance, time.monotonic())
         stream = self._streams.open(request.node, request.instance)
+        self._note_stream(request)
         self._publisher.changed()
         try:
             async for message in stream.messages():
                 yield message
         finally:
             self._streams.close(stream)
+            self._note_stream(request)
 
     @unary
     async def Nodes(self, request: pb.NodesRequest, context: Any) -> pb.NodeList:
@@ -129,6 +133,11 @@ class ControlServicer(control_pb2_grpc.ControlServicer):
         now_s = time.monotonic()
         nodes = sorted(self._registry.nodes(), key=lambda node: (self._registry.silent_s(node.name, now_s), node.name))
         return pb.NodeList(nodes=[self._status(node, now_s) for node in nodes[:MAX_LISTED_NODES]])
+
+    def _note_stream(self, request: pb.Registration | pb.WatchRequest) -> None:
+        """Whether this process has a plan stream open is a sign of its life."""
+        is_open = self._streams.has(request.node, request.instance)
+        self._registry.stream_changed(request.node, request.instance, time.monotonic(), is_open=is_open)
 
     async def _admit(self, context: Any, name: str, *roles: Role) -> None:
         """A node speaks for itself only, and no faster than it must. Raises PermissionRefused, CapacityError."""

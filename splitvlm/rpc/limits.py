@@ -32,6 +32,9 @@ PICTURE_NAME_BYTES = 8
 KEEPALIVE_MS = 20_000
 """Below the 30 s after which mobile carriers' NATs forget an idle mapping."""
 
+SERVER_KEEPALIVE_MS = 30_000
+"""A server pings only who has been silent for longer than a client's own pings let it be: one ping a connection is enough."""
+
 KEEPALIVE_TIMEOUT_MS = 10_000
 """A peer that does not answer a ping in 10 s is taken for dead: links with 5 s outages are normal here."""
 
@@ -102,7 +105,7 @@ def server_options(max_message_bytes: int = MAX_MESSAGE_BYTES) -> list[tuple[str
     return [
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),
-        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ("grpc.keepalive_time_ms", SERVER_KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
         ("grpc.keepalive_permit_without_calls", 1),
         (
