@@ -36,7 +36,6 @@ DELAY_S = 0.015
 MOST_ASKING = 1.15
 MOST_IDLE_BYTES = 1_000_000
 SECONDS_A_DAY = 86_400.0
-SETTLING_S = 5.0  # after the last question: its report
 
 
 @dataclass
@@ -114,7 +113,7 @@ async def _measure(
         f"else: {all_bytes / own_bytes:.3f} (at most {MOST_ASKING})",
         flush=True,
     )
-    await asyncio.sleep(SETTLING_S)
+    await asyncio.sleep(options.settle)  # the last report; probes end a minute after the last question
     before = counted.both_ways()
     await asyncio.sleep(options.idle)
     a_day = (counted.both_ways() - before) / options.idle * SECONDS_A_DAY
@@ -145,7 +144,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--trace", default="synthetic:walk", help="of the uplink to the cloud node")
     parser.add_argument("--questions", type=int, default=60)
     parser.add_argument("--every", type=float, default=3.0, help="seconds from one question to the next")
-    parser.add_argument("--idle", type=float, default=300.0, help="seconds without a question")
+    parser.add_argument("--idle", type=float, default=600.0, help="seconds without a question")
+    parser.add_argument("--settle", type=float, default=65.0, help="seconds from the last question to the idle ones")
     parser.add_argument("--slowdown", type=float, default=10.0, help="of the device's stages")
     return parser.parse_args()
 

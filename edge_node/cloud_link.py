@@ -187,6 +187,8 @@ class CloudLink:
         now_s = time.monotonic()
         if not self.reachable:
             return self._schedule.unreachable_wait_s(now_s, self._looked_s)
+        if self._channel.get_state() is not grpc.ChannelConnectivity.READY:  # its pings found nobody, or it was closed
+            return 0.0
         return self._schedule.wait_s(now_s, self.estimator)
 
     async def _probe(self) -> None:

@@ -20,9 +20,9 @@ from splitvlm.planning.kinds import AccuracyDrop
 from splitvlm.planning.table import Limits
 
 MISSED_BEATS = 3
-EDGE_BEATS, MOST_EDGE_BEAT_S = 30.0, 60.0
-"""A device is to beat once in so many periods, and once a minute at least: an idle one on a metered link has few bytes a day.
-In between its open plan stream says that it lives."""
+EDGE_BEATS, MOST_EDGE_BEAT_S = 150.0, 300.0
+"""A device is to beat once in so many periods, and once in five minutes at least: an idle one on a metered link has few bytes
+a day. In between its open plan stream says that it lives."""
 MAX_NODES = 10_000
 FORGOTTEN_AFTER_S = 3_600.0  # a node that has been silent for so long is not listed any more
 QUEUE_STEP_S, QUEUE_STEP_SHARE = 0.005, 0.25

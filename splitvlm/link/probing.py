@@ -2,7 +2,8 @@
 
 Questions and their receipts measure the link for nothing. A probe is sent only for what they leave open:
 
-- whether the cloud node still answers, and how far it is: empty, after a silence that grows with the time without questions;
+- whether the cloud node still answers, and how far it is: empty, after a silence that grows with the time without questions,
+  for a minute;
 - on which side of a rate at which the choice of plan changes (a *deciding rate*) the link is: where such a rate lies within
   the forecast, and transfers told nothing of it lately. It is as large as that rate carries in the time that can be told from a
   scheduler's jitter: one that takes longer says "slower", one that does not says "faster".
@@ -21,9 +22,11 @@ from splitvlm.link.estimator import MAX_PROBE_BYTES, TELLING_S, LinkEstimate, Li
 SILENCE_S = 5.0  # while questions come, the least pause after which an empty probe asks whether anybody is there
 ROUND_TRIP_S = 45.0  # between two measurements of the round trip alone: half the estimator's window
 UNTOLD_S = 3.0  # of transfers that tell next to nothing of the rate
-OF_IDLE = 0.5  # of the time without questions: pauses grow by half
+OF_IDLE = 0.5  # of the time without questions: pauses grow by half,
+QUIET_AFTER_S = 60.0  # and then nothing is probed: the connection's own pings find a peer that is gone
+QUIET_S = 86_400.0
 MOST_UNREACHABLE_S = 60.0  # between looks for a cloud node that is away: a later question must find it back
-CALL_BYTES = 110  # TCP payload of an empty call, one way: HTTP/2, gRPC, TLS (benchmarks/probing.py)
+CALL_BYTES = 150  # TCP payload of an empty call, device to cloud: HTTP/2, gRPC, TLS (counted by benchmarks/probing.py)
 SHARE = 0.06  # of the questions' bytes, for sized probes
 FIRST_CREDIT_BYTES = 1_000
 LOCAL_CREDIT_BYTES = 400  # for a question that the device answered alone: it must learn that the link is back
@@ -78,7 +81,7 @@ class ProbeSchedule:
     def unreachable_wait_s(self, now_s: float, tried_s: float) -> float:
         """Seconds until a node that is away is looked for again."""
         self._begin(now_s)
-        return tried_s + min(max(0.0, self._pause_s(tried_s)), MOST_UNREACHABLE_S) - now_s
+        return tried_s + min(self._pause_s(tried_s), MOST_UNREACHABLE_S) - now_s
 
     def size(self, estimate: LinkEstimate, deciding_bps: Sequence[float], now_s: float) -> int:
         """Bytes of the probe that could change the choice of plan and can be paid; 0: none could."""
@@ -95,8 +98,9 @@ class ProbeSchedule:
             self._asked_s = now_s
 
     def _pause_s(self, heard_s: float) -> float:
-        """Nothing while questions come; without them, a share of the time since the last one."""
-        return OF_IDLE * (heard_s - self._asked_s) if self._asked_s is not None else 0.0
+        """Next to nothing while questions come; without them, a share of the time since the last one."""
+        idle_s = max(0.0, heard_s - self._asked_s) if self._asked_s is not None else 0.0
+        return OF_IDLE * idle_s if idle_s < QUIET_AFTER_S else QUIET_S
 
 
 def telling_bytes(estimate: LinkEstimate, deciding_bps: Sequence[float]) -> int:

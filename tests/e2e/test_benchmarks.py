@@ -42,3 +42,14 @@ def _last_line(command: list[str]) -> dict[str, Any]:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
+
+
+def test_the_probing_benchmark_counts_a_device_s_bytes() -> None:
+    command = [sys.executable, "benchmarks/probing.py"]
+    options = ("--questions", "5", "--every", "0.2", "--settle", "0", "--idle", "3", "--trace", "constant:2mbit")
+    result = _last_line([*command, *options])
+    assert result["questions"] == 4
+    assert sum(result["plans"].values()) == 4
+    assert 100 < result["own_bytes"] / 4 < 50_000
+    assert result["own_bytes"] <= result["sent_bytes"] < 2 * result["own_bytes"]
+    assert result["idle_bytes_a_day"] >= 0

@@ -160,7 +160,7 @@ async def test_why_there_is_no_table_is_said() -> None:
     await device.runtime.close()
 
 
-@pytest.mark.parametrize(("heartbeat_ms", "period_s"), [(0, 0.1), (1, 0.1), (2_000, 2.0), (2**32 - 1, 60.0)])
+@pytest.mark.parametrize(("heartbeat_ms", "period_s"), [(0, 0.1), (1, 0.1), (2_000, 2.0), (2**32 - 1, 300.0)])
 def test_the_period_of_beats_is_within_bounds(heartbeat_ms: int, period_s: float) -> None:
     assert beat_period_s(pb.Registered(heartbeat_ms=heartbeat_ms)) == period_s
 
