@@ -121,7 +121,7 @@ class Answering:
 
     async def _from_picture(self, payload: bytes) -> UpperRun:
         header = await self._prepared(partial(inspect_coded_picture, payload, max_pixels=MAX_PICTURE_PIXELS))
-        self._hold.more(header.decoded_bytes + self._part.preparation_bytes(header.width, header.height))
+        self._hold.more(max(header.decoded_bytes, self._part.preparation_bytes(header.width, header.height)))
 
         def opened() -> tuple[UpperRun, Image.Image]:
             picture = decode_picture(payload, max_pixels=MAX_PICTURE_PIXELS)

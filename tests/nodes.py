@@ -72,11 +72,12 @@ async def cloud_node(
 
 
 @contextlib.asynccontextmanager
-async def device(model: str, cloud: Cloud, identity: Identity) -> AsyncIterator[Device]:
-    """A device part with a link to the cloud node."""
-    spec = read_spec(model)
-    engine = Engine(load_device(model, [DEVICE]), codec_of(model))
-    link = CloudLink(cloud.address, cloud.agreement, identity, [str(cut) for cut in spec.cuts()])
+async def device(model: str, cloud: Cloud | str, identity: Identity) -> AsyncIterator[Device]:
+    """A device part with a link to the cloud node, which may be a process at an address."""
+    spec, codec = read_spec(model), codec_of(model)
+    engine = Engine(load_device(model, [DEVICE]), codec)
+    address = cloud if isinstance(cloud, str) else cloud.address
+    link = CloudLink(address, agreement_of(spec, codec, "float32"), identity, [str(cut) for cut in spec.cuts()])
     try:
         yield Device(engine, link)
     finally:

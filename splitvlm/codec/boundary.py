@@ -31,7 +31,7 @@ IDS: Final = "ids"
 CALIBRATED: Final = "hidden"
 """The tensor that a basis is for."""
 
-FLOAT_BYTES: Final = 24  # an element of float tensors, on the way from bytes to the tensor
+FLOAT_BYTES: Final = 16  # an element of float tensors, on the way from bytes to the tensor
 INTEGER_BYTES: Final = 48  # an element of integer tensors: runs that are all one value long
 
 _TORCH: Final[dict[str, torch.dtype]] = {name: getattr(torch, name) for name in header.DTYPES}

@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 
 
 PREPARED_COPIES = 5  # of pixel values: 4.0 were seen at once, where the processor rescales, normalises and stacks them
-PICTURE_BYTES = (
-    20  # a pixel of the picture: 15 were seen, of its RGB copy, its arrays, and what lies between two passes
-)
+PICTURE_BYTES = 20  # a pixel: the picture, its RGB copy, its arrays, and what lies between two passes of resizing
 
 
 class Part:
@@ -91,7 +89,7 @@ class Part:
         return {name: value.to(self.device) for name, value in made.items() if isinstance(value, torch.Tensor)}
 
     def preparation_bytes(self, width: int, height: int) -> int:
-        """Peak memory that `inputs` takes for a picture of that size, beside the picture: an upper bound."""
+        """Peak memory that `inputs` takes for a picture of that size, the picture itself among it: an upper bound."""
         pixel_bytes = self.family.pixel_bytes(self.model.config, self.processor.image_processor, width, height)
         return PREPARED_COPIES * pixel_bytes + PICTURE_BYTES * width * height
 

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import grpc
 import pytest
+from PIL import Image
 
+from cloud_node import request
 from cloud_node.settings import Limits
+from edge_node.cloud_session import CloudSession
 from edge_node.privacy import EVERYTHING_MAY_LEAVE
 from edge_node.request import Request
 from edge_node.servicer import LocalServicer
-from splitvlm.crypto.identity import Role
+from splitvlm.crypto.identity import Identity, Role
 from splitvlm.domain import Plan
-from splitvlm.errors import CapacityError
+from splitvlm.errors import CapacityError, DeadlineExceeded
+from splitvlm.rpc.channels import open_channel
+from splitvlm.wire.v1 import data_pb2 as pb
 from tests.nodes import Cloud, Device, Keys, cloud_node, device, until
 from tests.samples import PICTURE, tiny_model
 
@@ -112,3 +121,157 @@ async def test_a_node_without_room_is_left_alone_where_the_device_can_answer(
         await camera.ask(PLAN, PICTURE, QUESTION, 2)
     assert servicer._cloud_is_there(camera.link) is not alone
     assert not servicer._cloud_is_there(None)
+
+
+@contextlib.asynccontextmanager
+async def raw_sessions(cloud: Cloud, identity: Identity, count: int) -> AsyncIterator[list[CloudSession]]:
+    async with open_channel(cloud.address, identity, Role.CLOUD) as channel:
+        sessions = [await CloudSession.open(channel, "cloud node", cloud.agreement, identity, []) for _ in range(count)]
+        yield sessions
+        for session in sessions:
+            await session.close()
+
+
+def large(first: bytes) -> pb.DeviceFrame:
+    return pb.DeviceFrame(
+        begin=pb.Begin(cut="tokens", level="lossless", max_new_tokens=1, payload_bytes=8 << 20, first=first)
+    )
+
+
+async def test_what_a_device_declares_takes_nothing_and_what_it_sends_takes_its_own_share(
+    model: str, keys: Keys
+) -> None:
+    greedy, limits = keys.identity("greedy", Role.EDGE), Limits(working_bytes=32 << 20)
+    async with (
+        cloud_node(model, keys, limits=limits) as cloud,
+        device(model, cloud, keys.identity("e", Role.EDGE)) as camera,
+        raw_sessions(cloud, greedy, 8) as sessions,
+    ):
+        admission = cloud.servicer.admission
+        for session in sessions:
+            await session._stream.send(large(b"x" * 48))
+        await until(lambda: admission.working_bytes == 8 * 48)
+        assert (await camera.ask(PLAN, PICTURE, QUESTION, 2)).token_ids
+        chunk = pb.DeviceFrame(chunk=bytes(64_000))
+        reading = {asyncio.create_task(session._call.read()): session for session in sessions}
+        for _ in range(120):
+            for session in sessions[:3]:
+                await session._stream.send(chunk)
+        done, others = await asyncio.wait(reading, timeout=20, return_when=asyncio.FIRST_COMPLETED)
+        for answered in done:
+            failure = reading[answered]._stream.open(answered.result()).failure
+            assert failure.code == "capacity"
+            assert "greedy holds its share" in failure.sentence
+        assert len(done) == 1, "the others have their room then"
+        assert 0 < admission.working_bytes <= (32 << 20) // 2
+        for waiting in others:
+            waiting.cancel()
+        assert (await camera.ask(PLAN, PICTURE, QUESTION, 2)).token_ids
+    await until(lambda: admission.working_bytes == 0)
+
+
+@pytest.mark.parametrize("trickles", [False, True], ids=["silent", "a byte now and then"])
+async def test_an_upload_that_does_not_come_to_its_end_is_ended(model: str, keys: Keys, trickles: bool) -> None:
+    async with cloud_node(model, keys, limits=Limits(max_upload_s=1.0)) as cloud:
+        async with raw_sessions(cloud, keys.identity("e", Role.EDGE), 1) as [session]:
+            await session._stream.send(large(b"x" * 1_000))
+
+            async def trickle() -> None:
+                with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                    while trickles:
+                        await session._stream.send(pb.DeviceFrame(chunk=b"x"))
+                        await asyncio.sleep(0.01)
+
+            trickling = asyncio.create_task(trickle())
+            with pytest.raises(DeadlineExceeded, match="did not come in time"):
+                await asyncio.wait_for(_until_the_end(session), 20)
+            await trickling
+            await until(lambda: cloud.servicer.admission.working_bytes == 0)
+            assert not cloud.servicer.active
+        assert cloud.servicer.refused["deadline"] == 1
+
+
+async def _until_the_end(session: CloudSession) -> None:
+    try:
+        while True:
+            await session._read()
+    except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        raise await session._why() from None
+
+
+async def test_a_device_that_does_not_read_is_not_waited_for(model: str, keys: Keys) -> None:
+    """Frames that nobody reads fill the stream's window; from then on each is waited for, but not for ever."""
+    async with (
+        cloud_node(model, keys, limits=Limits(idle_session_s=1.0)) as cloud,
+        raw_sessions(cloud, keys.identity("e", Role.EDGE), 1) as [session],
+    ):
+        wrong = pb.DeviceFrame(begin=pb.Begin(cut="x" * 30_000, level="lossless", max_new_tokens=1, first=b"x"))
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            for _ in range(2_000):
+                await asyncio.wait_for(session._stream.send(wrong), 20)
+        await until(lambda: not cloud.servicer.active, 30)
+
+
+async def test_others_answers_go_on_while_a_picture_is_opened(
+    model: str, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, entered = threading.Event(), threading.Event()
+    real = request.decode_picture
+
+    def slow(data: bytes, **limits: int) -> Any:
+        entered.set()
+        go.wait(60)
+        return real(data, **limits)
+
+    async with (
+        cloud_node(model, keys) as cloud,
+        device(model, cloud, keys.identity("slow", Role.EDGE)) as slow_camera,
+        device(model, cloud, keys.identity("e", Role.EDGE)) as camera,
+    ):
+        expected = (await camera.ask(PLAN, PICTURE, QUESTION, 8)).token_ids
+        monkeypatch.setattr(request, "decode_picture", slow)
+        waiting = asyncio.create_task(slow_camera.ask("image/jpeg75", PICTURE, QUESTION, 2))
+        await until(entered.is_set)
+        for _ in range(3):
+            assert (await asyncio.wait_for(camera.ask(PLAN, PICTURE, QUESTION, 8), 30)).token_ids == expected
+        assert not waiting.done()
+        go.set()
+        assert (await waiting).token_ids
+
+
+@pytest.mark.parametrize(("side", "code"), [(1_400, "usage"), (1_000, "capacity")])
+async def test_a_small_file_of_many_pixels_is_booked_before_it_is_opened(
+    model: str, keys: Keys, monkeypatch: pytest.MonkeyPatch, side: int, code: str
+) -> None:
+    """The first never has room; of the others so many are opened as have room together."""
+    store = io.BytesIO()
+    Image.new("RGB", (side, side)).save(store, "WEBP", lossless=True)
+    payload, opened, most = store.getvalue(), list[int](), 128 << 20
+    assert len(payload) < 1_000
+    real = request.decode_picture
+
+    def counted(data: bytes, **limits: int) -> Any:
+        opened.append(cloud.servicer.admission.working_bytes)
+        return real(data, **limits)
+
+    monkeypatch.setattr(request, "decode_picture", counted)
+    begin = pb.Begin(cut="image", level="lossless", max_new_tokens=1, first=payload, question=QUESTION)
+    async with (
+        cloud_node(model, keys, limits=Limits(working_bytes=most)) as cloud,
+        raw_sessions(cloud, keys.identity("greedy", Role.EDGE), 8) as sessions,
+    ):
+        for session in sessions:
+            await session._stream.send(pb.DeviceFrame(begin=begin))
+        ends = [await last_frame(session) for session in sessions]
+        refused = [end.failure.code for end in ends if end.WhichOneof("body") == "failure"]
+        assert set(refused) == {code}
+        assert len(opened) == 8 - len(refused)
+        assert (code == "usage") == (not opened)
+        assert max(opened, default=0) <= most // 2
+        await until(lambda: cloud.servicer.admission.working_bytes == 0)
+
+
+async def last_frame(session: CloudSession) -> pb.CloudFrame:
+    while (frame := session._stream.open(await session._read())).WhichOneof("body") in ("receipt", "token"):
+        pass
+    return frame

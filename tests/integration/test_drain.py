@@ -1,0 +1,76 @@
+"""A cloud node whose thread computes for ever answers other calls meanwhile, and still ends when it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from splitvlm.crypto.identity import Role
+from splitvlm.errors import SplitvlmError
+from splitvlm.rpc.channels import open_channel
+from splitvlm.wire.v1 import data_pb2, data_pb2_grpc
+from tests.nodes import Keys, device
+from tests.samples import PICTURE, tiny_model
+
+NODE = """
+import sys, time
+from splitvlm.cli import main
+import cloud_node.request
+from splitvlm.model.parts import UpperRun
+
+def for_ever(*_, **__):
+    print("busy", flush=True)
+    time.sleep(3600)
+
+if sys.argv[1] == "model":
+    UpperRun.first = for_ever
+else:
+    cloud_node.request.decode_picture = for_ever
+sys.argv[1:] = ["cloud", "--config", sys.argv[2]]
+main()
+"""
+PLANS = {"model": "tokens/lossless", "pictures": "image/jpeg75"}
+
+
+@pytest.mark.parametrize("lane", PLANS)
+async def test_a_job_that_does_not_end_keeps_neither_others_nor_the_end_of_the_process(
+    tmp_path: Path, lane: str
+) -> None:
+    model, keys = tiny_model("scenes-like"), Keys(tmp_path / "keys")
+    keys.identity("cloud-1", Role.CLOUD)
+    config = {"listen": "127.0.0.1:0", "model": {"name": model}, "limits": {"drain_s": 0.2}}
+    path = tmp_path / "cloud.yaml"
+    path.write_text(yaml.safe_dump(config | {"security": {"keys": str(tmp_path / "keys" / "cloud-1")}}))
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", NODE, lane, str(path)), stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        ready = await said(process, "ready")
+        address = next(fact.partition("=")[2] for fact in ready.split() if fact.startswith("listen="))
+        async with device(model, address, keys.identity("edge-1", Role.EDGE)) as camera:
+            asking = asyncio.create_task(camera.ask(PLANS[lane], PICTURE, "How many?", 2))
+            await said(process, "busy")
+            async with open_channel(address, keys.identity("edge-2", Role.EDGE), Role.CLOUD) as channel:
+                await data_pb2_grpc.DataStub(channel).Probe(data_pb2.ProbeRequest(), timeout=20)
+            process.send_signal(signal.SIGTERM)
+            assert await asyncio.wait_for(process.wait(), 60) == 0
+            with pytest.raises(SplitvlmError):
+                await asking
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def said(process: asyncio.subprocess.Process, word: str) -> str:
+    """The next line with the word in it."""
+    assert process.stdout is not None
+    async with asyncio.timeout(100):
+        while word not in (line := (await process.stdout.readline()).decode()):
+            assert line, "the node ended"
+    return line
