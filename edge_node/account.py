@@ -16,6 +16,7 @@ class Fault:
     """A cloud node that could not finish its part of an answer, and what it cost."""
 
     code: str  # of the error
+    sentence: str  # the same for people
     node: str  # its address
     tokens: int  # of the answer, by then
     silent_s: float  # from its last sign of life until it was given up
@@ -41,6 +42,7 @@ class Account:
     hedged: bool = False  # the device's run beside the plan began
     hedge_s: float = 0.0  # on the device, of that run
     answered_by: Side | None = None  # the last of them, where one took over from another
+    answered_node: str = ""  # the cloud node's address, where the cloud answered
     again: bool = False  # the cloud node remembered the picture: only the question was sent
     faults: list[Fault] = field(default_factory=list)
 
@@ -65,11 +67,13 @@ class Account:
             emulated_slowdown=self.emulated_slowdown,
             hedged=self.hedged,
             answered_by=str(self.answered_by or ""),
+            answered_node=self.answered_node if self.answered_by is Side.CLOUD else "",
             hedge_s=self.hedge_s,
             again=self.again,
             faults=[
                 pb.Fault(
                     code=fault.code,
+                    sentence=fault.sentence,
                     node=fault.node,
                     tokens=fault.tokens,
                     silent_s=fault.silent_s,

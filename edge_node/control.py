@@ -43,7 +43,7 @@ class EdgeControl:
 
     def limits_changed(self) -> None:
         """Tell the orchestrator this node's limits again, for a table that follows them."""
-        self._registration.limits.CopyFrom(limits_to_wire(self._runtime.settings.limits()))
+        self._registration.limits.CopyFrom(limits_to_wire(self._runtime.settings.plan_limits()))
         self._client.register_again()
 
     def profile_changed(self, profile: DeviceProfile) -> None:
@@ -148,5 +148,5 @@ def registration(runtime: Runtime, listen: str, weights_hash: str, profile: Devi
         weights_hash=weights_hash,
         listen=listen,
         device=device_profile_to_wire(profile),
-        limits=limits_to_wire(settings.limits()),
+        limits=limits_to_wire(settings.plan_limits()),
     )

@@ -1,4 +1,5 @@
-"""The device's part of the model behind one thread, with the emulated slow-down where one is configured.
+"""The device's part of the model behind one thread, with the emulated slow-down where one is configured. Pictures are opened
+in another thread, beside it.
 
 The slow-down is emulation: after each stage the engine waits until the stage took `slowdown` times as long, still holding the
 device, so that requests queue as they would on a slower machine.
@@ -9,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
 
 from PIL import Image
 
@@ -22,6 +24,7 @@ from splitvlm.model.boundary import Boundary
 from splitvlm.model.greedy import end_token_ids
 from splitvlm.model.parts import DevicePart, LowerRun
 
+LAST_JOB_S = 1.0  # a running job gets so long to end when the node stops
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -34,18 +37,22 @@ class Engine:
         self.codec = codec
         self.slowdown = slowdown
         self.vocabulary = Vocabulary(part.spec.vocab_size, end_token_ids(part.model))
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="torch")
+        self._model = ThreadPoolExecutor(max_workers=1, thread_name_prefix="torch")
+        self._pictures = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pictures")
         self.jobs = 0  # that were begun
-        self._ended_jobs = 0
+        self._unfinished: set[Future[Any]] = (
+            set()
+        )  # those that wait or run: a caller that goes away does not end its job
+        self._endings: set[asyncio.Task[None]] = set()
 
     @property
     def in_work(self) -> bool:
-        """Whether a stage runs or waits."""
-        return self._ended_jobs < self.jobs
+        """Whether a job runs or waits."""
+        return bool(self._unfinished)
 
     async def measure(self, step: Callable[[], T]) -> T:
         """Runs a step of a measurement in turn with the requests' stages, at the machine's own speed."""
-        return await self._in_turn(step)
+        return await asyncio.wrap_future(self._submitted(self._model, step))
 
     async def begin(self, image: Image.Image, question: str, plan: Plan) -> tuple[LowerRun, float]:
         return await self._run(self.part.begin, image, question, plan.cut)
@@ -92,8 +99,37 @@ class Engine:
     async def next(self, tokens: Iterator[int]) -> tuple[int | None, float]:
         return await self._run(lambda: next(tokens, None))
 
-    def close(self) -> None:
-        self._executor.shutdown(wait=True, cancel_futures=True)
+    async def aside(self, job: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """A job that is about pictures and not the model's: it runs beside the model's, and one at a time."""
+        return await asyncio.wrap_future(self._submitted(self._pictures, partial(job, *args, **kwargs)))
+
+    def once_running_jobs_end(self, then: Callable[[], None]) -> None:
+        """Calls `then` when the jobs that run by now have ended: no job can be cut short where its caller has gone."""
+        running = [job for job in list(self._unfinished) if job.running()]
+        if not running:
+            then()
+            return
+
+        async def ended() -> None:
+            await asyncio.gather(*map(asyncio.wrap_future, running), return_exceptions=True)
+            then()
+
+        task = asyncio.create_task(ended())
+        self._endings.add(task)
+        task.add_done_callback(self._endings.discard)
+
+    def close(self) -> bool:
+        """End the threads, and wait a little for the jobs that run. Whether they have ended."""
+        for thread in (self._model, self._pictures):
+            thread.shutdown(wait=False, cancel_futures=True)
+        return not wait(self._unfinished, LAST_JOB_S).not_done
+
+    def _submitted(self, thread: ThreadPoolExecutor, job: Callable[[], T]) -> Future[T]:
+        self.jobs += 1
+        future = thread.submit(job)
+        self._unfinished.add(future)
+        future.add_done_callback(self._unfinished.discard)
+        return future
 
     async def _run(self, stage: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> tuple[T, float]:
         def timed() -> tuple[T, float]:
@@ -104,13 +140,4 @@ class Engine:
                 time.sleep((self.slowdown - 1) * took_s)
             return result, took_s * self.slowdown
 
-        return await self._in_turn(timed)
-
-    async def _in_turn(self, job: Callable[[], T]) -> T:
-        self.jobs += 1
-        running = asyncio.get_running_loop().run_in_executor(self._executor, job)
-        running.add_done_callback(self._note_end)  # a caller that goes away does not end the job
-        return await running
-
-    def _note_end(self, _job: asyncio.Future[T]) -> None:
-        self._ended_jobs += 1
+        return await asyncio.wrap_future(self._submitted(self._model, timed))

@@ -26,13 +26,14 @@ from splitvlm.planning.profilefiles import slowed
 from splitvlm.profiling.kept import kept_device_profile, renew
 from splitvlm.rpc.agreement import agreement
 from splitvlm.rpc.control import ControlClient
-from splitvlm.rpc.lifecycle import background, identity_of, print_ready, stop_signals, until
+from splitvlm.rpc.lifecycle import background, end_now, identity_of, print_ready, stop_signals, until
 from splitvlm.rpc.limits import MAX_LOCAL_MESSAGE_BYTES
 from splitvlm.rpc.reload import reloading
 from splitvlm.rpc.servers import NodeServer
 from splitvlm.wire.v1 import data_pb2, local_pb2, local_pb2_grpc
 
 _log = logging.getLogger("splitvlm.edge")
+OTHER_CALLS = 16  # of status and health, beside questions
 SERVICE = local_pb2.DESCRIPTOR.services_by_name["Local"].full_name
 
 
@@ -52,7 +53,8 @@ async def run(settings: EdgeSettings, source: Path | None = None) -> None:
     engine = Engine(part, codec, settings.emulation.slowdown)
     runtime = Runtime(settings, engine, cuts, agreement_of(spec, codec, model.dtype), identity, privacy)
     runtime.deciding_bps = planner.deciding_bps
-    server = NodeServer(identity, [SERVICE], MAX_LOCAL_MESSAGE_BYTES)
+    most_calls = settings.limits.questions + OTHER_CALLS
+    server = NodeServer(identity, [SERVICE], MAX_LOCAL_MESSAGE_BYTES, most_calls)
     local_pb2_grpc.add_LocalServicer_to_server(
         LocalServicer(runtime, planner, audit, plaintext=identity is None), server.grpc
     )
@@ -84,9 +86,11 @@ async def run(settings: EdgeSettings, source: Path | None = None) -> None:
                         await client.leave(settings.node)
                     await server.drain(settings.drain_s)
         finally:
-            await runtime.close()
+            ended = await runtime.close()
             if client is not None:
                 await client.close()
+    if not ended:
+        end_now()
 
 
 def check(settings: EdgeSettings) -> None:

@@ -125,7 +125,7 @@ class Request:
         exchange = self.account.exchange
         now_s = time.perf_counter()
         silent_s = now_s - (exchange.heard_s or self._started_s)
-        fault = Fault(error.code, link.address, len(given), silent_s, now_s - self._started_s)
+        fault = Fault(error.code, error.sentence, link.address, len(given), silent_s, now_s - self._started_s)
         self.account.faults.append(fault)
         _log.warning(
             "%s failed: %s", link.peer, error.sentence, extra={"request": self.account.request_id, "tokens": len(given)}
@@ -260,6 +260,7 @@ class Request:
             self._left_device.set()
         async with contextlib.aclosing(link.answer(payload, self.account.exchange)) as tokens:
             async for token in tokens:
+                self.account.answered_node = link.address
                 yield token
 
     async def _prompt_alone(self, given: Sequence[int]) -> Payload:

@@ -141,7 +141,8 @@ class Runtime:
         counts, self._used = dict(self._used), Counter()
         return counts
 
-    async def close(self) -> None:
+    async def close(self) -> bool:
+        """Whether the engine's jobs have ended: where one runs on, nothing can cut it short."""
         if self._probing is not None:
             self._probing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -150,4 +151,4 @@ class Runtime:
             task.cancel()
         links = [*self._links, *(link for link, _ in self._leaving.values())]
         await asyncio.gather(*self._retiring, *(link.close() for link in links), return_exceptions=True)
-        self.engine.close()
+        return self.engine.close()

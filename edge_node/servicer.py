@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from edge_node.admission import Admission, Booking
 from edge_node.audit import AuditLog
 from edge_node.cloud_link import CloudLink
 from edge_node.patience import Patience
@@ -18,7 +19,7 @@ from edge_node.request import Request
 from edge_node.runtime import Runtime
 from splitvlm.crypto.identity import Role
 from splitvlm.errors import UsageError
-from splitvlm.model.pictures import read_picture
+from splitvlm.model.pictures import inspect_picture, read_picture
 from splitvlm.model.text import TextStream
 from splitvlm.planning.policy import Choice
 from splitvlm.rpc.callers import require_role
@@ -28,6 +29,7 @@ from splitvlm.wire.v1 import local_pb2_grpc
 
 _log = logging.getLogger("splitvlm.edge")
 MAX_QUESTION_BYTES = 16 * 1024
+OPENED_BYTES = 4  # a pixel of an RGB picture, as Pillow holds it
 
 
 class LocalServicer(local_pb2_grpc.LocalServicer):
@@ -35,19 +37,44 @@ class LocalServicer(local_pb2_grpc.LocalServicer):
         self._runtime = runtime
         self._planner = planner
         self._audit = audit
+        self._admission = Admission(runtime.settings.limits)
         self._plaintext = plaintext
         self._patience = Patience()
 
     @streaming
     async def Ask(self, request: pb.Question, context: Any) -> AsyncIterator[pb.Answer]:  # gRPC's own naming
         require_role(context, Role.APP, Role.EDGE, plaintext=self._plaintext)
+        self._check(request)
+        self._admission.use(self._runtime.settings.limits)
+        booking = self._admission.begin()
+        try:
+            image = await self._opened(request.picture, booking)
+            self._runtime.use_reachable()
+            with self._runtime.held() as (link, standby):
+                async for message in self._answer(request, image, link, standby):
+                    yield message
+        finally:
+            self._runtime.engine.once_running_jobs_end(booking.release)
+
+    def _check(self, request: pb.Question) -> None:
         if not request.text.strip() or len(request.text.encode()) > MAX_QUESTION_BYTES:
             raise UsageError("A question has between 1 and 16,384 bytes of text.")
-        image = read_picture(request.picture)
-        self._runtime.use_reachable()
-        with self._runtime.held() as (link, standby):
-            async for message in self._answer(request, image, link, standby):
-                yield message
+        context_tokens = self._runtime.engine.part.spec.max_context
+        most_tokens = min(self._runtime.settings.limits.max_new_tokens, context_tokens - 1)
+        if request.max_new_tokens > most_tokens:
+            raise UsageError(
+                f"max_new_tokens is {request.max_new_tokens}, but this edge node's answers have at most {most_tokens}.",
+                advice=f"Ask for fewer, or raise limits.max_new_tokens; the model reads {context_tokens} tokens in all.",
+            )
+
+    async def _opened(self, data: bytes, booking: Booking) -> Image.Image:
+        """The picture of a question. What opening and preparing it will take is booked before a pixel is decoded."""
+        engine = self._runtime.engine
+        header = await asyncio.to_thread(inspect_picture, data)  # a picture that is being opened must not hold it up
+        kept_bytes = OPENED_BYTES * header.width * header.height
+        prepared_bytes = kept_bytes + engine.part.preparation_bytes(header.width, header.height)
+        booking.take(max(header.decoded_bytes, prepared_bytes))
+        return await engine.aside(read_picture, data)
 
     async def _answer(
         self, request: pb.Question, image: Image.Image, link: CloudLink | None, standby: Sequence[CloudLink]
@@ -55,7 +82,7 @@ class LocalServicer(local_pb2_grpc.LocalServicer):
         settings = self._runtime.settings.planning
         estimate = link.estimate() if link else None
         remembered = link is not None and settings.ask_again and self._runtime.privacy.may_be_remembered
-        name = await asyncio.to_thread(link.name_of, image) if link is not None and remembered else b""
+        name = await self._runtime.engine.aside(link.name_of, image) if link is not None and remembered else b""
         known = link.known(name) if link is not None else None
         if link is not None:
             link.asked()

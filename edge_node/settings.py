@@ -11,7 +11,8 @@ from pydantic import Field, model_validator
 from splitvlm.domain import DEVICE, Cut
 from splitvlm.planning.fields import CutText, LeakLimit, PlanText
 from splitvlm.planning.policy import Objective, Policy
-from splitvlm.planning.table import MAX_KIND_DROP, Limits
+from splitvlm.planning.table import MAX_KIND_DROP
+from splitvlm.planning.table import Limits as PlanLimits
 from splitvlm.settings import Address, Logging, ModelChoice, NodeName, Section, Security
 
 
@@ -74,8 +75,8 @@ class Planning(Section):
             bytes_per_day=self.bytes_per_day,
         )
 
-    def limits(self) -> Limits:
-        return Limits(
+    def limits(self) -> PlanLimits:
+        return PlanLimits(
             max_accuracy_drop=self.max_accuracy_drop,
             max_kind_drop=self.max_kind_drop,
             device_memory_bytes=self.device_memory_bytes,
@@ -111,6 +112,16 @@ class Privacy(Section):
         return self
 
 
+class Limits(Section):
+    """What applications may take of this device at once. Whoever asks for more is told when to ask again."""
+
+    questions: int = Field(8, ge=1, le=1_000, description="in work at once")
+    working_bytes: int = Field(
+        2 * 2**30, ge=2**24, description="for the pictures of questions in work: decoded, and prepared for the model"
+    )
+    max_new_tokens: int = Field(512, ge=1, le=4_096, description="that an application may ask for in one answer")
+
+
 class Emulation(Section):
     """EMULATION ONLY: makes this machine stand for a weaker one. Whatever shows a time says so when it is used."""
 
@@ -133,12 +144,13 @@ class EdgeSettings(Section):
     model: ModelChoice = ModelChoice()
     planning: Planning = Planning()
     privacy: Privacy = Privacy()
+    limits: Limits = Limits()
     emulation: Emulation = Emulation()
     security: Security = Security()
     logging: Logging = Logging()
     drain_s: float = Field(10.0, ge=0)
 
-    def limits(self) -> Limits:
+    def plan_limits(self) -> PlanLimits:
         """What forbids plans: `planning`, and `privacy`."""
         limits = self.planning.limits()
         if self.privacy.mode == "device_only":
@@ -150,6 +162,7 @@ CHANGEABLE = frozenset(
     {
         "logging",
         "drain_s",
+        "limits",
         "privacy.mode",
         "privacy.max_leak",
         *(f"planning.{name}" for name in Planning.model_fields if name not in ("cuts", "device_memory_bytes")),

@@ -75,7 +75,7 @@ def describe(account: pb.Account, reason: str = "") -> str:
     known = ", picture remembered" if account.again else ""
     hedged = ", with the device beside it" if account.hedged else ""
     first = (
-        f"plan {account.plan}{hedged}{f' ({reason})' if reason else ''}, answered by the {account.answered_by or 'cloud'}"
+        f"plan {account.plan}{hedged}{f' ({reason})' if reason else ''}, answered by {_who(account)}"
         f"{known}, {account.bytes_sent} bytes sent, first token {_ms(account.first_token_s)} ms, "
         f"total {_ms(account.total_s)} ms (device {_ms(account.device_s)}, encode {_ms(account.encode_s)}, "
         f"upload {_ms(account.upload_s)}, decode {_ms(account.decode_s)}, queue {_ms(account.queue_s)}, "
@@ -84,11 +84,16 @@ def describe(account: pb.Account, reason: str = "") -> str:
     return "\n".join([first, *map(_failed, account.faults)])
 
 
+def _who(account: pb.Account) -> str:
+    where = f" node at {account.answered_node}" if account.answered_node else ""
+    return f"the {account.answered_by or 'cloud'}{where}"
+
+
 def _failed(fault: pb.Fault) -> str:
     who = "the device" if fault.node == "device" else f"the cloud node at {fault.node}"
     return (
         f"{who} failed ({fault.code}) after {fault.tokens} tokens: silent for {_ms(fault.silent_s)} ms, "
-        f"taken over in {_ms(fault.recovery_s)} ms"
+        f"taken over in {_ms(fault.recovery_s)} ms. {fault.sentence}"
     )
 
 

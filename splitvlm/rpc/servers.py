@@ -45,11 +45,17 @@ class NodeServer:
     """A gRPC server of one node. Not ready until `set_ready`, and `drain` first says so to health watchers."""
 
     def __init__(
-        self, identity: Identity | None, services: Sequence[str], max_message_bytes: int = MAX_MESSAGE_BYTES
+        self,
+        identity: Identity | None,
+        services: Sequence[str],
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
+        most_calls: int | None = None,
     ) -> None:
+        """`most_calls` run at once, each of which may hold a message; None: as many as come."""
         self._gate = Gate(identity) if identity is not None else None
         interceptors = [self._gate] if self._gate is not None else []
-        self.grpc = grpc.aio.server(interceptors=interceptors, options=server_options(max_message_bytes))
+        options = server_options(max_message_bytes)
+        self.grpc = grpc.aio.server(interceptors=interceptors, options=options, maximum_concurrent_rpcs=most_calls)
         self._identity = identity
         self._watching: asyncio.Task[None] | None = None
         self._services = ("", *services)

@@ -182,6 +182,11 @@ async def test_another_node_gives_the_exact_answer(fleet: Fleet, expected: list[
     account = await fleet.ask("tokens/lossless", standby=True, alone=False)
     assert account.token_ids == expected
     assert [(one.code, one.node) for one in account.faults] == [(code, fleet.clouds[0].address)]
+    assert account.faults[0].sentence.endswith(".")
+    told = account.to_wire()
+    all_there = account.faults[0].tokens == len(expected)  # then nobody had anything to add
+    assert told.answered_node == fleet.clouds[0 if all_there else 1].address
+    assert told.faults[0].sentence == account.faults[0].sentence
 
 
 @pytest.mark.parametrize("plan", PLANS)

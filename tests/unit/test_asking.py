@@ -6,13 +6,18 @@ from splitvlm.wire.v1 import local_pb2 as pb
 
 def test_who_answered_and_what_failed() -> None:
     account = pb.Account(plan="tokens/klt7", answered_by="cloud", hedged=True, bytes_sent=812, total_s=0.25)
-    account.faults.add(code="peer-unavailable", node="10.0.0.7:7442", tokens=3, silent_s=0.5, recovery_s=0.08)
+    account.answered_node = "10.0.0.8:7442"
+    said = "The cloud node does not answer."
+    account.faults.add(
+        code="peer-unavailable", node="10.0.0.7:7442", tokens=3, silent_s=0.5, recovery_s=0.08, sentence=said
+    )
     first, second = describe(account, "least latency").split("\n")
     assert first.startswith(
-        "plan tokens/klt7, with the device beside it (least latency), answered by the cloud, 812 bytes"
+        "plan tokens/klt7, with the device beside it (least latency), answered by the cloud node at 10.0.0.8:7442, 812 bytes"
     )
     assert second == (
-        "the cloud node at 10.0.0.7:7442 failed (peer-unavailable) after 3 tokens: silent for 500 ms, taken over in 80 ms"
+        "the cloud node at 10.0.0.7:7442 failed (peer-unavailable) after 3 tokens: silent for 500 ms, taken over in 80 ms. "
+        "The cloud node does not answer."
     )
 
 
@@ -21,7 +26,9 @@ def test_a_message_as_json_keeps_numbers_and_absence() -> None:
     account.faults.add(node="device")
     told = plain(account)
     assert (told["bytes_sent"], told["token_ids"], told["hedged"]) == (2**40, [1, 2], False)
-    assert told["faults"] == [{"code": "", "node": "device", "tokens": 0, "silent_s": 0.0, "recovery_s": 0.0}]
+    assert told["faults"] == [
+        {"code": "", "node": "device", "tokens": 0, "silent_s": 0.0, "recovery_s": 0.0, "sentence": ""}
+    ]
     assert plain(pb.Chosen())["hedge_after_s"] is None
     assert plain(pb.Chosen(hedge_after_s=0.0))["hedge_after_s"] == 0.0
 

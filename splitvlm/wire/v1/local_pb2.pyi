@@ -31,7 +31,7 @@ class Question(_message.Message):
     text: _builtins.str
     """UTF-8; at most 16 KiB"""
     max_new_tokens: _builtins.int
-    """0 is the node's default"""
+    """0 is the node's default; at most its limits.max_new_tokens"""
     plan: _builtins.str
     """e.g. `tokens/int4`; empty lets the node choose"""
     def __init__(
@@ -148,6 +148,7 @@ class Account(_message.Message):
     ANSWERED_BY_FIELD_NUMBER: _builtins.int
     HEDGE_S_FIELD_NUMBER: _builtins.int
     FAULTS_FIELD_NUMBER: _builtins.int
+    ANSWERED_NODE_FIELD_NUMBER: _builtins.int
     AGAIN_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     plan: _builtins.str
@@ -178,6 +179,8 @@ class Account(_message.Message):
     """`device` or `cloud`: the tokens come from there; with `faults`, those since the last"""
     hedge_s: _builtins.float
     """on the device, of the run beside the plan, emulated slow-down included"""
+    answered_node: _builtins.str
+    """the cloud node's address, where `answered_by` is `cloud`"""
     again: _builtins.bool
     """the cloud node remembered the picture: only the question was sent"""
     @_builtins.property
@@ -207,11 +210,12 @@ class Account(_message.Message):
         answered_by: _builtins.str = ...,
         hedge_s: _builtins.float = ...,
         faults: _abc.Iterable[Global___Fault] | None = ...,
+        answered_node: _builtins.str = ...,
         again: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "answered_by", b"answered_by", "bytes_received", b"bytes_received", "bytes_sent", b"bytes_sent", "decode_s", b"decode_s", "device_s", b"device_s", "emulated_slowdown", b"emulated_slowdown", "encode_s", b"encode_s", "faults", b"faults", "first_token_s", b"first_token_s", "hedge_s", b"hedge_s", "hedged", b"hedged", "plan", b"plan", "prefill_s", b"prefill_s", "queue_s", b"queue_s", "request_id", b"request_id", "token_ids", b"token_ids", "tokens", b"tokens", "tokens_s", b"tokens_s", "total_s", b"total_s", "upload_s", b"upload_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "answered_by", b"answered_by", "answered_node", b"answered_node", "bytes_received", b"bytes_received", "bytes_sent", b"bytes_sent", "decode_s", b"decode_s", "device_s", b"device_s", "emulated_slowdown", b"emulated_slowdown", "encode_s", b"encode_s", "faults", b"faults", "first_token_s", b"first_token_s", "hedge_s", b"hedge_s", "hedged", b"hedged", "plan", b"plan", "prefill_s", b"prefill_s", "queue_s", b"queue_s", "request_id", b"request_id", "token_ids", b"token_ids", "tokens", b"tokens", "tokens_s", b"tokens_s", "total_s", b"total_s", "upload_s", b"upload_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -228,6 +232,7 @@ class Fault(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     SILENT_S_FIELD_NUMBER: _builtins.int
     RECOVERY_S_FIELD_NUMBER: _builtins.int
+    SENTENCE_FIELD_NUMBER: _builtins.int
     code: _builtins.str
     """of splitvlm.errors"""
     node: _builtins.str
@@ -238,6 +243,8 @@ class Fault(_message.Message):
     """from its last sign of life until it was given up"""
     recovery_s: _builtins.float
     """from then until the next token, or the end of the answer"""
+    sentence: _builtins.str
+    """what went wrong, for people"""
     def __init__(
         self,
         *,
@@ -246,10 +253,11 @@ class Fault(_message.Message):
         tokens: _builtins.int = ...,
         silent_s: _builtins.float = ...,
         recovery_s: _builtins.float = ...,
+        sentence: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "node", b"node", "recovery_s", b"recovery_s", "silent_s", b"silent_s", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "node", b"node", "recovery_s", b"recovery_s", "sentence", b"sentence", "silent_s", b"silent_s", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
