@@ -106,6 +106,10 @@ class Security(Section):
 
     keys: Path | None = Field(None, description="folder of this node made by `splitvlm keys issue`")
     plaintext: bool = Field(False, description="no TLS; only for loopback addresses, and only when asked for")
+    require_post_quantum: bool = Field(
+        True,
+        description="refuse sessions whose keys come from X25519 alone, without ML-KEM-768",
+    )
 
 
 class Logging(Section):

@@ -54,24 +54,28 @@ def keys_rotate(node: NodeArgument, days: DaysOption = 30, keys: KeysOption = Pa
 
 @keys_app.command("revoke")
 def keys_revoke(node: NodeArgument, keys: KeysOption = Path("keys")) -> None:
-    """Put a node's certificate on the list of those that count no more."""
+    """Put every certificate that was issued to a node on the list of those that count no more."""
     from splitvlm.crypto.authority import revoke
 
     path = revoke(keys, node)
     print(
-        f"The certificate of {node} is on the list {path}. Copy that file into every node's folder: it counts at once."
+        f"All certificates that were issued to {node} are on the list {path}. Copy that file into every node's folder: it "
+        f"counts at once. `splitvlm keys rotate {node}` makes another certificate, or `keys issue` where its folder is gone."
     )
 
 
 @keys_app.command("show")
 def keys_show(keys: KeysOption = Path("keys")) -> None:
-    """List the certificates of a folder."""
+    """List the certificates that count, and say which expire soon."""
     from rich.console import Console
     from rich.table import Table
 
     from splitvlm.crypto.authority import show
 
-    table = Table("node", "role", "valid until", "names")
-    for row in show(keys):
-        table.add_row(row.name, row.role, f"{row.not_after:%Y-%m-%d}", ", ".join(row.names))
+    table = Table("node", "role", "valid until", "names", "note")
+    rows = show(keys)
+    for row in rows:
+        table.add_row(row.name, row.role, f"{row.not_after:%Y-%m-%d}", ", ".join(row.names), row.note)
     Console().print(table)
+    if any("expire" in row.note for row in rows):
+        print("`splitvlm keys rotate NODE` makes another certificate, of the same role and names.")

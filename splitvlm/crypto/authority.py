@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from splitvlm.crypto import certificates, identity, ledger
 from splitvlm.crypto.identity import AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE, Role
 from splitvlm.crypto.keyfiles import locked, make_folder, replace, write_new
-from splitvlm.crypto.lifetime import utc_now
+from splitvlm.crypto.lifetime import Lifetime, utc_now
 from splitvlm.crypto.revocation import REVOKED_FILE, serials_in, signed_list
 from splitvlm.errors import KeysError
 
@@ -49,6 +49,7 @@ class Row:
     serial: str  # hexadecimal
     not_after: dt.datetime  # UTC
     names: tuple[str, ...]  # URI, DNS names and IP addresses that it stands for
+    note: str = ""  # what its owner should know: that it expires, or counts no more
 
 
 def init_authority(folder: Path, *, domain: str = "splitvlm", days: float = AUTHORITY_DAYS) -> None:
@@ -121,9 +122,24 @@ def revoke(folder: Path, node: str) -> Path:
 
 
 def show(folder: Path) -> list[Row]:
-    """The authority, then the nodes whose folders lie in `folder`, by name. Raises KeysError."""
-    found = [folder / AUTHORITY_FILE, *_node_files(folder)]
-    return [_row(path) for path in found]
+    """The authority, then the certificates of nodes by name: those in the folders here, and others that count still.
+
+    Raises KeysError.
+    """
+    authority = _load_certificate(folder / AUTHORITY_FILE)
+    revoked = serials_in(folder / REVOKED_FILE, authority.public_bytes(Encoding.PEM))
+    found = [_row(certificate, revoked) for certificate in map(_load_certificate, _node_files(folder))]
+    here, now = {row.serial for row in found}, utc_now()
+    elsewhere = [
+        Row(entry.node, entry.role, f"{entry.serial:x}", entry.until, (), "its file is not here; it counts still")
+        for entry in ledger.read_ledger(folder).values()
+        if f"{entry.serial:x}" not in here and entry.serial not in revoked and entry.until >= now
+    ]
+    first = Row(
+        *(certificates.domain_of(authority), "authority", f"{authority.serial_number:x}"),
+        *(authority.not_valid_after_utc, (), _note(authority, frozenset())),
+    )
+    return [first, *sorted([*found, *elsewhere], key=lambda row: (row.name, row.not_after))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,14 +216,21 @@ def _load_certificate(path: Path) -> x509.Certificate:
         raise KeysError(f"{path} is not a certificate in PEM.") from error
 
 
-def _row(path: Path) -> Row:
-    certificate = _load_certificate(path)
-    serial, not_after = f"{certificate.serial_number:x}", certificate.not_valid_after_utc
-    if path.name == AUTHORITY_FILE:
-        return Row(certificates.domain_of(certificate), "authority", serial, not_after, ())
+def _row(certificate: x509.Certificate, revoked: frozenset[int]) -> Row:
     node, role = identity.name_in(certificate)
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    return Row(node, role, serial, not_after, tuple(str(name.value) for name in names))
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    return Row(
+        *(node, role, f"{certificate.serial_number:x}", certificate.not_valid_after_utc),
+        *((*uris, *certificates.hosts_in(certificate)), _note(certificate, revoked)),
+    )
+
+
+def _note(certificate: x509.Certificate, revoked: frozenset[int]) -> str:
+    lifetime, now = Lifetime.of(certificate), utc_now()
+    if certificate.serial_number in revoked:
+        return "revoked"
+    return lifetime.expiry(now) if lifetime.is_expiring(now) else ""
 
 
 def _private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:

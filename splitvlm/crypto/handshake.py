@@ -15,7 +15,8 @@ but its sender lacks the ephemeral key and can seal nothing. Both signatures ent
 and dropped, so that a stolen node key opens no recorded session.
 
 Without identities (plaintext on loopback, asked for) nothing is signed: such a session is private against who listens,
-not against who intercepts. A side that has an identity refuses a peer that shows none, and the reverse.
+not against who intercepts. A side that has an identity refuses a peer that shows none, and the reverse. A peer whose ephemeral
+keys are of X25519 alone is refused unless the identity allows it (`security.require_post_quantum: false`).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from splitvlm.crypto import exchange, session_keys
-from splitvlm.crypto.exchange import DeviceKeys
+from splitvlm.crypto.exchange import X25519_BYTES, DeviceKeys
 from splitvlm.crypto.identity import Identity, Role, private_key
 from splitvlm.crypto.lifetime import utc_now
 from splitvlm.crypto.session_keys import SessionKeys
@@ -155,6 +156,11 @@ class _Signer:
             key.verify(offer.signature, transcript, _ECDSA)
         except InvalidSignature as error:
             raise HandshakeRefused("The peer's signature does not fit this handshake.") from error
+        if mine.require_post_quantum and len(offer.ephemeral_public) == X25519_BYTES:
+            raise HandshakeRefused(
+                "The peer agrees on keys by X25519 alone, without ML-KEM-768, and this node requires both.",
+                advice="Update `cryptography` on the peer, or set security.require_post_quantum to false here.",
+            )
 
 
 def _t1(context_hash: bytes, hello: Offer) -> bytes:

@@ -70,6 +70,7 @@ class Identity:
     certificate_pem: bytes = field(repr=False)
     private_key_pem: bytes = field(repr=False)
     authority_pem: bytes = field(repr=False)
+    require_post_quantum: bool = True  # of its peers, in the handshake
     revoked: Revoked | None = field(default=None, repr=False, compare=False)
     renewal: Renewal | None = field(default=None, repr=False, compare=False)
 
@@ -90,10 +91,11 @@ class Identity:
 class Renewal:
     """A node's folder, looked at again whenever a file in it has changed. For any thread."""
 
-    def __init__(self, folder: Path, now: dt.datetime | None) -> None:
+    def __init__(self, folder: Path, now: dt.datetime | None, *, require_post_quantum: bool) -> None:
         """Raises KeysError as load_identity does."""
         self._folder = folder
         self._now = now
+        self._require_post_quantum = require_post_quantum
         self._node: tuple[str, Role] | None = None
         paths = [folder / name for name in (CERTIFICATE_FILE, KEY_FILE, AUTHORITY_FILE)]
         self._files = Followed(paths, self._read)
@@ -103,7 +105,8 @@ class Renewal:
         return self._files.newest()
 
     def _read(self) -> Identity:
-        identity = replace(_load(self._folder, self._now or utc_now()), renewal=self)
+        loaded = _load(self._folder, self._now or utc_now())
+        identity = replace(loaded, renewal=self, require_post_quantum=self._require_post_quantum)
         node = identity.node, identity.role
         if self._node is None:
             self._node = node
@@ -114,13 +117,13 @@ class Renewal:
         return identity
 
 
-def load_identity(folder: Path, *, now: dt.datetime | None = None) -> Identity:
+def load_identity(folder: Path, *, now: dt.datetime | None = None, require_post_quantum: bool = True) -> Identity:
     """The identity in a node's folder, checked at `now` (default: the clock).
 
     Raises KeysError if a file is missing or is none, others may read the key, the key is another certificate's, the
     certificate is another authority's or revoked, or the time is outside of the certificate's.
     """
-    return Renewal(folder, now).newest()
+    return Renewal(folder, now, require_post_quantum=require_post_quantum).newest()
 
 
 def _load(folder: Path, now: dt.datetime) -> Identity:
@@ -142,7 +145,7 @@ def _load(folder: Path, now: dt.datetime) -> Identity:
     revoked = Revoked(folder / REVOKED_FILE, authority_pem)
     if certificate in revoked:
         raise KeysError(f"The certificate in {folder} has been revoked.", advice=_ISSUE)
-    return Identity(node, role, certificate_pem, private_key_pem, authority_pem, revoked)
+    return Identity(node, role, certificate_pem, private_key_pem, authority_pem, revoked=revoked)
 
 
 def peer_identity(certificate: bytes) -> tuple[str, Role]:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any, NoReturn
 
+from splitvlm.crypto.exchange import has_mlkem
 from splitvlm.crypto.identity import Identity, load_identity
 from splitvlm.errors import ConfigError
 from splitvlm.settings import Security
@@ -31,7 +32,12 @@ def identity_of(security: Security) -> Identity | None:
             "security.keys is missing: nodes speak mutual TLS.",
             advice="Run `splitvlm keys init` and `splitvlm keys issue NODE --role ROLE`, and name the node's folder there.",
         )
-    return load_identity(security.keys)
+    if security.require_post_quantum and not has_mlkem():
+        raise ConfigError(
+            "security.require_post_quantum is true, but the OpenSSL under `cryptography` has no ML-KEM-768.",
+            advice="Install a newer `cryptography`, or set it to false on the nodes at both ends.",
+        )
+    return load_identity(security.keys, require_post_quantum=security.require_post_quantum)
 
 
 def print_ready(kind: str, **facts: object) -> None:

@@ -221,6 +221,26 @@ def test_the_post_quantum_half_cannot_be_taken_off(nodes: Nodes) -> None:
         device.finish(replace(reply, ephemeral_public=reply.ephemeral_public[: exchange.X25519_BYTES]))
 
 
+@pytest.mark.parametrize("classical", ["device", "cloud"])
+def test_a_peer_without_the_post_quantum_half_is_refused_unless_it_is_allowed(
+    nodes: Nodes, classical: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both sides of a session: its own library decides what each offers."""
+
+    def session(edge: Identity, cloud: Identity) -> tuple[bytes, bytes]:
+        monkeypatch.setattr(exchange, "has_mlkem", lambda: classical != "device")
+        device = DeviceHandshake(edge, CONTEXT)
+        monkeypatch.setattr(exchange, "has_mlkem", lambda: classical != "cloud")
+        reply, keys = CloudHandshake(cloud, CONTEXT).accept(device.hello())
+        return keys.session_id, device.finish(reply).session_id
+
+    with pytest.raises(HandshakeRefused, match=r"without ML-KEM-768.*require_post_quantum"):
+        session(nodes.edge, nodes.cloud)
+    lenient = [replace(each, require_post_quantum=False, renewal=None) for each in (nodes.edge, nodes.cloud)]
+    ours, theirs = session(*lenient)
+    assert ours == theirs
+
+
 @pytest.mark.parametrize("length", [1, 1088, 1183, 1185])
 def test_a_post_quantum_half_of_another_length_is_refused(length: int) -> None:
     device = exchange.DeviceKeys()

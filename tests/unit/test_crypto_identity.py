@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import shutil
 import ssl
 from pathlib import Path
 
@@ -12,9 +13,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from splitvlm.crypto.authority import init_authority, issue, show
+from splitvlm.crypto.authority import init_authority, issue, revoke, rotate, show
 from splitvlm.crypto.identity import Role, load_identity, peer_identity
-from splitvlm.errors import KeysError
+from splitvlm.crypto.lifetime import utc_now
+from splitvlm.errors import ConfigError, KeysError
+from splitvlm.rpc.lifecycle import identity_of
+from splitvlm.settings import Security
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +104,31 @@ def test_show_lists_the_authority_and_its_nodes(node: Path) -> None:
     assert len({row.serial for row in rows}) == 3
 
 
+def test_show_says_what_expires_what_is_revoked_and_what_is_elsewhere(
+    node: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = node.parent
+    for name in ("edge-2", "edge-3"):
+        issue(authority, name, Role.EDGE)
+    rotate(authority, "edge-3", days=800)
+    revoke(authority, "edge-2")
+    shutil.rmtree(node)
+    elsewhere = "its file is not here; it counts still"
+
+    def notes(days: float) -> list[tuple[str, str]]:
+        now = utc_now() + dt.timedelta(days=days)
+        monkeypatch.setattr("splitvlm.crypto.authority.utc_now", lambda: now)
+        return [(row.name, row.note.partition(" (")[0]) for row in show(authority)]
+
+    fresh = [("splitvlm", ""), ("edge-1", elsewhere), ("edge-2", "revoked"), ("edge-3", elsewhere), ("edge-3", "")]
+    assert notes(0.0) == fresh
+    issue(authority, "edge-1", Role.EDGE)
+    assert ("edge-1", "expires in 9 days") in notes(20.5)
+    assert ("edge-1", "expired 2 days ago") in notes(32.5)
+    assert ("edge-1", elsewhere) not in notes(32.5), "it has expired"
+    assert not any("splitvlm.internal" in name for row in show(authority) for name in row.names)
+
+
 def test_no_certificate_outlives_its_authority(tmp_path: Path) -> None:
     init_authority(tmp_path, days=2)
     issue(tmp_path, "edge-1", Role.EDGE, days=30)
@@ -175,6 +204,24 @@ def test_a_key_that_a_group_of_this_process_may_read_is_taken(
     monkeypatch.setattr(os, "getgroups", lambda: [group + 2])
     with pytest.raises(KeysError, match=f"the group {group}, which is none of this process"):
         load_identity(node)
+
+
+@pytest.mark.parametrize("required", [True, False])
+def test_what_a_node_demands_of_its_peers_outlives_its_keys(node: Path, required: bool) -> None:
+    identity = identity_of(Security(keys=node, require_post_quantum=required))
+    assert identity is not None
+    assert identity.require_post_quantum is required
+    rotate(node.parent, "edge-1")
+    assert identity.newest() is not identity
+    assert identity.newest().require_post_quantum is required
+
+
+def test_a_library_without_ml_kem_is_named_at_the_start(node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("splitvlm.rpc.lifecycle.has_mlkem", lambda: False)
+    assert Security(keys=node).require_post_quantum, "unless it is said otherwise"
+    with pytest.raises(ConfigError, match="has no ML-KEM-768"):
+        identity_of(Security(keys=node))
+    assert identity_of(Security(keys=node, require_post_quantum=False)) is not None
 
 
 def test_a_key_of_another_certificate_is_refused(node: Path) -> None:
