@@ -21,6 +21,7 @@ from splitvlm.crypto.identity import Role
 from splitvlm.errors import UsageError
 from splitvlm.model.pictures import inspect_picture, read_picture
 from splitvlm.model.text import TextStream
+from splitvlm.pictures import warning_about
 from splitvlm.planning.policy import Choice
 from splitvlm.rpc.callers import require_role
 from splitvlm.rpc.status import streaming, unary
@@ -116,7 +117,9 @@ class LocalServicer(local_pb2_grpc.LocalServicer):
                 "total_s": account.total_s,
             },
         )
-        yield pb.Answer(account=account.to_wire())
+        wire = account.to_wire()
+        wire.warning = await asyncio.to_thread(warning_about, self._runtime.settings.model.name, image)
+        yield pb.Answer(account=wire)
 
     async def _text(self, running: Request) -> AsyncGenerator[str, None]:
         """The answer's text as it comes. However it ends, the audit log says what left."""

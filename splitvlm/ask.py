@@ -64,6 +64,8 @@ async def ask_once(
         print(flush=True)
     finally:
         await client.close()
+    if account.warning:
+        print(account.warning, file=sys.stderr)
     if verbose:
         print(describe(account, chosen.reason), file=sys.stderr)
     return {"answer": text, "chosen": plain(chosen), "report": plain(account)}

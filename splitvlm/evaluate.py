@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -18,6 +19,7 @@ from splitvlm.accuracy import measure_plans
 from splitvlm.domain import Cut
 from splitvlm.errors import UsageError
 from splitvlm.model.loading import load_whole, middle_cuts
+from splitvlm.pictures import warning_about
 from splitvlm.planning.kinds import KindTally, worst_kind
 from splitvlm.textfiles import read_json
 from splitvlm.variants.evaluation import Example, drawn, measure, read
@@ -42,6 +44,7 @@ def evaluate_model(model: str, data: Path | None, questions: int, seed: int) -> 
     """Accuracy in all and by kind, beside `majority` and `blank`, printed for people too. Raises UsageError."""
     network, processor = load_whole(model)
     examples = _examples(data, questions, seed)
+    _warn(model, data, examples)
     with waiting(f"Asking {model}") as told:
         figures = measure(network, processor, examples, told)
     result = {"model": model, **figures}
@@ -54,6 +57,7 @@ def evaluate_plans(
 ) -> dict[str, object]:
     """{"model", "questions", "seed", "plans": {plan: row of `measure_plans`}}, printed too. Raises UsageError."""
     examples = _examples(data, questions, seed, only.kinds)
+    _warn(model, data, examples)
     cuts = [Cut.parse(cut) for cut in only.cuts] or list(middle_cuts(model))
     with waiting(f"Asking {model}, split") as told:
         plans = measure_plans(model, cuts, examples, told, os.cpu_count() or 1, only.levels)
@@ -65,6 +69,14 @@ def evaluate_plans(
         table.add_row(plan, f"{row['payload_bytes']:.0f}", *shown, _worst(row["kinds"]))
     Console().print(table)
     return {"model": model, "questions": len(examples), "seed": seed, "plans": plans}
+
+
+def _warn(model: str, data: Path | None, examples: Sequence[Example]) -> None:
+    """Says once, on standard error, how many pictures of the file are unlike those that the model knows."""
+    pictures = list({id(example.image): example.image for example in examples}.values()) if data else []
+    warnings = [warning for picture in pictures if (warning := warning_about(model, picture))]
+    if warnings:
+        print(f"{len(warnings)} of {len(pictures)} pictures, for one: {warnings[0]}", file=sys.stderr)
 
 
 def add_kinds(file: Path, measured: Mapping[str, Any]) -> None:

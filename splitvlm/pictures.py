@@ -1,4 +1,4 @@
-"""Sample pictures and questions for measuring: drawn scenes, enlarged to what a camera would give the model."""
+"""Drawn scenes as sample pictures for measuring, enlarged to what a camera would give, and as what the embedded model knows."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from PIL import Image
 
 from splitvlm.scenes import TRAINED_DOMAINS, ask, draw
+from splitvlm.scenes.familiarity import warning
 
 CAMERA_EDGE_PX = 512
 
@@ -19,3 +20,8 @@ def samples(number: int, model: str, *, seed: int = 0) -> Iterator[tuple[Image.I
         if model != "scenes":
             picture = picture.resize((CAMERA_EDGE_PX, CAMERA_EDGE_PX), Image.Resampling.BICUBIC)
         yield picture, ask(scene, seed + index, n=1)[0].text
+
+
+def warning_about(model: str, picture: Image.Image) -> str:
+    """What to tell about a picture unlike those that the model was trained on; empty where nobody can say that it is."""
+    return warning(picture) if model == "scenes" else ""

@@ -26,7 +26,7 @@ from splitvlm.model.loading import load_whole
 from splitvlm.rpc.channels import open_channel
 from splitvlm.rpc.lifecycle import background
 from splitvlm.rpc.local import LocalClient
-from splitvlm.scenes import MODEL_DIR, held_out
+from splitvlm.scenes import MODEL_DIR, draw, held_out
 from splitvlm.variants.evaluation import Example, answers
 from splitvlm.wire.v1 import control_pb2, control_pb2_grpc
 from splitvlm.wire.v1 import local_pb2 as pb
@@ -79,6 +79,19 @@ async def test_no_process_speaks_tls_1_2(launcher: Launcher, tmp_path: Path) -> 
         assert await shake_hands(node.address, tmp_path, caller, ssl.TLSVersion.TLSv1_3) == "TLSv1.3"
         with pytest.raises((ssl.SSLError, ConnectionError)):
             await shake_hands(node.address, tmp_path, caller, ssl.TLSVersion.TLSv1_2)
+
+
+async def test_a_picture_unlike_those_the_model_knows_is_answered_with_a_warning(launcher: Launcher) -> None:
+    edge = await launcher.start("edge", {"model": {"name": "scenes", "threads": 1}})
+    client = LocalClient(edge.address, launcher.identity("app", Role.APP))
+    page = Image.new("RGB", (300, 400), "white")
+    page.paste("black", (20, 20, 280, 200))
+    _, known = await ask(client, draw("road", 3).image, QUESTION, max_new_tokens=2)
+    text, unknown = await ask(client, page, QUESTION, max_new_tokens=2)
+    assert known.warning == ""
+    assert text
+    assert unknown.warning.startswith("The embedded model knows drawn microscopy, aerial and road scenes only.")
+    await client.close()
 
 
 async def test_the_orchestrator_plans_and_is_not_needed_to_answer(launcher: Launcher) -> None:

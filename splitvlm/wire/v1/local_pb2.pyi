@@ -150,6 +150,7 @@ class Account(_message.Message):
     FAULTS_FIELD_NUMBER: _builtins.int
     ANSWERED_NODE_FIELD_NUMBER: _builtins.int
     AGAIN_FIELD_NUMBER: _builtins.int
+    WARNING_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     plan: _builtins.str
     bytes_sent: _builtins.int
@@ -183,6 +184,8 @@ class Account(_message.Message):
     """the cloud node's address, where `answered_by` is `cloud`"""
     again: _builtins.bool
     """the cloud node remembered the picture: only the question was sent"""
+    warning: _builtins.str
+    """for people: the picture is unlike those that the model knows; empty where it is not, or nobody can say"""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -212,10 +215,11 @@ class Account(_message.Message):
         faults: _abc.Iterable[Global___Fault] | None = ...,
         answered_node: _builtins.str = ...,
         again: _builtins.bool = ...,
+        warning: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "answered_by", b"answered_by", "answered_node", b"answered_node", "bytes_received", b"bytes_received", "bytes_sent", b"bytes_sent", "decode_s", b"decode_s", "device_s", b"device_s", "emulated_slowdown", b"emulated_slowdown", "encode_s", b"encode_s", "faults", b"faults", "first_token_s", b"first_token_s", "hedge_s", b"hedge_s", "hedged", b"hedged", "plan", b"plan", "prefill_s", b"prefill_s", "queue_s", b"queue_s", "request_id", b"request_id", "token_ids", b"token_ids", "tokens", b"tokens", "tokens_s", b"tokens_s", "total_s", b"total_s", "upload_s", b"upload_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "answered_by", b"answered_by", "answered_node", b"answered_node", "bytes_received", b"bytes_received", "bytes_sent", b"bytes_sent", "decode_s", b"decode_s", "device_s", b"device_s", "emulated_slowdown", b"emulated_slowdown", "encode_s", b"encode_s", "faults", b"faults", "first_token_s", b"first_token_s", "hedge_s", b"hedge_s", "hedged", b"hedged", "plan", b"plan", "prefill_s", b"prefill_s", "queue_s", b"queue_s", "request_id", b"request_id", "token_ids", b"token_ids", "tokens", b"tokens", "tokens_s", b"tokens_s", "total_s", b"total_s", "upload_s", b"upload_s", "warning", b"warning"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
