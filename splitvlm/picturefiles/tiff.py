@@ -16,17 +16,18 @@ from splitvlm.picturefiles.refusal import PictureRefused
 
 _TYPES = {1: "B", 2: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 11: "f", 12: "d"}
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION = 256, 257, 258, 259, 262, 274
+_STRIP_BYTES, _TILE_BYTES = 279, 325
 _TILE_WIDTH, _TILE_HEIGHT, _FORMAT, _LOWEST, _HIGHEST = 322, 323, 339, 340, 341
 _HOLD_PIXELS = {
     *(_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _TILE_WIDTH, _TILE_HEIGHT, _FORMAT),
-    *(266, 273, 277, 278, 279),  # fill order, strips, samples a pixel
-    *(284, 317, 320, 324, 325, 338, 529, 530, 532),  # planes, predictor, palette, tiles, extra samples, YCbCr
+    *(266, 273, 277, 278, _STRIP_BYTES),  # fill order, strips, samples a pixel
+    *(284, 317, 320, 324, _TILE_BYTES, 338, 529, 530, 532),  # planes, predictor, palette, tiles, extra samples, YCbCr
 }
 _READ = _HOLD_PIXELS | {_ORIENTATION, _LOWEST, _HIGHEST}
 _COMPRESSIONS = {1: "none", 5: "LZW", 8: "Deflate", 32773: "PackBits", 32946: "Deflate"}
 _MAX_TILE_PIXELS = 1 << 24
 _SAMPLE_BYTES = 8  # a pixel of a tile: four samples of 16 bits
-_WHITE_IS_ZERO, _UNSIGNED = 0, 1
+_UNCOMPRESSED, _WHITE_IS_ZERO, _UNSIGNED = 1, 0, 1
 Number = int | float
 
 
@@ -48,6 +49,9 @@ def walk(data: bytes) -> Layout:
     if compression not in _COMPRESSIONS:
         taken = ", ".join(dict.fromkeys(_COMPRESSIONS.values()))
         raise PictureRefused(f"is not taken: it is a TIFF file of compression {compression}, not one of {taken}")
+    stored_bytes = sum(found.values.get(_STRIP_BYTES, ())) + sum(found.values.get(_TILE_BYTES, ()))
+    if compression != _UNCOMPRESSED and stored_bytes > len(data):
+        raise PictureRefused("is not taken: its parts overlap")  # each would be read anew
     tile_pixels = int(found.first(_TILE_WIDTH)) * int(found.first(_TILE_HEIGHT))
     if tile_pixels > max(width * height, _MAX_TILE_PIXELS):
         raise PictureRefused("is not taken: its tiles are larger than the picture")

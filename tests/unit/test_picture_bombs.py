@@ -183,6 +183,17 @@ def test_tiles_larger_than_their_picture_are_refused() -> None:
     assert "tiles are larger" in refusal(tiff_of_tags((256, 3, 1, 8), (257, 3, 1, 8), *tiles))
 
 
+@pytest.mark.usefixtures("no_plugin")
+def test_strips_that_each_name_the_whole_file_are_refused() -> None:
+    count = 1000
+    places = struct.pack("<I", 8) * count
+    lengths = struct.pack("<I", 1 << 16) * count
+    sizes = (256, 3, 1, 8), (257, 3, 1, count), (259, 3, 1, 5), (266, 3, 1, 2)
+    strips = (273, 4, count, 1 << 10), (278, 3, 1, 1), (279, 4, count, (1 << 10) + len(places))
+    head = tiff_of_tags(*sizes, *strips).ljust(1 << 10, b"\0")
+    assert "parts overlap" in refusal((head + places + lengths).ljust(1 << 16, b"\0"))
+
+
 @pytest.mark.parametrize("compression", ["jpeg", "group4", "zstd", "lzma"])
 @pytest.mark.usefixtures("no_plugin")
 def test_a_tiffs_other_decoders_are_not_reached(compression: str) -> None:
