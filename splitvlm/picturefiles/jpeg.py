@@ -30,6 +30,7 @@ def walk(data: bytes) -> Layout:
     for _ in range(MAX_BLOCKS):
         found = _MARKER.search(data, place)
         if found is None or data[found.end() - 1] == _END:
+            kept += [found[0]] if found else []  # a file that ends without it is cut short, and its decoder must see so
             return _layout(kept, frame, scans, exif)
         marker, place = data[found.end() - 1], found.end()
         if marker in _ALONE:
@@ -67,7 +68,7 @@ def _layout(kept: list[bytes], frame: tuple[int, bytes] | None, scans: int, exif
     all_at_once = marker in _PROGRESSIVE or scans > 1
     padded = (width + _BLOCK_EDGE_PX) * (height + _BLOCK_EDGE_PX)
     return Layout(
-        b"".join([*kept, b"\xff\xd9"]),
+        b"".join(kept),
         *(width, height),
         orientation=orientation_of(exif) if exif else UPRIGHT,
         scans=scans,

@@ -265,6 +265,19 @@ def test_parts_of_an_avif_that_overlap_are_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
+def test_half_a_file_is_damaged(kind: str) -> None:
+    data = saved(PICTURE.quantize(16) if kind == "GIF" else PICTURE, kind)
+    with pytest.raises(UsageError, match="is damaged and cannot be read"):
+        read_picture(data[: len(data) * 3 // 4])
+
+
+def test_a_progressive_jpeg_without_its_last_scans_is_damaged() -> None:
+    data = saved(PICTURE, "JPEG", progressive=True)
+    with pytest.raises(UsageError, match="is damaged and cannot be read"):
+        read_picture(data[: data.rindex(b"\xff\xda")])
+
+
+@pytest.mark.parametrize("kind", FORMATS)
 def test_a_file_cut_anywhere_is_damaged_or_whole(kind: str) -> None:
     data = saved(PICTURE.quantize(16) if kind == "GIF" else PICTURE, kind)
     for length in range(4, len(data) - 2, max(1, len(data) // 60)):
