@@ -39,8 +39,11 @@ def test_every_path_counts_from_the_file_that_names_it(tmp_path: Path, monkeypat
     (there / "models" / "mine").mkdir(parents=True)
     here.mkdir()
     monkeypatch.chdir(here)
-    (there / "edge.yaml").write_text("model: {name: models/mine}\nsecurity: {keys: keys/edge-1}\n")
+    (there / "edge.yaml").write_text(
+        "model: {name: models/mine}\nsecurity: {keys: keys/edge-1}\nprivacy: {audit_log: audit.jsonl}\n"
+    )
     edge = load(there / "edge.yaml", EdgeSettings)
+    assert edge.privacy.audit_log == there / "audit.jsonl"
     assert (edge.model.name, edge.security.keys) == (str(there / "models" / "mine"), there / "keys" / "edge-1")
     (there / "s.yaml").write_text("profiles: p.json\nlink: {traces: [mine.csv, 'constant:1mbit']}\n")
     scenario = load(there / "s.yaml", Scenario)
