@@ -10,7 +10,8 @@ _GROUP_BYTES = 6_000  # five prefix codes of 256 entries of 4 bytes, and their p
 _GROUP_FILE_BYTES = 2.5  # five codes of 4 bits
 _MAX_GROUPS = 1 << 16
 _GROUP_PIXELS = 16  # a group of codes for each 4 x 4 pixels at most
-_LONG_CODE_BYTES = 51  # of a second table of 128 entries, a byte of the file that describes codes longer than 8 bits
+_SECOND_TABLES_BYTES = 8_000  # a group, for codes longer than 8 bits
+_SECOND_TABLE_FILE_BYTES = 51  # of a second table, a byte of the file that describes such codes
 _LOSSLESS = {b"VP8L", b"ALPH", b"ANMF"}  # chunks that are or may hold losslessly coded planes
 
 
@@ -33,7 +34,7 @@ def walk(data: bytes) -> Layout:
 def _prefix_code_bytes(pixels: int, file_bytes: int) -> int:
     """The most memory that prefix codes can take: far above what encoders make, but a small file can ask for it."""
     groups = min(pixels / _GROUP_PIXELS + 1, _MAX_GROUPS, file_bytes / _GROUP_FILE_BYTES)
-    return int(groups * _GROUP_BYTES + _LONG_CODE_BYTES * file_bytes)
+    return int(groups * _GROUP_BYTES + min(groups * _SECOND_TABLES_BYTES, _SECOND_TABLE_FILE_BYTES * file_bytes))
 
 
 def _size(head: bytes) -> tuple[int, int]:

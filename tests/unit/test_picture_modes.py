@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, TiffImagePlugin
+from PIL import Image, ImageCms, TiffImagePlugin
 
 from splitvlm.model.pictures import inspect_picture, read_picture
 from tests.picture_files import png_with, saved
@@ -158,6 +158,21 @@ def test_cmyk_and_one_bit_keep_their_colours() -> None:
     red = read_picture(saved(Image.new("RGB", (8, 8), (200, 30, 30)).convert("CMYK"), "JPEG", quality=95))
     assert np.abs(np.subtract(red.getpixel((4, 4)), (200, 30, 30))).max() <= 3
     assert opened(saved(Image.fromarray(GREY).point(lambda v: 255 * (v > 99)).convert("1"), "PNG"))[9, 9] == 255
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "LAB", "YCbCr"])
+def test_other_colour_spaces_of_a_tiff_become_rgb(mode: str) -> None:
+    colours = Image.new("RGB", (8, 8), (200, 30, 30))
+    colour = (
+        colours
+        if mode != "LAB"
+        else ImageCms.profileToProfile(
+            colours, ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
+        )
+    )
+    stored = saved(colour if mode == "LAB" else colours.convert(mode), "TIFF")
+    found = read_picture(stored).getpixel((4, 4))
+    assert np.abs(np.subtract(found, (200, 30, 30))).max() <= 4
 
 
 def test_a_header_names_the_mode_of_the_file() -> None:
