@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install demo test test-slow lint proto proto-check bench-overhead bench-policy bench-probing bench-link bench-emulated bench-codec bench-codec-speed bench-sealing bench-tiles structure chaos soak fuzz clean
+.PHONY: install demo test test-slow lint proto proto-check bench-overhead bench-policy bench-probing bench-orchestrator bench-link bench-emulated bench-codec bench-codec-speed bench-sealing bench-tiles structure chaos soak fuzz clean
 
 install: $(STAMP)
 
@@ -61,6 +61,10 @@ bench-link: install
 
 bench-policy: install
 	$(BIN)/python benchmarks/policy.py
+
+# A fleet of simulated nodes and a real orchestrator.
+bench-orchestrator: install
+	$(BIN)/python benchmarks/orchestrator.py
 
 bench-probing: install
 	$(BIN)/python benchmarks/probing.py
