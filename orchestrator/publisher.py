@@ -20,7 +20,7 @@ from splitvlm.planning.table import PlanTable
 from splitvlm.rpc.plans import table_to_wire
 
 _log = logging.getLogger("splitvlm.orchestrator")
-EXPIRE_PERIOD_S = 0.25
+EXPIRE_PERIOD_S = 0.1
 FORGET_PERIOD_S = 60.0
 ROUND_PERIOD_S = 0.05  # between two rounds at least
 PAUSE_PER_ROUND_S = (

@@ -20,7 +20,7 @@ from splitvlm.planning.kinds import AccuracyDrop
 from splitvlm.planning.table import Limits
 
 MISSED_BEATS = 3
-EDGE_BEATS, MOST_EDGE_BEAT_S = 150.0, 300.0
+EDGE_BEATS, MOST_EDGE_BEAT_S = 400.0, 300.0
 """A device is to beat once in so many periods, and once in five minutes at least: an idle one on a metered link has few bytes
 a day. In between its open plan stream says that it lives."""
 MAX_NODES = 10_000

@@ -53,3 +53,13 @@ def test_the_probing_benchmark_counts_a_device_s_bytes() -> None:
     assert 100 < result["own_bytes"] / 4 < 50_000
     assert result["own_bytes"] <= result["sent_bytes"] < 2 * result["own_bytes"]
     assert result["idle_bytes_a_day"] >= 0
+
+
+def test_the_orchestrators_benchmark_prints_its_object() -> None:
+    """Twelve devices and three cloud nodes, one of which dies."""
+    sizes = ("--edges", "12", "--clouds", "3", "--seconds", "1", "--settle", "0")
+    result = _last_line([sys.executable, "benchmarks/orchestrator.py", *sizes])
+    assert (result["edges"], result["clouds"]) == (12, 3)
+    assert result["death_s"] > 2, "not before three beats were missed"
+    assert result["cpu_share"] > 0
+    assert result["memory_mib"] > 10
