@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import warnings
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
@@ -72,9 +71,7 @@ def lazily_opened(
     layout = _WALKS[kind](data)
     _check(layout, max_pixels)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of large pictures; the limit here is our own
-            picture = Image.open(io.BytesIO(layout.pixels), formats=(kind,))
+        picture = Image.open(io.BytesIO(layout.pixels), formats=(kind,))
     except Exception as error:  # whatever a plugin raises on a file that is not as it should be
         raise PictureRefused("is damaged and cannot be read as a picture") from error
     _check(replace(layout, width=picture.width, height=picture.height), max_pixels)
