@@ -83,7 +83,8 @@ def _caption(rows: Sequence[Record], every: Sequence[Record]) -> str:
     changes = _changes(rows)
     if changes == 0:
         return f"The adaptive policy's plans ({part}): it stays with {rows[0].plan} throughout."
-    return f"The adaptive policy's plans ({part}): the bands are the plans, which change {changes} times here."
+    times = "once" if changes == 1 else f"{changes} times"
+    return f"The adaptive policy's plans ({part}): the bands are the plans, which change {times} here."
 
 
 def _link(axis: Any, trace: str, start_s: float, end_s: float) -> None:

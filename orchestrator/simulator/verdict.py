@@ -60,10 +60,18 @@ class Verdict:
     def in_short(self) -> str:
         """`take adaptive: 12 % ± 3 % less time than image/webp50xs`."""
         if len(self.take) == 2:
-            return f"take {' or '.join(self.take)}: no difference that can be told or matters"
+            return f"take {' or '.join(self.take)}: no difference that can be told or matters{self._beside()}"
         other = self.fixed if self.take == (OURS,) else self.ours
         share, half = self.saves_s / other.mean_s, self.half_s / other.mean_s
-        return f"take {self.take[0]}: {percent(share)} ± {percent(half)} less time than {other.contender}"
+        return (
+            f"take {self.take[0]}: {percent(share)} ± {percent(half)} less time than {other.contender}{self._beside()}"
+        )
+
+    def _beside(self) -> str:
+        """What the better of the two saves against each baseline that is slower."""
+        best_s = min(self.ours.mean_s, self.fixed.mean_s)
+        slower = [(words, seconds) for words, seconds in self.baselines if seconds > (1 + MATTERS) * best_s]
+        return "".join(f"; {percent(1 - best_s / seconds, 0)} less than {words}" for words, seconds in slower)
 
     def _saved(self) -> str:
         return f"{number(self.saves_s, 2)} ± {number(self.half_s, 2)} s a question"

@@ -62,6 +62,13 @@ def test_what_to_take(ours_s: float, fixed_s: float, take: tuple[str, ...]) -> N
         assert "50" in told.in_short or "49" in told.in_short
 
 
+def test_baselines_that_are_slower_are_named_with_what_is_saved() -> None:
+    times = {"adaptive": 0.1, "image/jpeg50": 0.1, "adaptive-jpeg": 0.4, "device/none": 0.1}
+    told = verdict(comparison(*(run(name, lambda number, s=s: s) for name, s in times.items())))  # type: ignore[misc]
+    assert told is not None
+    assert told.in_short.endswith("matters; 75 % less than JPEG adapted to the link")
+
+
 def test_requests_that_follow_one_another_are_no_independent_observations() -> None:
     """One slow stretch of an eighth of the time says less than 50 slow requests that lie anywhere."""
     flat = run("adaptive", lambda number: 0.1)
