@@ -14,7 +14,8 @@ from splitvlm.picturefiles.exif import UPRIGHT
 from splitvlm.picturefiles.layout import MAX_BLOCKS, Layout, Samples, too_many_blocks, truncated, within
 from splitvlm.picturefiles.refusal import PictureRefused
 
-_TYPES = {1: "B", 2: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 11: "f", 12: "d"}
+_COUNTS = {1: "B", 3: "H", 4: "I"}
+_NUMBERS = _COUNTS | {6: "b", 8: "h", 9: "i", 11: "f", 12: "d"}  # the stated range may be of any
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION = 256, 257, 258, 259, 262, 274
 _STRIP_BYTES, _TILE_BYTES = 279, 325
 _TILE_WIDTH, _TILE_HEIGHT, _FORMAT, _LOWEST, _HIGHEST = 322, 323, 339, 340, 341
@@ -74,12 +75,13 @@ def _directory(data: bytes) -> _Directory:
     values: dict[int, tuple[Number, ...]] = {}
     for start in range(0, len(block), 12):
         tag, kind, length = struct.unpack_from(order + "HHI", block, start)
-        if tag not in _READ or kind not in _TYPES or tag in values:
+        types = _NUMBERS if tag in (_LOWEST, _HIGHEST) else _COUNTS
+        if tag not in _READ or kind not in types or tag in values:
             continue
         if length > MAX_BLOCKS:
             raise too_many_blocks()
         entry = block[start : start + 12]
-        form = f"{order}{length}{_TYPES[kind]}"
+        form = f"{order}{length}{types[kind]}"
         inline = struct.calcsize(form) <= 4
         place = 8 if inline else struct.unpack_from(order + "I", entry, 8)[0]
         values[tag] = struct.unpack(form, within(entry if inline else data, place, struct.calcsize(form)))

@@ -183,6 +183,21 @@ def test_tiles_larger_than_their_picture_are_refused() -> None:
     assert "tiles are larger" in refusal(tiff_of_tags((256, 3, 1, 8), (257, 3, 1, 8), *tiles))
 
 
+@pytest.mark.parametrize(
+    ("kind", "value"), [(11, 0x7FC00000), (11, 0x7F800000), (8, 0xFFFF), (9, 0xFFFFFFFF), (2, 8), (0, 8)]
+)
+def test_a_tag_whose_value_is_no_count_is_not_there(kind: int, value: int) -> None:
+    sizes = {256: (256, 3, 1, 8), 257: (257, 3, 1, 8), 258: (258, 3, 1, 8), 273: (273, 4, 1, 8)}
+
+    def with_tag(tag: int) -> bytes:
+        tags = sizes | {tag: (tag, kind, 1, value)}
+        return tiff_of_tags(*(tags[key] for key in sorted(tags))) + bytes(64)
+
+    assert "has no pixels" in refusal(with_tag(256))
+    for tag in (259, 274, 322, 279):
+        assert inspect_picture(with_tag(tag)).size == (8, 8)
+
+
 @pytest.mark.usefixtures("no_plugin")
 def test_strips_that_each_name_the_whole_file_are_refused() -> None:
     count = 1000
