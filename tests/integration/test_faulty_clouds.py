@@ -35,8 +35,8 @@ def make_faulty(cloud: Cloud, change: Change) -> None:
     """The node's sessions stay as they are, handshake and keys too; what they send is changed before it is sealed."""
     shake_hands = cloud.servicer._shake_hands
 
-    async def faulty(name: str, context: Any) -> Any:
-        stream, owner = await shake_hands(name, context)
+    async def faulty(*arguments: Any) -> Any:
+        stream, *known = await shake_hands(*arguments)
         send = stream.send
 
         async def send_changed(frame: pb.CloudFrame) -> None:
@@ -44,7 +44,7 @@ def make_faulty(cloud: Cloud, change: Change) -> None:
                 await send(changed)
 
         stream.send = send_changed  # type: ignore[method-assign]
-        return stream, owner
+        return stream, *known
 
     cloud.servicer._shake_hands = faulty  # type: ignore[method-assign]
 
@@ -183,6 +183,7 @@ async def test_another_node_gives_the_exact_answer(fleet: Fleet, expected: list[
     assert account.token_ids == expected
     assert [(one.code, one.node) for one in account.faults] == [(code, fleet.clouds[0].address)]
     assert account.faults[0].sentence.endswith(".")
+    assert "this call" not in account.faults[0].sentence, "the node failed before it could be wrong"
     told = account.to_wire()
     all_there = account.faults[0].tokens == len(expected)  # then nobody had anything to add
     assert told.answered_node == fleet.clouds[0 if all_there else 1].address
