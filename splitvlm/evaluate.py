@@ -92,7 +92,9 @@ def add_kinds(file: Path, measured: Mapping[str, Any]) -> None:
             kinds = content["plans"][plan].setdefault("kinds", {})
             for kind, counts in row["kinds"].items():
                 kinds[kind] = max(kinds.get(kind, counts), counts, key=lambda tally: int(tally["questions"]))
-    file.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    rows = ",\n".join(f"    {json.dumps(plan)}: {json.dumps(row)}" for plan, row in content.pop("plans").items())
+    head = "".join(f"  {json.dumps(key)}: {json.dumps(value)},\n" for key, value in content.items())
+    file.write_text(f'{{\n{head}  "plans": {{\n{rows}\n  }}\n}}\n', "utf-8")
 
 
 def _worst(kinds: Mapping[str, Mapping[str, int]]) -> str:
