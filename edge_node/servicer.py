@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
@@ -107,7 +108,7 @@ class LocalServicer(local_pb2_grpc.LocalServicer):
                 yield pb.Answer(text=piece)
         self._runtime.count(choice.plan)
         account = running.account
-        self._patience.saw(account.exchange.longest_silence_s)
+        self._patience.saw(account.exchange.longest_silence_s, time.monotonic())
         _log.info(
             "answered",
             extra={
@@ -145,7 +146,7 @@ class LocalServicer(local_pb2_grpc.LocalServicer):
         """Of a silent cloud node; None where nobody could take over: then it is waited for as long as it takes."""
         if not (standby or self._planner.can_finish_alone):
             return None
-        return self._patience.limit_s(choice.conservative_s)
+        return self._patience.limit_s(choice.conservative_s, time.monotonic())
 
     @unary
     async def Status(self, request: pb.StatusRequest, context: Any) -> pb.StatusReply:
