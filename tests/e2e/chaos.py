@@ -31,7 +31,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -80,10 +80,11 @@ class Run:
 class Laboratory:
     """`async with Laboratory(folder) as laboratory:` Everything that was started or broken is stopped at its end."""
 
-    def __init__(self, folder: Path, *, remembered_s: float = 0.0) -> None:
-        """`remembered_s`: the cloud nodes remember pictures for so long; 0: devices do not ask them to."""
-        self._launcher = Launcher(folder)
+    def __init__(self, folder: Path, *, remembered_s: float = 0.0, limits: Mapping[str, object] | None = None) -> None:
+        """`remembered_s`: the cloud nodes remember pictures for so long; 0: devices do not ask them to. `limits`: of theirs."""
+        self.launcher = Launcher(folder)
         self._remembered_s = remembered_s
+        self._limits = dict(limits or {})
         self._stack = contextlib.AsyncExitStack()
         self._orchestrator_port, *self._ports = _free_ports(3)
         self.links: dict[str, LinkEmulator] = {}  # by the address that devices dial
@@ -93,7 +94,7 @@ class Laboratory:
         self.client: LocalClient
 
     async def __aenter__(self) -> Laboratory:
-        await self._stack.enter_async_context(self._launcher)
+        await self._stack.enter_async_context(self.launcher)
         for port in self._ports:
             link = LinkEmulator(("127.0.0.1", 0), ("127.0.0.1", port), Trace.constant(UPLINK_BPS), delay_s=DELAY_S)
             await self._stack.enter_async_context(link)
@@ -102,12 +103,12 @@ class Laboratory:
         for address in self.links:
             await self.start_cloud(address)
         planning = {"cuts": ["image", "vision:3", "tokens", "lm:2", "device"], "ask_again": self._remembered_s > 0}
-        self.edge = await self._launcher.start(
+        self.edge = await self.launcher.start(
             "edge",
             {"orchestrator": self.orchestrator.address, "model": {"threads": 1}, "planning": planning}
             | {"emulation": {"slowdown": SLOWDOWN}},
         )
-        self.client = LocalClient(self.edge.address, self._launcher.identity("app", Role.APP))
+        self.client = LocalClient(self.edge.address, self.launcher.identity("app", Role.APP))
         self._stack.push_async_callback(self.client.close)
         await self.healed()
         return self
@@ -119,7 +120,7 @@ class Laboratory:
 
     async def start_orchestrator(self) -> None:
         listen = f"127.0.0.1:{self._orchestrator_port}"
-        self.orchestrator = await self._launcher.start("orchestrator", {"heartbeat_s": 0.5, "listen": listen})
+        self.orchestrator = await self.launcher.start("orchestrator", {"heartbeat_s": 0.5, "listen": listen})
 
     async def start_cloud(self, address: str) -> None:
         number = list(self.links).index(address)
@@ -132,8 +133,9 @@ class Laboratory:
             "cuts": ["image", "vision:3", "tokens", "lm:2"],
         }
         if self._remembered_s:
-            settings["limits"] = {"remembered_s": self._remembered_s}
-        self.clouds[address] = await self._launcher.start("cloud", settings, FULL_DISK if number else None)
+            self._limits["remembered_s"] = self._remembered_s
+        settings["limits"] = self._limits
+        self.clouds[address] = await self.launcher.start("cloud", settings, FULL_DISK if number else None)
 
     async def healed(self) -> str:
         """Wait until the device has both cloud nodes again; the address of the one in use."""

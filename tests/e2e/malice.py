@@ -55,8 +55,8 @@ class Attacker:
     rounds: int  # of each attack; 0: without end
     made: Counter[str] = field(default_factory=Counter)
 
-    async def keep_on(self, attack: Callable[[], Awaitable[None]]) -> None:
-        while not self.rounds or self.made[attack.__name__] < self.rounds:
+    async def keep_on(self, attack: Callable[[], Awaitable[None]], stop: asyncio.Event) -> None:
+        while not stop.is_set() and (not self.rounds or self.made[attack.__name__] < self.rounds):
             with contextlib.suppress(*EXPECTED):
                 await attack()
             self.made[attack.__name__] += 1
@@ -164,7 +164,7 @@ def many_scans(side: int, scans: int) -> bytes:
 async def attack(attackers: list[Attacker], stop: asyncio.Event) -> dict[str, int]:
     """Each attack of each attacker, over and over until `stop` or the last round; how often each was made."""
     stopping = asyncio.create_task(stop.wait())
-    attacking = asyncio.gather(*(one.keep_on(made) for one in attackers for made in one.attacks()))
+    attacking = asyncio.gather(*(one.keep_on(made, stop) for one in attackers for made in one.attacks()))
     await asyncio.wait([stopping, attacking], return_when=asyncio.FIRST_COMPLETED)
     attacking.cancel()
     with contextlib.suppress(asyncio.CancelledError):

@@ -4,8 +4,11 @@
 
 The laboratory of chaos.py (which says what is emulated), with two applications that ask without a pause, under plans of every
 kind, also about pictures that the cloud node remembers, and now and then go away in the middle of an answer. Every ten
-seconds one fault of those that kill no process. The last line is JSON: for each process resident memory and descriptors at the
-settled minute (a sixth of the whole) and at the end, each a mean over a tenth of the run, and `growth`, the largest ratio.
+seconds one fault of those that kill no process. Beside them the malicious clients of malice.py, a process with two valid
+certificates, attack both cloud nodes and the orchestrator without a pause. The last line is JSON: for each process resident
+memory and descriptors at the settled minute (a sixth of the whole) and at the end, each a mean over a tenth of the run, and
+`growth`, the largest ratio; `failed` questions without an answer, `wrong` answers under lossless plans that are not those from
+before the attack, `slowest_s` the longest wait for one; `attacks` how often each was made.
 """
 
 from __future__ import annotations
@@ -24,12 +27,16 @@ from typing import Any
 import numpy as np
 import psutil
 
+from splitvlm.crypto.authority import issue
+from splitvlm.crypto.identity import Role
+from splitvlm.launch import Node
 from tests.e2e.chaos import PLANS, Laboratory, questions
 
 FAULTS = ("stop", "reset", "half_open", "slow", "no_cloud", "suspend_device")
 OTHER_PLANS = ("tokens/klt3", "vision:3/klt2", "image/webp50", "device", "")
 FAULT_EVERY_S, FAULT_LASTS_S, SAMPLE_EVERY_S = 10.0, 3.0, 1.0
 REMEMBERED_S = 60.0  # short of the settled minute: what the cloud nodes may remember has filled its room by then
+LIMITS = {"working_bytes": 256 << 20, "max_upload_s": 60.0}
 GOES_AWAY = 0.1  # of the questions
 SETTLED, WINDOW = 1 / 6, 1 / 10  # of the run
 MOST_GROWTH = 1.05
@@ -40,7 +47,7 @@ async def soak(seconds: float, seed: int, folder: Path) -> tuple[Samples, dict[s
     """(time in s, resident MiB, descriptors) by process, and what happened how often."""
     draw, happened = random.Random(seed), defaultdict[str, int](int)
     samples: Samples = defaultdict(list)
-    async with Laboratory(folder, remembered_s=REMEMBERED_S) as laboratory:
+    async with Laboratory(folder, remembered_s=REMEMBERED_S, limits=LIMITS) as laboratory:
         processes = {
             "edge": laboratory.edge,
             "orchestrator": laboratory.orchestrator,
@@ -49,11 +56,13 @@ async def soak(seconds: float, seed: int, folder: Path) -> tuple[Samples, dict[s
         watched = {name: psutil.Process(node.process.pid) for name, node in processes.items()}
         began_s = time.monotonic()
         asked = questions()
+        right = {question: (await laboratory.ask(question, PLANS[0])).text for question in asked}
+        malice = [await start_malice(laboratory, node) for node in laboratory.clouds.values()]
 
         async def ask() -> None:
             while True:
-                plan = draw.choice((*PLANS, *OTHER_PLANS))
-                asking = asyncio.create_task(laboratory.ask(draw.choice(asked), plan))
+                plan, question, asked_s = draw.choice((*PLANS, *OTHER_PLANS)), draw.choice(asked), time.monotonic()
+                asking = asyncio.create_task(laboratory.ask(question, plan))
                 if draw.random() < GOES_AWAY:
                     await asyncio.sleep(draw.uniform(0, 0.2))
                     asking.cancel()
@@ -62,6 +71,8 @@ async def soak(seconds: float, seed: int, folder: Path) -> tuple[Samples, dict[s
                 else:
                     answer = await asking
                     happened["failed" if answer.error else "answered"] += 1
+                    happened["wrong"] += plan in PLANS and not answer.error and answer.text != right[question]
+                    happened["slowest_s"] = max(happened["slowest_s"], round(time.monotonic() - asked_s))
                     happened["remembered"] += answer.account.again
                     happened["taken over"] += bool(answer.account.faults)
 
@@ -88,7 +99,32 @@ async def soak(seconds: float, seed: int, folder: Path) -> tuple[Samples, dict[s
         await asyncio.gather(*tasks, return_exceptions=True)
         for task in done:
             task.result()
+        for process in malice:
+            for name, count in (await stop_malice(process)).items():
+                happened[f"attacks: {name}"] += count
     return samples, dict(happened)
+
+
+async def start_malice(laboratory: Laboratory, cloud: Node) -> asyncio.subprocess.Process:
+    """Attacks past the link emulator, which would slow it down."""
+    name = f"mallory-{cloud.facts['node']}"
+    keys = issue(laboratory.launcher.keys, name, Role.EDGE)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.e2e.malice", "--keys", str(keys), "--cloud", cloud.address),
+        *("--model", cloud.facts["model"], "--orchestrator", laboratory.orchestrator.address),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert (await process.stdout.readline()).strip() == b"ready"
+    return process
+
+
+async def stop_malice(process: asyncio.subprocess.Process) -> dict[str, int]:
+    """How often each attack was made."""
+    process.terminate()
+    said, _ = await process.communicate()
+    made: dict[str, int] = json.loads(said.splitlines()[-1])["attacks"]
+    return made
 
 
 def summary(samples: Samples, happened: dict[str, int], seconds: float) -> dict[str, Any]:
@@ -137,7 +173,7 @@ def main() -> None:
     plot(samples, options.plot)
     result = summary(samples, happened, seconds)
     print(json.dumps(result))
-    sys.exit(result["growth"] > MOST_GROWTH)
+    sys.exit(result["growth"] > MOST_GROWTH or result.get("wrong", 0) > 0 or result.get("failed", 0) > 0)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from edge_node.account import Account
 from splitvlm.crypto.authority import issue
 from splitvlm.crypto.identity import Role
 from splitvlm.launch import Launcher, Node
+from splitvlm.rpc.channels import open_channel
+from splitvlm.wire.v1 import control_pb2, control_pb2_grpc
 from tests.e2e.malice import many_scans
 from tests.nodes import Device, device
 from tests.samples import PICTURE, tiny_model
@@ -45,23 +47,31 @@ async def launcher(tmp_path: Path) -> AsyncIterator[Launcher]:
 async def test_malicious_clients_take_no_more_than_the_budget_and_good_ones_lose_nothing(launcher: Launcher) -> None:
     model = tiny_model("scenes-like")
     limits = {"working_bytes": WORKING_BYTES, "max_sessions": 100, "max_upload_s": 5.0, "remembered_bytes": 0}
-    cloud = await launcher.start("cloud", {"model": {"name": model, "threads": 1}, "limits": limits})
-    async with device(model, cloud.address, launcher.identity("good", Role.EDGE)) as camera:
+    orchestrator = await launcher.start("orchestrator", {})
+    settings = {"model": {"name": model, "threads": 1}, "limits": limits, "orchestrator": orchestrator.address}
+    cloud, good = await launcher.start("cloud", settings), launcher.identity("good", Role.EDGE)
+    async with (
+        device(model, cloud.address, good) as camera,
+        open_channel(orchestrator.address, good, Role.ORCHESTRATOR) as channel,
+    ):
+        control = control_pb2_grpc.ControlStub(channel)
         expected = {plan: (await camera.ask(plan, PICTURE, QUESTION, 4)).token_ids for plan in PLANS}
         before = reset_peak(cloud)
-        malice = await start_malice(launcher, cloud, model)
+        malice = await start_malice(launcher, cloud, orchestrator, model)
         attacking = asyncio.create_task(malice.communicate())
         while not attacking.done():
             for plan in PLANS:
                 assert (await asked(camera, plan)).token_ids == expected[plan]
+            nodes = (await control.Nodes(control_pb2.NodesRequest(), timeout=30)).nodes
+            assert [node.alive for node in nodes if node.node == "cloud-1"] == [True]
         said, _ = await attacking
         made = json.loads(said.splitlines()[-1])["attacks"]
-        assert len(made) == 6
+        assert len(made) == 7
         assert set(made.values()) == {ROUNDS * ATTACKERS}
         print("peak above base, MiB:", (kib(cloud, "VmHWM") - before) // 1024)
         assert 1024 * (kib(cloud, "VmHWM") - before) <= WORKING_BYTES + SLACK_BYTES
         assert (await asked(camera, PLANS[0])).token_ids == expected[PLANS[0]]
-    assert await cloud.stop() == 0
+    assert await cloud.stop() == await orchestrator.stop() == 0
 
 
 def reset_peak(node: Node) -> int:
@@ -75,11 +85,11 @@ async def asked(camera: Device, plan: str) -> Account:
         return await camera.ask(plan, PICTURE, QUESTION, 4)
 
 
-async def start_malice(launcher: Launcher, cloud: Node, model: str) -> asyncio.subprocess.Process:
+async def start_malice(launcher: Launcher, cloud: Node, orchestrator: Node, model: str) -> asyncio.subprocess.Process:
     keys = [str(issue(launcher.keys, f"mallory-{number}", Role.EDGE)) for number in range(ATTACKERS)]
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.e2e.malice", "--cloud", cloud.address, "--model", model, "--keys", *keys),
-        *("--held", "2", "--rounds", str(ROUNDS)),
+        *("--orchestrator", orchestrator.address, "--held", "2", "--rounds", str(ROUNDS)),
         stdout=asyncio.subprocess.PIPE,
     )
     assert process.stdout is not None

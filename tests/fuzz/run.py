@@ -26,6 +26,8 @@ SHARES = {
     "picture": 14,
     "question_picture": 8,
     "handshake": 8,
+    "arrival": 10,
+    "upload": 10,
     "session": 2,
     "control": 14,
     "trace": 14,

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import struct
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -45,6 +45,8 @@ from splitvlm.model.pictures import inspect_picture, read_picture
 from splitvlm.picturefiles import FORMATS, PictureHeader
 from splitvlm.rpc import plans
 from splitvlm.wire.v1 import control_pb2, data_pb2
+from tests.fuzz.arriving import arrival, arrival_seeds, upload, upload_seeds
+from tests.fuzz.target import Target
 from tests.picture_files import exif_block, jpeg_of_scans, jpeg_with_exif, png_with, saved
 from tests.samples import tiny_model
 
@@ -52,12 +54,6 @@ CHANNELS, TOKENS_SEEN = 16, 12
 MOST_PIXELS = 1 << 14
 BOUNDARY_LIMITS = Limits(max_tensors=4, max_dims=4, max_elements=1 << 14, max_decoded_bytes=1 << 16)
 CLOUD_LIMITS = CloudLimits(max_payload_bytes=1 << 16, max_new_tokens=2, remembered_bytes=1 << 20)
-
-
-@dataclass(frozen=True)
-class Target:
-    run: Callable[[bytes], None]
-    seeds: Callable[[], list[bytes]]
 
 
 def boundary(data: bytes) -> None:
@@ -311,6 +307,8 @@ TARGETS = {
     "picture": Target(picture, picture_seeds),
     "question_picture": Target(question_picture, question_picture_seeds),
     "handshake": Target(handshake, handshake_seeds),
+    "arrival": Target(arrival, arrival_seeds),
+    "upload": Target(upload, upload_seeds),
     "session": Target(session, session_seeds),
     "control": Target(control, control_seeds),
     "trace": Target(trace, trace_seeds),

@@ -1,0 +1,88 @@
+"""Fuzz targets of what arrives at a cloud node: a payload's parts, and the boundaries of every family."""
+
+from __future__ import annotations
+
+import contextlib
+from functools import cache
+from typing import Any
+
+from PIL import Image
+
+from cloud_node.upload import Upload
+from splitvlm.codec import Limits
+from splitvlm.codec.codec import Codec
+from splitvlm.domain import IMAGE, Cut, CutKind
+from splitvlm.errors import SplitvlmError
+from splitvlm.model.arrival import check_again_shapes, check_shapes, check_step_shape
+from splitvlm.model.loading import load_cloud, load_device
+from splitvlm.model.tiles import in_tiles
+from splitvlm.rpc.limits import MAX_PARTS
+from splitvlm.wire.v1 import data_pb2
+from tests.samples import tiny_model
+from tests.unit.tiny_models import FAMILIES
+
+CUTS = tuple(Cut.parse(text) for text in ("vision:1", "tokens", "lm:1"))
+KINDS = [(kind, cut) for kind in FAMILIES for cut in CUTS]
+LIMITS = Limits(max_tensors=4, max_dims=4, max_elements=1 << 14, max_decoded_bytes=1 << 16)
+
+
+def arrival(data: bytes) -> None:
+    """A boundary for a cut of a family, which the first byte names: what its outline says is what is decoded, and checked."""
+    if not data:
+        return
+    kind, cut = KINDS[data[0] % len(KINDS)]
+    part, codec = _family_part(kind), Codec()
+    with contextlib.suppress(SplitvlmError):
+        outline = codec.outline(cut, data[1:], LIMITS)
+        found = codec.decode(cut, data[1:], LIMITS)
+        assert {name: (t.shape, t.dtype) for name, t in found.items()} == {
+            name: (t.shape, t.dtype) for name, t in outline.items()
+        }
+        for check in (check_again_shapes, check_step_shape):
+            with contextlib.suppress(SplitvlmError):
+                check(part, outline)
+        with contextlib.suppress(SplitvlmError):
+            if cut.kind is not CutKind.LM:  # there a payload is one part
+                in_tiles(part, cut, found, 1)
+        check_shapes(part, cut, outline)
+        part.upper(cut, found, 1)
+
+
+def arrival_seeds() -> list[bytes]:
+    seeds = []
+    for number, (kind, cut) in enumerate(KINDS):
+        device = load_device(tiny_model(kind), [cut])
+        good = device.lower(Image.linear_gradient("L").resize((48, 40)).convert("RGB"), "How many?", cut).boundary
+        seeds.append(bytes((number,)) + Codec().encode(cut, good, "lossless"))
+    return seeds
+
+
+def upload(data: bytes) -> None:
+    """A payload's parts: a declared begin, then pieces and further parts as the bytes say. Nothing beyond what was declared."""
+    most, cuts = 5_000, ("tokens", "vision:1", "lm:1", "image", "nonsense")
+    head = data[:4].ljust(4, b"\0")
+    begin = data_pb2.Begin(
+        cut=cuts[head[0] % 5], payload_bytes=head[1] * 16, parts=head[2] % 70, again=head[3] % 5 == 1
+    )
+    with contextlib.suppress(SplitvlmError):
+        one, declared, received = Upload(begin, most), begin.payload_bytes, 0
+        for byte in data[4:]:
+            if byte < 40:
+                one.next_part(byte * 8)
+                declared += byte * 8
+            else:
+                one.add(bytes(byte), byte)
+                received += byte
+            assert received <= declared <= most
+            assert 0 <= one.parts_left < MAX_PARTS
+            if one.part_complete:
+                assert one.receipt().receipt.bytes >= len(one.part())
+
+
+def upload_seeds() -> list[bytes]:
+    return [bytes((0, 10, 0, 0, 160)), bytes((1, 5, 3, 0, 80, 20, 100, 60, 10, 80)), bytes((3, 0, 0, 1))]
+
+
+@cache
+def _family_part(kind: str) -> Any:
+    return load_cloud(tiny_model(kind), [IMAGE])
