@@ -1,13 +1,13 @@
 """What the cloud node remembers of pictures, so that another question about one brings only the question.
 
 Entries belong to the device that sent the picture, under a name that it made with a key of its own: no device finds what
-another one sent, nor learns by timing whether it did. The oldest go first when room is short; all go in time.
+another one sent, nor learns by timing whether it did.
 """
 
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -36,14 +36,21 @@ class Kept:
 
 
 class Memory:
-    """Pictures of all devices, at most `max_bytes`, none unused for longer than `max_age_s`. Single-threaded."""
+    """Pictures of all devices, at most `max_bytes`, none unused for longer than `max_age_s`. Single-threaded.
+
+    Where room is short, the device that has most gives its oldest: none can drive out what others sent.
+    """
 
     def __init__(self, max_bytes: int, max_age_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._max_bytes = max_bytes
         self._max_age_s = max_age_s
         self._clock = clock
-        self._entries: OrderedDict[tuple[str, bytes], tuple[Kept, float]] = OrderedDict()  # least recently used first
-        self.num_bytes = 0
+        self._devices: dict[str, OrderedDict[bytes, tuple[Kept, float]]] = {}  # each least recently used first
+        self._held: Counter[str] = Counter()  # bytes by device
+
+    @property
+    def num_bytes(self) -> int:
+        return self._held.total()
 
     def use(self, max_bytes: int, max_age_s: float) -> None:
         """Other limits, from now on."""
@@ -52,35 +59,42 @@ class Memory:
 
     def put(self, device: str, name: bytes, kept: Kept) -> bool:
         """Whether it is kept: what is larger than all the room is not."""
-        self._take((device, name))
+        self._take(device, name)
         if kept.num_bytes > self._max_bytes:
             return False
-        self._entries[device, name] = (kept, self._clock())
-        self.num_bytes += kept.num_bytes
+        self._devices.setdefault(device, OrderedDict())[name] = (kept, self._clock())
+        self._held[device] += kept.num_bytes
         self._trim()
-        return True
+        return self._entry(device, name) is not None
 
     def get(self, device: str, name: bytes) -> Kept | None:
         self._trim()
-        entry = self._entries.get((device, name))
+        entry = self._entry(device, name)
         if entry is None:
             return None
-        self._entries[device, name] = (entry[0], self._clock())
-        self._entries.move_to_end((device, name))
+        self._devices[device][name] = (entry[0], self._clock())
+        self._devices[device].move_to_end(name)
         return entry[0]
 
-    def _trim(self) -> None:
-        now_s = self._clock()
-        while self._entries:
-            key, (_, used_s) = next(iter(self._entries.items()))
-            if self.num_bytes <= self._max_bytes and now_s - used_s <= self._max_age_s:
-                return
-            self._take(key)
+    def _entry(self, device: str, name: bytes) -> tuple[Kept, float] | None:
+        return self._devices.get(device, OrderedDict()).get(name)
 
-    def _take(self, key: tuple[str, bytes]) -> None:
-        entry = self._entries.pop(key, None)
-        if entry is not None:
-            self.num_bytes -= entry[0].num_bytes
+    def _trim(self) -> None:
+        oldest_s = self._clock() - self._max_age_s
+        for device, entries in list(self._devices.items()):
+            while entries and next(iter(entries.values()))[1] < oldest_s:
+                self._take(device, next(iter(entries)))
+        while self.num_bytes > self._max_bytes:
+            [(device, _)] = self._held.most_common(1)
+            self._take(device, next(iter(self._devices[device])))
+
+    def _take(self, device: str, name: bytes) -> None:
+        entry = self._devices.get(device, OrderedDict()).pop(name, None)
+        if entry is None:
+            return
+        self._held[device] -= entry[0].num_bytes
+        if not self._devices[device]:
+            del self._devices[device], self._held[device]
 
 
 class Shelf:

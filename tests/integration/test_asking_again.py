@@ -92,7 +92,8 @@ async def test_no_device_finds_what_another_sent(keys: Keys, model: str, cloud: 
 
 async def test_what_is_kept_knows_its_size(camera: Device, cloud: Cloud) -> None:
     await camera.ask("image/lossless", PICTURE, FIRST, remember=True)
-    (kept, _) = next(iter(cloud.servicer.memory._entries.values()))
+    [entries] = cloud.servicer.memory._devices.values()
+    [(kept, _)] = entries.values()
     assert isinstance(kept, Kept)
     assert kept.picture is not None
     assert cloud.servicer.memory.num_bytes == kept.num_bytes > 3 * kept.picture.width * kept.picture.height

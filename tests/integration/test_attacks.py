@@ -221,7 +221,7 @@ async def test_what_a_device_sent_is_kept_for_who_sealed_it(scene: Scene) -> Non
         while session._stream.open(await session._call.read()).WhichOneof("body") != "end":
             pass
         await session.close()
-    assert [device for device, _ in scene.cloud.servicer.memory._entries] == ["edge-2"]
+    assert list(scene.cloud.servicer.memory._devices) == ["edge-2"]
 
 
 async def test_silence_and_floods_hold_no_more_than_their_share(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

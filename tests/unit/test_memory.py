@@ -67,3 +67,20 @@ def test_devices_are_apart() -> None:
     memory = Memory(8 * KIB, 60.0)
     memory.put("edge-1", b"a", kept(1))
     assert memory.get("edge-2", b"a") is None
+
+
+def test_a_device_that_sends_many_pictures_drives_out_its_own_only() -> None:
+    memory = Memory(8 * KIB, 60.0)
+    assert memory.put("shy", b"a", kept(1))
+    for number in range(100):
+        memory.put("greedy", str(number).encode(), kept(1))
+    assert memory.get("shy", b"a") is not None
+    assert memory.get("greedy", b"99") is not None
+    assert memory.get("greedy", b"92") is None
+    assert memory.num_bytes == 8 * KIB
+    assert memory.put("shy", b"b", kept(3))
+    assert memory.num_bytes == 8 * KIB
+    assert memory._held == {"shy": 4 * KIB, "greedy": 4 * KIB}
+    memory.use(0, 60.0)
+    assert not memory._devices
+    assert not memory._held
