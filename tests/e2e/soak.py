@@ -54,10 +54,10 @@ async def soak(seconds: float, seed: int, folder: Path) -> tuple[Samples, dict[s
             **{f"cloud-{number + 1}": node for number, node in enumerate(laboratory.clouds.values())},
         }
         watched = {name: psutil.Process(node.process.pid) for name, node in processes.items()}
-        began_s = time.monotonic()
         asked = questions()
         right = {question: (await laboratory.ask(question, PLANS[0])).text for question in asked}
         malice = [await start_malice(laboratory, node) for node in laboratory.clouds.values()]
+        began_s = time.monotonic()
 
         async def ask() -> None:
             while True:
