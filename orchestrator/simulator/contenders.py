@@ -34,7 +34,7 @@ class Adaptive:
             policy = self._policies[device.number] = Policy(**self._options)  # type: ignore[arg-type]
         assert device.estimator is not None
         link = device.estimator.estimate(ask.now_s)
-        view = LinkView(link.uplink_bps, link.rtt_s, link.spread, link.peak_bps, link.outlook)
+        view = LinkView(link.uplink_bps, link.rtt_s, link.spread, link.peak_bps, link.outlook, link.tail_bps)
         choice = policy.pick(self._table, view, self._n_tokens, ask.now_s)
         if choice.plan is None:  # the day's bytes are used up and nothing runs on the device: the smallest plan waits
             line = min(self._table.lines, key=lambda line: line.payload_bytes)

@@ -26,8 +26,8 @@ MAX_SAMPLES = 5  # robustMPC's history
 MAX_ERROR = 2.0  # a rate over-estimated three times is as wrong as the conservative end should ever allow for
 PRIOR_ERROR = 0.5  # nothing measured yet, or one sample only
 MIN_ERROR = 0.1  # five lucky samples are no proof
-RESOLUTION_S = 0.004  # spans below this are timer and scheduler, not link
-TELLING_S = 5 * RESOLUTION_S  # a hundred bytes that took less tell only that the rate is no lower
+RESOLUTION_S = 0.002  # spans below this are timer and scheduler, not link
+TELLING_S = 10 * RESOLUTION_S  # a hundred bytes that took less tell only that the rate is no lower
 FULL_WEIGHT_BYTES = 16_384  # beyond it, a transfer has left TCP's first window (10 segments, RFC 6928)
 FULL_WEIGHT_S = 0.5  # and one that took so long tells as much, however small: a slow link shows in any transfer
 HALF_LIFE_S = 2.0  # a cellular rate's memory: capacities of 1 s bins are correlated over a few seconds
@@ -54,6 +54,8 @@ class LinkEstimate(NamedTuple):
     peak_bps: float = 0.0  # the best sample of PEAK_WINDOW_S
     outlook: tuple[Point, ...] = ()  # the next transfer as a distribution
     level_bps: float = 0.0  # of the last samples, however old; 0 without any
+    at_least: bool = True  # the last transfer was too quick to tell more than a lower bound
+    tail_bps: float = 0.0  # one transfer in twenty is slower; 0: not known
 
     def transfer_s(self, payload_bytes: float) -> float:
         """Seconds until the answer to so many bytes could be here: serialisation and a round trip."""
@@ -73,8 +75,20 @@ class LinkEstimator:
     """Takes observations as they come and estimates whenever asked. One object a device and cloud node."""
 
     __slots__ = (
-        "_errors", "_heard_s", "_history", "_level_bps", "_peaks", "_prior_bps", "_prior_rtt_s", "_rtts", "_samples",
-        "_sat_out", "_spread", "_streak", "_told_s",
+        "_at_least",
+        "_errors",
+        "_heard_s",
+        "_history",
+        "_level_bps",
+        "_peaks",
+        "_prior_bps",
+        "_prior_rtt_s",
+        "_rtts",
+        "_samples",
+        "_sat_out",
+        "_spread",
+        "_streak",
+        "_told_s",
     )  # fmt: skip
 
     def __init__(self, *, prior_uplink_bps: float = 5e6, prior_rtt_s: float = 0.05) -> None:
@@ -91,6 +105,7 @@ class LinkEstimator:
         self._told_s = 0.0  # when something last told of the rate; counts once anything was heard
         self._history = History()
         self._level_bps = prior_uplink_bps  # of the samples
+        self._at_least = True  # whether the last transfer was too quick to tell more than a lower bound
         self._sat_out = False  # whether the last sample was an outage, waited for to its end
 
     def on_rtt(self, rtt_s: float, now_s: float) -> None:
@@ -129,6 +144,7 @@ class LinkEstimator:
         spanned = payload_bytes - first_frame_bytes if first_frame_bytes is not None else 0
         if receive_span_s is not None and receive_span_s >= RESOLUTION_S and spanned > 0:
             self._told_s = now_s
+            self._at_least = False
             self._on_rate(8 * spanned / receive_span_s, spanned, now_s)
         else:
             self._on_whole(payload_bytes, away_s, now_s)
@@ -146,12 +162,15 @@ class LinkEstimator:
         rtt_s = self._rtt_s(now_s, 0.0)
         serialisation_s = away_s - rtt_s
         telling = payload_bytes >= TELLING_BYTES or serialisation_s >= TELLING_S
-        readable = telling and bool(self._rtts) and serialisation_s >= max(RESOLUTION_S, 0.1 * rtt_s)
+        readable = telling and bool(self._rtts) and serialisation_s >= max(RESOLUTION_S, 0.05 * rtt_s)
         bound_bps = 8 * payload_bytes / max(serialisation_s, RESOLUTION_S)
         if telling or self._level_bps >= MOST_PROBED_BPS:
             self._told_s = now_s
-        if readable or bound_bps > self._level_bps:  # else a lower bound that tells nothing new
+        self._at_least = not readable
+        if readable or bound_bps > self._level_bps:
             self._on_rate(bound_bps, payload_bytes, now_s)
+        elif telling and self._samples:  # as quick as expected: the slow ones alone must not be the history
+            self._history.add(self._level_bps, payload_bytes, now_s, (self._level_bps, self._spread))
 
     def _on_rate(self, bps: float, payload_bytes: float, now_s: float, *, over: bool = True) -> None:
         """A sample; `over`: the transfer ended, and with it an outage that it may have sat out."""
@@ -211,7 +230,18 @@ class LinkEstimator:
         spread = self._spread
         outlook = self._history.outlook(self._level_bps, spread, age_s)
         uplink_bps, peak_bps = self._aged_bps(age_s), max(self._prior_bps, self._peaks[0][1])
-        return LinkEstimate(uplink_bps, rtt_s, spread, age_s, len(self._samples), peak_bps, outlook, self._level_bps)
+        return LinkEstimate(
+            uplink_bps,
+            rtt_s,
+            spread,
+            age_s,
+            len(self._samples),
+            peak_bps,
+            outlook,
+            self._level_bps,
+            self._at_least,
+            self._history.tail_bps(self._level_bps, spread),
+        )
 
     def on_stall(self, sent_bytes: float, elapsed_s: float, now_s: float) -> None:
         """A transfer that was given up: at most so many bytes crossed in so long, and a packet that has not arrived yet.

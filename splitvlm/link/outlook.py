@@ -107,6 +107,12 @@ class History:
             (each, exp(high), 0.0),
         )
 
+    def tail_bps(self, level_bps: float, spread: float) -> float:
+        """The rate below which about one transfer in twenty was; before there were so many, the slow end of the level."""
+        if len(self._ordered) < 16:
+            return level_bps / (1 + spread)
+        return exp(self._ordered[len(self._ordered) // 16])
+
     def _slow_third(self, weight: float, low: float, median_bps: float) -> Point:
         bps = exp(low)
         if bps * WAITED >= median_bps:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from splitvlm.link.estimator import MAX_PROBE_BYTES, TELLING_S, LinkEstimate, LinkEstimator
+from splitvlm.link.estimator import MAX_PROBE_BYTES, MOST_PROBED_BPS, TELLING_S, LinkEstimate, LinkEstimator
 
 SILENCE_S = 5.0  # while questions come, the least pause after which an empty probe asks whether anybody is there
 ROUND_TRIP_S = 45.0  # between two measurements of the round trip alone: half the estimator's window
@@ -111,6 +111,8 @@ def telling_bytes(estimate: LinkEstimate, deciding_bps: Sequence[float]) -> int:
     rates_bps = [uplink_bps for _, uplink_bps, _ in estimate.outlook]
     slow_bps = min([estimate.uplink_bps / (1 + estimate.spread), *rates_bps])
     fast_bps = max([estimate.uplink_bps * (1 + estimate.spread), *rates_bps])
+    if estimate.at_least:
+        fast_bps = MOST_PROBED_BPS
     possible = [bps for bps in deciding_bps if slow_bps < bps < fast_bps]
     if not possible:
         return 0

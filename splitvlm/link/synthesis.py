@@ -6,6 +6,9 @@
     walk       a random walk in the logarithm of the rate, 100 kbit/s to 10 Mbit/s
     fade       driving away and back: 5 Mbit/s down to 50 kbit/s and up again, with shadow fading
     far        the same at the edge of coverage: 1 Mbit/s down to 15 kbit/s
+    city       a fast link with rare dips: 12 Mbit/s and little change, each minute or so a second or two of a thirtieth of it
+    train      the same, moving: 8 Mbit/s that vary by half, dips of up to four seconds, some of them without a byte
+    mall       the same, indoors: 4 Mbit/s that vary more than they dip
 
 Rates of a walk are correlated over seconds and spread over a decade and more, as those of recorded cellular links are
 (Winstein et al., NSDI 2013); they stand for no real place.
@@ -62,7 +65,59 @@ def far() -> Iterator[Row]:
     yield from fade(low_bps=15e3, high_bps=1e6)
 
 
-TRACES = {"constant": constant, "step": step, "outage": outage, "walk": walk, "fade": fade, "far": far}
+def dips(
+    seed: int,
+    usual_bps: float,
+    spread: float,
+    every_s: float,
+    most_s: float,
+    depth: float,
+    dead_share: float = 0.0,
+    seconds: int = 240,
+) -> Iterator[Row]:
+    """A rate around its usual one, with a memory of 2 s, and dips.
+
+    `spread` is of the logarithm; a dip comes after `every_s` on average, lasts up to `most_s` and divides the rate by up to
+    `depth`, and that share of them carries nothing.
+    """
+    chance = random.Random(SEED + seed)
+    level, dip_until, divisor = 0.0, 0.0, 1.0
+    next_s = chance.expovariate(1 / every_s)
+    for half in range(2 * seconds):
+        now_s = half / 2
+        if now_s >= next_s:
+            dip_until = now_s + chance.uniform(0.5, most_s)
+            divisor = (
+                math.inf if chance.random() < dead_share else math.exp(chance.uniform(math.log(4), math.log(depth)))
+            )
+            next_s = dip_until + chance.expovariate(1 / every_s)
+        yield now_s, usual_bps * math.exp(level) / (divisor if now_s < dip_until else 1.0)
+        level = 0.8 * level + chance.gauss(0, spread * math.sqrt(1 - 0.8**2))
+
+
+def city() -> Iterator[Row]:
+    yield from dips(2, 12e6, 0.2, 50.0, 2.0, 30.0)
+
+
+def train() -> Iterator[Row]:
+    yield from dips(3, 30e6, 0.5, 60.0, 4.0, 100.0, dead_share=0.3)
+
+
+def mall() -> Iterator[Row]:
+    yield from dips(4, 20e6, 0.4, 60.0, 3.0, 30.0)
+
+
+TRACES = {
+    "constant": constant,
+    "step": step,
+    "outage": outage,
+    "walk": walk,
+    "fade": fade,
+    "far": far,
+    "city": city,
+    "train": train,
+    "mall": mall,
+}
 
 
 def render(rows: Iterator[Row]) -> str:

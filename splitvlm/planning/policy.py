@@ -31,8 +31,9 @@ MAX_MARGIN = 0.2  # below 1 - 1 / VASTLY, so that a vastly better plan always pa
 VASTLY = 1.25  # a plan that is so many times faster does not wait for the dwell
 MIN_DWELL_S = 2.0  # a few requests, and below the 5 s in which the plan must follow the link
 SLACK = 0.09  # of plans that are so nearly as fast, the one with the fewest bytes: it varies less, and costs less
-STEADY = 1.12  # but where the slow end of the outlook is not so many times its mean, bytes do not vary the time,
-STEADY_SLACK = 0.02  # and next to nothing is given away for them
+STEADY_SLACK = (
+    0.02  # but next to nothing where it is the slower one in the tail of the forecast, too: it steadies nothing then
+)
 SLACK_OF_GAIN = 0.25  # of what a cloud plan saves beside the device's own time: so much may go for fewer bytes
 WORTH_HEDGING = 0.02  # a cloud plan that shortens the device's time by less is not worth its bytes
 SECONDS_A_DAY = 86_400.0
@@ -51,6 +52,7 @@ class _Links(NamedTuple):
     wait_s: float  # mean
     slowest_bit_s: float
     longest_wait_s: float
+    tail_bit_s: float  # of one transfer in twenty
 
 
 class LinkView(NamedTuple):
@@ -61,6 +63,7 @@ class LinkView(NamedTuple):
     spread: float  # relative error of the estimate, 0.2 is 20 %
     peak_bps: float = 0.0  # the best of the last minutes: what the link may be again at any moment
     outlook: Sequence[tuple[float, float, float]] = ()  # weight, uplink_bps, wait_s of the next transfer's distribution
+    tail_bps: float = 0.0  # one transfer in twenty is slower
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,13 +200,11 @@ class Policy:
         now_s: float,
     ) -> tuple[_Row, float, str]:
         """The row to use, the least cost of all, and why."""
-        best, best_cost, slack, current, current_cost = candidates[0], math.inf, 0.0, None, math.inf
-        share = SLACK if links.slowest_bit_s > STEADY * links.bit_s else STEADY_SLACK
+        best, best_cost, current, current_cost = candidates[0], math.inf, None, math.inf
         for row in candidates:
             cost = self._cost(row, links, other_s)
-            if cost < best_cost - slack:
+            if cost < best_cost - _slack(best, best_cost, row, links, other_s):
                 best, best_cost = row, cost
-                slack = max(0.0, min(share * best_cost, SLACK_OF_GAIN * (other_s - best_cost)))
             if row.key == self._key:
                 current, current_cost = row, cost
         if current is best:
@@ -220,7 +221,7 @@ class Policy:
     def _cost(self, row: _Row, links: _Links, other_s: float) -> float:
         """Weighted seconds and joules, the mean over links; another run beside it is done after `other_s`."""
         _, _, fixed_s, bits, trips, compute_s, tail_s, tail_trips = row
-        points, rtt_s, bit_s, mean_wait_s, slowest_bit_s, longest_wait_s = links
+        points, rtt_s, bit_s, mean_wait_s, slowest_bit_s, longest_wait_s, _ = links
         fixed_s += trips * rtt_s
         first_within_s = other_s + tail_s + tail_trips * rtt_s  # the cloud answers from its first token on
         waits = 1.0 if bits else 0.0  # a plan that sends nothing waits for nothing
@@ -298,11 +299,20 @@ def _row(line: CostLine, n_tokens: int) -> _Row:
     return _Row(line, key, fixed_s, line.bits_of(n_tokens), trips, compute_s, tail_s, n_tokens * line.trips_per_token)
 
 
+def _slack(fewer: _Row, cost: float, more: _Row, links: _Links, other_s: float) -> float:
+    """Weighted seconds that may be given away for the first row's fewer bytes."""
+    if cost == math.inf:
+        return 0.0
+    slower = more.fixed_s - fewer.fixed_s + (more.bits - fewer.bits) * links.tail_bit_s > 0
+    share = SLACK if slower else STEADY_SLACK
+    return max(0.0, min(share * cost, SLACK_OF_GAIN * (other_s - cost)))
+
+
 def _slow(link: LinkView) -> _Links:
     """Round trip, and the conservative end of the spread or the outlook: a mean of times lies at its slow end."""
     wide = 1 + link.spread
     if link.outlook:
-        return _links(link.outlook, link.rtt_s)
+        return _links(link.outlook, link.rtt_s, link.tail_bps)
     return _links(((1.0, link.uplink_bps / wide, 0.0),), link.rtt_s * wide)
 
 
@@ -310,13 +320,13 @@ def _around(link: LinkView) -> _Links:
     """The links that stand for the spread: as far below the estimate, in the logarithm, as above it."""
     uplink_bps, rtt_s, spread = link[:3]
     if link.outlook:
-        return _links(link.outlook, rtt_s)
+        return _links(link.outlook, rtt_s, link.tail_bps)
     wide = 1 + spread
     points = (0.3, uplink_bps / wide, rtt_s * spread), (0.4, uplink_bps, 0.0), (0.3, uplink_bps * wide, 0.0)
     return _links(points, rtt_s)
 
 
-def _links(points: _Points, rtt_s: float) -> _Links:
+def _links(points: _Points, rtt_s: float, tail_bps: float = 0.0) -> _Links:
     bit_s = mean_wait_s = longest_wait_s = 0.0
     slowest_bps = math.inf
     for weight, uplink_bps, wait_s in points:
@@ -326,4 +336,4 @@ def _links(points: _Points, rtt_s: float) -> _Links:
             slowest_bps = uplink_bps
         if wait_s > longest_wait_s:
             longest_wait_s = wait_s
-    return _Links(points, rtt_s, bit_s, mean_wait_s, 1 / slowest_bps, longest_wait_s)
+    return _Links(points, rtt_s, bit_s, mean_wait_s, 1 / slowest_bps, longest_wait_s, 1 / (tail_bps or slowest_bps))

@@ -53,8 +53,18 @@ def test_a_single_frame_tells_the_rate_only_beyond_the_round_trip():
 
 def test_a_tiny_transfer_is_only_a_lower_bound():
     estimator = settled(5e6)
-    estimator.on_transfer(200, None, RTT_S + 0.001, 0, 10)  # at least 0.4 Mbit/s: known
-    assert estimator.estimate(10) == settled(5e6).estimate(10)
+    estimator.on_transfer(200, None, RTT_S + 0.001, 0, 10)  # at least 0.8 Mbit/s: known
+    assert estimator.estimate(10) == settled(5e6).estimate(10)._replace(at_least=True)
+
+
+def test_transfers_that_are_too_quick_to_be_told_count_among_the_usual_ones():
+    """A fast link with rare dips: without its quick transfers the dips alone would be what is usual."""
+    estimator = LinkEstimator(prior_uplink_bps=1e6)
+    estimator.on_rtt(RTT_S, 0)
+    for second in range(200):
+        bps = 200e3 if second % 40 == 39 else 50e6
+        estimator.on_transfer(2_000, None, RTT_S + 8 * 2_000 / bps, 0, float(second))
+    assert estimator.estimate(198.0).tail_bps > 2e6
 
 
 def test_a_large_transfer_outweighs_a_small_one():

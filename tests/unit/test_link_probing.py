@@ -25,7 +25,7 @@ rates = st.floats(1e3, 1e9)
 
 def about(level_bps: float, low_bps: float, high_bps: float) -> LinkEstimate:
     outlook = ((0.25, low_bps, 0.0), (0.5, level_bps, 0.0), (0.25, high_bps, 0.0))
-    return LinkEstimate(level_bps, RTT_S, 0.1, 0.0, 5, high_bps, outlook, level_bps)
+    return LinkEstimate(level_bps, RTT_S, 0.1, 0.0, 5, high_bps, outlook, level_bps, at_least=False)
 
 
 def test_where_one_plan_is_best_over_the_whole_forecast_no_probe_is_worth_anything():
@@ -42,6 +42,12 @@ def test_where_one_plan_is_best_over_the_whole_forecast_no_probe_is_worth_anythi
 def test_a_probe_takes_just_long_enough_at_the_next_rate_above_the_estimate(deciding_bps, told_bps):
     size = telling_bytes(about(100e3, 10e3, 5e6), deciding_bps)
     assert 8 * size / told_bps == pytest.approx(TELLING_S, rel=0.01)
+
+
+def test_a_rate_that_is_known_as_a_lower_bound_only_may_be_any_above_it():
+    assert telling_bytes(about(1e6, 0.5e6, 2e6), (5e6,)) == 0
+    assert telling_bytes(about(1e6, 0.5e6, 2e6)._replace(at_least=True), (5e6,)) > 0
+    assert telling_bytes(about(1e6, 0.5e6, 2e6)._replace(at_least=True), (500e6,)) == 0  # no probe could tell that
 
 
 def test_where_all_deciding_rates_are_below_the_estimate_the_highest_is_told():

@@ -116,7 +116,7 @@ def test_a_wrong_file_is_refused_with_its_line(content, words):
         ("step:2mbit", "tells no seconds"),
         ("step:2mbit@0", "at least a millisecond"),
         ("outage:2mbit@5", "tells no length of the outage"),
-        ("synthetic:moon", "Known names: constant, fade, far, outage, step, walk"),
+        ("synthetic:moon", "Known names: city, constant, fade, far, mall, outage, step, train, walk"),
         ("/no/such/file.up", "Cannot read the trace /no/such/file.up"),
     ],
 )
@@ -182,3 +182,12 @@ def test_the_demo_s_trace_spans_what_it_says():
     rates = [bps for _, bps in spans(load("synthetic:fade").up)]
     assert min(rates) < 100e3
     assert max(rates) > 4e6
+
+
+@pytest.mark.parametrize("name", ["city", "train", "mall"])
+def test_a_fast_link_with_rare_dips_is_fast_and_dips_rarely(name):
+    rates = sorted(bps for _, bps in spans(load(f"synthetic:{name}").up))
+    median_bps = rates[len(rates) // 2]
+    assert median_bps > 10e6
+    slow = sum(bps < median_bps / 4 for bps in rates) / len(rates)
+    assert 0 < slow < 0.08

@@ -41,13 +41,25 @@ def test_a_small_gain_is_not_worth_a_change():
     assert Policy(hedging=False).pick(TABLE, LinkView(0.9 * crossing_bps, 0.02, 0), 5, 0).plan == TOKENS.plan
 
 
-def test_of_plans_that_are_nearly_as_fast_the_first_pick_sends_fewer_bytes_where_the_link_varies():
+def test_of_plans_that_are_nearly_as_fast_the_first_pick_sends_fewer_bytes_where_they_are_faster_in_the_tail():
     nearly_bps = 1.1 * 8 * (12_000 - 3_000) / 0.2
     assert IMAGE.latency_s(nearly_bps, 0.02, 5) < TOKENS.latency_s(nearly_bps, 0.02, 5)  # by 5 %
     steady = LinkView(nearly_bps, 0.02, 0.0, 0.0, ((1.0, nearly_bps, 0.0),))
     varying = LinkView(nearly_bps, 0.02, 0.3, 0.0, ((0.5, nearly_bps / 1.3, 0.0), (0.5, nearly_bps / 0.7, 0.0)))
     assert Policy(hedging=False).pick(TABLE, varying, 5, 0).plan == TOKENS.plan
     assert Policy(hedging=False).pick(TABLE, steady, 5, 0).plan == IMAGE.plan
+
+
+@pytest.mark.parametrize("dip_bps", [20e3, 100e3, 300e3])
+def test_a_fast_link_with_rare_dips_gives_nothing_away_for_fewer_bytes(dip_bps):
+    """Nineteen in twenty transfers are fast: fewer bytes steady only those of which there are too few to matter."""
+    usual_bps = 1.5e6  # at which the image is faster by 12 ms of 250
+    nearly = a_line("tokens/int4", payload_bytes=3_000, fixed_s=0.16)
+    lines = PlanTable(1, (IMAGE, nearly))
+    rare = LinkView(usual_bps, 0.02, 0.1, usual_bps, ((1.0, usual_bps, 0.0),), usual_bps)
+    assert Policy(hedging=False).pick(lines, rare, 5, 0).plan == IMAGE.plan
+    often = rare._replace(tail_bps=dip_bps)
+    assert Policy(hedging=False).pick(lines, often, 5, 0).plan == nearly.plan
 
 
 def test_beside_a_device_that_is_nearly_as_fast_no_gain_is_given_away_for_bytes():
