@@ -21,6 +21,7 @@ from edge_node.cloud_session import CloudSession
 from edge_node.privacy import EVERYTHING_MAY_LEAVE
 from edge_node.request import Request
 from edge_node.servicer import LocalServicer
+from edge_node.settings import EdgeSettings
 from splitvlm.crypto.identity import Identity, Role
 from splitvlm.domain import Plan
 from splitvlm.errors import CapacityError, DeadlineExceeded
@@ -113,7 +114,8 @@ async def test_memory_for_requests_is_counted_before_it_is_taken_and_comes_back(
 async def test_a_node_without_room_is_left_alone_where_the_device_can_answer(
     cloud: Cloud, camera: Device, alone: bool
 ) -> None:
-    servicer = LocalServicer(cast(Any, None), cast(Any, SimpleNamespace(can_finish_alone=alone)), None, plaintext=True)
+    runtime, planner = SimpleNamespace(settings=EdgeSettings()), SimpleNamespace(can_finish_alone=alone)
+    servicer = LocalServicer(cast(Any, runtime), cast(Any, planner), None, plaintext=True)
     assert servicer._cloud_is_there(camera.link)
     for _ in range(2):
         await camera.ask(PLAN, PICTURE, QUESTION, 2)
