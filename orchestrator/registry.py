@@ -98,6 +98,10 @@ class Registry:
         """Another period of beats from now on."""
         self._heartbeat_s = heartbeat_s
 
+    def period_of(self, name: str) -> float:
+        """How often the node of that name is to beat, in seconds."""
+        return self.period_s(self._seats[name].node)
+
     def period_s(self, node: Node) -> float:
         """How often the node is to beat."""
         if isinstance(node, CloudNode):

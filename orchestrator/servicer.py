@@ -75,7 +75,7 @@ class ControlServicer(control_pb2_grpc.ControlServicer):
             self._note_stream(request)
         self._publisher.changed()
         _log.info("registered", extra={"node": request.node, "role": request.role, "model": request.model})
-        return pb.Registered(heartbeat_ms=math.ceil(1e3 * self._registry.period_s(node)))
+        return pb.Registered(heartbeat_ms=self._heartbeat_ms(request.node))
 
     @unary
     async def Heartbeat(self, request: pb.Beat, context: Any) -> pb.Beaten:
@@ -84,7 +84,7 @@ class ControlServicer(control_pb2_grpc.ControlServicer):
         queue_s = 1e-6 * request.queue_us
         if self._registry.beat(request.node, request.instance, time.monotonic(), queue_s=queue_s):
             self._publisher.load_changed()
-        return pb.Beaten()
+        return pb.Beaten(heartbeat_ms=self._heartbeat_ms(request.node))
 
     @unary
     async def Leave(self, request: pb.LeaveRequest, context: Any) -> pb.LeaveReply:
@@ -133,6 +133,9 @@ class ControlServicer(control_pb2_grpc.ControlServicer):
         now_s = time.monotonic()
         nodes = sorted(self._registry.nodes(), key=lambda node: (self._registry.silent_s(node.name, now_s), node.name))
         return pb.NodeList(nodes=[self._status(node, now_s) for node in nodes[:MAX_LISTED_NODES]])
+
+    def _heartbeat_ms(self, name: str) -> int:
+        return math.ceil(1e3 * self._registry.period_of(name))
 
     def _note_stream(self, request: pb.Registration | pb.WatchRequest) -> None:
         """Whether this process has a plan stream open is a sign of its life."""

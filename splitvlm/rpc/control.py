@@ -22,6 +22,7 @@ from splitvlm.wire.v1 import control_pb2_grpc
 
 _log = logging.getLogger("splitvlm.control")
 FIRST_RETRY_S, LAST_RETRY_S = 1.0, 8.0
+MAX_NOTED = 16  # sentences: an orchestrator that says another one each time does not fill the log
 LEAVE_TIMEOUT_S = 1.0  # a node that stops does not wait for an orchestrator that is away
 
 
@@ -47,7 +48,7 @@ class ControlClient:
         self.reachable = False
         self._again = asyncio.Event()
         self._leaving = False
-        self._noted = ""
+        self._noted: set[str] = set()  # sentences that were logged since the last registration
 
     @property
     def stub(self) -> control_pb2_grpc.ControlStub:
@@ -90,11 +91,11 @@ class ControlClient:
             raise PeerUnavailable(f"The {self.peer} did not take a report.") from error
 
     def note(self, rpc_error: grpc.aio.AioRpcError) -> SplitvlmError:
-        """What a failed call means; logged where it is not what was logged last."""
+        """What a failed call means; logged once between two registrations, for calls are tried again and again."""
         error = own_certificate_expired(self._identity, self.peer) or from_rpc(rpc_error, self.peer)
         away = isinstance(error, PeerUnavailable | DeadlineExceeded)
-        if str(error) != self._noted:
-            self._noted = str(error)
+        if str(error) not in self._noted and len(self._noted) < MAX_NOTED:
+            self._noted.add(str(error))
             _log.log(logging.WARNING if self.reachable or not away else logging.INFO, "%s", error)
         self.reachable = not away
         return error
@@ -108,7 +109,8 @@ class ControlClient:
         self._again.clear()
         registration.instance = self.instance
         reply: pb.Registered = await self.stub.Register(registration, timeout=CONTROL_TIMEOUT_S)
-        self.reachable, self._noted = True, ""
+        self.reachable = True
+        self._noted.clear()
         _log.info("registered with the %s", self.peer)
         return beat_period_s(reply)
 
@@ -119,13 +121,13 @@ class ControlClient:
             message = beat()
             message.instance = self.instance
             try:
-                await self.stub.Heartbeat(message, timeout=CONTROL_TIMEOUT_S)
+                reply: pb.Beaten = await self.stub.Heartbeat(message, timeout=CONTROL_TIMEOUT_S)
             except grpc.aio.AioRpcError as error:
                 if isinstance(from_rpc(error, self.peer), UsageError):
                     return  # it does not know this node any more
                 raise
             self.reachable = True
-            wait_s = period_s
+            wait_s = beat_period_s(reply)
 
     async def _told_again(self, timeout_s: float) -> bool:
         """Whether register_again was called within that time."""

@@ -87,6 +87,6 @@ def check_table(message: pb.PlanTable) -> None:
     check_line("problem", message.problem, MAX_PROBLEM_CHARS)
 
 
-def beat_period_s(message: pb.Registered) -> float:
+def beat_period_s(message: pb.Registered | pb.Beaten) -> float:
     """How often the orchestrator wants beats, within what a node does: neither a flood nor years of silence."""
     return min(max(message.heartbeat_ms / 1e3, LEAST_BEAT_S), MOST_BEAT_S)

@@ -167,13 +167,15 @@ async def test_a_table_follows_what_it_depends_on_and_nothing_else(
     for _ in range(5):
         await device.Heartbeat(beat("edge-1"))
         await first.Heartbeat(beat("cloud-1"))
-    await orchestrator.cloud("cloud-2", 2)
+    second = await orchestrator.cloud("cloud-2", 2)
     assert len({*(both := await call.read()).standby, both.cloud_address}) == 2
     assert len(built) == before + 1, "five beats of both built nothing; the second cloud node one table"
     await first.Leave(pb.LeaveRequest(node="cloud-1", instance=INSTANCE))
     left = await call.read()
     assert (left.cloud_node, list(left.standby)) == ("cloud-2", [])
     orchestrator.servicer.use(0.1, {})
+    heard = await second.Heartbeat(beat("cloud-2"))
+    assert heard.heartbeat_ms == 100, "from the next beat on, nodes beat as often as they are expected to"
     dead = await call.read()  # cloud-2 has been silent for longer than three of these beats
     assert (dead.cloud_node, [line.plan for line in dead.lines]) == ("", ["device/none"])
     call.cancel()

@@ -7,6 +7,7 @@ import contextlib
 from types import SimpleNamespace
 from typing import Any
 
+import grpc
 import pytest
 
 from edge_node.control import EdgeControl
@@ -19,7 +20,7 @@ from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut
 from splitvlm.errors import CapacityError, PeerUnavailable, UsageError
 from splitvlm.rpc.channels import connected
 from splitvlm.rpc.control import LAST_RETRY_S, ControlClient, retry_s
-from splitvlm.rpc.control_messages import beat_period_s, check_beat, check_report
+from splitvlm.rpc.control_messages import LEAST_BEAT_S, MOST_BEAT_S, beat_period_s, check_beat, check_report
 from splitvlm.rpc.plans import table_to_wire
 from splitvlm.wire.v1 import control_pb2 as pb
 from splitvlm.wire.v1 import data_pb2
@@ -214,4 +215,43 @@ async def test_a_cancellation_that_meets_the_end_of_a_wait_is_not_lost(turns: in
         with contextlib.suppress(asyncio.CancelledError):
             await task
         assert task.cancelled() is asked
+    await client.close()
+
+
+async def test_what_an_orchestrator_refuses_is_logged_once_until_it_does_not(caplog: pytest.LogCaptureFixture) -> None:
+    client = ControlClient("127.0.0.1:1", None)
+    nothing = grpc.aio.Metadata()
+    calls = [
+        grpc.aio.AioRpcError(grpc.StatusCode.PERMISSION_DENIED, nothing, nothing, details=f"reason {n % 2}")
+        for n in range(6)
+    ]
+    for call in calls:
+        client.note(call)
+    assert len(caplog.records) == 2
+    assert client.reachable, "a refusal is an answer"
+    for number in range(100):
+        client.note(grpc.aio.AioRpcError(grpc.StatusCode.ABORTED, nothing, nothing, details=f"another {number}"))
+    assert len(caplog.records) <= 16
+    client.note(grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, nothing, nothing, details="gone"))
+    assert not client.reachable
+    await client.close()
+
+
+async def test_a_node_beats_as_often_as_the_last_reply_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    client, waits = ControlClient("127.0.0.1:1", None), list[float]()
+    replies = iter((500, 0, 2**32 - 1))
+
+    async def told_again(timeout_s: float) -> bool:
+        waits.append(timeout_s)
+        return len(waits) > 3
+
+    async def heartbeat(message: pb.Beat, **_: object) -> pb.Beaten:
+        assert message.instance == client.instance
+        return pb.Beaten(heartbeat_ms=next(replies))
+
+    monkeypatch.setattr(client, "_told_again", told_again)
+    monkeypatch.setattr(ControlClient, "stub", SimpleNamespace(Heartbeat=heartbeat))
+    await client._beat(2.0, lambda: pb.Beat(node="edge-1"))
+    assert 0 <= waits[0] <= 2.0
+    assert waits[1:] == [0.5, LEAST_BEAT_S, MOST_BEAT_S]
     await client.close()

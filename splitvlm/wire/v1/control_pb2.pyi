@@ -194,12 +194,17 @@ Global___Beat: _TypeAlias = Beat  # noqa: Y015
 class Beaten(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    HEARTBEAT_MS_FIELD_NUMBER: _builtins.int
+    heartbeat_ms: _builtins.int
+    """as in Registered: it may have changed since"""
     def __init__(
         self,
+        *,
+        heartbeat_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat_ms", b"heartbeat_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
