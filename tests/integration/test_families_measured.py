@@ -1,0 +1,91 @@
+"""What is measured and learned of a model works for every family: `calibrate`, `evaluate --plans`, the features of `leak`.
+
+By tiny models, with one step of training, in this process: of what a figure is worth nothing is said here.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from splitvlm import accuracy, calibration
+from splitvlm.accuracy import measure_plans
+from splitvlm.calibration import calibrate, codec_of
+from splitvlm.codec.lessons import learn
+from splitvlm.domain import IMAGE, TOKENS, Cut
+from splitvlm.errors import UsageError
+from splitvlm.leak import measure
+from splitvlm.model.boundary import HIDDEN
+from splitvlm.model.loading import load_device, middle_cuts
+from splitvlm.variants.evaluation import drawn
+from tests.unit.tiny_models import FAMILIES, picture, save
+
+PICTURES = 12
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One training for all levels, no processes, few tokens."""
+    learned: dict[int, Any] = {}
+
+    def once(seen: Any, transform: Any, level: str, stride: int, *, steps: int) -> Any:
+        if id(transform) not in learned:
+            learned[id(transform)] = learn(seen, transform, "klt8", stride, steps=steps)
+        return learned[id(transform)]
+
+    def in_process(_workers: int, begin: Any = None, *arguments: Any) -> Executor:
+        return ThreadPoolExecutor(1, initializer=begin, initargs=arguments)
+
+    monkeypatch.setattr(calibration, "learn", once)
+    monkeypatch.setattr(calibration, "TOKENS_PER_CHANNEL", 1)
+    monkeypatch.setattr(calibration, "worker_pool", in_process)
+    monkeypatch.setattr(accuracy, "worker_pool", in_process)
+    monkeypatch.setattr(accuracy, "_worker", [])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_every_family_is_calibrated_and_measured(kind: str, tmp_path: Path) -> None:
+    name = str(save(kind, tmp_path / "model"))
+    calibrate(name, None, PICTURES, steps=1)
+    codec = codec_of(name)
+    cuts = middle_cuts(name)
+    assert set(codec.channels) == set(cuts) - {IMAGE}
+    part = load_device(name, cuts)
+    for cut in codec.channels:
+        boundary = part.lower(picture(64, 64), "Is it?", cut).boundary
+        back = codec.decode(cut, codec.encode(cut, boundary, "klt3"))
+        assert back[HIDDEN].shape == boundary[HIDDEN].shape
+    plans = measure_plans(name, cuts, islice(drawn(2, 0), 2), lambda done, total: None, levels=["klt3", "webp90"])
+    assert {plan.partition("/")[0] for plan in plans} == set(map(str, cuts))
+    assert {plan for plan in plans if plan.endswith("klt3")} == {f"{cut}/klt3" for cut in codec.channels}
+
+
+@pytest.mark.parametrize(
+    ("kind", "vision_tokens", "visual_tokens"), [("scenes-like", 64, 16), ("qwen2.5-vl", 64, 16), ("gemma3", 16, 4)]
+)
+def test_families_of_one_piece_have_features_to_attack(
+    kind: str, vision_tokens: int, visual_tokens: int, tmp_path: Path
+) -> None:
+    assert features(kind, tmp_path) == [vision_tokens, visual_tokens, visual_tokens]
+
+
+@pytest.mark.parametrize("kind", ["idefics3", "llava-onevision"])
+def test_families_of_many_pieces_are_refused_in_a_sentence(kind: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        UsageError, match=r"tokens form no square: the attacker knows pictures in one square piece only"
+    ):
+        features(kind, tmp_path)
+
+
+def features(kind: str, folder: Path) -> list[int]:
+    """How many tokens an attacker gets of a square picture, from shallow to deep."""
+    name = str(save(kind, folder / "model"))
+    cuts = (Cut.parse("vision:1"), TOKENS, Cut.parse("lm:1"))
+    part, codec = load_device(name, cuts), codec_of(name)
+    return [len(measure._features(part, codec, cut, "lossless", picture(64, 64))) for cut in cuts]
