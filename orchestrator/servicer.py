@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import logging
 import math
 import time
@@ -36,6 +37,7 @@ CALLS_AT_ONCE = 20.0
 CALLS_PER_BEAT = 2.0  # in the long run a node may call so often in each period of beats,
 CALLS_PER_S = 1.0  # and so often besides
 REGISTRATIONS_AT_ONCE, REGISTRATIONS_PER_S = 6.0, 0.2  # besides: each may make a table of many plans
+LISTED_BYTES = 96 * 1024  # of a reply that lists nodes: with what frames them it stays below a message's limit
 REFUSAL_PAUSE_S = 0.5  # before a call is refused for its pace: a caller that asks in a loop is slowed down to this
 
 
@@ -132,7 +134,9 @@ class ControlServicer(control_pb2_grpc.ControlServicer):
         await self._keep(self._pace, f"nodes/{caller or ''}")
         now_s = time.monotonic()
         nodes = sorted(self._registry.nodes(), key=lambda node: (self._registry.silent_s(node.name, now_s), node.name))
-        return pb.NodeList(nodes=[self._status(node, now_s) for node in nodes[:MAX_LISTED_NODES]])
+        statuses = [self._status(node, now_s) for node in nodes[:MAX_LISTED_NODES]]
+        sizes = itertools.accumulate(status.ByteSize() for status in statuses)
+        return pb.NodeList(nodes=[status for status, size in zip(statuses, sizes, strict=True) if size < LISTED_BYTES])
 
     def _heartbeat_ms(self, name: str) -> int:
         return math.ceil(1e3 * self._registry.period_of(name))

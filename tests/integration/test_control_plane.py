@@ -13,9 +13,11 @@ import grpc
 import pytest
 
 from orchestrator.node import SERVICE
+from orchestrator.registry import EdgeNode, Origin
 from orchestrator.servicer import CALLS_AT_ONCE, ControlServicer
 from splitvlm.crypto.identity import Role, load_identity
 from splitvlm.errors import Cancelled, CapacityError, ConfigError, SplitvlmError, UsageError
+from splitvlm.planning.table import Limits
 from splitvlm.rpc.channels import open_channel
 from splitvlm.rpc.lifecycle import background
 from splitvlm.rpc.plans import cloud_profile_to_wire, device_profile_to_wire
@@ -199,6 +201,17 @@ async def test_the_second_node_of_a_name_is_refused_and_takes_no_stream(orchestr
     await first.Leave(pb.LeaveRequest(node="edge-1", instance=INSTANCE))
     await twin.Register(edge("edge-1", "f" * 16, "127.0.0.1:7555"))
     call.cancel()
+
+
+@pytest.mark.parametrize(("model", "at_least"), [("m", 1_000), ("m" * 1_000, 80)])
+async def test_a_list_of_many_nodes_is_cut_to_a_message(orchestrator: Orchestrator, model: str, at_least: int) -> None:
+    origin = Origin(INSTANCE, "10.0.0.1", "127.0.0.1:7443")
+    for number in range(1_500):
+        device = EdgeNode(f"edge-{number}", model, "w", origin, DEVICE_PROFILE, Limits(), b"kind")
+        orchestrator.servicer._registry.register(device, time.monotonic())
+    listed = (await (await orchestrator.stub("app", Role.APP)).Nodes(pb.NodesRequest())).nodes
+    assert at_least <= len(listed) <= 1_000
+    assert all(node.alive for node in listed)
 
 
 @pytest.mark.parametrize(
