@@ -236,7 +236,7 @@ def _shown(value: object) -> str:
 def _plot(out: Path, told: Sequence[Told], trace: Trace, slowdown: float) -> Path:
     try:
         out.mkdir(parents=True, exist_ok=True)
-        return plot(out / "demo.png", told, trace, slowdown)
+        return plot(out / "demo.png", told, trace, slowdown, 2 * DELAY_S)
     except OSError as error:
         raise UsageError(
             f"Cannot write the plot to {out}: {error.strerror}.", advice="Choose another --out."
