@@ -33,6 +33,9 @@ from splitvlm.wire.v1 import data_pb2_grpc
 
 PROBE_TIMEOUT_S = 5.0
 LOOK_PERIOD_S = 0.5  # how often it is looked whether to probe
+FIRST_LOOK_S = (
+    2.0  # that a question waits for the first measurement, where it would wait for the session's set-up anyway
+)
 IDLE_SESSIONS = 4  # kept open for the next requests
 MOST_REMEMBERED = 1_000  # pictures whose names are kept here; what the cloud node keeps of them is for it to say
 STALLED = 2.0  # an upload that takes so many times its predicted time tells of the link before it ends
@@ -70,6 +73,7 @@ class CloudLink:
         self._quiet.set()
         self._unbooked_bytes = 0
         self._looked_s = -math.inf  # last, for a node that was away
+        self._looked = asyncio.Event()  # once, whatever was found
         self._opening: asyncio.Task[None] | None = None
         self._naming_key = os.urandom(32)  # another one for each cloud node: names tell nobody which pictures are alike
         self._remembered: OrderedDict[bytes, Plan] = OrderedDict()
@@ -144,6 +148,12 @@ class CloudLink:
         """A question came, wherever it is answered: while they come, the link is probed more often."""
         self._schedule.asked(time.monotonic())
 
+    async def first_look(self) -> None:
+        """Waits for the first measurement, but not for long: before it, the choice of plan knows nothing of the link."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_LOOK_S):
+                await self._looked.wait()
+
     def take_bytes(self) -> int:
         """Bytes of requests, sessions and probes sent since the last call: what a metered link counts."""
         taken, self._unbooked_bytes = self._unbooked_bytes, 0
@@ -207,6 +217,8 @@ class CloudLink:
             self.reachable = error.code not in ("peer-unavailable", "deadline")
         except grpc.aio.AioRpcError as error:
             self.reachable = from_rpc(error, self.peer).code not in ("peer-unavailable", "deadline")
+        finally:
+            self._looked.set()
 
     async def _measure_first(self, stub: data_pb2_grpc.DataStub) -> None:
         """The first question needs a session, whose set-up tells of the rate what a probe of its size would."""

@@ -51,6 +51,8 @@ class LocalServicer(local_pb2_grpc.LocalServicer):
         booking = self._admission.begin()
         try:
             image = await self._opened(request.picture, booking)
+            if self._runtime.link is not None:
+                await self._runtime.link.first_look()
             self._runtime.use_reachable()
             with self._runtime.held() as (link, standby):
                 async for message in self._answer(request, image, link, standby):

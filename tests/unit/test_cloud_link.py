@@ -7,6 +7,7 @@ import math
 
 import pytest
 
+from edge_node import cloud_link
 from edge_node.cloud_link import CloudLink
 from edge_node.cloud_session import Exchange
 from splitvlm.wire.v1 import data_pb2 as pb
@@ -58,3 +59,23 @@ async def test_a_receipt_tells_of_no_more_than_was_sent_and_no_longer_than_it_to
     assert 0 < estimate.uplink_bps <= max(8 * 20_000 / 0.005, 5e6)
     assert 0 < estimate.rtt_s < 0.34
     assert math.isfinite(estimate.transfer_s(20_000))
+
+
+async def test_the_first_question_waits_for_the_first_measurement_and_later_ones_do_not(
+    link: CloudLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cloud_link, "PROBE_TIMEOUT_S", 0.2)
+    waiting = asyncio.create_task(link.first_look())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    await link._probe()  # nobody listens there: that is known then
+    await asyncio.wait_for(waiting, 5)
+    assert not link.reachable
+    await asyncio.wait_for(link.first_look(), 0.5)
+
+
+async def test_a_session_s_set_up_is_the_first_reading_of_the_rate(link: CloudLink) -> None:
+    """1.2 kB in 300 ms and a round trip of 40: no more than 40 kbit/s, where 5 Mbit/s was supposed."""
+    link.estimator.on_rtt(0.04, 0.0)
+    link.estimator.on_transfer(1_200, None, 0.34, 0.0, 0.3)
+    assert link.estimator.estimate(0.3).uplink_bps <= 40e3
