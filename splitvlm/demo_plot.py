@@ -85,8 +85,9 @@ def _draw_plans(axis: Any, points: Sequence[Point], names: Sequence[str], colour
             color=[colours[point.account.plan] if correct else RED for point in these],
             marker=marker,
             s=30 if correct else 90,
-            label="right" if correct else "wrong",
         )
+    axis.scatter([], [], color=GREY, marker="o", s=30, label="right")
+    axis.scatter([], [], color=RED, marker="X", s=90, label="wrong")
     axis.set_yticks(range(len(names)), names)
     axis.set_ylabel("chosen plan")
     axis.margins(y=0.3)
