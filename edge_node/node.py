@@ -16,6 +16,7 @@ from edge_node.servicer import LocalServicer
 from edge_node.settings import CHANGEABLE, EdgeSettings
 from splitvlm.calibration import codec_of
 from splitvlm.codec.codec import Codec
+from splitvlm.crypto.identity import Identity
 from splitvlm.domain import DEVICE, Cut, Plan
 from splitvlm.errors import ConfigError, SplitvlmError, UsageError
 from splitvlm.leak.figures import FILE, leaks_of, read_leaks
@@ -43,21 +44,12 @@ async def run(settings: EdgeSettings, source: Path | None = None) -> None:
     spec = read_spec(settings.model.name)
     model = settings.model
     codec = codec_of(model.name)
-    privacy = PrivacyDoor(settings.privacy, leaks_at(spec, codec))
-    cuts = allowed_cuts(settings, spec, codec, privacy)
-    audit = (
-        AuditLog(settings.privacy.audit_log, settings.privacy.audit_log_bytes) if settings.privacy.audit_log else None
-    )
-    planner = Planner(settings.planning, cuts, codec, privacy)
+    privacy, cuts, planner = _planned(settings, spec, codec)
     part = load_device(model.name, cuts, device=model.device, dtype=model.dtype, threads=model.threads)
     engine = Engine(part, codec, settings.emulation.slowdown)
     runtime = Runtime(settings, engine, cuts, agreement_of(spec, codec, model.dtype), identity, privacy)
     runtime.deciding_bps = planner.deciding_bps
-    most_calls = settings.limits.questions + OTHER_CALLS
-    server = NodeServer(identity, [SERVICE], MAX_LOCAL_MESSAGE_BYTES, most_calls)
-    local_pb2_grpc.add_LocalServicer_to_server(
-        LocalServicer(runtime, planner, audit, plaintext=identity is None), server.grpc
-    )
+    server = _server(settings, identity, runtime, planner)
     with stop_signals() as stop:
         address = await server.listen(settings.listen)
         if settings.cloud:
@@ -95,10 +87,24 @@ async def run(settings: EdgeSettings, source: Path | None = None) -> None:
 
 def check(settings: EdgeSettings) -> None:
     """Raises ConfigError, UsageError or PrivacyRefused for cuts, levels and plans that the model or the limits do not have."""
-    spec = read_spec(settings.model.name)
-    codec = codec_of(settings.model.name)
+    _planned(settings, read_spec(settings.model.name), codec_of(settings.model.name))
+
+
+def _planned(settings: EdgeSettings, spec: ModelSpec, codec: Codec) -> tuple[PrivacyDoor, tuple[Cut, ...], Planner]:
     privacy = PrivacyDoor(settings.privacy, leaks_at(spec, codec))
-    Planner(settings.planning, allowed_cuts(settings, spec, codec, privacy), codec, privacy)
+    cuts = allowed_cuts(settings, spec, codec, privacy)
+    return privacy, cuts, Planner(settings.planning, cuts, codec, privacy)
+
+
+def _server(settings: EdgeSettings, identity: Identity | None, runtime: Runtime, planner: Planner) -> NodeServer:
+    """The port for applications, which does not listen yet. Raises ConfigError where the audit log cannot be written."""
+    audit_log, most_bytes = settings.privacy.audit_log, settings.privacy.audit_log_bytes
+    audit = AuditLog(audit_log, most_bytes) if audit_log is not None else None
+    servicer = LocalServicer(runtime, planner, audit, plaintext=identity is None)
+    most_calls = settings.limits.questions + OTHER_CALLS
+    server = NodeServer(identity, [SERVICE], MAX_LOCAL_MESSAGE_BYTES, most_calls)
+    local_pb2_grpc.add_LocalServicer_to_server(servicer, server.grpc)
+    return server
 
 
 def take_settings(new: EdgeSettings, cuts: Sequence[Cut], runtime: Runtime, planner: Planner) -> None:

@@ -162,7 +162,8 @@ CHANGEABLE = frozenset(
     {
         "logging",
         "drain_s",
-        "limits",
+        "limits.max_new_tokens",
+        "limits.working_bytes",
         "privacy.mode",
         "privacy.max_leak",
         *(f"planning.{name}" for name in Planning.model_fields if name not in ("cuts", "device_memory_bytes")),
