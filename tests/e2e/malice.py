@@ -53,6 +53,7 @@ class Attacker:
     lm_hidden: int
     held_s: float  # how long what was taken is held on to
     rounds: int  # of each attack; 0: without end
+    only: str | None  # one attack's name
     made: Counter[str] = field(default_factory=Counter)
 
     async def keep_on(self, attack: Callable[[], Awaitable[None]], stop: asyncio.Event) -> None:
@@ -146,7 +147,8 @@ class Attacker:
             self.declared_and_not_sent,
             self.sent_and_not_ended,
         ]
-        return [*of_cloud, self.plan_streams_and_beats] if self.orchestrator else of_cloud  # type: ignore[list-item]
+        known = [*of_cloud, self.plan_streams_and_beats] if self.orchestrator else of_cloud
+        return [attack for attack in known if self.only in (None, attack.__name__)]
 
 
 def coded(side: int, kind: str, **options: object) -> bytes:
@@ -181,7 +183,7 @@ async def run(options: argparse.Namespace) -> dict[str, int]:
     attackers = [
         Attacker(
             *(load_identity(keys), options.cloud, options.orchestrator, agreed, spec.vision_hidden, spec.lm_hidden),
-            *(options.held, options.rounds),
+            *(options.held, options.rounds, options.only),
         )
         for keys in options.keys
     ]
@@ -196,6 +198,7 @@ def main() -> None:
     parser.add_argument("--orchestrator")
     parser.add_argument("--model", required=True)
     parser.add_argument("--held", type=float, default=20.0, help="seconds that memory and sessions are held on to")
+    parser.add_argument("--only", help="the name of one attack; all otherwise")
     parser.add_argument("--rounds", type=int, default=0, help="of each attack; 0: until SIGTERM")
     print(json.dumps({"attacks": asyncio.run(run(parser.parse_args()))}))
     sys.stdout.flush()
