@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,18 @@ from splitvlm.model.spec import ModelSpec
 from splitvlm.pictures import samples
 from splitvlm.workers import worker_pool
 
-QUESTION = "What is in the picture?"
+QUESTIONS = (
+    "What is in the picture?",
+    "List everything that you can see:\n1.",
+    'Answer in JSON, such as {"objects": [{"name": "car", "count": 2}], "indoors": false}.',
+    "Read out all text in the picture, word for word, with its punctuation; say NONE if there is none.",
+    "How many people are there? Answer with a number.",
+    "Somebody who cannot see this picture asks you to describe the scene, its light and its mood in a few sentences.",
+    "def count(image, kind):\n    # returns how many objects of that kind the image shows\n    return",
+    "Under the licence below, may this picture be copied, changed and distributed without fee, and on which conditions?",
+)
+"""Of several kinds of text, asked in turn about a folder's pictures: states of the language model that were learned from one
+kind alone cost more bits, and lose more answers, with others."""
 OTHER_QUESTIONS = ("how many?", "Is it day", "7", "(a) or b")
 """That begin and end differently: what their prompts have in common is the model's template."""
 SEED = 10_000  # of the drawn pictures: others than those of profiles
@@ -73,6 +85,8 @@ def calibrate(model: str, images: Path | None, number: int, workers: int = 1, st
     cuts = [cut for cut in middle_cuts(model) if cut != IMAGE]
     part = load_device(model, [max(cuts, key=lambda cut: cut.depth)])
     asked = list(_in_folder(images, number) if images else samples(number, model, seed=SEED))
+    if not asked:
+        raise UsageError(f"{images} holds no pictures.", advice=f"They end in {', '.join(SUFFIXES)}.")
     template = _template(part, asked[0][0])
     bases = {}
     for cut in cuts:
@@ -86,7 +100,7 @@ def calibrate(model: str, images: Path | None, number: int, workers: int = 1, st
 
 
 def _template(part: DevicePart, image: Image.Image) -> Template:
-    prompts = [part.inputs(image, question)["input_ids"][0].tolist() for question in (QUESTION, *OTHER_QUESTIONS)]
+    prompts = [part.inputs(image, question)["input_ids"][0].tolist() for question in (QUESTIONS[0], *OTHER_QUESTIONS)]
     return template_of(prompts, len(part.processor.tokenizer))
 
 
@@ -127,4 +141,4 @@ def _in_folder(folder: Path, number: int) -> Iterator[tuple[Image.Image, str]]:
     if not folder.is_dir():
         raise UsageError(f"{folder} is no folder.", advice="Name a folder of pictures.")
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-    return ((open_picture(path), QUESTION) for path in files[:number])
+    return ((open_picture(path), question) for path, question in zip(files[:number], cycle(QUESTIONS), strict=False))

@@ -128,6 +128,7 @@ async def renew(
     try:
         fresh = await _in_quiet(known.steps, lane, pause)
         if alike(known.profile, fresh):
+            _log.info("the profile was measured anew and is as it was")
             return
         again = await _in_quiet(known.steps, lane, pause)
     except Exception:  # noqa: BLE001  whatever ends a measurement, the node goes on serving by the kept one

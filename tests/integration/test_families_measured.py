@@ -66,6 +66,20 @@ def test_every_family_is_calibrated_and_measured(kind: str, tmp_path: Path) -> N
     assert {plan for plan in plans if plan.endswith("klt3")} == {f"{cut}/klt3" for cut in codec.channels}
 
 
+def test_pictures_of_a_folder_are_asked_about_in_several_kinds_of_text(tmp_path: Path) -> None:
+    for number in range(10):
+        picture(16, 16, number).save(tmp_path / f"{number}.png")
+    asked = [question for _, question in calibration._in_folder(tmp_path, 9)]
+    assert asked == [*calibration.QUESTIONS, calibration.QUESTIONS[0]]
+    assert len(set(asked)) == 8
+
+
+def test_a_folder_without_pictures_is_named(tmp_path: Path) -> None:
+    name = str(save("scenes-like", tmp_path / "model"))
+    with pytest.raises(UsageError, match=r"model holds no pictures\. They end in \.png"):
+        calibrate(name, tmp_path / "model", PICTURES)
+
+
 @pytest.mark.parametrize(
     ("kind", "vision_tokens", "visual_tokens"), [("scenes-like", 64, 16), ("qwen2.5-vl", 64, 16), ("gemma3", 16, 4)]
 )
