@@ -64,7 +64,7 @@ bench-policy: install
 
 # A fleet of simulated nodes and a real orchestrator.
 bench-orchestrator: install
-	$(BIN)/python benchmarks/orchestrator.py
+	$(BIN)/python benchmarks/control_plane.py
 
 bench-probing: install
 	$(BIN)/python benchmarks/probing.py

@@ -58,7 +58,7 @@ def test_the_probing_benchmark_counts_a_device_s_bytes() -> None:
 def test_the_orchestrators_benchmark_prints_its_object() -> None:
     """Twelve devices and three cloud nodes, one of which dies."""
     sizes = ("--edges", "12", "--clouds", "3", "--seconds", "1", "--settle", "0")
-    result = _last_line([sys.executable, "benchmarks/orchestrator.py", *sizes])
+    result = _last_line([sys.executable, "benchmarks/control_plane.py", *sizes])
     assert (result["edges"], result["clouds"]) == (12, 3)
     assert result["death_s"] > 2, "not before three beats were missed"
     assert result["cpu_share"] > 0

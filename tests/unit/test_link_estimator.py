@@ -110,20 +110,19 @@ def test_a_transfer_that_took_less_than_the_round_trip_shows_that_it_was_held_up
     assert estimator.estimate(3).uplink_bps == pytest.approx(80e3, rel=0.01)
 
 
-@pytest.mark.parametrize("payload_bytes", [1_000, 4_000, 40_000])
+@pytest.mark.parametrize("payload_bytes", [1_000, 4_000, 14_000])
 def test_one_transfer_that_takes_much_longer_than_predicted_is_evidence_at_once(payload_bytes):
     estimator = settled(2e6)
     estimator.on_transfer(payload_bytes, None, RTT_S + 8 * payload_bytes / 60e3, 0, 11)
-    if 8 * payload_bytes / 60e3 < 2:
-        assert estimator.estimate(11).uplink_bps == pytest.approx(60e3, rel=0.01)
+    assert estimator.estimate(11).uplink_bps == pytest.approx(60e3, rel=0.01)
 
 
 def test_a_small_transfer_over_a_slow_link_weighs_what_it_watched_of_it():
-    """On the way down: pictures first, then features of 200 bytes, which took 80 ms each."""
+    """On the way down, in no step: pictures first, then features of 600 bytes."""
     estimator = settled(60e3)
-    for now_s in (11, 12):
-        estimator.on_transfer(200, None, RTT_S + 0.08, 0, now_s)
-    assert estimator.estimate(12).uplink_bps < 45e3
+    for now_s in (11, 12, 13):
+        estimator.on_transfer(600, None, RTT_S + 8 * 600 / 35e3, 0, now_s)
+    assert estimator.estimate(13).uplink_bps < 45e3
 
 
 @pytest.mark.parametrize(("before", "after"), [(5e6, 100e3), (100e3, 5e6)])

@@ -13,7 +13,7 @@
 - Unfair: all nodes are in one process on the same machine, so that round trips take no time; what they take of the other
   cores slows nothing down that is measured, as long as there are some.
 
-`python benchmarks/orchestrator.py [--edges 1000] [--clouds 10] [--seconds 30]`. Last line: JSON.
+`python benchmarks/control_plane.py [--edges 1000] [--clouds 10] [--seconds 30]`. Last line: JSON.
 """
 
 from __future__ import annotations
