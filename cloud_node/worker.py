@@ -25,7 +25,7 @@ from cloud_node.recent import RecentMean
 P = ParamSpec("P")
 T = TypeVar("T")
 
-QUEUE_WINDOW_S = 5.0  # below three beats of 2 s: by then an idle node has said that its queue is empty
+QUEUE_WINDOW_S = 2.0  # below three beats of 0.75 s: by then an idle node has said that its queue is empty
 BUSY_WINDOW_S = 60.0  # how long jobs take changes with the requests, not with the load
 LAST_JOB_S = 1.0  # a running job gets so long to end when the node stops
 
