@@ -24,7 +24,6 @@ from tests.samples import PICTURE, tiny_model
 MIB = 2**20
 WORKING_BYTES = 256 * MIB
 SLACK_BYTES = 64 * MIB  # allocators, threads, and what the good client takes
-RECEIVED_BYTES = 16 * MIB  # of one connection, on their way inside gRPC: its flow control grows with the rate
 QUESTION = "How many cells are infected?"
 PLANS = ("image/jpeg75", "vision:1/lossless", "tokens/lossless", "lm:1/lossless")
 ATTACKERS = 8
@@ -45,11 +44,9 @@ async def launcher(tmp_path: Path) -> AsyncIterator[Launcher]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("only", "uploads"), [("pictures_of_many_pixels", 0), ("", ATTACKERS)], ids=["pictures", "everything"]
-)
+@pytest.mark.parametrize("only", ["pictures_of_many_pixels", "sent_and_not_ended", ""])
 async def test_malicious_clients_take_no_more_than_the_budget_and_good_ones_lose_nothing(
-    launcher: Launcher, only: str, uploads: int
+    launcher: Launcher, only: str
 ) -> None:
     model = tiny_model("scenes-like")
     limits = {"working_bytes": WORKING_BYTES, "max_sessions": 100, "max_upload_s": 5.0, "remembered_bytes": 0}
@@ -75,7 +72,7 @@ async def test_malicious_clients_take_no_more_than_the_budget_and_good_ones_lose
         assert len(made) == (1 if only else 7)
         assert set(made.values()) == {ROUNDS * ATTACKERS}
         print("peak above base, MiB:", (kib(cloud, "VmHWM") - before) // 1024)
-        assert 1024 * (kib(cloud, "VmHWM") - before) <= WORKING_BYTES + SLACK_BYTES + uploads * RECEIVED_BYTES
+        assert 1024 * (kib(cloud, "VmHWM") - before) <= WORKING_BYTES + SLACK_BYTES
         assert (await asked(camera, PLANS[0])).token_ids == expected[PLANS[0]]
     assert await cloud.stop() == await orchestrator.stop() == 0
 
