@@ -182,7 +182,7 @@ async def test_connections_are_renewed_and_what_runs_on_them_is_not_cut(
 
     make = grpc.aio.server
     monkeypatch.setattr(
-        grpc.aio, "server", lambda interceptors, options: make(interceptors=[*interceptors, Noting()], options=options)
+        grpc.aio, "server", lambda interceptors, **given: make(interceptors=[*interceptors, Noting()], **given)
     )
     caller = keys.identity("edge-1", Role.EDGE)
     async with (

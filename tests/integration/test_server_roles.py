@@ -107,7 +107,7 @@ async def test_a_device_sends_nothing_to_another_role(keys: Keys, role: Role) ->
         link = CloudLink(address, data_pb2.Agreement(), keys.identity("edge-1", Role.EDGE), [])
         with pytest.raises(PeerUnavailable, match="shows a certificate of another role"):
             await link.warm_up()
-        await link._probe(data_pb2_grpc.DataStub(link._channel))
+        await link._probe()
         assert not link.reachable
         await link.close()
     assert servicer.got == []

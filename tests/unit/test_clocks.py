@@ -1,4 +1,4 @@
-"""Nothing but certificates knows the time of day: a wall clock that jumps moves no deadline, estimate, quota or age."""
+"""Only certificates and the audit log know the time of day: a clock that jumps moves no deadline, estimate, quota or age."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("splitvlm", "edge_node", "cloud_node", "orchestrator")
 TELLS = {("time", "time"), ("time", "time_ns"), ("datetime", "now"), ("datetime", "utcnow"), ("date", "today")}
 MAY = {
+    "edge_node/audit.py": "when an answer was given, for whoever reads the audit log",
     "splitvlm/crypto/lifetime.py": "when a certificate is issued, and whether it is in date",
     "splitvlm/link/emulator.py": "the date in the log of an emulated link",
 }

@@ -20,10 +20,8 @@ def test_every_error_comes_back_from_its_code(kind: type[SplitvlmError]) -> None
     assert str(again) == "Something. Do this."
 
 
-@pytest.mark.parametrize("status", list(grpc.StatusCode))
+@pytest.mark.parametrize("status", [status for status in grpc.StatusCode if status is not grpc.StatusCode.OK])
 def test_every_status_of_a_peer_means_something(status: grpc.StatusCode) -> None:
-    if status is grpc.StatusCode.OK:
-        pytest.skip("no error")
     error = from_rpc(grpc.aio.AioRpcError(status, grpc.aio.Metadata(), grpc.aio.Metadata(), details="x"), "cloud node")
     assert isinstance(error, SplitvlmError)
     assert "cloud node" in str(error)
