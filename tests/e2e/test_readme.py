@@ -23,7 +23,10 @@ BLOCKS = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text("utf-8"),
 SERVERS = [block for block in BLOCKS if block.startswith("# terminal")]
 COMMANDS = [block for block in BLOCKS if not block.startswith(("# terminal", "make"))]
 
-pytestmark = pytest.mark.skipif(not (MODEL_DIR / "model.safetensors").exists(), reason="the embedded model is missing")
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.skipif(not (MODEL_DIR / "model.safetensors").exists(), reason="the embedded model is missing"),
+]
 
 
 def environment() -> dict[str, str]:

@@ -22,6 +22,8 @@ from splitvlm.link.emulator import LOG_BIN_S, LinkEmulator
 from splitvlm.link.tracefiles import load
 from splitvlm.link.traces import Trace
 
+pytestmark = pytest.mark.alone
+
 HOST = "127.0.0.1"
 RECORDED = Path(__file__).parents[3] / "shared" / "traces"
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], object]

@@ -14,6 +14,8 @@ from splitvlm.link.estimator import LinkEstimator
 from splitvlm.link.tracefiles import load
 from splitvlm.link.traces import Trace
 
+pytestmark = pytest.mark.alone
+
 HOST, DELAY_S = "127.0.0.1", 0.02
 
 

@@ -17,6 +17,8 @@ import pytest
 from splitvlm.link.emulator import LinkEmulator
 from splitvlm.link.traces import Trace
 
+pytestmark = pytest.mark.alone
+
 RATE_BPS, PAYLOAD_BYTES = 2_000_000, 400_000
 NAMESPACE, NEAR, FAR = f"link{os.getpid()}", f"ln{os.getpid()}", f"lf{os.getpid()}"
 NEAR_IP, FAR_IP = "10.213.87.1", "10.213.87.2"
