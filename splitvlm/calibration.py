@@ -39,8 +39,8 @@ QUESTIONS = (
     "def count(image, kind):\n    # returns how many objects of that kind the image shows\n    return",
     "Under the licence below, may this picture be copied, changed and distributed without fee, and on which conditions?",
 )
-"""Of several kinds of text, asked in turn about a folder's pictures: states of the language model that were learned from one
-kind alone cost more bits, and lose more answers, with others."""
+"""Questions of several kinds of text, asked in turn about a folder's pictures: states of the language model that were learned
+from one kind alone cost more bits with others (docs/codec.md)."""
 OTHER_QUESTIONS = ("how many?", "Is it day", "7", "(a) or b")
 """That begin and end differently: what their prompts have in common is the model's template."""
 SEED = 10_000  # of the drawn pictures: others than those of profiles
