@@ -54,17 +54,17 @@ from codec_run import Store, run
 from codec_scores import LOST, NONE, Score, by_kind, plot, share, summary
 from PIL import Image
 
-from splitvlm.calibration import codec_of
+from splitvlm.bundle import codec_of
 from splitvlm.domain import IMAGE, TOKENS
 from splitvlm.model.boundary import HIDDEN
 from splitvlm.model.loading import load_whole, middle_cuts
 from splitvlm.model.processors import prompt_inputs
+from splitvlm.model.threads import use_threads
 from splitvlm.scenes.batches import ASIDE, pack, stack
 from splitvlm.scenes.lessons import IMAGE_START, normalised
 from splitvlm.scenes.network import VISUAL_TOKENS
 from splitvlm.scenes.questions import HELD_OUT_SEEDS, QUESTIONS_A_PICTURE, TRAINED, ask, draw
 from splitvlm.scenes.scene import Question
-from splitvlm.threads import use_threads
 
 MODEL = "scenes"
 SEED = 3  # of the held-out run: other pictures than those that levels were chosen by

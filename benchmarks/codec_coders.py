@@ -111,7 +111,7 @@ def own(x_TC: Array, codec: Codec, cut: Cut, level: str) -> Coded:
 
 
 def _shape(x_TC: Array, cut: Cut) -> tuple[int, ...]:
-    """As the embedded model's boundary has it: a tower's states stand in tiles."""
+    """Returns the form of the embedded model's boundary: a tower's states stand in tiles."""
     return (1, *x_TC.shape) if cut.kind is CutKind.VISION else x_TC.shape
 
 

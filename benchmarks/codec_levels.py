@@ -42,7 +42,7 @@ from splitvlm.codec import (
     lossy,
     outliers,
 )
-from splitvlm.threads import use_threads
+from splitvlm.model.threads import use_threads
 
 Row = dict[str, Any]
 LARGE = (7, 99)  # the large channels of `hidden`
@@ -121,7 +121,7 @@ def measure_picture(image: Image.Image, level: str, repeats: int) -> Row:
 
 
 def choices(repeats: int) -> Iterable[Row]:
-    """The same figures at int4 (and lossless, for zstandard) under other constants."""
+    """Prints the figures at int4 (and lossless, for zstandard) under other constants."""
     sets = features()
     for zstd_level in (1, 3, 9, 19):
         blocks.ZSTD_LEVEL = zstd_level  # type: ignore[misc]

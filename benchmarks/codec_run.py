@@ -16,8 +16,8 @@ from codec_coders import Setting
 from codec_scores import NONE, Score, share
 
 from splitvlm.errors import UsageError
-from splitvlm.textfiles import parse_json
-from splitvlm.workers import worker_pool
+from splitvlm.files.text import parse_json
+from splitvlm.node.process_pool import worker_pool
 
 CHUNK = 12  # pictures a forward pass
 Work = Callable[[range, set[Setting]], tuple[dict[Setting, Score], list[str]]]

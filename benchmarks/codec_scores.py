@@ -64,7 +64,7 @@ def summary(scores: dict[Setting, Score]) -> tuple[dict[str, Any], list[dict[str
 def by_kind(
     lost: str, scores: dict[Setting, Score], kinds: list[str], cuts: dict[str, Any], rows: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Of this codec's smallest setting at `tokens` within `lost` points: what each kind loses, and half its interval."""
+    """Returns what each kind loses, and half its interval, at the smallest setting at `tokens` within `lost` points."""
     wanted = cuts.get(str(TOKENS), {}).get("splitvlm", {}).get(lost)
     found = [r for r in rows if (r["cut"], r["coder"]) == (str(TOKENS), "splitvlm") and round(r["bytes"], 1) == wanted]
     if not found:

@@ -23,14 +23,14 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from splitvlm.calibration.entropy_model_training import STEPS
+from splitvlm.calibration.level_training import learn
 from splitvlm.codec.codec import Codec
-from splitvlm.codec.density_lessons import STEPS
 from splitvlm.codec.klt import Basis, transform_of
-from splitvlm.codec.lessons import learn
 from splitvlm.codec.levels import KLT_STEPS
 from splitvlm.codec.prompt import Template
 from splitvlm.domain import TOKENS
-from splitvlm.threads import use_threads
+from splitvlm.model.threads import use_threads
 
 CHANNELS = 576
 SIZES = {"64 x 576": (64, 8), "1088 x 576": (1088, 32)}

@@ -40,12 +40,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from splitvlm.crypto.authority import AUTHORITY_KEY_FILE, LOOPBACK
 from splitvlm.crypto.certificates import domain_of, names_of_node, node_certificate
 from splitvlm.crypto.identity import AUTHORITY_FILE, Identity, Role, private_key
-from splitvlm.launch import Launcher
+from splitvlm.node.lifecycle import background
 from splitvlm.planning.costs import CloudProfile, DeviceProfile
 from splitvlm.planning.profilefiles import read, slowed
-from splitvlm.rpc.control import ControlClient
-from splitvlm.rpc.lifecycle import background
+from splitvlm.rpc.control_client import ControlClient
 from splitvlm.rpc.plans import cloud_profile_to_wire, device_profile_to_wire
+from splitvlm.tools.launcher import Launcher
 from splitvlm.wire.v1 import control_pb2 as pb
 
 PROFILES = Path(__file__).parents[1] / "examples/profiles/scenes.json"
@@ -85,11 +85,11 @@ class SimulatedCloud:
             self._beat,
         )
 
-    def _beat(self) -> pb.Beat:
+    def _beat(self) -> pb.HeartbeatRequest:
         queue_s = BUSY_QUEUE_S if self.busy() == self.number else QUIET_QUEUE_S
         queue_s += random.uniform(-NOISE_S, NOISE_S)
         self.beats.set()
-        return pb.Beat(node=f"cloud-{self.number}", queue_us=int(1e6 * queue_s))
+        return pb.HeartbeatRequest(node=f"cloud-{self.number}", queue_us=int(1e6 * queue_s))
 
 
 @dataclass
@@ -115,7 +115,7 @@ class SimulatedDevice:
             device=device_profile_to_wire(self.profile),
         )
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self.client.stay_registered(registration, lambda: pb.Beat(node=name)))
+            tasks.create_task(self.client.stay_registered(registration, lambda: pb.HeartbeatRequest(node=name)))
             tasks.create_task(self._watch(name))
 
     async def _watch(self, name: str) -> None:

@@ -15,8 +15,8 @@ from rich.console import Console
 
 from orchestrator.simulator.scenario import Scenario
 from splitvlm import settings
-from splitvlm.emulation import emulate
 from splitvlm.errors import SplitvlmError
+from splitvlm.tools.emulated_runs import emulate
 
 ROOT = Path(__file__).parents[1]
 RECORDED = ROOT.parent / "shared" / "traces"

@@ -26,11 +26,11 @@ from PIL import Image
 
 from splitvlm.crypto.identity import Role
 from splitvlm.domain import TOKENS
-from splitvlm.launch import Launcher, Node
 from splitvlm.model.loading import load_whole, read_spec
 from splitvlm.model.reference import Reference
-from splitvlm.pictures import samples
-from splitvlm.rpc.local import LocalClient
+from splitvlm.rpc.local_client import EdgeClient
+from splitvlm.scenes.samples import samples
+from splitvlm.tools.launcher import Launcher, Node
 
 MIB = 2**20
 
@@ -43,12 +43,15 @@ async def main() -> None:
         async with Launcher(Path(folder)) as launcher:
             cloud = await launcher.start("cloud", {"model": model, "cuts": ["tokens"]})
             fixed = {"model": model, "cloud": cloud.address}
-            planning = {"fixed_plan": "tokens/lossless", "ask_again": False}  # one picture many times, sent each time
+            planning = {
+                "fixed_plan": "tokens/lossless",
+                "prefix_cache": False,
+            }  # one picture many times, sent each time
             tokens = await launcher.start("edge", fixed | {"planning": planning})
             image = await launcher.start(
                 "edge", fixed | {"node": "edge-2", "planning": {"fixed_plan": "image/lossless"}}
             )
-            client = LocalClient(tokens.address, launcher.identity("bench", Role.APP))
+            client = EdgeClient(tokens.address, launcher.identity("bench", Role.APP))
             times = await _measure(client, options, picture, question)
             await client.close()
             memory = _memory(options.model, tokens, image)
@@ -56,7 +59,7 @@ async def main() -> None:
 
 
 async def _measure(
-    client: LocalClient, options: argparse.Namespace, picture: Image.Image, question: str
+    client: EdgeClient, options: argparse.Namespace, picture: Image.Image, question: str
 ) -> tuple[list[float], list[float], bool]:
     reference = Reference(*load_whole(options.model, threads=options.threads))
     png = _png(picture)
@@ -78,10 +81,10 @@ async def _measure(
     return unsplit_s, split_s, same
 
 
-async def _split(client: LocalClient, png: bytes, question: str, tokens: int) -> list[int]:
+async def _split(client: EdgeClient, png: bytes, question: str, tokens: int) -> list[int]:
     ids: list[int] = []
     async for answer in client.ask(png, question, max_new_tokens=tokens):
-        ids = list(answer.account.token_ids)
+        ids = list(answer.report.token_ids)
     return ids
 
 

@@ -80,7 +80,7 @@ def say(title: str, figures: dict[str, dict[str, object]]) -> None:
 
 
 def most_plans(figures: dict[str, dict[str, object]]) -> str:
-    """Of each trace's scenarios, the one whose oracle changes most."""
+    """Returns of each trace's scenarios the one whose oracle changes most."""
     most: dict[str, tuple[int, str]] = {}
     for name, row in figures.items():
         trace, scenario = name.rsplit("/", 1)

@@ -21,15 +21,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from splitvlm.crypto.identity import Role
-from splitvlm.demo import Asked
 from splitvlm.errors import PeerUnavailable
-from splitvlm.launch import Launcher
 from splitvlm.link.emulator import LinkEmulator
 from splitvlm.link.tracefiles import load_living
 from splitvlm.link.traces import Trace
-from splitvlm.rpc.local import LocalClient
+from splitvlm.rpc.local_client import EdgeClient
 from splitvlm.scenes import held_out
 from splitvlm.settings import host_and_port
+from splitvlm.tools.demo import Asked
+from splitvlm.tools.launcher import Launcher
 
 LOOPBACK = ("127.0.0.1", 0)
 DELAY_S = 0.015
@@ -66,7 +66,7 @@ async def main() -> None:
             ):
                 counted = Counted(data, control)
                 edge = await launcher.start("edge", _edge(options, data.port, control.port))
-                client = LocalClient(edge.address, launcher.identity("bench", Role.APP))
+                client = EdgeClient(edge.address, launcher.identity("bench", Role.APP))
                 try:
                     await _wait_for_table(client)
                     result = await _measure(options, client, counted, asked)
@@ -80,12 +80,12 @@ def _edge(options: argparse.Namespace, cloud_port: int, orchestrator_port: int) 
         "orchestrator": f"127.0.0.1:{orchestrator_port}",
         "cloud": f"127.0.0.1:{cloud_port}",
         "model": {"threads": 1},
-        "planning": {"expected_tokens": 4, "ask_again": False},
+        "planning": {"expected_tokens": 4, "prefix_cache": False},
         "emulation": {"slowdown": options.slowdown},
     }
 
 
-async def _wait_for_table(client: LocalClient) -> None:
+async def _wait_for_table(client: EdgeClient) -> None:
     for _ in range(600):
         status = await client.status()
         if status.plans and status.cloud_reachable:
@@ -95,7 +95,7 @@ async def _wait_for_table(client: LocalClient) -> None:
 
 
 async def _measure(
-    options: argparse.Namespace, client: LocalClient, counted: Counted, asked: list[Asked]
+    options: argparse.Namespace, client: EdgeClient, counted: Counted, asked: list[Asked]
 ) -> dict[str, object]:
     plans: Counter[str] = Counter()
     await _ask(client, asked[0])  # sets the session up
@@ -130,12 +130,12 @@ async def _measure(
     }
 
 
-async def _ask(client: LocalClient, asked: Asked) -> str:
+async def _ask(client: EdgeClient, asked: Asked) -> str:
     """The plan that answered."""
     plan = ""
     async for message in client.ask(asked.coded("PNG"), asked.question):
-        if message.WhichOneof("body") == "account":
-            plan = message.account.plan
+        if message.WhichOneof("body") == "report":
+            plan = message.report.plan
     return plan
 
 

@@ -27,8 +27,8 @@ sys.path.insert(0, str(ROOT))  # the nodes of the tests
 
 from splitvlm.crypto.identity import Role  # noqa: E402
 from splitvlm.crypto.sealing import OVERHEAD_BYTES  # noqa: E402
+from splitvlm.model.threads import use_threads  # noqa: E402
 from splitvlm.scenes import held_out  # noqa: E402
-from splitvlm.threads import use_threads  # noqa: E402
 from tests.nodes import Device, Keys, cloud_node, device  # noqa: E402
 
 PLANS = ("tokens/lossless", "tokens/klt3", "image/webp50")
@@ -65,7 +65,7 @@ async def run(requests: int) -> dict[str, Any]:
         ):
             with (
                 mock.patch.multiple("cloud_node.servicer", Sealer=Plain, Opener=Plain),
-                mock.patch.multiple("edge_node.cloud_session", Sealer=Plain, Opener=Plain),
+                mock.patch.multiple("edge_node.cloud.session", Sealer=Plain, Opener=Plain),
             ):
                 await plain.link.warm_up()
             await sealed.link.warm_up()

@@ -26,24 +26,24 @@ from statistics import median
 
 from PIL import Image
 
-from edge_node.cloud_link import CloudLink
+from edge_node.cloud.exchange import Exchange
+from edge_node.cloud.link import CloudLink
+from edge_node.cloud.payload import Payload
+from edge_node.cloud.segments import Parts
 from edge_node.engine import Engine
-from edge_node.exchange import Exchange
-from edge_node.node import agreement_of
-from edge_node.parts import Parts
-from edge_node.payload import Payload
-from splitvlm.calibration import codec_of
+from edge_node.node import compatibility_of
+from splitvlm.bundle import codec_of
 from splitvlm.crypto.identity import Role
 from splitvlm.domain import Plan
 from splitvlm.errors import SplitvlmError
-from splitvlm.launch import Launcher
+from splitvlm.files.text import read_json
 from splitvlm.link.emulator import LinkEmulator
 from splitvlm.link.traces import Trace
 from splitvlm.model.loading import load_device, read_spec
-from splitvlm.pictures import samples
 from splitvlm.scenes import MODEL_DIR
+from splitvlm.scenes.samples import samples
 from splitvlm.settings import host_and_port
-from splitvlm.textfiles import read_json
+from splitvlm.tools.launcher import Launcher
 
 EDGE_PIXELS = 1024
 TILE_PIXELS = 256
@@ -98,7 +98,7 @@ async def measured(folder: Path, options: argparse.Namespace) -> list[dict[str, 
         engine = Engine(
             load_device(model, [Plan.parse(plan).cut for plan in PLANS], threads=1), codec_of(model), options.slowdown
         )
-        agreed = agreement_of(read_spec(model), engine.codec, "float32")
+        agreed = compatibility_of(read_spec(model), engine.codec, "float32")
         fast = Trace.constant(RATES_BPS[0])
         async with LinkEmulator(("127.0.0.1", 0), host_and_port(cloud.address), fast, delay_s=RTT_S / 2) as emulator:
             address, identity = f"127.0.0.1:{emulator.port}", launcher.identity("edge-1", Role.EDGE)

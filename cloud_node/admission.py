@@ -11,7 +11,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cloud_node.settings import Limits
+from cloud_node.settings import CloudLimits
 from cloud_node.worker import Worker
 from splitvlm.errors import CapacityError, UsageError
 
@@ -28,9 +28,9 @@ class _Bucket:
 
 
 class Admission:
-    """Of one cloud node, for all its sessions."""
+    """Admits the requests of all sessions of one cloud node."""
 
-    def __init__(self, limits: Limits, worker: Worker, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, limits: CloudLimits, worker: Worker, clock: Callable[[], float] = time.monotonic) -> None:
         self._limits = limits
         self._worker = worker
         self._clock = clock
@@ -42,7 +42,7 @@ class Admission:
         """What all running requests hold."""
         return self._held.total()
 
-    def use(self, limits: Limits) -> None:
+    def use(self, limits: CloudLimits) -> None:
         """Other limits, from the next request on."""
         self._limits = limits
 
@@ -63,9 +63,9 @@ class Admission:
             raise _refused(f"{device} has asked more than {per_minute} times a minute", (1 - bucket.left) / rate)
         bucket.left -= 1
 
-    def hold(self, device: str) -> Hold:
+    def reservation(self, device: str) -> MemoryReservation:
         """What a request of this device needs of memory, as it becomes known."""
-        return Hold(self, device)
+        return MemoryReservation(self, device)
 
     def check(self, device: str, num_bytes: int) -> None:
         """Raises CapacityError where so many more bytes would exceed the device's share, or all that there is.
@@ -90,7 +90,7 @@ class Admission:
             raise _refused(f"This cloud node's queue is {expected_s:.1f} s long", expected_s - most_s + FULL_RETRY_S)
 
 
-class Hold:
+class MemoryReservation:
     """Bytes that one request holds, until it lets them go. They are booked before they are allocated."""
 
     def __init__(self, admission: Admission, device: str) -> None:

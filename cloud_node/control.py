@@ -7,11 +7,11 @@ import logging
 from cloud_node.servicer import DataServicer
 from cloud_node.settings import CloudSettings
 from cloud_node.worker import Worker
-from splitvlm.accuracy import read_accuracy
+from splitvlm.bundle import read_accuracy
 from splitvlm.errors import ConfigError, UsageError
 from splitvlm.planning.costs import CloudProfile
 from splitvlm.rpc.addresses import is_loopback, is_wildcard, require_dialable
-from splitvlm.rpc.control import ControlClient
+from splitvlm.rpc.control_client import ControlClient
 from splitvlm.rpc.plans import accuracy_to_wire, cloud_profile_to_wire
 from splitvlm.settings import host_and_port
 from splitvlm.wire.v1 import control_pb2 as pb
@@ -62,8 +62,8 @@ def tell_profile(client: ControlClient, entry: pb.Registration, profile: CloudPr
     client.register_again()
 
 
-def beat(settings: CloudSettings, servicer: DataServicer, worker: Worker) -> pb.Beat:
-    return pb.Beat(
+def beat(settings: CloudSettings, servicer: DataServicer, worker: Worker) -> pb.HeartbeatRequest:
+    return pb.HeartbeatRequest(
         node=settings.node,
         active_sessions=servicer.active.total(),
         queue_us=int(1e6 * worker.mean_queue_s),

@@ -9,16 +9,16 @@ from cloud_node.control import beat, check_advertised, registration, tell_profil
 from cloud_node.servicer import DataServicer
 from cloud_node.settings import CHANGEABLE, CloudSettings
 from cloud_node.worker import Worker
-from splitvlm.calibration import codec_of
+from splitvlm.bundle import codec_of
 from splitvlm.domain import DEVICE, Cut
 from splitvlm.errors import ConfigError, UsageError
 from splitvlm.model.loading import load_cloud, read_spec
 from splitvlm.model.spec import ModelSpec
-from splitvlm.profiling.kept import kept_cloud_profile, renew
-from splitvlm.rpc.agreement import agreement
-from splitvlm.rpc.control import ControlClient
-from splitvlm.rpc.lifecycle import background, end_now, identity_of, print_ready, stop_signals, until
-from splitvlm.rpc.reload import reloading
+from splitvlm.node.lifecycle import background, end_now, identity_of, print_ready, stop_signals, until
+from splitvlm.node.reload import reloading
+from splitvlm.profiling.kept_profiles import kept_cloud_profile, renew
+from splitvlm.rpc.compatibility import compatibility
+from splitvlm.rpc.control_client import ControlClient
 from splitvlm.rpc.servers import NodeServer
 from splitvlm.wire.v1 import data_pb2, data_pb2_grpc
 
@@ -35,7 +35,7 @@ async def run(settings: CloudSettings, source: Path | None = None) -> None:
     part = load_cloud(model.name, cuts, device=model.device, dtype=model.dtype, threads=model.threads)
     codec = codec_of(model.name)
     worker = Worker()
-    agreed = agreement(
+    agreed = compatibility(
         model=spec.name,
         weights_hash=spec.weights_hash,
         processor_hash=spec.processor_hash,

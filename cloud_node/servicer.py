@@ -12,9 +12,9 @@ from typing import Any
 import grpc
 
 from cloud_node.admission import FULL_RETRY_S, Admission
-from cloud_node.memory import Memory, Shelf
+from cloud_node.prefix_cache import DevicePrefixCache, PrefixCache
 from cloud_node.session import Session
-from cloud_node.settings import Limits
+from cloud_node.settings import CloudLimits
 from cloud_node.worker import Worker
 from splitvlm.codec.codec import Codec
 from splitvlm.crypto.handshake import CloudHandshake, Hello
@@ -23,10 +23,10 @@ from splitvlm.crypto.sealing import Opener, Sealer
 from splitvlm.crypto.trust import still_trusted
 from splitvlm.errors import CapacityError, DeadlineExceeded, ProtocolError, SplitvlmError
 from splitvlm.model.parts import CloudPart
-from splitvlm.rpc.agreement import check_agreement, session_context
-from splitvlm.rpc.callers import require_role
+from splitvlm.rpc.authorization import require_role
+from splitvlm.rpc.compatibility import check_compatibility, session_context
 from splitvlm.rpc.limits import MAX_SESSION_AGE_S
-from splitvlm.rpc.sealed import SealedStream
+from splitvlm.rpc.sealed_stream import SealedStream
 from splitvlm.rpc.status import abort, unary
 from splitvlm.wire.v1 import data_pb2 as pb
 from splitvlm.wire.v1 import data_pb2_grpc
@@ -46,22 +46,22 @@ class DataServicer(data_pb2_grpc.DataServicer):
         part: CloudPart,
         codec: Codec,
         worker: Worker,
-        agreement: pb.Agreement,
+        compatibility: pb.Compatibility,
         identity: Identity | None,
-        limits: Limits,
+        limits: CloudLimits,
     ) -> None:
         self._part = part
         self._codec = codec
         self._worker = worker
-        self._agreement = agreement
+        self._compatibility = compatibility
         self._identity = identity
         self._limits = limits
-        self.memory = Memory(limits.remembered_bytes, limits.remembered_s)
+        self.memory = PrefixCache(limits.remembered_bytes, limits.remembered_s)
         self.admission = Admission(limits, worker)
         self.active: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
 
-    def use(self, limits: Limits) -> None:
+    def use(self, limits: CloudLimits) -> None:
         """Other limits, for sessions that open from now on."""
         self._limits = limits
         self.memory.use(limits.remembered_bytes, limits.remembered_s)
@@ -110,8 +110,10 @@ class DataServicer(data_pb2_grpc.DataServicer):
     async def _serve(self, device: str, context: Context) -> None:
         stream, certificate_der = await self._shake_hands(context)
         owner = peer_identity(certificate_der)[0] if certificate_der else device  # the channel's may be a gateway
-        shelf, current = Shelf(self.memory, owner), self._requirement(certificate_der)
-        session = Session(stream, self._part, self._codec, self._worker, self._limits, shelf, self.admission, current)
+        prefix_cache, current = DevicePrefixCache(self.memory, owner), self._requirement(certificate_der)
+        session = Session(
+            stream, self._part, self._codec, self._worker, self._limits, prefix_cache, self.admission, current
+        )
         _log.info("session open", extra={"device": device})
         await session.run(lambda: _read(context))
         _log.info("session closed", extra={"device": device, "requests": session.requests})
@@ -136,10 +138,10 @@ class DataServicer(data_pb2_grpc.DataServicer):
             raise DeadlineExceeded("The device did not open its session in time.") from error
         if not isinstance(envelope, pb.Envelope) or envelope.WhichOneof("body") != "open":
             raise ProtocolError("A session begins with the message `open`.")
-        check_agreement(envelope.open.agreement, self._agreement)
+        check_compatibility(envelope.open.compatibility, self._compatibility)
         offered = envelope.open.handshake
         hello = Hello(offered.ephemeral_public, offered.certificate_der, offered.signature)
-        session_ctx = session_context(self._agreement)
+        session_ctx = session_context(self._compatibility)
         reply, keys = CloudHandshake(self._identity, session_ctx).accept(hello)
         await context.write(
             pb.Envelope(

@@ -9,17 +9,17 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from cloud_node.admission import Admission
-from cloud_node.memory import Shelf
+from cloud_node.prefix_cache import DevicePrefixCache
 from cloud_node.request import Answering
-from cloud_node.settings import Limits
+from cloud_node.settings import CloudLimits
 from cloud_node.upload import Upload
 from cloud_node.worker import Worker
 from splitvlm.codec.codec import Codec
 from splitvlm.errors import CapacityError, DeadlineExceeded, ProtocolError, SplitvlmError, UsageError
 from splitvlm.model.parts import CloudPart
-from splitvlm.rpc.sealed import SealedStream
+from splitvlm.rpc.sealed_stream import SealedStream
 from splitvlm.rpc.status import retry_after_ms
-from splitvlm.wire.v1.data_pb2 import Begin, CloudFrame, DeviceFrame, End, Envelope, Failure, Part, Token
+from splitvlm.wire.v1.data_pb2 import Begin, CloudFrame, DeviceFrame, End, Envelope, Failure, Segment, Token
 
 _log = logging.getLogger("splitvlm.cloud.session")
 
@@ -37,8 +37,8 @@ class Session:
         part: CloudPart,
         codec: Codec,
         worker: Worker,
-        limits: Limits,
-        shelf: Shelf,
+        limits: CloudLimits,
+        prefix_cache: DevicePrefixCache,
         admission: Admission,
         require_current: Callable[[], None],
     ) -> None:
@@ -49,10 +49,10 @@ class Session:
         self._codec = codec
         self._worker = worker
         self._limits = limits
-        self._shelf = shelf
+        self._prefix_cache = prefix_cache
         self._admission = admission
-        self._payload = admission.hold(shelf.device)  # what came of the request,
-        self._hold = admission.hold(shelf.device)  # and what was made of it
+        self._payload = admission.reservation(prefix_cache.device)  # what came of the request,
+        self._reservation = admission.reservation(prefix_cache.device)  # and what was made of it
         self._last = ("", "", 0)  # cut, level and max_new_tokens of the last request
         self._upload: Upload | None = None
         self._steps: asyncio.Queue[bytes] = asyncio.Queue(maxsize=1)  # a device sends a step for each token that it has
@@ -99,9 +99,9 @@ class Session:
                 await self._begin(frame.begin, wire_bytes)
             case "chunk" if self._upload is not None:
                 await self._take(self._upload, frame.chunk, wire_bytes)
-            case "part" if self._upload is not None:
-                await self._next_part(self._upload, frame.part, wire_bytes)
-            case "chunk" | "part":
+            case "segment" if self._upload is not None:
+                await self._next_segment(self._upload, frame.segment, wire_bytes)
+            case "chunk" | "segment":
                 pass  # the rest of a payload whose request was refused or cancelled is on its way still
             case "step":
                 self._step(frame.step)
@@ -119,7 +119,7 @@ class Session:
             self._require_current()
             self._check(begin)
             upload = Upload(begin, self._limits.max_payload_bytes)
-            self._admission.begin(self._shelf.device, picture=upload.is_picture)
+            self._admission.begin(self._prefix_cache.device, picture=upload.is_picture)
             self._payload.check(begin.payload_bytes)  # not booked: what a peer declares takes nothing
         except SplitvlmError as error:
             await self._stream.send(_failed(error))
@@ -135,14 +135,14 @@ class Session:
         begin.payload_bytes = begin.payload_bytes or len(begin.first)
         self._last = begin.cut, begin.level, begin.max_new_tokens
 
-    async def _next_part(self, upload: Upload, part: Part, wire_bytes: int) -> None:
-        num_bytes = part.payload_bytes or len(part.first)
+    async def _next_segment(self, upload: Upload, segment: Segment, wire_bytes: int) -> None:
+        num_bytes = segment.payload_bytes or len(segment.first)
         try:
-            upload.next_part(num_bytes)
+            upload.next_segment(num_bytes)
         except UsageError as error:
             await self._refuse(error)
             return
-        await self._take(upload, part.first, wire_bytes)
+        await self._take(upload, segment.first, wire_bytes)
 
     async def _refuse(self, error: SplitvlmError) -> None:
         await self._give_up()
@@ -155,13 +155,13 @@ class Session:
             await self._refuse(error)
             return
         upload.add(piece, wire_bytes)
-        if not upload.part_complete:
+        if not upload.segment_complete:
             return
-        if not upload.parts_left:
+        if not upload.segments_left:
             self._upload = None
         await self._stream.send(upload.receipt())
-        if upload.is_first_part:  # not: where no answer runs, for it may have failed while others were on their way
-            self._steps = asyncio.Queue(maxsize=max(1, len(upload.begin.given)))
+        if upload.is_first_segment:  # not: where no answer runs, for it may have failed while others were on their way
+            self._steps = asyncio.Queue(maxsize=max(1, len(upload.begin.resume_token_ids)))
             self._parts = asyncio.Queue()
             self._answer = asyncio.create_task(self._run_answer(upload.begin))
             self._sending.add(self._answer)
@@ -185,7 +185,9 @@ class Session:
         """The answer's tokens, then its end, or why it failed: nothing that a request meets ends its session."""
         parts, steps = self._parts, self._steps
         try:
-            answering = Answering(self._part, self._codec, self._worker, begin, parts, steps, self._shelf, self._hold)
+            answering = Answering(
+                self._part, self._codec, self._worker, begin, parts, steps, self._prefix_cache, self._reservation
+            )
             async with contextlib.aclosing(answering.tokens()) as tokens:
                 async for token in tokens:
                     yield CloudFrame(token=Token(id=token))
@@ -221,7 +223,7 @@ class Session:
 
     def _release(self) -> None:
         self._payload.release()
-        self._hold.release()
+        self._reservation.release()
 
     def _busy(self) -> bool:
         return self._upload is not None or self._answer is not None
@@ -232,7 +234,9 @@ class Session:
                 f"max_new_tokens is {begin.max_new_tokens}, but this cloud node takes 1 to {self._limits.max_new_tokens}."
             )
 
-        if len(begin.given) >= begin.max_new_tokens or any(id >= self._part.spec.vocab_size for id in begin.given):
+        if len(begin.resume_token_ids) >= begin.max_new_tokens or any(
+            id >= self._part.spec.vocab_size for id in begin.resume_token_ids
+        ):
             raise UsageError("The tokens that are given already are too many, or none of this model.")
 
 

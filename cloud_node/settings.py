@@ -8,7 +8,7 @@ from splitvlm.planning.fields import CutText
 from splitvlm.settings import Address, Logging, ModelChoice, NodeName, Section, Security
 
 
-class Limits(Section):
+class CloudLimits(Section):
     max_sessions: int = Field(64, ge=1, le=10_000, description="open sessions of all devices together")
     max_sessions_per_device: int = Field(8, ge=1, le=1_000)
     requests_per_minute: float | None = Field(
@@ -46,7 +46,7 @@ class CloudSettings(Section):
     cuts: list[CutText] = Field(
         [], description="cuts to serve; empty is all. Only the weights that they need are loaded"
     )
-    limits: Limits = Limits()
+    limits: CloudLimits = CloudLimits()
     security: Security = Security()
     logging: Logging = Logging()
 

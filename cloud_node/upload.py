@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from splitvlm.domain import Cut, CutKind
 from splitvlm.errors import ProtocolError, UsageError
-from splitvlm.rpc.limits import MAX_PARTS
+from splitvlm.rpc.limits import MAX_SEGMENTS
 from splitvlm.wire.v1.data_pb2 import Begin, CloudFrame, Receipt
 
 
@@ -19,7 +19,7 @@ class Upload:
     max_payload_bytes: int
     is_picture: bool = field(init=False)  # opened here, also where it is remembered from before
     began_s: float = field(default_factory=time.perf_counter, init=False)
-    parts_left: int = field(default=0, init=False)  # to come
+    segments_left: int = field(default=0, init=False)  # to come
     _declared: int = field(default=0, init=False)  # bytes of this part, and of all so far
     _declared_in_all: int = field(default=0, init=False)
     _pieces: list[bytes] = field(default_factory=list, init=False)
@@ -29,26 +29,26 @@ class Upload:
     _last_s: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
-        count = self.begin.parts or 1
+        count = self.begin.segments or 1
         kind = Cut.parse(self.begin.cut).kind
         self.is_picture = kind is CutKind.IMAGE
-        whole = kind not in (CutKind.VISION, CutKind.TOKENS) or self.begin.again
-        if count > (1 if whole else MAX_PARTS):
+        whole = kind not in (CutKind.VISION, CutKind.TOKENS) or self.begin.prefix_cached
+        if count > (1 if whole else MAX_SEGMENTS):
             raise UsageError(
                 f"A payload at the cut {self.begin.cut} is not taken in {count} parts.",
-                advice=f"Only the tiles of a picture at vision:k and tokens are parts, at most {MAX_PARTS}.",
+                advice=f"Only the tiles of a picture at vision:k and tokens are parts, at most {MAX_SEGMENTS}.",
             )
-        self.parts_left = count
-        self.next_part(self.begin.payload_bytes)
+        self.segments_left = count
+        self.next_segment(self.begin.payload_bytes)
 
-    def next_part(self, declared_bytes: int) -> None:
+    def next_segment(self, declared_bytes: int) -> None:
         """Another part begins. Raises UsageError where it is too large, ProtocolError where none is to come."""
-        if not self.parts_left or not self.part_complete:
+        if not self.segments_left or not self.segment_complete:
             raise ProtocolError("The peer began a part that it did not declare, or before the last one was complete.")
-        self.parts_left -= 1
+        self.segments_left -= 1
         self._declared, self._declared_in_all = declared_bytes, self._declared_in_all + declared_bytes
         self._pieces, self._received, self._wire_bytes, self._first_s = [], 0, 0, 0.0
-        least = 0 if self.begin.again else 1
+        least = 0 if self.begin.prefix_cached else 1
         if not least <= declared_bytes <= self._declared_in_all <= self.max_payload_bytes:
             raise UsageError(
                 f"A payload of {self._declared_in_all} bytes is not taken; the limit is {self.max_payload_bytes}.",
@@ -67,11 +67,11 @@ class Upload:
         self._pieces.append(piece)
 
     @property
-    def is_first_part(self) -> bool:
-        return self.parts_left == (self.begin.parts or 1) - 1
+    def is_first_segment(self) -> bool:
+        return self.segments_left == (self.begin.segments or 1) - 1
 
     @property
-    def part_complete(self) -> bool:
+    def segment_complete(self) -> bool:
         return self._received == self._declared
 
     def part(self) -> bytes:

@@ -15,7 +15,7 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
-from edge_node.account import Account
+from edge_node.answering.report import RequestReport
 from splitvlm.errors import ConfigError
 
 _log = logging.getLogger("splitvlm.edge.audit")
@@ -37,15 +37,15 @@ class AuditLog:
                 advice="Name a file in a folder that this node may write to.",
             ) from error
 
-    def write(self, account: Account, leak: float | None, outcome: str) -> None:
+    def write(self, report: RequestReport, leak: float | None, outcome: str) -> None:
         """One question. `leak` is that of its plan; `outcome` is `answered` or `unfinished`."""
-        sealed_bytes = account.exchange.bytes_sent
+        sealed_bytes = report.exchange.bytes_sent
         line = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            "request": account.request_id,
+            "request": report.request_id,
             "outcome": outcome,
-            "plan": str(account.plan),
-            "answered_by": str(account.answered_by or ""),
+            "plan": str(report.plan),
+            "answered_by": str(report.answered_by or ""),
             "sealed_bytes": sealed_bytes,
             "leak": leak if sealed_bytes else 0.0,
         }

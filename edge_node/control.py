@@ -12,7 +12,7 @@ from edge_node.runtime import Runtime
 from splitvlm.errors import ConfigError, PeerUnavailable, UsageError
 from splitvlm.planning.costs import DeviceProfile
 from splitvlm.planning.profilefiles import slowed
-from splitvlm.rpc.control import ControlClient, retry_s
+from splitvlm.rpc.control_client import ControlClient, retry_s
 from splitvlm.rpc.control_messages import check_table
 from splitvlm.rpc.plans import device_profile_to_wire, limits_to_wire, table_from_wire
 from splitvlm.wire.v1 import control_pb2 as pb
@@ -52,9 +52,9 @@ class EdgeControl:
         self._registration.device.CopyFrom(device_profile_to_wire(slower))
         self._client.register_again()
 
-    def _beat(self) -> pb.Beat:
+    def _beat(self) -> pb.HeartbeatRequest:
         self._runtime.orchestrator_reachable = self._client.reachable
-        return pb.Beat(node=self._registration.node)
+        return pb.HeartbeatRequest(node=self._registration.node)
 
     async def _watch(self) -> None:
         """Take each new table between requests; dial again when the stream ends."""

@@ -16,7 +16,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from PIL import Image
 
-from edge_node.payload import Vocabulary
+from edge_node.cloud.payload import Vocabulary
 from splitvlm.codec import encode_picture
 from splitvlm.codec.codec import Codec
 from splitvlm.domain import Plan
@@ -87,14 +87,16 @@ class Engine:
         return await self._run(made)
 
     async def start(
-        self, image: Image.Image, question: str, max_new_tokens: int, given: Sequence[int] = ()
+        self, image: Image.Image, question: str, max_new_tokens: int, resume_token_ids: Sequence[int] = ()
     ) -> tuple[Iterator[int], float]:
         """Begin an answer on the device alone (cut `device`), after the tokens that are given."""
-        return await self._run(self.part.generate, image, question, max_new_tokens, given)
+        return await self._run(self.part.generate, image, question, max_new_tokens, resume_token_ids)
 
-    async def go_on(self, run: LowerRun, max_new_tokens: int, given: Sequence[int] = ()) -> tuple[Iterator[int], float]:
-        """The same from a lower part that has run (cuts `vision:k` and `tokens`): its work is not done again."""
-        return await self._run(self.part.go_on, run, max_new_tokens, given)
+    async def go_on(
+        self, run: LowerRun, max_new_tokens: int, resume_token_ids: Sequence[int] = ()
+    ) -> tuple[Iterator[int], float]:
+        """Begins an answer on the device from a lower part that has run (vision:k, tokens): its work is not done again."""
+        return await self._run(self.part.go_on, run, max_new_tokens, resume_token_ids)
 
     async def next(self, tokens: Iterator[int]) -> tuple[int | None, float]:
         return await self._run(lambda: next(tokens, None))

@@ -13,10 +13,10 @@ from rich.table import Table
 from edge_node.node import allowed_cuts, leaks_at
 from edge_node.privacy import PrivacyDoor
 from edge_node.settings import EdgeSettings
-from splitvlm.calibration import codec_of
+from splitvlm.bundle import codec_of
 from splitvlm.domain import DEVICE, Plan
 from splitvlm.model.loading import load_device, read_spec
-from splitvlm.profiling.kept import kept_device_profile
+from splitvlm.profiling.kept_profiles import kept_device_profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Leaving:
     rows: tuple[Row, ...]
 
     def to_json(self) -> dict[str, object]:
-        """As `--json` writes it; plans with what they tell and weigh."""
+        """Returns what `--json` writes: plans with what they tell and weigh."""
         plans = {
             str(row.plan): {"leak": row.leak, "payload_bytes": row.payload_bytes, "token_bytes": row.token_bytes}
             for row in self.rows

@@ -9,27 +9,26 @@ from pathlib import Path
 from edge_node.audit import AuditLog
 from edge_node.control import EdgeControl, registration
 from edge_node.engine import Engine
+from edge_node.local.servicer import LocalServicer
 from edge_node.planner import Planner
 from edge_node.privacy import PrivacyDoor
 from edge_node.runtime import Runtime
-from edge_node.servicer import LocalServicer
 from edge_node.settings import CHANGEABLE, EdgeSettings
-from splitvlm.calibration import codec_of
+from splitvlm.bundle import LEAK_FILE, codec_of, leaks_of, read_leaks
 from splitvlm.codec.codec import Codec
 from splitvlm.crypto.identity import Identity
 from splitvlm.domain import DEVICE, Cut, Plan
 from splitvlm.errors import ConfigError, SplitvlmError, UsageError
-from splitvlm.leak.figures import FILE, leaks_of, read_leaks
 from splitvlm.model.loading import load_device, read_spec
 from splitvlm.model.spec import ModelSpec
+from splitvlm.node.lifecycle import background, end_now, identity_of, print_ready, stop_signals, until
+from splitvlm.node.reload import reloading
 from splitvlm.planning.costs import Coding
 from splitvlm.planning.profilefiles import slowed
-from splitvlm.profiling.kept import kept_device_profile, renew
-from splitvlm.rpc.agreement import agreement
-from splitvlm.rpc.control import ControlClient
-from splitvlm.rpc.lifecycle import background, end_now, identity_of, print_ready, stop_signals, until
+from splitvlm.profiling.kept_profiles import kept_device_profile, renew
+from splitvlm.rpc.compatibility import compatibility
+from splitvlm.rpc.control_client import ControlClient
 from splitvlm.rpc.limits import MAX_LOCAL_MESSAGE_BYTES
-from splitvlm.rpc.reload import reloading
 from splitvlm.rpc.servers import NodeServer
 from splitvlm.wire.v1 import data_pb2, local_pb2, local_pb2_grpc
 
@@ -47,7 +46,7 @@ async def run(settings: EdgeSettings, source: Path | None = None) -> None:
     privacy, cuts, planner = _planned(settings, spec, codec)
     part = load_device(model.name, cuts, device=model.device, dtype=model.dtype, threads=model.threads)
     engine = Engine(part, codec, settings.emulation.slowdown)
-    runtime = Runtime(settings, engine, cuts, agreement_of(spec, codec, model.dtype), identity, privacy)
+    runtime = Runtime(settings, engine, cuts, compatibility_of(spec, codec, model.dtype), identity, privacy)
     runtime.deciding_bps = planner.deciding_bps
     server = _server(settings, identity, runtime, planner)
     with stop_signals() as stop:
@@ -147,7 +146,7 @@ def allowed_cuts(settings: EdgeSettings, spec: ModelSpec, codec: Codec, privacy:
         raise ConfigError(
             f"privacy.max_leak is {settings.privacy.max_leak:g}, and every level of the cuts that planning allows leaks more, "
             "or was not measured.",
-            advice=f"`splitvlm leak {spec.name} --json {FILE}` measures it, for the model's folder; or allow the cut device.",
+            advice=f"`splitvlm leak {spec.name} --json {LEAK_FILE}` measures it, for its folder; or allow the cut device.",
         )
     return _fitting(settings, spec, private)
 
@@ -178,8 +177,8 @@ def _fitting(settings: EdgeSettings, spec: ModelSpec, wanted: list[Cut]) -> tupl
     return tuple(fitting)
 
 
-def agreement_of(spec: ModelSpec, codec: Codec, dtype: str) -> data_pb2.Agreement:
-    return agreement(
+def compatibility_of(spec: ModelSpec, codec: Codec, dtype: str) -> data_pb2.Compatibility:
+    return compatibility(
         model=spec.name,
         weights_hash=spec.weights_hash,
         processor_hash=spec.processor_hash,

@@ -182,4 +182,4 @@ def _again(table: PlanTable, known: Plan) -> PlanTable:
 
 
 def _view(link: LinkEstimate) -> LinkView:
-    return LinkView(link.uplink_bps, link.rtt_s, link.spread, link.peak_bps, link.outlook, link.tail_bps)
+    return LinkView(link.uplink_bps, link.rtt_s, link.spread, link.peak_bps, link.forecast, link.tail_bps)

@@ -8,7 +8,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
-from edge_node.cloud_link import CloudLink
+from edge_node.cloud.link import CloudLink
 from edge_node.engine import Engine
 from edge_node.privacy import PrivacyDoor
 from edge_node.settings import EdgeSettings
@@ -28,7 +28,7 @@ class Runtime:
         settings: EdgeSettings,
         engine: Engine,
         cuts: tuple[Cut, ...],
-        agreement: data_pb2.Agreement,
+        compatibility: data_pb2.Compatibility,
         identity: Identity | None,
         privacy: PrivacyDoor,
     ) -> None:
@@ -40,7 +40,7 @@ class Runtime:
         self.orchestrator_reachable = False
         self.deciding_bps: Callable[[float], Sequence[float]] = lambda _rtt_s: ()  # until a planner has a table
         self._cuts = [str(cut) for cut in cuts]
-        self._agreement = agreement
+        self._compatibility = compatibility
         self._identity = identity
         self._probing: asyncio.Task[None] | None = None
         self._leaving: dict[str, tuple[CloudLink, asyncio.Task[None]]] = {}  # dialled no more, and not yet let go
@@ -75,7 +75,9 @@ class Runtime:
         self._links = [
             known.get(address)
             or self._taken_back(address)
-            or CloudLink(address, self._agreement, self._identity, self._cuts, lambda rtt_s: self.deciding_bps(rtt_s))
+            or CloudLink(
+                address, self._compatibility, self._identity, self._cuts, lambda rtt_s: self.deciding_bps(rtt_s)
+            )
             for address in wanted
         ]
         self._probe()

@@ -11,12 +11,11 @@ from pydantic import Field, model_validator
 from splitvlm.domain import DEVICE, Cut
 from splitvlm.planning.fields import CutText, LeakLimit, PlanText
 from splitvlm.planning.policy import Objective, Policy
-from splitvlm.planning.table import MAX_KIND_DROP
-from splitvlm.planning.table import Limits as PlanLimits
+from splitvlm.planning.table import MAX_KIND_DROP, PlanLimits
 from splitvlm.settings import Address, Logging, ModelChoice, NodeName, Section, Security
 
 
-class Weights(Section):
+class ObjectiveWeights(Section):
     """What a second and a joule cost, when both count."""
 
     latency_weight: float = Field(1.0, ge=0, description="for each second of latency")
@@ -44,13 +43,13 @@ class Planning(Section):
     expected_tokens: int = Field(8, ge=1, le=4096, description="length of a usual answer, for predictions")
     max_new_tokens: int = Field(64, ge=1, le=4096)
 
-    ask_again: bool = Field(
+    prefix_cache: bool = Field(
         True,
         description="the cloud node may remember pictures for a while: another question about one sends the question only; "
         "not with a `privacy.mode`",
     )
     hedging: bool = Field(True, description="start on the device beside the cloud, where it can answer alone")
-    objective: Literal["latency", "energy"] | Weights = Field("latency", description="what is made least")
+    objective: Literal["latency", "energy"] | ObjectiveWeights = Field("latency", description="what is made least")
     deadline_ms: float | None = Field(None, gt=0, description="an answer that comes later is of no use")
     bytes_per_day: int | None = Field(None, ge=0, description="sealed bytes that may be sent, for metered links")
 
@@ -62,7 +61,7 @@ class Planning(Section):
     def policy(self) -> Policy:
         """A policy that follows these settings and has nothing to remember yet."""
         match self.objective:
-            case Weights(latency_weight=latency, energy_weight_per_j=energy):
+            case ObjectiveWeights(latency_weight=latency, energy_weight_per_j=energy):
                 objective = Objective(latency, energy)
             case "energy":
                 objective = Objective(0.0, 1.0)
@@ -112,7 +111,7 @@ class Privacy(Section):
         return self
 
 
-class Limits(Section):
+class EdgeLimits(Section):
     """What applications may take of this device at once. Whoever asks for more is told when to ask again."""
 
     questions: int = Field(8, ge=1, le=1_000, description="in work at once")
@@ -144,7 +143,7 @@ class EdgeSettings(Section):
     model: ModelChoice = ModelChoice()
     planning: Planning = Planning()
     privacy: Privacy = Privacy()
-    limits: Limits = Limits()
+    limits: EdgeLimits = EdgeLimits()
     emulation: Emulation = Emulation()
     security: Security = Security()
     logging: Logging = Logging()

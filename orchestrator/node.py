@@ -7,8 +7,8 @@ from pathlib import Path
 from orchestrator.servicer import ControlServicer
 from orchestrator.settings import CHANGEABLE, OrchestratorSettings
 from splitvlm.domain import Plan
-from splitvlm.rpc.lifecycle import background, identity_of, print_ready, stop_signals, until
-from splitvlm.rpc.reload import reloading
+from splitvlm.node.lifecycle import background, identity_of, print_ready, stop_signals, until
+from splitvlm.node.reload import reloading
 from splitvlm.rpc.servers import NodeServer
 from splitvlm.wire.v1 import control_pb2, control_pb2_grpc
 

@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from splitvlm.errors import UsageError
+from splitvlm.files.shown import number, rate
 from splitvlm.planning.costs import CostLine
 from splitvlm.planning.profilefiles import Profiles
-from splitvlm.planning.table import Limits, build_table, envelope
-from splitvlm.shown import number, rate
+from splitvlm.planning.table import PlanLimits, build_table, envelope
 
 SLOWEST_BPS, FASTEST_BPS = 1e4, 1e8  # the axis of the picture, which grows until every span shows
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")  # Paul Tol's bright scheme
@@ -44,7 +44,7 @@ class View:
     kept: tuple[CostLine, ...]  # in the table that a device gets
 
 
-def view(profiles: Profiles, limits: Limits, rtt_s: float, n_tokens: int) -> View:
+def view(profiles: Profiles, limits: PlanLimits, rtt_s: float, n_tokens: int) -> View:
     """Raises ConfigError where the limits forbid every plan."""
     lines = profiles.lines()
     table = build_table(lines, limits, 1)

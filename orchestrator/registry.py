@@ -17,7 +17,7 @@ from splitvlm.domain import Plan
 from splitvlm.errors import CapacityError, ConfigError, UsageError
 from splitvlm.planning.costs import CloudProfile, DeviceProfile
 from splitvlm.planning.kinds import AccuracyDrop
-from splitvlm.planning.table import Limits
+from splitvlm.planning.table import PlanLimits
 
 MISSED_BEATS = 3
 EDGE_BEATS, MOST_EDGE_BEAT_S = 400.0, 300.0
@@ -52,7 +52,7 @@ class EdgeNode:
     weights_hash: str
     origin: Origin
     profile: DeviceProfile
-    limits: Limits
+    limits: PlanLimits
     kind: bytes  # equal for devices whose weights, profile and limits are equal
 
 

@@ -18,7 +18,7 @@ from orchestrator.registry import CloudNode, EdgeNode, Node, Origin, Registry
 from splitvlm.crypto.identity import Role
 from splitvlm.domain import Plan
 from splitvlm.errors import Cancelled, CapacityError, PermissionRefused
-from splitvlm.rpc.callers import require_role
+from splitvlm.rpc.authorization import require_role
 from splitvlm.rpc.control_messages import (
     MAX_LISTED_NODES,
     check_beat,
@@ -67,7 +67,7 @@ class ControlServicer(control_pb2_grpc.ControlServicer):
         self._streams.end_all(Cancelled("The orchestrator is stopping."))
 
     @unary
-    async def Register(self, request: pb.Registration, context: Any) -> pb.Registered:
+    async def Register(self, request: pb.Registration, context: Any) -> pb.RegisterReply:
         check_registration(request)
         await self._admit(context, request.node, Role.EDGE if request.role == "edge" else Role.CLOUD)
         await self._keep(self._registration_pace, request.node)
@@ -77,16 +77,16 @@ class ControlServicer(control_pb2_grpc.ControlServicer):
             self._note_stream(request)
         self._publisher.changed()
         _log.info("registered", extra={"node": request.node, "role": request.role, "model": request.model})
-        return pb.Registered(heartbeat_ms=self._heartbeat_ms(request.node))
+        return pb.RegisterReply(heartbeat_ms=self._heartbeat_ms(request.node))
 
     @unary
-    async def Heartbeat(self, request: pb.Beat, context: Any) -> pb.Beaten:
+    async def Heartbeat(self, request: pb.HeartbeatRequest, context: Any) -> pb.HeartbeatReply:
         check_beat(request)
         await self._admit(context, request.node, Role.EDGE, Role.CLOUD)
         queue_s = 1e-6 * request.queue_us
         if self._registry.beat(request.node, request.instance, time.monotonic(), queue_s=queue_s):
             self._publisher.load_changed()
-        return pb.Beaten(heartbeat_ms=self._heartbeat_ms(request.node))
+        return pb.HeartbeatReply(heartbeat_ms=self._heartbeat_ms(request.node))
 
     @unary
     async def Leave(self, request: pb.LeaveRequest, context: Any) -> pb.LeaveReply:
@@ -98,7 +98,7 @@ class ControlServicer(control_pb2_grpc.ControlServicer):
         return pb.LeaveReply()
 
     @unary
-    async def Report(self, request: pb.LinkReport, context: Any) -> pb.Reported:
+    async def Report(self, request: pb.LinkReport, context: Any) -> pb.ReportReply:
         check_report(request)
         await self._admit(context, request.node, Role.EDGE)
         _log.debug(
@@ -111,7 +111,7 @@ class ControlServicer(control_pb2_grpc.ControlServicer):
                 "plans": {use.plan: use.requests for use in request.plans},
             },
         )
-        return pb.Reported()
+        return pb.ReportReply()
 
     @streaming
     async def WatchPlans(self, request: pb.WatchRequest, context: Any) -> AsyncIterator[pb.PlanTable]:

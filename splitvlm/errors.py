@@ -122,7 +122,7 @@ class Cancelled(SplitvlmError):
     exit_code = 10
 
 
-class Forgotten(SplitvlmError):
+class PrefixEvicted(SplitvlmError):
     code = "forgotten"
     grpc_status = "NOT_FOUND"
     exit_code = 5

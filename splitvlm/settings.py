@@ -23,8 +23,8 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from splitvlm.errors import ConfigError, UsageError
-from splitvlm.paths import looks_like_path, path_of
-from splitvlm.textfiles import parse_yaml, read_text
+from splitvlm.files.paths import looks_like_path, path_of
+from splitvlm.files.text import parse_yaml, read_text
 
 MOST_SHOWN = 80  # characters of a wrong value
 _BASE = "base"  # the validation context's folder that relative paths count from
@@ -62,7 +62,7 @@ def base_of(info: ValidationInfo) -> Path:
 
 
 class Section(BaseModel):
-    """A part of a configuration file: frozen, and unknown keys are refused. Paths in it are whole (splitvlm.paths)."""
+    """A part of a configuration file: frozen, and unknown keys are refused. Paths in it are whole (splitvlm.files.paths)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

@@ -12,15 +12,15 @@ from PIL import Image
 
 from cloud_node.node import SERVICE
 from cloud_node.servicer import DataServicer
-from cloud_node.settings import Limits
+from cloud_node.settings import CloudLimits
 from cloud_node.worker import Worker
-from edge_node.account import Account
-from edge_node.cloud_link import CloudLink
+from edge_node.answering.report import RequestReport
+from edge_node.answering.request import Request
+from edge_node.cloud.link import CloudLink
 from edge_node.engine import Engine
-from edge_node.node import agreement_of
+from edge_node.node import compatibility_of
 from edge_node.privacy import EVERYTHING_MAY_LEAVE
-from edge_node.request import Request
-from splitvlm.calibration import codec_of
+from splitvlm.bundle import codec_of
 from splitvlm.crypto.authority import init_authority, issue
 from splitvlm.crypto.identity import Identity, Role, load_identity
 from splitvlm.domain import DEVICE, Plan
@@ -45,21 +45,21 @@ class Cloud:
     address: str
     servicer: DataServicer
     worker: Worker
-    agreement: data_pb2.Agreement
+    compatibility: data_pb2.Compatibility
 
 
 @contextlib.asynccontextmanager
 async def cloud_node(
-    model: str, keys: Keys, *, name: str = "cloud-1", limits: Limits | None = None
+    model: str, keys: Keys, *, name: str = "cloud-1", limits: CloudLimits | None = None
 ) -> AsyncIterator[Cloud]:
     """A cloud node that serves every cut of the model."""
     spec = read_spec(model)
     cuts = [cut for cut in spec.cuts() if cut != DEVICE]
     part = load_cloud(model, cuts)
     codec = codec_of(model)
-    worker, agreed = Worker(), agreement_of(spec, codec, "float32")
+    worker, agreed = Worker(), compatibility_of(spec, codec, "float32")
     identity = keys.identity(name, Role.CLOUD)
-    servicer = DataServicer(part, codec, worker, agreed, identity, limits or Limits())
+    servicer = DataServicer(part, codec, worker, agreed, identity, limits or CloudLimits())
     server = NodeServer(identity, [SERVICE])
     data_pb2_grpc.add_DataServicer_to_server(servicer, server.grpc)
     address = await server.listen("127.0.0.1:0")
@@ -77,7 +77,7 @@ async def device(model: str, cloud: Cloud | str, identity: Identity) -> AsyncIte
     spec, codec = read_spec(model), codec_of(model)
     engine = Engine(load_device(model, [DEVICE]), codec)
     address = cloud if isinstance(cloud, str) else cloud.address
-    link = CloudLink(address, agreement_of(spec, codec, "float32"), identity, [str(cut) for cut in spec.cuts()])
+    link = CloudLink(address, compatibility_of(spec, codec, "float32"), identity, [str(cut) for cut in spec.cuts()])
     try:
         yield Device(engine, link)
     finally:
@@ -97,14 +97,14 @@ class Device:
         asked = (Plan.parse(plan), image, question, tokens)
         return Request(self.engine, self.link, *asked, privacy=EVERYTHING_MAY_LEAVE, picture_name=name)
 
-    async def finish(self, request: Request) -> Account:
+    async def finish(self, request: Request) -> RequestReport:
         async for _ in request.tokens():
             pass
-        return request.account
+        return request.report
 
     async def ask(
         self, plan: str, image: Image.Image, question: str, tokens: int = 16, *, remember: bool = False
-    ) -> Account:
+    ) -> RequestReport:
         return await self.finish(self.request(plan, image, question, tokens, remember=remember))
 
 

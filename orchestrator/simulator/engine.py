@@ -225,7 +225,7 @@ class _Simulation:
     def _observe(
         self, estimator: LinkEstimator, device: Device, payload_bytes: float, ready_s: float, sent_s: float
     ) -> None:
-        """What the edge node would tell its estimator of this transfer (edge_node.cloud_link)."""
+        """What the edge node would tell its estimator of this transfer (edge_node.cloud.link)."""
         span_s, first = None, min(FRAME_BYTES, int(payload_bytes))
         if payload_bytes > FRAME_BYTES:
             span_s = sent_s - ready_s - device.deliver_s(ready_s, FRAME_BYTES)

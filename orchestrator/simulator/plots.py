@@ -12,8 +12,8 @@ from typing import Any
 
 from orchestrator.simulator.results import Comparison, Record, Run, percentile
 from orchestrator.simulator.verdict import fixed_plans
+from splitvlm.files.shown import percent
 from splitvlm.link.tracefiles import load
-from splitvlm.shown import percent
 
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")  # Paul Tol's bright scheme
 WIDTH_IN, DPI = 5.4, 150

@@ -114,7 +114,7 @@ def summarise(run: Run, deadline_s: float | None, oracle_mean_s: float | None) -
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
-    """Of rising values, linear between neighbours (numpy's default)."""
+    """Returns a quantile of rising values, linear between neighbours (numpy's default)."""
     place = share * (len(ordered) - 1)
     low = int(place)
     high = min(low + 1, len(ordered) - 1)

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from orchestrator.simulator.contenders import Adaptive, everyone
+from orchestrator.simulator.baselines import Adaptive, everyone
 from orchestrator.simulator.engine import Contender, World, simulate
 from orchestrator.simulator.results import Comparison, Run, summarise
 from orchestrator.simulator.scenario import Scenario

@@ -9,11 +9,11 @@ from pydantic import AfterValidator, Field, PositiveFloat, ValidationInfo
 
 from splitvlm.domain import Cut
 from splitvlm.errors import UsageError
+from splitvlm.files.paths import path_of
 from splitvlm.link.tracefiles import names_a_file
-from splitvlm.paths import path_of
 from splitvlm.planning.fields import CutText, LeakLimit
 from splitvlm.planning.policy import Objective
-from splitvlm.planning.table import MAX_KIND_DROP, Limits
+from splitvlm.planning.table import MAX_KIND_DROP, PlanLimits
 from splitvlm.settings import NodeName, Section, base_of
 
 
@@ -71,7 +71,7 @@ class Requests(Section):
     deadline_ms: float | None = Field(None, gt=0)
 
 
-class PlanLimits(Section):
+class ScenarioPlanning(Section):
     """What forbids plans, as in the edge node's configuration."""
 
     cuts: list[CutText] = Field([])
@@ -82,8 +82,8 @@ class PlanLimits(Section):
     device_memory_bytes: int | None = Field(None, ge=1)
     bytes_per_day: float | None = Field(None, gt=0, description="of each device's uplink")
 
-    def limits(self) -> Limits:
-        return Limits(
+    def limits(self) -> PlanLimits:
+        return PlanLimits(
             max_accuracy_drop=self.max_accuracy_drop,
             max_kind_drop=self.max_kind_drop,
             device_memory_bytes=self.device_memory_bytes,
@@ -93,7 +93,7 @@ class PlanLimits(Section):
         )
 
 
-class Weights(Section):
+class ScenarioObjective(Section):
     """What the policy makes least: weighted seconds and joules."""
 
     latency: float = Field(1.0, ge=0)
@@ -113,7 +113,7 @@ class Scenario(Section):
     link: Link = Link()
     arrivals: Arrivals = Arrivals()
     requests: Requests = Requests()
-    planning: PlanLimits = PlanLimits()
-    objective: Weights = Weights()
+    planning: ScenarioPlanning = ScenarioPlanning()
+    objective: ScenarioObjective = ScenarioObjective()
     contenders: Literal["all", "adaptive"] = Field("all", description="`adaptive` leaves the comparison out")
     seed: int = 0

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from orchestrator.simulator.results import Comparison, Run, Summary
-from splitvlm.shown import number, percent
+from splitvlm.files.shown import number, percent
 
 BLOCKS = 20
 T_95 = 2.093  # Student's quantile for BLOCKS - 1 degrees of freedom

@@ -32,7 +32,7 @@ def ask(
     json_file: JsonOption = None,
 ) -> None:
     """Ask the edge node one question about a picture; the answer streams to standard output."""
-    from splitvlm.ask import ask_once
+    from splitvlm.cli.ask_command import ask_once
     from splitvlm.crypto.identity import load_identity
 
     identity = None if plaintext else load_identity(keys)
@@ -48,7 +48,7 @@ def status(
     json_file: JsonOption = None,
 ) -> None:
     """Show an edge node's model, cloud node, link estimate and plan table."""
-    from splitvlm.ask import show_status
+    from splitvlm.cli.ask_command import show_status
     from splitvlm.crypto.identity import load_identity
 
     identity = None if plaintext else load_identity(keys)
@@ -65,7 +65,7 @@ def nodes(
     json_file: JsonOption = None,
 ) -> None:
     """List the nodes that the orchestrator knows, and which of them live."""
-    from splitvlm.ask import show_nodes
+    from splitvlm.cli.ask_command import show_nodes
     from splitvlm.crypto.identity import load_identity
 
     identity = None if plaintext else load_identity(keys)

@@ -19,7 +19,7 @@ models_app = typer.Typer()
 @models_app.command()
 def models(json_file: JsonOption = None) -> None:
     """List the models that can be named, with their layers and sizes."""
-    from splitvlm.model.listing import rows, table
+    from splitvlm.model.catalog import rows, table
 
     listed = rows()
     from rich.console import Console
@@ -37,7 +37,7 @@ def verify(
     json_file: JsonOption = None,
 ) -> None:
     """Compare the tokens of split and unsplit answers at every cut; exits 1 on a difference."""
-    from splitvlm.verify import verify_model
+    from splitvlm.tools.verify import verify_model
 
     wanted = [text for text in cuts.split(",") if text]
     result = asyncio.run(verify_model(model, wanted, questions, tokens))
@@ -66,7 +66,7 @@ def evaluate(
     json_file: JsonOption = None,
 ) -> None:
     """Measure a model's accuracy by kind of question, beside the majority answer and a blank picture."""
-    from splitvlm.evaluate import Selection, add_kinds, evaluate_model, evaluate_plans
+    from splitvlm.evaluation.command import Selection, add_kinds, evaluate_model, evaluate_plans
 
     only = Selection(_listed(cuts), _listed(levels), _listed(kinds))
     if not plans and (into or only != Selection([], [], [])):
@@ -93,7 +93,7 @@ def leak(
     json_file: JsonOption = None,
 ) -> None:
     """Measure what an attacker gets back of a picture from what crosses each cut."""
-    from splitvlm.leak.command import leak as measure
+    from splitvlm.evaluation.leak.command import leak as measure
 
     write_json(json_file, measure(model, _listed(cuts), _listed(levels), teaching, questions, seed, plot))
 
@@ -107,7 +107,7 @@ def calibrate(
     workers: Annotated[int | None, typer.Option(min=1, help="processes; by default one for each core")] = None,
 ) -> None:
     """Learn the codec's calibrated levels for a model from pictures without labels."""
-    from splitvlm.calibration import calibrate as learn
+    from splitvlm.calibration.calibrate import calibrate as learn
 
     path = learn(model, images, number, workers or os.cpu_count() or 1, steps)
     print(f"Calibration written to {path}. Give every node the same file.")
@@ -126,7 +126,7 @@ def profile(
 ) -> None:
     """Measure both sides of a model on this machine: stages, codec levels, payload sizes."""
     from splitvlm import settings
-    from splitvlm.measure import profile as measure
+    from splitvlm.tools.profile import profile as measure
 
     raw: dict[str, object] = {"name": model, "device": device, "dtype": dtype, "threads": threads}
     measure(settings.parse(raw, settings.ModelChoice, source="splitvlm profile"), pictures, out)

@@ -19,7 +19,8 @@ def cloud(config: ConfigOption) -> None:
     """Run a cloud node: the upper part of the model."""
     from cloud_node.node import run
     from cloud_node.settings import CloudSettings
-    from splitvlm import logs, settings
+    from splitvlm import settings
+    from splitvlm.node import logs
 
     chosen = settings.load(config, CloudSettings)
     logs.set_up(chosen.logging)
@@ -31,7 +32,8 @@ def edge(config: ConfigOption) -> None:
     """Run an edge node: the device daemon."""
     from edge_node.node import run
     from edge_node.settings import EdgeSettings
-    from splitvlm import logs, settings
+    from splitvlm import settings
+    from splitvlm.node import logs
 
     chosen = settings.load(config, EdgeSettings)
     logs.set_up(chosen.logging)
@@ -43,7 +45,8 @@ def orchestrator(config: ConfigOption) -> None:
     """Run the orchestrator: who is alive, and the plan tables."""
     from orchestrator.node import run
     from orchestrator.settings import OrchestratorSettings
-    from splitvlm import logs, settings
+    from splitvlm import settings
+    from splitvlm.node import logs
 
     chosen = settings.load(config, OrchestratorSettings)
     logs.set_up(chosen.logging)

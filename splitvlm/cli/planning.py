@@ -43,9 +43,9 @@ def plan(
 
     from orchestrator.plan_view import as_json, draw, show, view
     from splitvlm.planning.profilefiles import read, scaled
-    from splitvlm.planning.table import Limits
+    from splitvlm.planning.table import PlanLimits
 
-    limits = Limits(
+    limits = PlanLimits(
         max_accuracy_drop=max_accuracy_drop,
         max_kind_drop=max_kind_drop,
         device_memory_bytes=device_memory_bytes,
@@ -75,16 +75,16 @@ def simulate(
     """Replay traces under the policy, every fixed plan, JPEG by the link and the oracle. All times are simulated."""
     from rich.console import Console
 
-    from orchestrator.simulator.page import write_report
+    from orchestrator.simulator.console import save, show, stem
+    from orchestrator.simulator.html_report import write_report
     from orchestrator.simulator.results import Comparison
     from orchestrator.simulator.run import compare
     from orchestrator.simulator.scenario import Scenario
-    from orchestrator.simulator.show import save, show, stem
     from splitvlm import settings
 
     console = Console()
     if emulate:
-        from splitvlm.emulation import emulate as really
+        from splitvlm.tools.emulated_runs import emulate as really
 
         write_json(json_file, really(settings.load(config, Scenario), trace or (), console))
         return

@@ -30,7 +30,7 @@ def demo(
     json_file: JsonOption = None,
 ) -> None:
     """Run the whole system on this machine: three processes, a shaped link, questions about drawn pictures."""
-    from splitvlm.demo import run_demo
+    from splitvlm.tools.demo import run_demo
 
     write_json(json_file, asyncio.run(run_demo(seed, questions, trace, slowdown, every, out)))
 

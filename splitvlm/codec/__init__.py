@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from splitvlm.codec.boundary import decode, encode
     from splitvlm.codec.levels import CODEC_VERSION, FEATURE_LEVELS, PICTURE_LEVELS, codec_hash, levels_of
-    from splitvlm.codec.limits import Limits
+    from splitvlm.codec.limits import CodecLimits
     from splitvlm.codec.picture import decode_picture, encode_picture
     from splitvlm.codec.quantise import error_bound
 
@@ -45,7 +45,7 @@ __all__ = [
     "CODEC_VERSION",
     "FEATURE_LEVELS",
     "PICTURE_LEVELS",
-    "Limits",
+    "CodecLimits",
     "codec_hash",
     "decode",
     "decode_picture",
@@ -56,7 +56,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Limits": "limits",
+    "CodecLimits": "limits",
     "decode": "boundary",
     "decode_picture": "picture",
     "encode": "boundary",

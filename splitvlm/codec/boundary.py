@@ -24,7 +24,7 @@ from splitvlm.codec import header, integers, klt, lossless, lossy
 from splitvlm.codec.header import Coding, Cursor, TensorHead, malformed, varint
 from splitvlm.codec.klt import Basis
 from splitvlm.codec.levels import BITS, FEATURE_LEVELS, KLT_STEPS
-from splitvlm.codec.limits import Limits
+from splitvlm.codec.limits import CodecLimits
 from splitvlm.errors import UsageError
 
 IDS: Final = "ids"
@@ -59,7 +59,7 @@ def encode(boundary: dict[str, torch.Tensor], level: str, basis: Basis | None = 
     return bytes((header.VERSION, len(boundary))) + b"".join(tensors)
 
 
-def decode(data: bytes, *, limits: Limits, basis: Basis | None = None) -> dict[str, torch.Tensor]:
+def decode(data: bytes, *, limits: CodecLimits, basis: Basis | None = None) -> dict[str, torch.Tensor]:
     """The tensors of a coded boundary, on the CPU, in their own dtypes and order. Raises ProtocolError."""
     cursor = Cursor(data)
     version = cursor.byte()
@@ -68,7 +68,7 @@ def decode(data: bytes, *, limits: Limits, basis: Basis | None = None) -> dict[s
     return {head.name: _decode_tensor(head, body, basis) for head, body in _bodies(cursor, version, limits)}
 
 
-def outline(data: bytes, *, limits: Limits, basis: Basis | None = None) -> dict[str, torch.Tensor]:
+def outline(data: bytes, *, limits: CodecLimits, basis: Basis | None = None) -> dict[str, torch.Tensor]:
     """What `decode` would return, as tensors without data (on the device "meta"): nothing is decoded. Raises ProtocolError."""
     cursor = Cursor(data)
     version = cursor.byte()
@@ -87,7 +87,7 @@ def decoding_bytes(outline: Mapping[str, torch.Tensor]) -> int:
     )
 
 
-def _bodies(cursor: Cursor, version: int, limits: Limits) -> list[tuple[TensorHead, Cursor]]:
+def _bodies(cursor: Cursor, version: int, limits: CodecLimits) -> list[tuple[TensorHead, Cursor]]:
     """Each tensor's head, held against the limits of all together, and its body."""
     if version != header.VERSION:
         malformed("its version is unknown")
@@ -119,7 +119,7 @@ def _is_short(boundary: dict[str, torch.Tensor], basis: Basis) -> bool:
     return (hidden.dtype, ids.dtype, ids.ndim) == (torch.float32, torch.int64, 1) and _all_finite(hidden)
 
 
-def _decode_short(cursor: Cursor, level: int, limits: Limits, basis: Basis | None) -> dict[str, torch.Tensor]:
+def _decode_short(cursor: Cursor, level: int, limits: CodecLimits, basis: Basis | None) -> dict[str, torch.Tensor]:
     shape, left, basis = _short_shape(limits, basis)
     ids = basis.template.decode(cursor, _most_ids(left))
     hidden = torch.from_numpy(klt.decode(cursor, math.prod(basis.shape), basis, level)).reshape(shape)
@@ -127,15 +127,15 @@ def _decode_short(cursor: Cursor, level: int, limits: Limits, basis: Basis | Non
     return {CALIBRATED: hidden, IDS: torch.tensor(ids, dtype=torch.int64)}
 
 
-def _short_shape(limits: Limits, basis: Basis | None) -> tuple[tuple[int, ...], Limits, Basis]:
-    """Of `hidden` in the second form, and what it leaves of the limits."""
+def _short_shape(limits: CodecLimits, basis: Basis | None) -> tuple[tuple[int, ...], CodecLimits, Basis]:
+    """Reads `hidden` in the second form; returns it and what it leaves of the limits."""
     if basis is None or not basis.shape:
         malformed("this boundary has no calibration for it")
     shape = (*basis.shape, basis.channels)
     return shape, limits.less(math.prod(shape), 4 * math.prod(shape)), basis
 
 
-def _most_ids(left: Limits) -> int:
+def _most_ids(left: CodecLimits) -> int:
     return min(left.max_elements, left.max_decoded_bytes // 8)
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
-from splitvlm.codec import boundary, calibration, levels
+from splitvlm.codec import boundary, calibration_file, levels
 from splitvlm.codec.klt import Basis
 from splitvlm.codec.levels import KLT_STEPS
-from splitvlm.codec.limits import Limits
+from splitvlm.codec.limits import CodecLimits
 from splitvlm.codec.picture import picture_levels
 from splitvlm.domain import IMAGE, Cut
 from splitvlm.errors import UsageError
@@ -27,7 +27,7 @@ class Codec:
     @classmethod
     def from_file(cls, path: Path | None) -> Codec:
         """With the calibration in `path`, or without one. Raises UsageError."""
-        return cls() if path is None else cls(*calibration.read(path))
+        return cls() if path is None else cls(*calibration_file.read(path))
 
     def levels(self, cut: Cut) -> tuple[str, ...]:
         """The levels at a cut, lossless first."""
@@ -56,10 +56,10 @@ class Codec:
         self.check(cut, level)
         return boundary.encode(tensors, level, self._bases.get(cut))
 
-    def outline(self, cut: Cut, data: bytes, limits: Limits | None = None) -> dict[str, torch.Tensor]:
+    def outline(self, cut: Cut, data: bytes, limits: CodecLimits | None = None) -> dict[str, torch.Tensor]:
         """What `decode` would return, as tensors without data: nothing is decoded. Raises ProtocolError."""
-        return boundary.outline(data, limits=limits or Limits(), basis=self._bases.get(cut))
+        return boundary.outline(data, limits=limits or CodecLimits(), basis=self._bases.get(cut))
 
-    def decode(self, cut: Cut, data: bytes, limits: Limits | None = None) -> dict[str, torch.Tensor]:
+    def decode(self, cut: Cut, data: bytes, limits: CodecLimits | None = None) -> dict[str, torch.Tensor]:
         """The boundary at `cut` from a peer's bytes. Raises ProtocolError."""
-        return boundary.decode(data, limits=limits or Limits(), basis=self._bases.get(cut))
+        return boundary.decode(data, limits=limits or CodecLimits(), basis=self._bases.get(cut))

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from splitvlm.codec.density import (
+from splitvlm.codec.entropy_model import (
     AROUND,
     BETWEEN,
     F32,
@@ -23,12 +23,12 @@ from splitvlm.codec.density import (
     NEIGHBOURS,
     SECOND,
     WEIGHTS,
-    Density,
+    EntropyModel,
     companded,
     inputs_of,
     units_of,
 )
-from splitvlm.codec.grid import Grid, grid_of
+from splitvlm.codec.grid import TokenGrid, grid_of
 
 BLOCK: Final = 8  # columns whose products with all earlier ones are one
 MANY_TOKENS: Final = 1024  # from here on the inputs leave a core's cache between columns, and blocks pay
@@ -50,16 +50,16 @@ class _Folded:
 
 
 @functools.lru_cache(maxsize=32)  # about 1 MB each, 1 ms to make; a cloud node may need all levels of three cuts
-def _folded(density: Density, block: int) -> _Folded:
+def _folded(entropy_model: EntropyModel, block: int) -> _Folded:
     before, within, between, second = [], [], [], []
-    for start in range(0, density.columns, block):
-        known = 1 + inputs_of(start, density.rows)
+    for start in range(0, entropy_model.columns, block):
+        known = 1 + inputs_of(start, entropy_model.rows)
         ahead = []
-        for column in range(start, min(start + block, density.columns)):
-            s1, s2 = (np.float32(2.0 ** -int(shift)) for shift in density.shifts[column])
-            first_XH = np.concatenate((density.first_bias[column][None], density.first[column])) * s1
-            second_HV = np.concatenate((density.second_bias[column][None], density.second[column])) * -s2
-            told = 1 + inputs_of(column, density.rows)
+        for column in range(start, min(start + block, entropy_model.columns)):
+            s1, s2 = (np.float32(2.0 ** -int(shift)) for shift in entropy_model.shifts[column])
+            first_XH = np.concatenate((entropy_model.first_bias[column][None], entropy_model.first[column])) * s1
+            second_HV = np.concatenate((entropy_model.second_bias[column][None], entropy_model.second[column])) * -s2
+            told = 1 + inputs_of(column, entropy_model.rows)
             ahead.append(first_XH[:known].T)
             within.append(np.ascontiguousarray(first_XH[known:told].T))
             between.append(np.ascontiguousarray(first_XH[told:].T))
@@ -71,12 +71,12 @@ def _folded(density: Density, block: int) -> _Folded:
 class Context:
     """Tokens lie last: what is done for each of them is one run."""
 
-    def __init__(self, density: Density, num_tokens: int) -> None:
-        self.grid: Grid = grid_of(num_tokens, density.stride, density.rows)
-        self._rows = density.rows
+    def __init__(self, entropy_model: EntropyModel, num_tokens: int) -> None:
+        self.grid: TokenGrid = grid_of(num_tokens, entropy_model.stride, entropy_model.rows)
+        self._rows = entropy_model.rows
         self._block = BLOCK if num_tokens >= MANY_TOKENS else 1
-        self._layers = _folded(density, self._block)
-        self._inputs_XT = np.zeros((1 + inputs_of(density.columns, density.rows), num_tokens), np.float32)
+        self._layers = _folded(entropy_model, self._block)
+        self._inputs_XT = np.zeros((1 + inputs_of(entropy_model.columns, entropy_model.rows), num_tokens), np.float32)
         self._inputs_XT[0] = 1  # what the biases are multiplied by
         self._inputs_XT[1 : 1 + len(self.grid.places)] = self.grid.places
         self._ahead_GT = np.empty((self._block * LEADING_UNITS, num_tokens), np.float32)

@@ -18,7 +18,7 @@ import numpy as np
 
 from splitvlm.codec import gaps
 from splitvlm.codec.context import Context
-from splitvlm.codec.density import F32, Density
+from splitvlm.codec.entropy_model import F32, EntropyModel
 from splitvlm.codec.header import malformed
 from splitvlm.codec.sparse import I64, Coefficients, Whole
 
@@ -29,17 +29,17 @@ _FAMILY: Final = _models.Categorical(perfect=False)
 _WORD: Final = np.dtype("<u4")
 
 
-def encode(q_TK: Whole, density: Density) -> bytes:
+def encode(q_TK: Whole, entropy_model: EntropyModel) -> bytes:
     """Coefficients of magnitude at most LARGEST."""
     coder = constriction.stream.queue.RangeEncoder()
-    context = Context(density, len(q_TK))
-    for column in range(min(density.columns, q_TK.shape[1])):
+    context = Context(entropy_model, len(q_TK))
+    for column in range(min(entropy_model.columns, q_TK.shape[1])):
         q_T = q_TK[:, column][context.grid.order]
         for tokens in context.passes(column):
             weights_TV = context.weights(column, tokens)
-            _encode_values(coder, q_T[tokens], int(density.reach[column]), _FAMILY, weights_TV)
+            _encode_values(coder, q_T[tokens], int(entropy_model.reach[column]), _FAMILY, weights_TV)
             context.learn(column, tokens, q_T[tokens])
-    for start, stop, weights_V in density.shared(q_TK.shape[1]):
+    for start, stop, weights_V in entropy_model.shared(q_TK.shape[1]):
         q_N = q_TK[:, start:stop].T.reshape(-1)
         if gaps.pays(len(q_TK), len(q_N), weights_V):
             _encode_sparse(coder, q_N, weights_V)
@@ -48,21 +48,23 @@ def encode(q_TK: Whole, density: Density) -> bytes:
     return np.asarray(coder.get_compressed(), _WORD).tobytes().rstrip(b"\0")
 
 
-def decode(data: bytes, num_tokens: int, columns: int, density: Density, *, dense: int = 0) -> Coefficients:
+def decode(data: bytes, num_tokens: int, columns: int, entropy_model: EntropyModel, *, dense: int = 0) -> Coefficients:
     """[T, columns], of which at least the first `dense` are an array. Raises ProtocolError."""
     words = np.frombuffer(data + bytes(-len(data) % _WORD.itemsize), _WORD).astype(np.uint32)
     coder = constriction.stream.queue.RangeDecoder(words)
-    context = Context(density, num_tokens)
-    runs = [(*run, gaps.pays(num_tokens, num_tokens * (run[1] - run[0]), run[2])) for run in density.shared(columns)]
+    context = Context(entropy_model, num_tokens)
+    runs = [
+        (*run, gaps.pays(num_tokens, num_tokens * (run[1] - run[0]), run[2])) for run in entropy_model.shared(columns)
+    ]
     # What is sparse after the last column that is wanted as an array stays as its values.
     wanted = [stop for start, stop, _, sparse in runs if start < dense or not sparse]
-    q_DT = np.zeros((max([min(density.columns, columns), *wanted]), num_tokens), np.int32)
+    q_DT = np.zeros((max([min(entropy_model.columns, columns), *wanted]), num_tokens), np.int32)
     apart = [(np.zeros(0, np.int64), np.zeros(0, np.int32))]
     try:
-        for column in range(min(density.columns, columns)):
+        for column in range(min(entropy_model.columns, columns)):
             for tokens in context.passes(column):
                 weights_TV = context.weights(column, tokens)
-                q_T = _decode_values(coder, int(density.reach[column]), _FAMILY, weights_TV)
+                q_T = _decode_values(coder, int(entropy_model.reach[column]), _FAMILY, weights_TV)
                 context.learn(column, tokens, q_T)
                 q_DT[column, context.grid.order[tokens]] = q_T
         for start, stop, weights_V, sparse in runs:
@@ -84,7 +86,7 @@ def decode(data: bytes, num_tokens: int, columns: int, density: Density, *, dens
 
 
 def _same_for_all(weights_V: F32, *, lazy: bool) -> Any:
-    """The same model either way: a table made beforehand encodes faster, sums made while searching decode faster."""
+    """Both ways give one model: a table made beforehand encodes faster, sums made while searching decode faster."""
     return _models.Categorical(weights_V, perfect=False, lazy=lazy)
 
 

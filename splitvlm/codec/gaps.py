@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from splitvlm.codec.context import MANY_TOKENS
-from splitvlm.codec.density import F32
+from splitvlm.codec.entropy_model import F32
 
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]

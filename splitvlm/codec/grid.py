@@ -25,7 +25,7 @@ LARGEST_INPUT: Final = 56  # of what a network is told (density.py)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Grid:
+class TokenGrid:
     order: Index  # [T]: each token's number in its picture
     num_first: int  # tokens of the first pass
     neighbours: Index  # [4, T]: the tokens before, after, above and below; T where there is none
@@ -43,8 +43,8 @@ def rows_in(sizes: Iterable[int], stride: int) -> int:
 
 
 @functools.lru_cache(maxsize=16)  # 80 bytes a token
-def grid_of(num_tokens: int, stride: int, rows: int) -> Grid:
-    """Of so many tokens, `stride` a row; `rows` of them a picture, 0 where that is not known."""
+def grid_of(num_tokens: int, stride: int, rows: int) -> TokenGrid:
+    """Makes the grid of so many tokens, `stride` a row; `rows` of them a picture, 0 where that is not known."""
     numbers = np.arange(num_tokens)
     # Those above and beside are of the other colour: in rows of odd length without further ado.
     second = (numbers if stride % 2 else numbers + numbers // stride) % 2
@@ -54,7 +54,7 @@ def grid_of(num_tokens: int, stride: int, rows: int) -> Grid:
     wanted = order + np.array(offsets(stride))[:, None]
     there = (wanted >= 0) & (wanted < num_tokens)
     neighbours = np.where(there, coded_as.take(wanted, mode="clip"), num_tokens) if num_tokens else wanted
-    return Grid(order, int(num_tokens - second.sum()), neighbours, places_of(num_tokens, stride, rows)[:, order])
+    return TokenGrid(order, int(num_tokens - second.sum()), neighbours, places_of(num_tokens, stride, rows)[:, order])
 
 
 @functools.lru_cache(maxsize=16)

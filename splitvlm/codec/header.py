@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, NoReturn
 
-from splitvlm.codec.limits import Limits
+from splitvlm.codec.limits import CodecLimits
 from splitvlm.errors import ProtocolError, UsageError
 
 VERSION: Final = 1
@@ -146,7 +146,7 @@ def pack_head(head: TensorHead) -> bytes:
     return name + bytes((kind, len(head.shape))) + b"".join(map(varint, head.shape))
 
 
-def read_head(cursor: Cursor, limits: Limits) -> TensorHead:
+def read_head(cursor: Cursor, limits: CodecLimits) -> TensorHead:
     """The head of the next tensor, its sizes held against `limits`. Raises ProtocolError."""
     name = _read_name(cursor)
     kind = cursor.byte()

@@ -28,11 +28,11 @@ import numpy as np
 import numpy.typing as npt
 
 from splitvlm.codec import entropy
-from splitvlm.codec.density import Density
+from splitvlm.codec.entropy_model import EntropyModel
 from splitvlm.codec.header import Cursor, malformed, varint
 from splitvlm.codec.levels import KLT_STEPS
 from splitvlm.codec.prompt import NO_TEMPLATE, Template
-from splitvlm.codec.restoring import Restorer
+from splitvlm.codec.reconstruction import Reconstructor
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -65,11 +65,11 @@ class Transform:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Learned:
-    """Of one of KLT_STEPS: how likely values are, centres [C, 2], and what restores them, where that helps."""
+    """Holds what one of KLT_STEPS learned: how likely values are, centres [C, 2], and what restores them, where that helps."""
 
-    density: Density
+    entropy_model: EntropyModel
     centres: F32
-    restorer: Restorer | None = None
+    reconstructor: Reconstructor | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -161,7 +161,7 @@ def encode(x_TC: F32, basis: Basis, level: str) -> bytes | None:
         return None
     used = np.flatnonzero(q_TC.any(axis=0))
     kept = int(used[-1]) + 1 if len(used) else 0
-    stream = entropy.encode(q_TC[:, :kept], basis.levels[level].density)
+    stream = entropy.encode(q_TC[:, :kept], basis.levels[level].entropy_model)
     return bytes((_LEVELS.index(level),)) + varint(kept) + stream
 
 
@@ -172,9 +172,13 @@ def decode(cursor: Cursor, num_tokens: int, basis: Basis, code: int) -> F32:
     level = _LEVELS[code]
     learned = basis.levels[level]
     kept = cursor.varint(basis.channels, "the number of columns")
-    restorer, synthesis = learned.restorer, basis.transform.synthesis
+    reconstructor, synthesis = learned.reconstructor, basis.transform.synthesis
     q = entropy.decode(
-        bytes(cursor.take(cursor.left)), num_tokens, kept, learned.density, dense=restorer.columns if restorer else 0
+        bytes(cursor.take(cursor.left)),
+        num_tokens,
+        kept,
+        learned.entropy_model,
+        dense=reconstructor.columns if reconstructor else 0,
     )
     y_TK = restored(q.dense, learned)
     x_TC = y_TK @ synthesis[: y_TK.shape[1]]
@@ -188,15 +192,15 @@ def decode(cursor: Cursor, num_tokens: int, basis: Basis, code: int) -> F32:
 def restored(q_TK: npt.NDArray[np.signedinteger[Any]], learned: Learned) -> F32:
     """y / step [T, K], or with as many columns as the level's restorer has."""
     y_TK = centred(q_TK, learned.centres)
-    if learned.restorer is None or not q_TK.shape[1]:
+    if learned.reconstructor is None or not q_TK.shape[1]:
         return y_TK
-    columns = learned.restorer.columns
+    columns = learned.reconstructor.columns
     q_TR = q_TK[:, :columns].astype(np.float32)  # with float32, whole numbers would make float64
     if q_TK.shape[1] < columns:
         not_sent = ((0, 0), (0, columns - q_TK.shape[1]))
         y_TK, q_TR = np.pad(y_TK, not_sent), np.pad(q_TR, not_sent)
     y_TR = y_TK[:, :columns]
-    y_TR += learned.restorer(q_TK)
+    y_TR += learned.reconstructor(q_TK)
     signs_TR = np.clip(q_TR, -1, 1)
     middle_TR = q_TR + signs_TR * np.float32(0.5 - ROUNDING)  # of the cell, which the dead zone shifts
     half_TR = np.float32(1 - ROUNDING) - np.abs(signs_TR) * np.float32(0.5 - ROUNDING)

@@ -31,8 +31,8 @@ KLT_STEPS: dict[str, float] = {
 """Steps of the calibrated levels, in units of the weighted features (klt.py). For calibrated boundaries only."""
 
 KLT_FORMAT = 7
-"""Of a calibrated body. 1 was zstandard in segments of columns; 2 had no bands, and escapes of 16 bits; 3 no centres and no
-short form; 4 no restorers, and all ids of a prompt; 5 no gaps (gaps.py);
+"""The version of a calibrated body. 1 was zstandard in segments of columns; 2 had no bands, and escapes of 16 bits; 3 no
+centres and no short form; 4 no restorers, and all ids of a prompt; 5 no gaps (gaps.py);
 6 one pass through every column, and no places (grid.py)."""
 
 SMALL, SMALLER = 5 / 8, 3 / 8
@@ -53,7 +53,7 @@ PICTURE_FORMATS: dict[str, tuple[str, int, float]] = {
 """Format, quality and scale of a side at each lossy level of pictures."""
 
 PICTURE_VERSION = 3
-"""Of the pictures' encoding. 1 knew one size only, and neither AVIF nor the slower WebP and JPEG;
+"""The version of the pictures' encoding. 1 knew one size only, and neither AVIF nor the slower WebP and JPEG;
 2 no side longer than its format codes."""
 
 MAX_SIDE_PX: dict[str, int] = {"WEBP": 16_383, "AVIF": 32_768, "JPEG": 65_500}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class CodecLimits:
     """Bounds of one coded boundary. The defaults hold a prompt of 4,096 tokens, 4,096 channels wide, in float32.
 
     Decoding takes at most about 48 bytes for each element and each received byte, whatever a peer sends (tested): runs of
@@ -18,7 +18,7 @@ class Limits:
     max_elements: int = 1 << 24  # of all tensors together
     max_decoded_bytes: int = 1 << 26  # of all tensors together, in their own dtypes
 
-    def less(self, elements: int, decoded_bytes: int) -> Limits:
+    def less(self, elements: int, decoded_bytes: int) -> CodecLimits:
         """What is left of them after a tensor of that size."""
         return replace(
             self,

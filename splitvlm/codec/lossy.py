@@ -58,7 +58,7 @@ class Grouping(IntEnum):
 class _Fitted:
     grouping: Grouping
     rows_NM: F32
-    grid: quantise.Grid
+    grid: quantise.QuantisationGrid
 
     def cost(self) -> float:
         """Bits a value that this grouping costs beyond the codes, up to a constant."""

@@ -21,11 +21,11 @@ from typing import Any, Final
 
 from PIL import Image, features
 
-from splitvlm import picturefiles
 from splitvlm.codec.header import Cursor, varint
 from splitvlm.codec.levels import LOSSLESS, MAX_SIDE_PX, PICTURE_FORMATS, PICTURE_LEVELS
 from splitvlm.errors import ProtocolError, UsageError
-from splitvlm.picturefiles import PictureHeader, PictureRefused
+from splitvlm.files import pictures
+from splitvlm.files.pictures import PictureHeader, PictureRefused
 
 _FORMATS: Final = ("JPEG", "WEBP", "AVIF", "PNG")
 _SCALED: Final = 1  # no format begins so
@@ -52,7 +52,7 @@ def encode_picture(picture: Image.Image, level: str) -> bytes:
             f"'{level}' is no codec level of pictures.", advice=f"Known levels: {', '.join(picture_levels())}."
         )
     plain = Image.new("RGB", picture.size)  # carries no metadata
-    plain.paste(picturefiles.to_rgb(picture))
+    plain.paste(pictures.to_rgb(picture))
     out = io.BytesIO()
     longest_px = max(plain.size)
     if level == LOSSLESS:
@@ -75,7 +75,7 @@ def decode_picture(data: bytes, *, max_pixels: int) -> Image.Image:
     """The RGB picture in `data`: JPEG, WebP, AVIF or PNG, a single frame, at most `max_pixels` large. Raises ProtocolError."""
     size, file = _unwrapped(data, max_pixels)
     with _refusals():
-        restored = picturefiles.opened(file, max_pixels=max_pixels, formats=_FORMATS, animated=False)
+        restored = pictures.opened(file, max_pixels=max_pixels, formats=_FORMATS, animated=False)
     return restored if size is None else restored.resize(size, Image.Resampling.LANCZOS)
 
 
@@ -83,7 +83,7 @@ def inspect_coded_picture(data: bytes, *, max_pixels: int) -> PictureHeader:
     """The header of what `decode_picture` would decode; `decoded_bytes` bounds its peak memory. Raises ProtocolError."""
     size, file = _unwrapped(data, max_pixels)
     with _refusals():
-        header = picturefiles.inspect(file, max_pixels=max_pixels, formats=_FORMATS, animated=False)
+        header = pictures.inspect(file, max_pixels=max_pixels, formats=_FORMATS, animated=False)
     if size is None:
         return header
     resized_bytes = _RESIZED_BYTES * size[0] * (size[1] + header.height)

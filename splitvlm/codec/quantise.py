@@ -44,7 +44,7 @@ def error_bound(level: str) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
+class QuantisationGrid:
     """The grids of all groups of an array [N, M]."""
 
     half_NG: F32
@@ -56,18 +56,18 @@ class Grid:
         return float(np.log2(np.maximum(self.half_NG, np.float32(floor))).mean())
 
 
-def fit(x_NM: F32, length: int, *, centred: bool) -> Grid:
+def fit(x_NM: F32, length: int, *, centred: bool) -> QuantisationGrid:
     """The narrowest grids around groups of at most `length` consecutive values of each row."""
     starts = np.arange(0, x_NM.shape[1], length)
     high_NG = np.maximum.reduceat(x_NM, starts, axis=1)
     low_NG = np.minimum.reduceat(x_NM, starts, axis=1)
     if not centred:
-        return Grid(_rounded_up(np.maximum(high_NG, -low_NG)), None)
+        return QuantisationGrid(_rounded_up(np.maximum(high_NG, -low_NG)), None)
     centre_NG = _rounded((high_NG * np.float32(0.5) + low_NG * np.float32(0.5)).astype(np.float32))
-    return Grid(_rounded_up(np.maximum(high_NG - centre_NG, centre_NG - low_NG)), centre_NG)
+    return QuantisationGrid(_rounded_up(np.maximum(high_NG - centre_NG, centre_NG - low_NG)), centre_NG)
 
 
-def encode(x_NM: F32, grid: Grid, length: int, bits: int) -> bytes:
+def encode(x_NM: F32, grid: QuantisationGrid, length: int, bits: int) -> bytes:
     """half-ranges · centres, if centred · codes."""
     centres = b"" if grid.centre_NG is None else _pack_bf16(grid.centre_NG)
     return _pack_bf16(grid.half_NG) + centres + packing.pack(_codes(x_NM, grid, length, bits), bits)
@@ -89,7 +89,7 @@ def decode(cursor: Cursor, rows: int, columns: int, length: int, bits: int, *, c
     return middle_NM
 
 
-def _codes(x_NM: F32, grid: Grid, length: int, bits: int) -> U16:
+def _codes(x_NM: F32, grid: QuantisationGrid, length: int, bits: int) -> U16:
     columns = x_NM.shape[1]
     cells = np.float32(1 << (bits - 1))
     half_NG = np.where(grid.half_NG > 0, grid.half_NG, np.float32(1))

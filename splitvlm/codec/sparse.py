@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from splitvlm.codec.density import F32
+from splitvlm.codec.entropy_model import F32
 
 Whole = npt.NDArray[np.signedinteger[Any]]
 I64 = npt.NDArray[np.int64]

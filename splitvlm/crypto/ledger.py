@@ -21,7 +21,7 @@ from cryptography import x509
 from splitvlm.crypto.identity import name_in
 from splitvlm.crypto.keyfiles import replace
 from splitvlm.errors import KeysError, UsageError
-from splitvlm.textfiles import parse_json
+from splitvlm.files.text import parse_json
 
 LEDGER_FILE: Final = "issued.jsonl"
 

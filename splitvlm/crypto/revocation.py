@@ -49,7 +49,7 @@ class Revoked:
 
 
 def serials_in(path: Path, authority_pem: bytes) -> frozenset[int]:
-    """Of a list that the authority signed; none where there is no file. Raises KeysError."""
+    """Reads the serials of a list that the authority signed; none where there is no file. Raises KeysError."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:

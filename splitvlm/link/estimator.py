@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from math import exp2
 from typing import NamedTuple
 
-from splitvlm.link.outlook import History, Point
+from splitvlm.link.forecast import History, Point
 
 RTT_WINDOW_S = 90.0  # for the minimum: a few of the round trips that are measured for themselves (probing.py)
 PEAK_WINDOW_S = 600.0  # what the link could do within ten minutes is what it may do again
@@ -52,7 +52,7 @@ class LinkEstimate(NamedTuple):
     age_s: float  # since the last sample of the rate; infinite when there is none
     samples: int
     peak_bps: float = 0.0  # the best sample of PEAK_WINDOW_S
-    outlook: tuple[Point, ...] = ()  # the next transfer as a distribution
+    forecast: tuple[Point, ...] = ()  # the next transfer as a distribution
     level_bps: float = 0.0  # of the last samples, however old; 0 without any
     at_least: bool = True  # the last transfer was too quick to tell more than a lower bound
     tail_bps: float = 0.0  # one transfer in twenty is slower; 0: not known
@@ -228,7 +228,7 @@ class LinkEstimator:
             return LinkEstimate(self._prior_bps, rtt_s, PRIOR_ERROR, math.inf, 0, self._prior_bps)
         age_s = max(0.0, now_s - self._samples[-1][0])
         spread = self._spread
-        outlook = self._history.outlook(self._level_bps, spread, age_s)
+        forecast = self._history.forecast(self._level_bps, spread, age_s)
         uplink_bps, peak_bps = self._aged_bps(age_s), max(self._prior_bps, self._peaks[0][1])
         return LinkEstimate(
             uplink_bps,
@@ -237,7 +237,7 @@ class LinkEstimator:
             age_s,
             len(self._samples),
             peak_bps,
-            outlook,
+            forecast,
             self._level_bps,
             self._at_least,
             self._history.tail_bps(self._level_bps, spread),

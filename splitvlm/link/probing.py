@@ -108,7 +108,7 @@ def telling_bytes(estimate: LinkEstimate, deciding_bps: Sequence[float]) -> int:
 
     Of several it is the next one above the estimate: a link that became slower shows in the questions.
     """
-    rates_bps = [uplink_bps for _, uplink_bps, _ in estimate.outlook]
+    rates_bps = [uplink_bps for _, uplink_bps, _ in estimate.forecast]
     slow_bps = min([estimate.uplink_bps / (1 + estimate.spread), *rates_bps])
     fast_bps = max([estimate.uplink_bps * (1 + estimate.spread), *rates_bps])
     if estimate.at_least:

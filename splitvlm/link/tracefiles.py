@@ -21,8 +21,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from splitvlm.errors import UsageError
+from splitvlm.files.text import read_text
 from splitvlm.link.traces import LinkTrace, Trace
-from splitvlm.textfiles import read_text
 
 PACKET_BYTES = 1500
 MAX_FILE_BYTES = 32 * 1024 * 1024  # days of LTE in Mahimahi's format

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from splitvlm.errors import UsageError
-from splitvlm.textfiles import read_json
+from splitvlm.files.text import read_json
 
 SETTINGS_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
 """Patterns of a model's small files; the Hub is asked for these, and for `*.safetensors`."""

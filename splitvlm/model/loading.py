@@ -14,7 +14,7 @@ from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut, CutKind
 from splitvlm.errors import UsageError
 from splitvlm.model.families import family_of
 from splitvlm.model.spec import ModelSpec, cloud_stages, device_stages
-from splitvlm.threads import use_threads
+from splitvlm.model.threads import use_threads
 
 if TYPE_CHECKING:
     import torch
@@ -89,7 +89,8 @@ def middle_cuts(name: str) -> tuple[Cut, ...]:
 
 @lru_cache(maxsize=16)
 def _known(name: str) -> tuple[Source, ModelSpec]:
-    from splitvlm.model.sources import find_source, spec_of
+    from splitvlm.model.source_lookup import find_source
+    from splitvlm.model.sources import spec_of
 
     source = find_source(name)
     return source, spec_of(source, name)

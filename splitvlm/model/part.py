@@ -13,6 +13,7 @@ from PIL import Image
 
 from splitvlm.domain import Cut, CutKind
 from splitvlm.errors import ProtocolError, UsageError
+from splitvlm.files.pictures import to_rgb
 from splitvlm.model.boundary import HIDDEN, IDS, Boundary
 from splitvlm.model.families.family import Family
 from splitvlm.model.language import LanguageRun
@@ -20,7 +21,6 @@ from splitvlm.model.processors import prompt_inputs
 from splitvlm.model.slicing import language_slice
 from splitvlm.model.spec import ModelSpec
 from splitvlm.model.stage_clock import OnStage, StageClock
-from splitvlm.picturefiles import to_rgb
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,7 +30,7 @@ PREPARED_COPIES = 5  # of pixel values: 4.0 were seen at once, where the process
 PICTURE_BYTES = 20  # a pixel: the picture, its RGB copy, its arrays, and what lies between two passes of resizing
 
 
-class Part:
+class ModelPart:
     """What both parts share: the model as far as it is loaded, its family, its slices, its clock."""
 
     def __init__(self, spec: ModelSpec, family: Family, model: Any, processor: Any, cuts: tuple[Cut, ...]) -> None:
@@ -105,8 +105,8 @@ class Part:
             shrunk = self.family.shrunk(self.processor.image_processor, pixels_CHW)
             if shrunk is None or shrunk[0].size >= pixels_CHW[0].size:
                 return image
-            again = self.family.shrunk(self.processor.image_processor, shrunk)
-        if again.shape != shrunk.shape:  # the cloud's own resize would not leave it as it is
+            prefix_cached = self.family.shrunk(self.processor.image_processor, shrunk)
+        if prefix_cached.shape != shrunk.shape:  # the cloud's own resize would not leave it as it is
             return image
         return Image.fromarray(np.ascontiguousarray(shrunk.transpose(1, 2, 0).astype(np.uint8)))
 
@@ -128,7 +128,7 @@ class Part:
         return boundary
 
     def tile_tokens(self, boundary: Boundary, layers: int) -> Boundary:
-        """The same where `hidden` may be that of one tile of several."""
+        """Returns the boundary at `tokens` from that at vision:`layers`, whose `hidden` may be that of one tile of several."""
         states = self.family.upper_vision(self.model, boundary, layers)
         with self.clock.stage("connector"):
             tokens_VD = self.family.connect(self.model, states, boundary)

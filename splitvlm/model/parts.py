@@ -13,15 +13,15 @@ from PIL import Image
 
 from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut, CutKind
 from splitvlm.errors import ProtocolError, UsageError
-from splitvlm.model.arrival import check_again, check_boundary, check_step
 from splitvlm.model.boundary import HIDDEN, IDS, TYPES, Boundary, joined
+from splitvlm.model.boundary_checks import check_boundary, check_cached_prefix, check_step
 from splitvlm.model.greedy import Greedy, reads_prompt
 from splitvlm.model.language import LanguageRun
-from splitvlm.model.part import Part
+from splitvlm.model.part import ModelPart
 from splitvlm.model.prefix import Prefix, picture_end
 
 
-class DevicePart(Part):
+class DevicePart(ModelPart):
     """The lower part. `cuts` are those that the loaded weights can serve."""
 
     @torch.inference_mode()
@@ -33,7 +33,7 @@ class DevicePart(Part):
 
     @torch.inference_mode()
     def begin(self, image: Image.Image, question: str, cut: Cut) -> LowerRun:
-        """The same, prepared: its tiles are run as they are asked for. Raises UsageError."""
+        """Prepares the lower part: its tiles are run as they are asked for. Raises UsageError."""
         self.check(cut)
         if cut in (IMAGE, DEVICE):
             raise UsageError(f"The cut {cut} has no lower part to run.", advice="Use `picture` or `generate`.")
@@ -41,44 +41,44 @@ class DevicePart(Part):
 
     @torch.inference_mode()
     def generate(
-        self, image: Image.Image, question: str, max_new_tokens: int, given: Sequence[int] = ()
+        self, image: Image.Image, question: str, max_new_tokens: int, resume_token_ids: Sequence[int] = ()
     ) -> Iterator[int]:
         """The cut `device`: the answer's token ids, computed here alone, up to and with the end token.
 
-        `given` are its first tokens, which are there already: those after them are yielded.
+        `resume_token_ids` are its first tokens, which are there already: those after them are yielded.
         """
         self.check(DEVICE)
         boundary = _to_tokens(self, self.inputs(image, question))
         run = UpperRun(self, TOKENS, boundary, max_new_tokens)
-        return _tokens_of(run, given)
+        return _tokens_of(run, resume_token_ids)
 
-    def go_on(self, run: LowerRun, max_new_tokens: int, given: Sequence[int] = ()) -> Iterator[int]:
-        """The rest of the cut `device` from a lower part that has run, at vision:k or tokens. Nothing runs before a token."""
+    def go_on(self, run: LowerRun, max_new_tokens: int, resume_token_ids: Sequence[int] = ()) -> Iterator[int]:
+        """Finishes the cut `device` from a lower part that has run, at vision:k or tokens. Nothing runs before a token."""
         self.check(DEVICE)
         here = {name: tensor.to(self.device) for name, tensor in run.boundary.items()}
-        return _tokens_of(UpperRun(self, run.cut, here, max_new_tokens), given)
+        return _tokens_of(UpperRun(self, run.cut, here, max_new_tokens), resume_token_ids)
 
 
-def _tokens_of(run: UpperRun, given: Sequence[int] = ()) -> Iterator[int]:
+def _tokens_of(run: UpperRun, resume_token_ids: Sequence[int] = ()) -> Iterator[int]:
     count = 0
     while not run.finished:
-        taken = given[count] if count < len(given) else None
+        taken = resume_token_ids[count] if count < len(resume_token_ids) else None
         token = run.next(None, taken) if count else run.first(taken)
         count += 1
         if taken is None:
             yield token
 
 
-def _to_tokens(part: Part, inputs: dict[str, torch.Tensor]) -> Boundary:
+def _to_tokens(part: ModelPart, inputs: dict[str, torch.Tensor]) -> Boundary:
     depth = part.spec.vision_layers
     return part.visual_tokens(part.see(inputs, depth), depth)
 
 
-def _prompt_tokens(given: Boundary) -> int:
-    """Of what crosses any cut; at `image`, of the processor's tensors."""
-    if "input_ids" in given:
-        return int(given["input_ids"].shape[1])
-    return len(given[IDS] if IDS in given else given[HIDDEN])
+def _prompt_tokens(crossing: Boundary) -> int:
+    """Counts the prompt's tokens in what crosses any cut, or at `image` in the processor's tensors."""
+    if "input_ids" in crossing:
+        return int(crossing["input_ids"].shape[1])
+    return len(crossing[IDS] if IDS in crossing else crossing[HIDDEN])
 
 
 class LowerRun:
@@ -142,7 +142,7 @@ class LowerRun:
         return {HIDDEN: self._language.step(states_1D).cpu()}
 
 
-class CloudPart(Part):
+class CloudPart(ModelPart):
     """The upper part. `cuts` are those that the loaded weights can serve."""
 
     @torch.inference_mode()
@@ -160,22 +160,22 @@ class CloudPart(Part):
         return UpperRun(self, IMAGE, self.inputs(picture, question), max_new_tokens)
 
     @torch.inference_mode()
-    def again(self, prefix: Prefix, prompt: Boundary, max_new_tokens: int) -> UpperRun:
+    def prefix_cached(self, prefix: Prefix, prompt: Boundary, max_new_tokens: int) -> UpperRun:
         """Another question about the picture behind `prefix`, by its `ids`. Raises ProtocolError, Forgotten."""
-        check_again(self, prefix, prompt)
-        return AgainRun(self, prefix, {IDS: prompt[IDS].to(self.device)}, max_new_tokens)
+        check_cached_prefix(self, prefix, prompt)
+        return CachedPrefixRun(self, prefix, {IDS: prompt[IDS].to(self.device)}, max_new_tokens)
 
 
 class UpperRun:
     """One request above the cut, with its own caches, which go when it is dropped."""
 
-    def __init__(self, part: Part, cut: Cut, given: Boundary, max_new_tokens: int) -> None:
-        self._part, self._cut, self._given = part, cut, given
+    def __init__(self, part: ModelPart, cut: Cut, crossing: Boundary, max_new_tokens: int) -> None:
+        self._part, self._cut, self._crossing = part, cut, crossing
         start = cut.layers if cut.kind is CutKind.LM else 0
         stop = part.spec.lm_layers
         self._language = part.language_run(start, stop, ends=True) if start < stop else None
         self._limit = max_new_tokens
-        self._prompt_tokens = _prompt_tokens(given)
+        self._prompt_tokens = _prompt_tokens(crossing)
         self._prompt: Boundary = {}
         self._greedy: Greedy | None = None
         self._last = -1
@@ -188,7 +188,7 @@ class UpperRun:
     @property
     def input_bytes(self) -> int:
         """What it holds until its prefill has run."""
-        return sum(tensor.nbytes for tensor in self._given.values())
+        return sum(tensor.nbytes for tensor in self._crossing.values())
 
     @property
     def cache_bytes(self) -> int:
@@ -199,19 +199,22 @@ class UpperRun:
         return spec.cache_bytes(spec.lm_layers - below, dtype, tokens)
 
     @torch.inference_mode()
-    def first(self, given: int | None = None) -> int:
-        """Run the prefill; the first token id, or `given`, which was chosen before."""
+    def first(self, resume_token_id: int | None = None) -> int:
+        """Run the prefill; the first token id, or `resume_token_id`, which was chosen before."""
         boundary = self._language_input()
-        self._given = {}
+        self._crossing = {}
         self._prompt = {name: boundary[name] for name in (IDS, *self._part.family.language_sides) if name in boundary}
         num_tokens = boundary[HIDDEN].shape[0]
         self._greedy = Greedy(self._part.model, boundary.get(IDS), num_tokens, self._limit)
         states_TD = self._language.prefill(boundary) if self._language else self._normed(boundary[HIDDEN])
-        return self._choose(states_TD, given)
+        return self._choose(states_TD, resume_token_id)
 
     @torch.inference_mode()
-    def next(self, boundary: Boundary | None, given: int | None = None) -> int:
-        """The next token id, or `given`: from the last one; at lm:k from the device's boundary of it. Raises ProtocolError."""
+    def next(self, boundary: Boundary | None, resume_token_id: int | None = None) -> int:
+        """The next token id, from the last one or at lm:k from the device's boundary of it; or `resume_token_id`.
+
+        Raises ProtocolError.
+        """
         assert self._greedy is not None, "first() comes first"
         if (boundary is not None) != (self._cut.kind is CutKind.LM):
             raise ProtocolError(f"At the cut {self._cut} a step came with the wrong tensors.")
@@ -222,7 +225,9 @@ class UpperRun:
             with self._part.clock.stage("embed"):
                 last = torch.tensor([self._last], device=self._part.device)
                 states_1D = self._part.family.embed(self._part.model, last)
-        return self._choose(self._language.step(states_1D) if self._language else self._normed(states_1D), given)
+        return self._choose(
+            self._language.step(states_1D) if self._language else self._normed(states_1D), resume_token_id
+        )
 
     def prefix(self) -> Prefix | None:
         """After `first`: what another question about the picture can go on from; None at `lm:k`."""
@@ -233,42 +238,46 @@ class UpperRun:
         return Prefix(self._prompt[IDS][:length], sides, self._language.kept(length)) if length else None
 
     def _language_input(self) -> Boundary:
-        part, cut, given = self._part, self._cut, self._given
+        part, cut, crossing = self._part, self._cut, self._crossing
         if cut.kind is CutKind.LM:
-            return given
+            return crossing
         if cut.kind is CutKind.TOKENS:
-            return part.embedded(given)
+            return part.embedded(crossing)
         if cut.kind is CutKind.VISION:
-            return part.embedded(part.visual_tokens(given, cut.layers))
-        return part.embedded(_to_tokens(part, given))
+            return part.embedded(part.visual_tokens(crossing, cut.layers))
+        return part.embedded(_to_tokens(part, crossing))
 
     def _normed(self, states_QD: torch.Tensor) -> torch.Tensor:
         normed: torch.Tensor = self._part.family.stack(self._part.model).norm(states_QD)  # type: ignore[operator]
         return normed
 
-    def _choose(self, states_QD: torch.Tensor, given: int | None) -> int:
+    def _choose(self, states_QD: torch.Tensor, resume_token_id: int | None) -> int:
         assert self._greedy is not None
-        self._last = self._greedy.choose(self._part.logits(states_QD)) if given is None else self._greedy.take(given)
+        self._last = (
+            self._greedy.choose(self._part.logits(states_QD))
+            if resume_token_id is None
+            else self._greedy.take(resume_token_id)
+        )
         return self._last
 
 
-class AgainRun(UpperRun):
+class CachedPrefixRun(UpperRun):
     """Another question about a picture whose prefix is known: only what follows the picture is run."""
 
-    def __init__(self, part: Part, prefix: Prefix, prompt: Boundary, max_new_tokens: int) -> None:
+    def __init__(self, part: ModelPart, prefix: Prefix, prompt: Boundary, max_new_tokens: int) -> None:
         super().__init__(part, TOKENS, prompt, max_new_tokens)
         self._prefix = prefix
 
     @torch.inference_mode()
-    def first(self, given: int | None = None) -> int:
+    def first(self, resume_token_id: int | None = None) -> int:
         assert self._language is not None, "a model has layers above the cut `tokens`"
-        part, ids_T = self._part, self._given[IDS]
+        part, ids_T = self._part, self._crossing[IDS]
         rest_S = ids_T[len(self._prefix.ids_P) :]
         with part.clock.stage("embed"):
             states_SD = part.family.embed(part.model, rest_S)
         whole = {HIDDEN: states_SD.new_empty((len(ids_T), 0)), IDS: ids_T} | self._prefix.sides
         self._greedy = Greedy(part.model, ids_T, len(ids_T), self._limit)
-        return self._choose(self._language.resume(self._prefix.cache, states_SD, whole), given)
+        return self._choose(self._language.resume(self._prefix.cache, states_SD, whole), resume_token_id)
 
     def prefix(self) -> Prefix | None:
         return self._prefix

@@ -1,6 +1,6 @@
 """Opens the picture of a question: upright, RGB, of a size that a model can take. Anything else is a UsageError.
 
-Taken are JPEG, PNG, WebP, AVIF, GIF, BMP and TIFF, of animations the first frame; `splitvlm.picturefiles` says what of them.
+Taken are JPEG, PNG, WebP, AVIF, GIF, BMP and TIFF, of animations the first frame; `splitvlm.files.pictures` says what of them.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from splitvlm import picturefiles
 from splitvlm.errors import UsageError
-from splitvlm.picturefiles import PictureHeader, PictureRefused
+from splitvlm.files import pictures
+from splitvlm.files.pictures import PictureHeader, PictureRefused
 
 MAX_PIXELS = 64_000_000
 """A 64-megapixel camera; decoded as RGB it takes 256 MB. Larger headers are refused before anything is decoded."""
@@ -37,7 +37,7 @@ def open_picture(path: Path | str) -> Image.Image:
 def read_picture(data: bytes, name: str = "the picture") -> Image.Image:
     """The picture in a file's bytes, turned upright, as RGB; `name` begins the sentence of an error. Raises UsageError."""
     try:
-        return picturefiles.opened(data, max_pixels=MAX_PIXELS)
+        return pictures.opened(data, max_pixels=MAX_PIXELS)
     except PictureRefused as refusal:
         raise UsageError(f"{name} {refusal}.", advice=_ADVICE) from refusal
 
@@ -45,6 +45,6 @@ def read_picture(data: bytes, name: str = "the picture") -> Image.Image:
 def inspect_picture(data: bytes, name: str = "the picture") -> PictureHeader:
     """Format, size, mode and `decoded_bytes` of what `read_picture` would open; no pixel is decoded. Raises UsageError."""
     try:
-        return picturefiles.inspect(data, max_pixels=MAX_PIXELS)
+        return pictures.inspect(data, max_pixels=MAX_PIXELS)
     except PictureRefused as refusal:
         raise UsageError(f"{name} {refusal}.", advice=_ADVICE) from refusal

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from PIL import Image
 
+from splitvlm.files.pictures import to_rgb
 from splitvlm.model.loading import load_whole
 from splitvlm.model.processors import prompt_inputs
-from splitvlm.picturefiles import to_rgb
 
 
 class Reference:

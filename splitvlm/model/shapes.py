@@ -38,7 +38,7 @@ class ShapeSource(Source):
         return SHAPES[self._shape]()
 
     def processor(self) -> Any:
-        from splitvlm.model.stand_in import stand_in_processor
+        from splitvlm.model.dummy_processor import stand_in_processor
 
         return stand_in_processor(self.config)
 

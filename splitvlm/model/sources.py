@@ -7,7 +7,6 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import cache, cached_property
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,9 @@ import torch
 from splitvlm.errors import UsageError, first_sentence
 from splitvlm.model.checkpoint import matched, opened, weight_files
 from splitvlm.model.families import family_of
-from splitvlm.model.folders import SETTINGS_FILES, check_folder, read_object
+from splitvlm.model.folders import check_folder, read_object
 from splitvlm.model.skeleton import build_skeleton, tied_names
 from splitvlm.model.spec import ModelSpec, StageParameters
-from splitvlm.paths import looks_like_path, path_of
-
-_HUB_ID = re.compile(r"[a-zA-Z0-9_][\w.-]*/[a-zA-Z0-9_][\w.-]*", re.ASCII)
-"""No path with `.`, `..`, `~` or a root is one, so that the Hub is never asked for a local path."""
 
 
 class Source(ABC):
@@ -133,35 +128,6 @@ class FolderSource(Source):
         return _hash_of([*self._files, self.folder / "config.json"]), _hash_of(processor_files(self.folder))
 
 
-def find_source(name: str) -> Source:
-    """The source of a model's name. Raises UsageError."""
-    if name == "scenes":
-        return FolderSource(_embedded_folder())
-    if name.startswith("shape:"):
-        from splitvlm.model.shapes import ShapeSource
-
-        return ShapeSource(name.removeprefix("shape:"))
-    path = path_of(name)
-    if path.is_dir():
-        return FolderSource(path)
-    if looks_like_path(name) or not _HUB_ID.fullmatch(name) or path.exists() or path.is_symlink():
-        raise UsageError(
-            f"There is no model '{name}'{': that is a file' if path.is_file() else ''}.",
-            advice="A model is a folder, a Hugging Face id (owner/name), `scenes` or `shape:<id>`.",
-        )
-    return FolderSource(_download(name))
-
-
-def _embedded_folder() -> Path:
-    folder = Path(str(resources.files("splitvlm") / "scenes" / "files"))
-    if not (folder / "config.json").is_file():
-        raise UsageError(
-            "The files of the embedded model `scenes` are missing from this installation.",
-            advice="Install splitvlm again, or train it: python -m splitvlm.scenes.train.",
-        )
-    return folder
-
-
 def spec_of(source: Source, name: str) -> ModelSpec:
     """Facts of a model by its config, counted on a skeleton that its weights must fit. Raises UsageError."""
     config = source.config
@@ -221,25 +187,6 @@ def _counted(family: Any, model: Any, vision_layers: int, lm_layers: int) -> Sta
         lm=tuple(counts[("lm", i)] for i in range(lm_layers)),
         tied=one["head"] == 0,
     )
-
-
-def _download(name: str) -> Path:
-    """The snapshot of a Hub's repository: its small files, and where those can be loaded, its weights. Raises UsageError."""
-    check_folder(_fetch(name, SETTINGS_FILES))
-    return _fetch(name, (*SETTINGS_FILES, "*.safetensors"))
-
-
-def _fetch(name: str, patterns: tuple[str, ...]) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(patterns)))
-    except Exception as error:  # the Hub's client raises errors of three libraries
-        raise UsageError(
-            f"There is no model '{name}': it is no folder here, and cannot be fetched from the Hugging Face Hub "
-            f"({type(error).__name__}).",
-            advice="Check the name and the connection, or name a folder.",
-        ) from error
 
 
 def _hash_of(files: list[Path]) -> str:

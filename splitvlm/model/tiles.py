@@ -6,10 +6,10 @@ import torch
 
 from splitvlm.domain import Cut, CutKind
 from splitvlm.errors import ProtocolError
-from splitvlm.model.arrival import check_tile
 from splitvlm.model.boundary import HIDDEN, IDS, Boundary
+from splitvlm.model.boundary_checks import check_tile
 from splitvlm.model.greedy import Greedy
-from splitvlm.model.part import Part
+from splitvlm.model.part import ModelPart
 from splitvlm.model.parts import CloudPart, UpperRun
 
 
@@ -26,7 +26,7 @@ def in_tiles(part: CloudPart, cut: Cut, first: Boundary, max_new_tokens: int) ->
 class TiledRun(UpperRun):
     """`begin` with the tile that it was made from, `add` the others one after another, then `first`."""
 
-    def __init__(self, part: Part, cut: Cut, first: Boundary, num_tokens: int, max_new_tokens: int) -> None:
+    def __init__(self, part: ModelPart, cut: Cut, first: Boundary, num_tokens: int, max_new_tokens: int) -> None:
         """`num_tokens`: that the first tile becomes."""
         super().__init__(part, cut, first, max_new_tokens)
         self._first_tokens = num_tokens
@@ -39,11 +39,11 @@ class TiledRun(UpperRun):
     @torch.inference_mode()
     def begin(self) -> None:
         """The first tile: its upper part, then the prompt as far as it is known. Raises ProtocolError."""
-        self._read(self._given, self._first_tokens)
+        self._read(self._crossing, self._first_tokens)
 
     @torch.inference_mode()
     def add(self, tile: Boundary) -> None:
-        """The same of the next tile. Raises ProtocolError."""
+        """Reads the next tile: its upper part, then the prompt as far as it is known. Raises ProtocolError."""
         num_tokens = check_tile(self._part, self._cut, tile, first=False)
         self._read({name: tensor.to(self._part.device) for name, tensor in tile.items()}, num_tokens)
 
@@ -55,16 +55,16 @@ class TiledRun(UpperRun):
         self._run_to(self._places_V[self._seen - 1] + 1, visual_VD)
 
     @torch.inference_mode()
-    def first(self, given: int | None = None) -> int:
-        """The rest of the prompt; the first token id, or `given`. Raises ProtocolError where tiles are missing."""
+    def first(self, resume_token_id: int | None = None) -> int:
+        """Runs the rest of the prompt; returns the first token id, or `resume_token_id`. Raises ProtocolError."""
         if self._seen != len(self._places_V) or not self._seen:
             raise ProtocolError(f"The prompt has {len(self._places_V)} places for {self._seen} visual tokens.")
         if self._ran < len(self._ids_T):
             self._run_to(len(self._ids_T), None)
-        self._given, self._prompt = {}, {IDS: self._ids_T}
+        self._crossing, self._prompt = {}, {IDS: self._ids_T}
         self._greedy = Greedy(self._part.model, self._ids_T, len(self._ids_T), self._limit)
         assert self._states_SD is not None, "a tile was read"
-        return self._choose(self._states_SD, given)
+        return self._choose(self._states_SD, resume_token_id)
 
     def _visual(self, tile: Boundary) -> torch.Tensor:
         """Visual tokens [V, D] of one tile."""

@@ -25,7 +25,7 @@ class EnergyModel:
     transmit_j_per_bit: float = 0.438e-6
 
     def joules(self, compute_s: float, transmit_s: float, wait_s: float, bits: float = 0.0) -> float:
-        """Of so many seconds in each state, and so many bits sent."""
+        """Returns the joules of so many seconds in each state, and so many bits sent."""
         return (
             self.compute_w * compute_s
             + self.transmit_w * transmit_s

@@ -44,7 +44,7 @@ _Points = Sequence[tuple[float, float, float]]
 
 
 class _Links(NamedTuple):
-    """These, and what a plan that is beaten by nothing on any of them needs: its time is linear in its bits."""
+    """Returns these plans, and what a plan that is beaten by nothing on any of them needs: its time is linear in its bits."""
 
     points: _Points
     rtt_s: float
@@ -62,7 +62,9 @@ class LinkView(NamedTuple):
     rtt_s: float
     spread: float  # relative error of the estimate, 0.2 is 20 %
     peak_bps: float = 0.0  # the best of the last minutes: what the link may be again at any moment
-    outlook: Sequence[tuple[float, float, float]] = ()  # weight, uplink_bps, wait_s of the next transfer's distribution
+    forecast: Sequence[
+        tuple[float, float, float]
+    ] = ()  # weight, uplink_bps, wait_s of the next transfer's distribution
     tail_bps: float = 0.0  # one transfer in twenty is slower
 
 
@@ -311,16 +313,16 @@ def _slack(fewer: _Row, cost: float, more: _Row, links: _Links, other_s: float) 
 def _slow(link: LinkView) -> _Links:
     """Round trip, and the conservative end of the spread or the outlook: a mean of times lies at its slow end."""
     wide = 1 + link.spread
-    if link.outlook:
-        return _links(link.outlook, link.rtt_s, link.tail_bps)
+    if link.forecast:
+        return _links(link.forecast, link.rtt_s, link.tail_bps)
     return _links(((1.0, link.uplink_bps / wide, 0.0),), link.rtt_s * wide)
 
 
 def _around(link: LinkView) -> _Links:
     """The links that stand for the spread: as far below the estimate, in the logarithm, as above it."""
     uplink_bps, rtt_s, spread = link[:3]
-    if link.outlook:
-        return _links(link.outlook, rtt_s, link.tail_bps)
+    if link.forecast:
+        return _links(link.forecast, rtt_s, link.tail_bps)
     wide = 1 + spread
     points = (0.3, uplink_bps / wide, rtt_s * spread), (0.4, uplink_bps, 0.0), (0.3, uplink_bps * wide, 0.0)
     return _links(points, rtt_s)

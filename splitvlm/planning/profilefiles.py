@@ -15,10 +15,10 @@ from typing import Any, Literal, TypeVar, get_args
 
 from splitvlm.domain import Cut, Plan
 from splitvlm.errors import UsageError
+from splitvlm.files.text import read_json
 from splitvlm.planning.costs import CloudProfile, Coding, CostLine, DeviceProfile, cost_lines
 from splitvlm.planning.kinds import AccuracyDrop, KindDrop
 from splitvlm.planning.numbers import number, whole
-from splitvlm.textfiles import read_json
 
 T = TypeVar("T")
 FORMAT = 1
@@ -46,7 +46,7 @@ class Profiles:
 
 
 def scaled(profiles: Profiles, *, device_slowdown: float, cloud_speedup: float) -> Profiles:
-    """As a device so many times slower and a cloud so many times faster would have measured them. Bytes stay."""
+    """Returns the profiles that a device so many times slower and a cloud so many times faster would have measured."""
     if device_slowdown <= 0 or cloud_speedup <= 0:
         raise UsageError("A slow-down and a speed-up are above 0.", advice="1 leaves the profile as it was measured.")
     cloud = profiles.cloud
@@ -63,7 +63,7 @@ def scaled(profiles: Profiles, *, device_slowdown: float, cloud_speedup: float) 
 
 
 def slowed(device: DeviceProfile, factor: float) -> DeviceProfile:
-    """As a device so many times slower would have measured it."""
+    """Returns the profile that a device so many times slower would have measured."""
     return replace(
         device,
         cuts=_times(device.cuts, factor),

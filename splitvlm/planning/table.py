@@ -26,7 +26,7 @@ ROUNDING = 1e-12  # rates that differ by no more are one
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class PlanLimits:
     """What the configuration forbids. None forbids nothing."""
 
     max_accuracy_drop: float | None = None  # over all questions
@@ -70,7 +70,7 @@ class PlanTable:
         return min(self.lines, key=lambda line: line.latency_s(uplink_bps, rtt_s, n_tokens))
 
 
-def build_table(lines: Sequence[CostLine], limits: Limits, version: int) -> PlanTable:
+def build_table(lines: Sequence[CostLine], limits: PlanLimits, version: int) -> PlanTable:
     """Drop what is forbidden, then what is dominated. Raises ConfigError naming the limits when nothing is left."""
     allowed = [line for line in lines if not limits.forbidding(line)]
     if not allowed:
@@ -146,7 +146,7 @@ def _undominated(lines: list[CostLine]) -> tuple[CostLine, ...]:
     return tuple(sorted((line for _, line in kept), key=lambda line: (line.plan.cut.depth, line.payload_bytes)))
 
 
-def _nothing_left(lines: Sequence[CostLine], limits: Limits) -> ConfigError:
+def _nothing_left(lines: Sequence[CostLine], limits: PlanLimits) -> ConfigError:
     if not lines:
         return ConfigError("There is no plan: no cut was measured on both sides, and the device cannot hold the model.")
     broken = [limits.forbidding(line) for line in lines]

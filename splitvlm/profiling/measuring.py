@@ -21,14 +21,14 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
+from splitvlm.bundle import leaks_of, read_leaks
 from splitvlm.codec import decode_picture, encode_picture
 from splitvlm.codec.codec import Codec
 from splitvlm.domain import DEVICE, IMAGE, Cut, CutKind
-from splitvlm.leak.figures import leaks_of, read_leaks
 from splitvlm.model.loading import load_device
 from splitvlm.model.parts import CloudPart, DevicePart, UpperRun
-from splitvlm.pictures import samples
 from splitvlm.planning.costs import CloudProfile, DeviceProfile
+from splitvlm.scenes.samples import samples
 from splitvlm.settings import ModelChoice
 
 PICTURES = 3
@@ -210,7 +210,7 @@ def _on_device(stage: str, cut: Cut) -> bool:
 def _encoding(
     part: DevicePart, cuts: tuple[Cut, ...], codec: Codec, asked: list[Asked]
 ) -> Steps[tuple[dict[tuple[Cut, str], float], Payloads, dict[tuple[Cut, str], int]]]:
-    """Of the representative cuts: median seconds of encoding, payloads, bytes of a decoding step."""
+    """Measures the representative cuts: median seconds of encoding, payloads, bytes of a decoding step."""
     payloads: Payloads = defaultdict(list)
     seconds: defaultdict[tuple[Cut, str], list[float]] = defaultdict(list)
     token_bytes: dict[tuple[Cut, str], int] = {}

@@ -45,7 +45,7 @@ def check_registration(message: pb.Registration) -> None:
         require_dialable(message.address)
 
 
-def check_beat(message: pb.Beat) -> None:
+def check_beat(message: pb.HeartbeatRequest) -> None:
     """From a node."""
     check_node(message.node)
     check_instance(message.instance)
@@ -87,6 +87,6 @@ def check_table(message: pb.PlanTable) -> None:
     check_line("problem", message.problem, MAX_PROBLEM_CHARS)
 
 
-def beat_period_s(message: pb.Registered | pb.Beaten) -> float:
+def beat_period_s(message: pb.RegisterReply | pb.HeartbeatReply) -> float:
     """How often the orchestrator wants beats, within what a node does: neither a flood nor years of silence."""
     return min(max(message.heartbeat_ms / 1e3, LEAST_BEAT_S), MOST_BEAT_S)

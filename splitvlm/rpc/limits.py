@@ -12,22 +12,22 @@ CHUNK_BYTES = 16 * KIB
 a cancel never waits behind a megabyte; large enough that 25 bytes of envelope are under 0.2 %."""
 
 MAX_FRAME_BYTES = 65 * KIB
-"""Of one sealed frame. Larger ones are refused before they are opened."""
+"""The largest sealed frame. Larger ones are refused before they are opened."""
 
 MAX_MESSAGE_BYTES = 128 * KIB
 """gRPC's receive limit on the data and control plane. Its default of 4 MiB would let a peer make us hold more."""
 
 MAX_LOCAL_MESSAGE_BYTES = 33 * MIB
-"""Of a local application's question: a picture file of 32 MiB, and its text."""
+"""The largest question of a local application: a picture file of 32 MiB, and its text."""
 
 MAX_PAYLOAD_BYTES = 64 * MIB
-"""Of one request: the lossless features of 17 tiles of the largest known tower take 38 MiB."""
+"""The largest payload of one request: the lossless features of 17 tiles of the largest known tower take 38 MiB."""
 
-MAX_PARTS = 64
-"""Of one payload, which are tiles of a picture: known models cut it into 17 at the most."""
+MAX_SEGMENTS = 64
+"""The most segments of one payload, which are tiles of a picture: known models cut it into 17 at the most."""
 
 PICTURE_NAME_BYTES = 8
-"""Of a remembered picture's name: by the device's secret key, so that nobody can seek two pictures of one name."""
+"""The length of a remembered picture's name, made by the device's secret key: nobody can seek two pictures of one name."""
 
 KEEPALIVE_MS = 20_000
 """Below the 30 s after which mobile carriers' NATs forget an idle mapping."""
@@ -42,7 +42,7 @@ CONNECT_TIMEOUT_S = 10.0
 """To a peer that should be there."""
 
 CONTROL_TIMEOUT_S = 10.0
-"""Of one call on the control plane."""
+"""The deadline of one call on the control plane."""
 
 MAX_STANDBY = 16
 """Cloud nodes beside the one in use that a device is told of: each is dialled, and one is enough most of the time."""
@@ -65,13 +65,13 @@ HANDSHAKE_TIMEOUT_MS = 10_000
 """From a TCP connection to the end of its TLS handshake: who says nothing holds a descriptor no longer (gRPC: 120 s)."""
 
 SESSION_AGE_S = 3_600.0
-"""Of a session, after which a device opens another one: other keys, and certificates looked at anew."""
+"""The age of a session after which a device opens another one: other keys, and certificates looked at anew."""
 
 MAX_SESSION_AGE_S = 2 * SESSION_AGE_S
-"""Of a session, after which a cloud node takes no further request on it."""
+"""The age of a session after which a cloud node takes no further request on it."""
 
 CONNECTION_AGE_MS = 4 * 3_600_000
-"""Of a connection, after which gRPC opens another, with the certificates of then. A TLS handshake takes about 3 kB."""
+"""The age of a connection after which gRPC opens another, with the certificates of then. A TLS handshake takes about 3 kB."""
 
 CONNECTION_GRACE_MS = 2 * 3_600_000
 """What then runs on it may last so long: no session of a device that keeps to SESSION_AGE_S is cut."""

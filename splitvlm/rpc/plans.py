@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from splitvlm.domain import Cut, Plan, parse_level
 from splitvlm.planning.costs import CloudProfile, CostLine, DeviceProfile
 from splitvlm.planning.kinds import AccuracyDrop, KindDrop
-from splitvlm.planning.table import Limits, PlanTable
+from splitvlm.planning.table import PlanLimits, PlanTable
 from splitvlm.rpc.wire_checks import (
     MAX_BYTES,
     MAX_CODINGS,
@@ -102,7 +102,7 @@ def _kind_from_wire(message: pb.PlanAccuracy | pb.CostLine) -> KindDrop | None:
     return KindDrop(message.worst_kind.kind, message.worst_kind.drop)
 
 
-def limits_to_wire(limits: Limits) -> pb.PlanLimits:
+def limits_to_wire(limits: PlanLimits) -> pb.PlanLimits:
     return pb.PlanLimits(
         device_memory_bytes=limits.device_memory_bytes or 0,
         max_accuracy_drop=limits.max_accuracy_drop,
@@ -113,7 +113,7 @@ def limits_to_wire(limits: Limits) -> pb.PlanLimits:
     )
 
 
-def limits_from_wire(message: pb.PlanLimits) -> Limits:
+def limits_from_wire(message: pb.PlanLimits) -> PlanLimits:
     check_numbers("device_memory_bytes", [message.device_memory_bytes], MAX_BYTES)
     check_numbers(
         "max_accuracy_drop, max_kind_drop, max_leak",
@@ -122,7 +122,7 @@ def limits_from_wire(message: pb.PlanLimits) -> Limits:
     )
     check_count("allowed cuts", message.cuts, MAX_CUTS)
     check_count("allowed levels", message.levels, MAX_LEVELS)
-    return Limits(
+    return PlanLimits(
         max_accuracy_drop=message.max_accuracy_drop if message.HasField("max_accuracy_drop") else None,
         max_kind_drop=message.max_kind_drop if message.HasField("max_kind_drop") else None,
         device_memory_bytes=message.device_memory_bytes or None,

@@ -15,9 +15,9 @@ import splitvlm
 from splitvlm.crypto.identity import Identity
 from splitvlm.errors import ConfigError, PortError
 from splitvlm.rpc.addresses import joined, parsed, require_loopback
-from splitvlm.rpc.gate import Gate
 from splitvlm.rpc.limits import MAX_MESSAGE_BYTES, server_options
 from splitvlm.rpc.monitor import ExpiryMonitor
+from splitvlm.rpc.revocation_interceptor import RevocationInterceptor
 
 LOOK_S = 1.0
 
@@ -52,7 +52,7 @@ class NodeServer:
         most_calls: int | None = None,
     ) -> None:
         """`most_calls` run at once, each of which may hold a message; None: as many as come."""
-        self._gate = Gate(identity) if identity is not None else None
+        self._gate = RevocationInterceptor(identity) if identity is not None else None
         interceptors = [self._gate] if self._gate is not None else []
         options = server_options(max_message_bytes)
         self.grpc = grpc.aio.server(interceptors=interceptors, options=options, maximum_concurrent_rpcs=most_calls)

@@ -97,7 +97,7 @@ def unary(method: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:
 
 
 def streaming(method: Callable[..., AsyncIterator[T]]) -> Callable[..., AsyncIterator[T]]:
-    """The same for methods that yield."""
+    """Wraps a method that yields: what it raises reaches the caller as `unary` has it."""
 
     @functools.wraps(method)
     async def translated(
@@ -146,7 +146,7 @@ def _printable(text: str) -> str:
 
 
 def retry_after_ms(error: SplitvlmError) -> int:
-    """As the wire says it; 0 where the error says nothing of it."""
+    """Returns the error's retry time as the wire has it; 0 where the error says nothing of it."""
     return math.ceil(1e3 * error.retry_after_s) if isinstance(error, CapacityError) else 0
 
 

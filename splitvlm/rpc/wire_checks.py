@@ -16,9 +16,9 @@ MAX_LINES: Final = 1_024
 """Lines of a table: what is left of the plans once the dominated ones are dropped, some dozens."""
 MAX_LEVELS: Final = 64
 MAX_SECONDS: Final = 86_400.0
-"""Of any stage: a day. What takes longer is of no use, and a sum of several is still exact."""
+"""The longest time of any stage: a day. What takes longer is of no use, and a sum of several is still exact."""
 MAX_BYTES: Final = 2**50
-"""Of payloads and memory: sums and products of it with bits and tokens stay exact."""
+"""The largest size of payloads and memory: sums and products of it with bits and tokens stay exact."""
 MAX_TRIPS: Final = 64
 MAX_MODEL_CHARS: Final = 1_024  # a name may be a path
 MAX_PROBLEM_CHARS: Final = 600

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast, SmolVLMForConditionalGeneration
 
+from splitvlm.files.text import read_json
 from splitvlm.scenes.network import VISUAL_TOKENS
 from splitvlm.scenes.scene import EDGE
 from splitvlm.scenes.tokenizer import CHAT_TEMPLATE
-from splitvlm.textfiles import read_json
 
 MOST_NEW_TOKENS = 40
 _IMAGES = {

@@ -56,7 +56,7 @@ class Options:
 
 
 @dataclass
-class Student:
+class TrainState:
     """All that changes during a run."""
 
     model: SmolVLMForConditionalGeneration
@@ -87,7 +87,7 @@ class Student:
         fresh.replace(path)
 
 
-def enrol(options: Options, words: PreTrainedTokenizerFast) -> Student:
+def enrol(options: Options, words: PreTrainedTokenizerFast) -> TrainState:
     """A fresh student, or the one of the last checkpoint."""
     model = network.fresh(words, options.seed)
     model.set_attn_implementation("eager")  # what compiles best: its softmax and its products fuse
@@ -107,13 +107,13 @@ def enrol(options: Options, words: PreTrainedTokenizerFast) -> Student:
     others = [p for name, p in named if p.dim() <= 1 or "embed" in name]
     groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=PEAK_RATE, betas=BETAS, foreach=True)
-    student = Student(model, heads, optimizer, lessons.Average(model))
+    student = TrainState(model, heads, optimizer, lessons.Average(model))
     if options.resume:
         student.restore(torch.load(options.work / CHECKPOINT, weights_only=True))
     return student
 
 
-def teach(student: Student, batch: Batch, progress: float, low: bool, options: Options) -> dict[str, float]:
+def teach(student: TrainState, batch: Batch, progress: float, low: bool, options: Options) -> dict[str, float]:
     """One step."""
     for group in student.optimizer.param_groups:
         group["lr"] = PEAK_RATE * lessons.rate(progress, began(options))
@@ -129,7 +129,7 @@ def teach(student: Student, batch: Batch, progress: float, low: bool, options: O
     return shown
 
 
-def faster_low(student: Student, batch: Batch) -> bool:
+def faster_low(student: TrainState, batch: Batch) -> bool:
     """Whether bfloat16 beats float32 on this machine, by one timed pass of each after one to warm up."""
     times = {}
     for low in (True, False):
@@ -144,14 +144,14 @@ def faster_low(student: Student, batch: Batch) -> bool:
     return times[True] < times[False]
 
 
-def lecture(options: Options, student: Student, words: PreTrainedTokenizerFast) -> Iterator[Batch]:
+def lecture(options: Options, student: TrainState, words: PreTrainedTokenizerFast) -> Iterator[Batch]:
     """The batches from the student's step on, drawn ahead by one worker process."""
     data = Batches(words, options.seed, options.batch, options.steps or MOST_STEPS)
     order = range(student.step, len(data))
     return iter(DataLoader(data, batch_size=None, sampler=order, num_workers=1, prefetch_factor=6))
 
 
-def progress_of(options: Options, student: Student) -> float:
+def progress_of(options: Options, student: TrainState) -> float:
     """The share of the run that is done. A warm start enters where all parts learn together, or later."""
     if options.steps is not None:
         share = student.step / options.steps
@@ -191,7 +191,7 @@ def run(options: Options) -> None:
     finish(options, student, words)
 
 
-def finish(options: Options, student: Student, words: PreTrainedTokenizerFast) -> None:
+def finish(options: Options, student: TrainState, words: PreTrainedTokenizerFast) -> None:
     student.model.load_state_dict(student.average.weights)
     told = {key: value for key, value in asdict(options).items() if key not in ("out", "resume", "start", "compile")}
     ran = {"steps_run": student.step, "pictures": student.step * options.batch, "seconds": round(student.spent_s)}

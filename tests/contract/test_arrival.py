@@ -18,8 +18,8 @@ import torch
 from splitvlm.codec.codec import Codec
 from splitvlm.domain import DEVICE, IMAGE, Cut, CutKind
 from splitvlm.errors import ProtocolError
-from splitvlm.model.arrival import check_again_shapes, check_shapes, check_step_shape, check_tile_shapes
 from splitvlm.model.boundary import Boundary
+from splitvlm.model.boundary_checks import check_again_shapes, check_shapes, check_step_shape, check_tile_shapes
 from splitvlm.model.loading import load_cloud, load_device
 from splitvlm.model.parts import CloudPart, DevicePart
 from splitvlm.model.tiles import in_tiles

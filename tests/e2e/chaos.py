@@ -41,11 +41,11 @@ import numpy as np
 
 from splitvlm.crypto.identity import Role
 from splitvlm.errors import SplitvlmError
-from splitvlm.launch import Launcher, Node
 from splitvlm.link.emulator import LinkEmulator
 from splitvlm.link.traces import Trace
-from splitvlm.rpc.local import LocalClient
+from splitvlm.rpc.local_client import EdgeClient
 from splitvlm.scenes import held_out
+from splitvlm.tools.launcher import Launcher, Node
 from splitvlm.wire.v1 import local_pb2 as pb
 
 PLANS = ("image/lossless", "vision:3/lossless", "tokens/lossless", "lm:2/lossless")
@@ -61,7 +61,7 @@ Ask = tuple[bytes, str]
 @dataclass
 class Answer:
     text: str = ""
-    account: pb.Account = field(default_factory=pb.Account)
+    report: pb.RequestReport = field(default_factory=pb.RequestReport)
     pieces_at_s: list[float] = field(default_factory=list)
     error: str = ""
 
@@ -91,7 +91,7 @@ class Laboratory:
         self.clouds: dict[str, Node] = {}
         self.orchestrator: Node
         self.edge: Node
-        self.client: LocalClient
+        self.client: EdgeClient
 
     async def __aenter__(self) -> Laboratory:
         await self._stack.enter_async_context(self.launcher)
@@ -102,13 +102,13 @@ class Laboratory:
         await self.start_orchestrator()
         for address in self.links:
             await self.start_cloud(address)
-        planning = {"cuts": ["image", "vision:3", "tokens", "lm:2", "device"], "ask_again": self._remembered_s > 0}
+        planning = {"cuts": ["image", "vision:3", "tokens", "lm:2", "device"], "prefix_cache": self._remembered_s > 0}
         self.edge = await self.launcher.start(
             "edge",
             {"orchestrator": self.orchestrator.address, "model": {"threads": 1}, "planning": planning}
             | {"emulation": {"slowdown": SLOWDOWN}},
         )
-        self.client = LocalClient(self.edge.address, self.launcher.identity("app", Role.APP))
+        self.client = EdgeClient(self.edge.address, self.launcher.identity("app", Role.APP))
         self._stack.push_async_callback(self.client.close)
         await self.healed()
         return self
@@ -154,8 +154,8 @@ class Laboratory:
                     if message.text:
                         answer.text += message.text
                         answer.pieces_at_s.append(time.monotonic())
-                    if message.HasField("account"):
-                        answer.account = message.account
+                    if message.HasField("report"):
+                        answer.report = message.report
         except (SplitvlmError, TimeoutError) as error:
             answer.error = str(error) or "no answer in time"
         return answer
@@ -223,12 +223,12 @@ async def chaos(runs: int, seed: int, folder: Path) -> dict[str, Any]:
         for number in range(runs):
             place, plan, fault = draw.randrange(len(asked)), draw.choice(PLANS), FAULTS[number % len(FAULTS)]
             usual = plain[place, plan]
-            run = await _one(laboratory, asked[place], plan, fault, draw.uniform(0, 1.1) * usual.account.total_s, usual)
+            run = await _one(laboratory, asked[place], plan, fault, draw.uniform(0, 1.1) * usual.report.total_s, usual)
             done.append(run)
             ended = "identical" if run.identical else "DIFFERENT" if run.complete else f"NOT COMPLETE ({run.error})"
             times = f"detection {_s(run.detection_s)}, recovery {_s(run.recovery_s)}"
             print(f"{number + 1:4} {fault:16} {plan:18} {ended}, {times}", flush=True)
-    prefills = [answer.account.prefill_s for answer in plain.values()]
+    prefills = [answer.report.prefill_s for answer in plain.values()]
     return {
         "benchmark": "chaos",
         "seed": seed,
@@ -251,14 +251,14 @@ async def _one(laboratory: Laboratory, asked: Ask, plan: str, fault: str, after_
     mend = await getattr(laboratory, fault)(in_use)
     answer = await asking
     await mend()
-    same = list(answer.account.token_ids) == list(usual.account.token_ids) and answer.text == usual.text
+    same = list(answer.report.token_ids) == list(usual.report.token_ids) and answer.text == usual.text
     after = [broke_s, *(at_s for at_s in answer.pieces_at_s if at_s > broke_s)]
-    faults = list(answer.account.faults)
+    faults = list(answer.report.faults)
     return Run(
         fault,
         complete=not answer.error,
         identical=same,
-        duplicates=max(0, len(answer.account.token_ids) - len(usual.account.token_ids)),
+        duplicates=max(0, len(answer.report.token_ids) - len(usual.report.token_ids)),
         detection_s=max(one.silent_s for one in faults) if faults else None,
         recovery_s=max((late - early for early, late in pairwise(after)), default=None) if faults else None,
         error=answer.error,

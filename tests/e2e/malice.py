@@ -25,9 +25,9 @@ import grpc
 import torch
 from PIL import Image
 
-from edge_node.cloud_session import CloudSession
-from edge_node.node import agreement_of
-from splitvlm.calibration import codec_of
+from edge_node.cloud.session import CloudSession
+from edge_node.node import compatibility_of
+from splitvlm.bundle import codec_of
 from splitvlm.codec import encode
 from splitvlm.crypto.identity import Identity, Role, load_identity
 from splitvlm.errors import SplitvlmError
@@ -48,7 +48,7 @@ class Attacker:
     identity: Identity
     cloud: str
     orchestrator: str | None
-    agreement: data_pb2.Agreement
+    compatibility: data_pb2.Compatibility
     vision_hidden: int
     lm_hidden: int
     held_s: float  # how long what was taken is held on to
@@ -66,7 +66,7 @@ class Attacker:
     @contextlib.asynccontextmanager
     async def session(self) -> AsyncIterator[CloudSession]:
         async with open_channel(self.cloud, self.identity, Role.CLOUD) as channel:
-            session = await CloudSession.open(channel, "cloud node", self.agreement, self.identity, [])
+            session = await CloudSession.open(channel, "cloud node", self.compatibility, self.identity, [])
             try:
                 yield session
             finally:
@@ -132,7 +132,7 @@ class Attacker:
             try:
                 for _ in range(200):
                     with contextlib.suppress(*EXPECTED):
-                        await stub.Heartbeat(control_pb2.Beat(node=node), timeout=5)
+                        await stub.Heartbeat(control_pb2.HeartbeatRequest(node=node), timeout=5)
             finally:
                 for stream in streams:
                     stream.cancel()
@@ -179,7 +179,7 @@ async def run(options: argparse.Namespace) -> dict[str, int]:
     spec, stop = read_spec(options.model), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    agreed = agreement_of(spec, codec_of(options.model), "float32")
+    agreed = compatibility_of(spec, codec_of(options.model), "float32")
     attackers = [
         Attacker(
             *(load_identity(keys), options.cloud, options.orchestrator, agreed, spec.vision_hidden, spec.lm_hidden),

@@ -29,7 +29,7 @@ import psutil
 
 from splitvlm.crypto.authority import issue
 from splitvlm.crypto.identity import Role
-from splitvlm.launch import Node
+from splitvlm.tools.launcher import Node
 from tests.e2e.chaos import PLANS, Laboratory, questions
 
 FAULTS = ("stop", "reset", "half_open", "slow", "no_cloud", "suspend_device")
@@ -73,8 +73,8 @@ async def soak(seconds: float, seed: int, folder: Path) -> tuple[Samples, dict[s
                     happened["failed" if answer.error else "answered"] += 1
                     happened["wrong"] += plan in PLANS and not answer.error and answer.text != right[question]
                     happened["slowest_s"] = max(happened["slowest_s"], round(time.monotonic() - asked_s))
-                    happened["remembered"] += answer.account.again
-                    happened["taken over"] += bool(answer.account.faults)
+                    happened["remembered"] += answer.report.prefix_cached
+                    happened["taken over"] += bool(answer.report.faults)
 
         async def break_things() -> None:
             while True:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from splitvlm.crypto.identity import Role
-from splitvlm.launch import Launcher
+from splitvlm.tools.launcher import Launcher
 from tests.e2e.test_command_line import check, splitvlm
 from tests.samples import PICTURE, tiny_model
 
@@ -129,7 +129,7 @@ def test_every_kind_of_configuration_is_checked(kind: str, text: str, words: str
 
 
 def test_asking_loads_no_torch() -> None:
-    code = "import sys, splitvlm.ask; print(sorted({'torch', 'numpy', 'PIL', 'transformers'} & set(sys.modules)))"
+    code = "import sys, splitvlm.cli.ask_command; print(sorted({'torch', 'numpy', 'PIL', 'transformers'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 from splitvlm.crypto.identity import Role
 from splitvlm.errors import CapacityError, SplitvlmError
-from splitvlm.launch import Launcher, Node
-from splitvlm.rpc.local import LocalClient
+from splitvlm.rpc.local_client import EdgeClient
+from splitvlm.tools.launcher import Launcher, Node
 from tests.picture_files import saved
 from tests.samples import PICTURE, tiny_model
 
@@ -37,7 +37,7 @@ def forget_peak(node: Node) -> None:
     Path(f"/proc/{node.process.pid}/clear_refs").write_text("5")
 
 
-async def outcome(client: LocalClient, data: bytes) -> str:
+async def outcome(client: EdgeClient, data: bytes) -> str:
     try:
         async for _ in client.ask(data, QUESTION, max_new_tokens=2):
             pass
@@ -53,7 +53,7 @@ async def test_small_files_of_large_pictures_stay_within_the_memory_for_them(lau
         "limits": {"working_bytes": WORKING_BYTES, "questions": 12},
     }
     edge = await launcher.start("edge", settings)
-    client = LocalClient(edge.address, launcher.identity("app", Role.APP))
+    client = EdgeClient(edge.address, launcher.identity("app", Role.APP))
     assert await outcome(client, saved(PICTURE, "PNG")) == "answered"
     base = resident_bytes(edge, "VmRSS")
     forget_peak(edge)
@@ -76,7 +76,7 @@ async def test_a_node_ends_in_time_although_a_stage_runs_on(launcher: Launcher) 
         "drain_s": 0.5,
     }
     edge = await launcher.start("edge", settings)
-    client = LocalClient(edge.address, launcher.identity("app", Role.APP))
+    client = EdgeClient(edge.address, launcher.identity("app", Role.APP))
     answer = client.ask(saved(PICTURE, "PNG"), QUESTION, max_new_tokens=2)
     assert (await anext(answer)).HasField("chosen")
     asking = asyncio.ensure_future(anext(answer))

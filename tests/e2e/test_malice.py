@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from edge_node.account import Account
+from edge_node.answering.report import RequestReport
 from splitvlm.crypto.authority import issue
 from splitvlm.crypto.identity import Role
-from splitvlm.launch import Launcher, Node
 from splitvlm.rpc.channels import open_channel
+from splitvlm.tools.launcher import Launcher, Node
 from splitvlm.wire.v1 import control_pb2, control_pb2_grpc
 from tests.e2e.malice import many_scans
 from tests.nodes import Device, device
@@ -83,7 +83,7 @@ def reset_peak(node: Node) -> int:
     return kib(node, "VmRSS")
 
 
-async def asked(camera: Device, plan: str) -> Account:
+async def asked(camera: Device, plan: str) -> RequestReport:
     async with asyncio.timeout(60):
         return await camera.ask(plan, PICTURE, QUESTION, 4)
 

@@ -21,13 +21,13 @@ from PIL import Image
 
 from splitvlm.crypto.identity import Identity, Role
 from splitvlm.errors import PeerUnavailable
-from splitvlm.launch import Launcher, Node
+from splitvlm.evaluation.answers import Example, answers
 from splitvlm.model.loading import load_whole
+from splitvlm.node.lifecycle import background
 from splitvlm.rpc.channels import open_channel
-from splitvlm.rpc.lifecycle import background
-from splitvlm.rpc.local import LocalClient
+from splitvlm.rpc.local_client import EdgeClient
 from splitvlm.scenes import MODEL_DIR, draw, held_out
-from splitvlm.variants.evaluation import Example, answers
+from splitvlm.tools.launcher import Launcher, Node
 from splitvlm.wire.v1 import control_pb2, control_pb2_grpc
 from splitvlm.wire.v1 import local_pb2 as pb
 from tests.nodes import until
@@ -46,17 +46,17 @@ async def launcher(tmp_path: Path) -> AsyncIterator[Launcher]:
         yield one
 
 
-async def ask(client: LocalClient, picture: Image.Image, question: str, **more: object) -> tuple[str, pb.Account]:
+async def ask(client: EdgeClient, picture: Image.Image, question: str, **more: object) -> tuple[str, pb.RequestReport]:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
-    text, account = "", pb.Account()
+    text, report = "", pb.RequestReport()
     async for answer in client.ask(buffer.getvalue(), question, **more):  # type: ignore[arg-type]
         text += answer.text
-        account = answer.account if answer.HasField("account") else account
-    return text.strip(), account
+        report = answer.report if answer.HasField("report") else report
+    return text.strip(), report
 
 
-async def status_when(client: LocalClient, ready: object) -> pb.StatusReply:
+async def status_when(client: EdgeClient, ready: object) -> pb.StatusReply:
     """The edge node's status once it is as wanted; fails after 30 s."""
     assert callable(ready)
     async with asyncio.timeout(30):
@@ -83,7 +83,7 @@ async def test_no_process_speaks_tls_1_2(launcher: Launcher, tmp_path: Path) -> 
 
 async def test_a_picture_unlike_those_the_model_knows_is_answered_with_a_warning(launcher: Launcher) -> None:
     edge = await launcher.start("edge", {"model": {"name": "scenes", "threads": 1}})
-    client = LocalClient(edge.address, launcher.identity("app", Role.APP))
+    client = EdgeClient(edge.address, launcher.identity("app", Role.APP))
     page = Image.new("RGB", (300, 400), "white")
     page.paste("black", (20, 20, 280, 200))
     _, known = await ask(client, draw("road", 3).image, QUESTION, max_new_tokens=2)
@@ -96,14 +96,14 @@ async def test_a_picture_unlike_those_the_model_knows_is_answered_with_a_warning
 
 async def test_the_orchestrator_plans_and_is_not_needed_to_answer(launcher: Launcher) -> None:
     orchestrator, _, edge = await start_all(launcher, tiny_model("scenes-like"))
-    client = LocalClient(edge.address, launcher.identity("app", Role.APP))
+    client = EdgeClient(edge.address, launcher.identity("app", Role.APP))
     status = await status_when(client, lambda status: bool(status.plans) and status.cloud_reachable)
     assert {plan.partition("/")[0] for plan in status.plans} <= {"image", "tokens"}
-    before, account = await ask(client, PICTURE, QUESTION, max_new_tokens=6)
-    assert account.plan in status.plans
+    before, report = await ask(client, PICTURE, QUESTION, max_new_tokens=6)
+    assert report.plan in status.plans
     assert await orchestrator.stop() == 0
     await status_when(client, lambda status: not status.orchestrator_reachable)
-    after, _ = await ask(client, PICTURE, QUESTION, max_new_tokens=6, plan=account.plan)
+    after, _ = await ask(client, PICTURE, QUESTION, max_new_tokens=6, plan=report.plan)
     assert after == before
     again = await launcher.start("orchestrator", {"node": "o-2", "heartbeat_s": 0.5, "listen": orchestrator.address})
     await status_when(client, lambda status: status.orchestrator_reachable)
@@ -116,7 +116,7 @@ async def test_a_cloud_node_that_goes_away_is_an_error_and_comes_back(launcher: 
     cloud = await launcher.start("cloud", {"model": model})
     fixed = {"cloud": cloud.address, "model": model, "planning": {"fixed_plan": "tokens/lossless"}}
     edge = await launcher.start("edge", fixed)
-    client = LocalClient(edge.address, launcher.identity("app", Role.APP))
+    client = EdgeClient(edge.address, launcher.identity("app", Role.APP))
     before, _ = await ask(client, PICTURE, QUESTION, max_new_tokens=6)
     cloud.process.kill()
     await cloud.process.wait()
@@ -134,18 +134,20 @@ async def test_two_devices_at_once_and_one_that_dies(launcher: Launcher) -> None
     fixed = {"cloud": cloud.address, "model": {"threads": 1}, "planning": {"fixed_plan": "tokens/lossless"}}
     edges = [await launcher.start("edge", {"node": f"edge-{number}", **fixed}) for number in (1, 2)]
     identity = launcher.identity("app", Role.APP)
-    clients = [LocalClient(edge.address, identity) for edge in edges]
+    clients = [EdgeClient(edge.address, identity) for edge in edges]
     asked = [(scene.image, q) for scene, q in held_out(12, 3)]
     examples = [Example(image, q.text, q.answer) for image, q in asked]
     unsplit = answers(*load_whole("scenes"), examples, lambda done: None)
     assert sum(outcome.right for outcome in unsplit) > len(asked) / 2
 
-    async def all_answers(client: LocalClient) -> list[str]:
+    async def all_answers(client: EdgeClient) -> list[str]:
         return [(await ask(client, image, q.text))[0] for image, q in asked]
 
     expected = [outcome.given for outcome in unsplit]
     assert await asyncio.gather(*map(all_answers, clients)) == [expected, expected]
-    assert (await ask(clients[0], asked[0][0], asked[1][1].text))[1].again, "four questions are about each picture"
+    assert (await ask(clients[0], asked[0][0], asked[1][1].text))[1].prefix_cached, (
+        "four questions are about each picture"
+    )
     dying = asyncio.create_task(ask(clients[0], *asked[0][:1], "Describe the picture."))
     edges[0].process.kill()
     with pytest.raises(PeerUnavailable):
@@ -192,7 +194,7 @@ async def test_a_short_demo(tmp_path: Path) -> None:
 
 async def test_sighup_changes_what_can_change_and_names_the_rest(launcher: Launcher) -> None:
     orchestrator, cloud, edge = await start_all(launcher, tiny_model("scenes-like"))
-    client = LocalClient(edge.address, launcher.identity("app", Role.APP))
+    client = EdgeClient(edge.address, launcher.identity("app", Role.APP))
     await status_when(client, lambda status: bool(status.plans) and status.cloud_reachable)
     file = launcher.folder / "edge-1.yaml"
     whole = yaml.safe_load(file.read_text())
@@ -238,7 +240,7 @@ async def test_a_storm_of_plan_streams_holds_the_orchestrator_for_nobody(launche
         async def flood() -> None:
             while True:
                 with contextlib.suppress(grpc.aio.AioRpcError):
-                    await stub.Heartbeat(control_pb2.Beat(node="edge-1", instance=instance), timeout=2)
+                    await stub.Heartbeat(control_pb2.HeartbeatRequest(node="edge-1", instance=instance), timeout=2)
 
         async def come_and_go(number: int) -> None:
             for turn in range(20):

@@ -9,21 +9,21 @@ from typing import Any
 from PIL import Image
 
 from cloud_node.upload import Upload
-from splitvlm.codec import Limits
+from splitvlm.codec import CodecLimits
 from splitvlm.codec.codec import Codec
 from splitvlm.domain import IMAGE, Cut, CutKind
 from splitvlm.errors import SplitvlmError
-from splitvlm.model.arrival import check_again_shapes, check_shapes, check_step_shape
+from splitvlm.model.boundary_checks import check_again_shapes, check_shapes, check_step_shape
 from splitvlm.model.loading import load_cloud, load_device
 from splitvlm.model.tiles import in_tiles
-from splitvlm.rpc.limits import MAX_PARTS
+from splitvlm.rpc.limits import MAX_SEGMENTS
 from splitvlm.wire.v1 import data_pb2
 from tests.samples import tiny_model
 from tests.unit.tiny_models import FAMILIES
 
 CUTS = tuple(Cut.parse(text) for text in ("vision:1", "tokens", "lm:1"))
 KINDS = [(kind, cut) for kind in FAMILIES for cut in CUTS]
-LIMITS = Limits(max_tensors=4, max_dims=4, max_elements=1 << 14, max_decoded_bytes=1 << 16)
+LIMITS = CodecLimits(max_tensors=4, max_dims=4, max_elements=1 << 14, max_decoded_bytes=1 << 16)
 
 
 def arrival(data: bytes) -> None:
@@ -62,20 +62,20 @@ def upload(data: bytes) -> None:
     most, cuts = 5_000, ("tokens", "vision:1", "lm:1", "image", "nonsense")
     head = data[:4].ljust(4, b"\0")
     begin = data_pb2.Begin(
-        cut=cuts[head[0] % 5], payload_bytes=head[1] * 16, parts=head[2] % 70, again=head[3] % 5 == 1
+        cut=cuts[head[0] % 5], payload_bytes=head[1] * 16, segments=head[2] % 70, prefix_cached=head[3] % 5 == 1
     )
     with contextlib.suppress(SplitvlmError):
         one, declared, received = Upload(begin, most), begin.payload_bytes, 0
         for byte in data[4:]:
             if byte < 40:
-                one.next_part(byte * 8)
+                one.next_segment(byte * 8)
                 declared += byte * 8
             else:
                 one.add(bytes(byte), byte)
                 received += byte
             assert received <= declared <= most
-            assert 0 <= one.parts_left < MAX_PARTS
-            if one.part_complete:
+            assert 0 <= one.segments_left < MAX_SEGMENTS
+            if one.segment_complete:
                 assert one.receipt().receipt.bytes >= len(one.part())
 
 

@@ -21,28 +21,28 @@ from google.protobuf.message import DecodeError
 from PIL import Image
 
 from cloud_node.admission import Admission
-from cloud_node.memory import Memory, Shelf
+from cloud_node.prefix_cache import DevicePrefixCache, PrefixCache
 from cloud_node.session import Session
-from cloud_node.settings import Limits as CloudLimits
+from cloud_node.settings import CloudLimits
 from cloud_node.worker import Spent
-from splitvlm.codec import Limits, encode_picture
+from splitvlm.calibration.level_training import learn
+from splitvlm.codec import CodecLimits, encode_picture
 from splitvlm.codec.codec import Codec
 from splitvlm.codec.grid import PLACES
 from splitvlm.codec.klt import Basis, transform_of
-from splitvlm.codec.lessons import learn
 from splitvlm.codec.levels import KLT_STEPS
 from splitvlm.codec.picture import decode_picture, inspect_coded_picture, picture_levels
 from splitvlm.codec.prompt import Template
-from splitvlm.codec.restoring import Restorer
+from splitvlm.codec.reconstruction import Reconstructor
 from splitvlm.crypto.authority import init_authority, issue
 from splitvlm.crypto.handshake import CloudHandshake, DeviceHandshake, Hello
 from splitvlm.crypto.identity import Role, load_identity
 from splitvlm.domain import IMAGE, TOKENS
 from splitvlm.errors import SplitvlmError, UsageError
+from splitvlm.files.pictures import FORMATS, PictureHeader
 from splitvlm.link import tracefiles
 from splitvlm.model.loading import load_cloud, load_device
 from splitvlm.model.pictures import inspect_picture, read_picture
-from splitvlm.picturefiles import FORMATS, PictureHeader
 from splitvlm.rpc import plans
 from splitvlm.wire.v1 import control_pb2, data_pb2
 from tests.fuzz.arriving import arrival, arrival_seeds, upload, upload_seeds
@@ -52,7 +52,7 @@ from tests.samples import tiny_model
 
 CHANNELS, TOKENS_SEEN = 16, 12
 MOST_PIXELS = 1 << 14
-BOUNDARY_LIMITS = Limits(max_tensors=4, max_dims=4, max_elements=1 << 14, max_decoded_bytes=1 << 16)
+BOUNDARY_LIMITS = CodecLimits(max_tensors=4, max_dims=4, max_elements=1 << 14, max_decoded_bytes=1 << 16)
 CLOUD_LIMITS = CloudLimits(max_payload_bytes=1 << 16, max_new_tokens=2, remembered_bytes=1 << 20)
 
 
@@ -185,13 +185,13 @@ def session_seeds() -> list[bytes]:
     half = data_pb2.Begin(cut="tokens", level="int4", max_new_tokens=2, first=payload[:100], payload_bytes=len(payload))
     question = data_pb2.Begin(cut="image", level="jpeg75", first=pixels, question="Is there a lake?", max_new_tokens=1)
     prompt = Codec().encode(TOKENS, device.prompt(_picture(), "How many?"), "int4")
-    again = data_pb2.Begin(first=prompt, picture=bytes(8), again=True, given=[7])
+    again = data_pb2.Begin(first=prompt, picture=bytes(8), prefix_cached=True, resume_token_ids=[7])
     hidden, ids = lower.boundary["hidden"], lower.boundary["ids"]
     tiles = [
         Codec().encode(TOKENS, tile, "int4") for tile in ({"hidden": hidden[:5], "ids": ids}, {"hidden": hidden[5:]})
     ]
-    first = data_pb2.Begin(cut="tokens", level="int4", max_new_tokens=2, first=tiles[0], parts=2)
-    rest = data_pb2.Part(first=tiles[1][:60], payload_bytes=len(tiles[1]))
+    first = data_pb2.Begin(cut="tokens", level="int4", max_new_tokens=2, first=tiles[0], segments=2)
+    rest = data_pb2.Segment(first=tiles[1][:60], payload_bytes=len(tiles[1]))
     cancel = data_pb2.DeviceFrame(cancel=data_pb2.Cancel())
     return [
         frames(whole, data_pb2.DeviceFrame(begin=again)),
@@ -199,7 +199,7 @@ def session_seeds() -> list[bytes]:
         frames(data_pb2.DeviceFrame(begin=question), data_pb2.DeviceFrame(step=b"x")),
         frames(
             data_pb2.DeviceFrame(begin=first),
-            data_pb2.DeviceFrame(part=rest),
+            data_pb2.DeviceFrame(segment=rest),
             data_pb2.DeviceFrame(chunk=tiles[1][60:]),
             whole,
         ),
@@ -235,10 +235,10 @@ class _Inline:
 
 
 async def _session(data: bytes) -> None:
-    memory = Memory(CLOUD_LIMITS.remembered_bytes, 60.0)
-    stream, worker, shelf = _Plain(), _Inline(), Shelf(memory, "edge-1")
+    memory = PrefixCache(CLOUD_LIMITS.remembered_bytes, 60.0)
+    stream, worker, prefix_cache = _Plain(), _Inline(), DevicePrefixCache(memory, "edge-1")
     admission = Admission(CLOUD_LIMITS, worker)  # type: ignore[arg-type]
-    one = Session(stream, _part(), Codec(), worker, CLOUD_LIMITS, shelf, admission, lambda: None)  # type: ignore[arg-type]
+    one = Session(stream, _part(), Codec(), worker, CLOUD_LIMITS, prefix_cache, admission, lambda: None)  # type: ignore[arg-type]
 
     async def envelopes() -> AsyncIterator[bytes | None]:
         place = 0
@@ -270,8 +270,8 @@ def _codec() -> Codec:
     seen = [_features(seed) for seed in range(20)]
     levels = {level: learn(seen, transform, level, 4, steps=5) for level in KLT_STEPS}
     shapes = (5, 9, 96), (96,), (PLACES, 96), (96, 96), (96,), (96, 12), (12,)
-    restorer = Restorer(4, 4, *(np.full(shape, 0.1, np.float32) for shape in shapes))
-    levels["klt3"] = replace(levels["klt3"], restorer=restorer)
+    reconstructor = Reconstructor(4, 4, *(np.full(shape, 0.1, np.float32) for shape in shapes))
+    levels["klt3"] = replace(levels["klt3"], reconstructor=reconstructor)
     template = Template((3, 4), (5,), 600)
     return Codec({TOKENS: Basis(transform, levels, (TOKENS_SEEN,), template)}, "fuzzed")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cloud_node.memory import Kept
-from cloud_node.settings import Limits
+from cloud_node.prefix_cache import PrefixEntry
+from cloud_node.settings import CloudLimits
 from splitvlm.crypto.identity import Role
 from splitvlm.domain import Plan
 from splitvlm.model.reference import reference_tokens
@@ -48,26 +48,26 @@ async def camera(model: str, keys: Keys, cloud: Cloud) -> AsyncIterator[Device]:
 async def test_the_second_question_sends_the_question_only(camera: Device, model: str, plan: str) -> None:
     expected = reference_tokens(model, [(PICTURE, FIRST), (PICTURE, SECOND)], 16)
     first = await camera.ask(plan, PICTURE, FIRST, remember=True)
-    assert (first.token_ids, first.again) == (expected[0], False)
+    assert (first.token_ids, first.prefix_cached) == (expected[0], False)
     for _ in range(2):
         second = await camera.ask(plan, PICTURE, SECOND, remember=True)
-        assert (second.token_ids, second.again) == (expected[1], True)
+        assert (second.token_ids, second.prefix_cached) == (expected[1], True)
         assert second.exchange.bytes_sent < min(MOST_BYTES, first.exchange.bytes_sent)
 
 
 async def test_another_picture_or_plan_is_sent_whole(camera: Device) -> None:
     await camera.ask("tokens/lossless", PICTURE, FIRST, remember=True)
-    assert not (await camera.ask("tokens/lossless", OTHER, FIRST, remember=True)).again
-    assert not (await camera.ask("tokens/int8", PICTURE, FIRST, remember=True)).again
-    assert (await camera.ask("tokens/lossless", OTHER, SECOND, remember=True)).again
+    assert not (await camera.ask("tokens/lossless", OTHER, FIRST, remember=True)).prefix_cached
+    assert not (await camera.ask("tokens/int8", PICTURE, FIRST, remember=True)).prefix_cached
+    assert (await camera.ask("tokens/lossless", OTHER, SECOND, remember=True)).prefix_cached
 
 
 async def test_what_the_cloud_forgot_is_sent_once_more_over_the_same_session(camera: Device, cloud: Cloud) -> None:
     first = await camera.ask("tokens/lossless", PICTURE, SECOND, remember=True)
-    cloud.servicer.use(Limits(remembered_bytes=0))
+    cloud.servicer.use(CloudLimits(remembered_bytes=0))
     session = camera.link._idle[0]
     second = await camera.ask("tokens/lossless", PICTURE, SECOND, remember=True)
-    assert (second.token_ids, second.again) == (first.token_ids, False)
+    assert (second.token_ids, second.prefix_cached) == (first.token_ids, False)
     assert camera.link._idle == [session]
     third = await camera.ask("tokens/lossless", PICTURE, SECOND, remember=True)
     assert third.exchange.bytes_sent < second.exchange.bytes_sent, "it is not asked for again where nothing is kept"
@@ -87,13 +87,13 @@ async def test_no_device_finds_what_another_sent(keys: Keys, model: str, cloud: 
         other.link._naming_key = camera.link._naming_key  # even if it knew the key
         other.link._remembered[name] = Plan.parse("tokens/lossless")
         asked = await other.ask("tokens/lossless", PICTURE, FIRST, remember=True)
-        assert not asked.again
+        assert not asked.prefix_cached
 
 
 async def test_what_is_kept_knows_its_size(camera: Device, cloud: Cloud) -> None:
     await camera.ask("image/lossless", PICTURE, FIRST, remember=True)
     [entries] = cloud.servicer.memory._devices.values()
     [(kept, _)] = entries.values()
-    assert isinstance(kept, Kept)
+    assert isinstance(kept, PrefixEntry)
     assert kept.picture is not None
     assert cloud.servicer.memory.num_bytes == kept.num_bytes > 3 * kept.picture.width * kept.picture.height

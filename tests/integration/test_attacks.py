@@ -17,8 +17,8 @@ import grpc
 import pytest
 import torch
 
-from cloud_node.settings import Limits
-from edge_node.cloud_session import CloudSession
+from cloud_node.settings import CloudLimits
+from edge_node.cloud.session import CloudSession
 from splitvlm.codec import encode
 from splitvlm.crypto.identity import Identity, Role
 from splitvlm.errors import ProtocolError, SplitvlmError
@@ -32,7 +32,7 @@ from tests.nodes import Cloud, Device, Keys, cloud_node, device, until
 from tests.samples import PICTURE, tiny_model
 
 QUESTION = "How many cells are infected?"
-LIMITS = Limits(max_sessions=4, max_sessions_per_device=2, max_new_tokens=16, max_payload_bytes=100_000)
+LIMITS = CloudLimits(max_sessions=4, max_sessions_per_device=2, max_new_tokens=16, max_payload_bytes=100_000)
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Scene:
     async def session(self, identity: Identity) -> AsyncIterator[CloudSession]:
         """An open session whose inside the attacker holds."""
         async with open_channel(self.cloud.address, identity, Role.CLOUD) as channel:
-            session = await CloudSession.open(channel, "cloud node", self.cloud.agreement, identity, [])
+            session = await CloudSession.open(channel, "cloud node", self.cloud.compatibility, identity, [])
             yield session
             await session.close()
 
@@ -170,10 +170,10 @@ REQUESTS: dict[str, pb.Begin] = {
     ),
     "a picture that is none": pb.Begin(cut="image", level="jpeg75", max_new_tokens=4, first=b"\xff\xd8\xff" * 9),
     "a picture that nobody sent": pb.Begin(
-        cut="tokens", level="lossless", max_new_tokens=4, first=b"x", picture=bytes(8), again=True
+        cut="tokens", level="lossless", max_new_tokens=4, first=b"x", picture=bytes(8), prefix_cached=True
     ),
     "given tokens beyond the vocabulary": pb.Begin(
-        cut="tokens", level="lossless", max_new_tokens=4, first=b"x", given=[2**31]
+        cut="tokens", level="lossless", max_new_tokens=4, first=b"x", resume_token_ids=[2**31]
     ),
 }
 
@@ -203,7 +203,7 @@ async def test_a_valid_certificate_of_the_wrong_role_is_refused(scene: Scene, ro
     identity = scene.keys.identity("stranger", role)
     async with open_channel(scene.cloud.address, identity, Role.CLOUD) as channel:
         call = data_pb2_grpc.DataStub(channel).Session()
-        await call.write(pb.Envelope(open=pb.Open(agreement=scene.cloud.agreement)))
+        await call.write(pb.Envelope(open=pb.Open(compatibility=scene.cloud.compatibility)))
         assert await call.code() is grpc.StatusCode.PERMISSION_DENIED
     assert scene.cloud.servicer.refused["permission-refused"] == 1
 
@@ -212,7 +212,7 @@ async def test_what_a_device_sent_is_kept_for_who_sealed_it(scene: Scene) -> Non
     """Behind a gateway that ends TLS all channels are the gateway's: who owns what is told by the handshake inside."""
     gateway, inside = scene.keys.identity("gateway", Role.EDGE), scene.keys.identity("edge-2", Role.EDGE)
     async with open_channel(scene.cloud.address, gateway, Role.CLOUD) as channel:
-        session = await CloudSession.open(channel, "cloud node", scene.cloud.agreement, inside, [])
+        session = await CloudSession.open(channel, "cloud node", scene.cloud.compatibility, inside, [])
         payload, _ = await scene.camera.engine.encode_picture(PICTURE, "jpeg75")
         begin = pb.Begin(
             cut="image", level="jpeg75", first=payload, question=QUESTION, max_new_tokens=2, picture=bytes(8)

@@ -26,11 +26,11 @@ async def test_accounted_bytes_are_those_that_cross(plan: str, tmp_path: Path) -
     async with cloud_node(model, keys) as cloud:
         link = LinkEmulator(("127.0.0.1", 0), host_and_port(cloud.address), Trace.constant(50e6))
         async with link:
-            near = Cloud(f"127.0.0.1:{link.port}", cloud.servicer, cloud.worker, cloud.agreement)
+            near = Cloud(f"127.0.0.1:{link.port}", cloud.servicer, cloud.worker, cloud.compatibility)
             async with device(model, near, keys.identity("edge-1", Role.EDGE)) as camera:
                 await camera.ask(plan, PICTURE, "Is there a lake?", 4)  # opens the session, which is counted apart
                 before = link.up.delivered_bytes
                 accounts = [await camera.ask(plan, PICTURE, "Is there a lake?", 4) for _ in range(REQUESTS)]
                 crossed = link.up.delivered_bytes - before
-    accounted = sum(account.exchange.bytes_sent for account in accounts)
+    accounted = sum(report.exchange.bytes_sent for report in accounts)
     assert accounted <= crossed <= accounted * (1 + OVERHEAD_SHARE) + REQUESTS * OVERHEAD_BYTES

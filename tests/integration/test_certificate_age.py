@@ -19,8 +19,8 @@ from splitvlm.crypto.authority import issue, revoke, rotate
 from splitvlm.crypto.identity import Identity, Role, load_identity
 from splitvlm.errors import DeadlineExceeded, KeysError, PeerUnavailable, SplitvlmError
 from splitvlm.rpc.channels import open_channel
-from splitvlm.rpc.control import ControlClient
-from splitvlm.rpc.local import LocalClient
+from splitvlm.rpc.control_client import ControlClient
+from splitvlm.rpc.local_client import EdgeClient
 from splitvlm.rpc.monitor import ExpiryMonitor
 from splitvlm.rpc.servers import NodeServer
 from splitvlm.rpc.status import from_rpc
@@ -221,13 +221,13 @@ async def test_who_asks_or_registers_hears_whose_certificate_expired(
         else ("The certificate of the edge node at .* has expired")
     )
     async with server(edge) as node:
-        client = LocalClient(address_of(node), made["viewer"])
+        client = EdgeClient(address_of(node), made["viewer"])
         with pytest.raises(PeerUnavailable, match=sentence):
             await client.connect(1.0)
         await client.close()
     async with server(made["orchestrator"]) as node:
         control = ControlClient(address_of(node), made["edge-1"])
-        beating = asyncio.create_task(control.stay_registered(control_pb2.Registration(), control_pb2.Beat))
+        beating = asyncio.create_task(control.stay_registered(control_pb2.Registration(), control_pb2.HeartbeatRequest))
         said = "the certificate of edge-1 has expired" if whose == "own" else "The certificate of the orchestrator at"
         await until(lambda: said in caplog.text)
         beating.cancel()

@@ -17,9 +17,9 @@ from orchestrator.registry import EdgeNode, Origin
 from orchestrator.servicer import CALLS_AT_ONCE, ControlServicer
 from splitvlm.crypto.identity import Role, load_identity
 from splitvlm.errors import Cancelled, CapacityError, ConfigError, SplitvlmError, UsageError
-from splitvlm.planning.table import Limits
+from splitvlm.node.lifecycle import background
+from splitvlm.planning.table import PlanLimits
 from splitvlm.rpc.channels import open_channel
-from splitvlm.rpc.lifecycle import background
 from splitvlm.rpc.plans import cloud_profile_to_wire, device_profile_to_wire
 from splitvlm.rpc.servers import NodeServer
 from splitvlm.rpc.status import from_rpc
@@ -86,8 +86,8 @@ def cloud(name: str = "cloud-1", port: int = 1) -> pb.Registration:
     )
 
 
-def beat(name: str) -> pb.Beat:
-    return pb.Beat(node=name, instance=INSTANCE)
+def beat(name: str) -> pb.HeartbeatRequest:
+    return pb.HeartbeatRequest(node=name, instance=INSTANCE)
 
 
 async def refused(call: object) -> SplitvlmError:
@@ -109,7 +109,7 @@ async def test_watchers_that_are_cancelled_while_they_wait_leave_nothing_locked(
     for attempt in range(4):
         calls = [stub.WatchPlans(pb.WatchRequest(node=f"edge-{i}", instance=INSTANCE)) for i, stub in enumerate(stubs)]
         assert [(await call.read()).cloud_node[:6] for call in calls] == ["cloud-"] * 25
-        beats = [stub.Heartbeat(pb.Beat(node=name, instance=INSTANCE, queue_us=50_000 * attempt))
+        beats = [stub.Heartbeat(pb.HeartbeatRequest(node=name, instance=INSTANCE, queue_us=50_000 * attempt))
                  for stub, name in ((beating, "cloud-1"), (flood, "cloud-2"))]  # fmt: skip
         for call in calls[:-1]:
             call.cancel()
@@ -207,7 +207,7 @@ async def test_the_second_node_of_a_name_is_refused_and_takes_no_stream(orchestr
 async def test_a_list_of_many_nodes_is_cut_to_a_message(orchestrator: Orchestrator, model: str, at_least: int) -> None:
     origin = Origin(INSTANCE, "10.0.0.1", "127.0.0.1:7443")
     for number in range(1_500):
-        device = EdgeNode(f"edge-{number}", model, "w", origin, DEVICE_PROFILE, Limits(), b"kind")
+        device = EdgeNode(f"edge-{number}", model, "w", origin, DEVICE_PROFILE, PlanLimits(), b"kind")
         orchestrator.servicer._registry.register(device, time.monotonic())
     listed = (await (await orchestrator.stub("app", Role.APP)).Nodes(pb.NodesRequest())).nodes
     assert at_least <= len(listed) <= 1_000

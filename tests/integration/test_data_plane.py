@@ -9,9 +9,9 @@ from pathlib import Path
 import grpc
 import pytest
 
-from cloud_node.settings import Limits
-from edge_node.cloud_link import CloudLink
-from edge_node.cloud_session import CloudSession
+from cloud_node.settings import CloudLimits
+from edge_node.cloud.link import CloudLink
+from edge_node.cloud.session import CloudSession
 from splitvlm.crypto.identity import Role
 from splitvlm.domain import Plan
 from splitvlm.errors import (
@@ -50,7 +50,7 @@ def fresh(prefix: str) -> str:
 
 @pytest.fixture
 async def cloud(model: str, keys: Keys) -> AsyncIterator[Cloud]:
-    limits = Limits(max_sessions=3, max_sessions_per_device=2, max_new_tokens=64)
+    limits = CloudLimits(max_sessions=3, max_sessions_per_device=2, max_new_tokens=64)
     async with cloud_node(model, keys, name=fresh("cloud"), limits=limits) as node:
         yield node
 
@@ -71,10 +71,10 @@ async def test_every_codec_level_gives_an_answer(camera: Device) -> None:
         "vision:1/int4",
         "lm:1/int6",
     ):
-        account = await camera.ask(plan, PICTURE, QUESTION, tokens=4)
-        assert 1 <= len(account.token_ids) <= 4
-        assert account.exchange.bytes_sent > 0
-        assert account.total_s >= account.first_token_s > 0
+        report = await camera.ask(plan, PICTURE, QUESTION, tokens=4)
+        assert 1 <= len(report.token_ids) <= 4
+        assert report.exchange.bytes_sent > 0
+        assert report.total_s >= report.first_token_s > 0
 
 
 async def test_one_session_serves_many_requests(camera: Device, cloud: Cloud) -> None:
@@ -100,7 +100,7 @@ async def test_requests_follow_one_another_at_once(camera: Device, keys: Keys, c
     begin = pb.Begin(cut=cut, level=level, first=payload, max_new_tokens=1, question=QUESTION if cut == "image" else "")
     identity = keys.identity(fresh("edge"), Role.EDGE)
     async with open_channel(cloud.address, identity, Role.CLOUD) as channel:
-        session = await CloudSession.open(channel, "cloud node", cloud.agreement, identity, [])
+        session = await CloudSession.open(channel, "cloud node", cloud.compatibility, identity, [])
         for _ in range(400):
             await session._stream.send(pb.DeviceFrame(begin=begin))
             while (frame := session._stream.open(await session._call.read())).WhichOneof("body") != "end":
@@ -113,16 +113,16 @@ async def test_an_old_session_gives_way_to_a_fresh_one(
 ) -> None:
     await camera.ask("tokens/lossless", PICTURE, QUESTION, 2)
     old = camera.link._idle[0]
-    monkeypatch.setattr("edge_node.cloud_session.SESSION_AGE_S", 0.0)
+    monkeypatch.setattr("edge_node.cloud.session.SESSION_AGE_S", 0.0)
     assert (await camera.ask("tokens/lossless", PICTURE, QUESTION, 2)).token_ids
     assert old not in camera.link._idle
     await until(lambda: cloud.servicer.active.total() == 1)
 
 
 async def test_the_bytes_are_those_of_the_payload_and_little_more(camera: Device) -> None:
-    account = await camera.ask("image/jpeg90", PICTURE, QUESTION)
+    report = await camera.ask("image/jpeg90", PICTURE, QUESTION)
     payload, _ = await camera.engine.encode_picture(PICTURE, "jpeg90")
-    assert 0 < account.exchange.bytes_sent - len(payload) - len(QUESTION) <= 80
+    assert 0 < report.exchange.bytes_sent - len(payload) - len(QUESTION) <= 80
 
 
 async def test_two_devices_at_once_get_their_own_answers(model: str, keys: Keys, cloud: Cloud, camera: Device) -> None:
@@ -166,7 +166,7 @@ async def test_a_full_node_says_so_and_serves_on(camera: Device, cloud: Cloud) -
     ],
 )
 async def test_what_differs_is_named(keys: Keys, cloud: Cloud, name: str, value: object) -> None:
-    differing = pb.Agreement.FromString(cloud.agreement.SerializeToString())
+    differing = pb.Compatibility.FromString(cloud.compatibility.SerializeToString())
     setattr(differing, name, value)
     link = CloudLink(cloud.address, differing, keys.identity(fresh("edge"), Role.EDGE), [])
     with pytest.raises(HandshakeRefused, match=name.partition("_")[0]):
@@ -183,14 +183,14 @@ async def test_another_role_is_refused(keys: Keys, cloud: Cloud) -> None:
 
 async def test_another_authority_is_refused(tmp_path: Path, cloud: Cloud) -> None:
     stranger = Keys(tmp_path / "other").identity("edge-1", Role.EDGE)
-    link = CloudLink(cloud.address, cloud.agreement, stranger, [])
+    link = CloudLink(cloud.address, cloud.compatibility, stranger, [])
     with pytest.raises(PeerUnavailable):
         await link.warm_up()
     await link.close()
 
 
 async def test_a_node_that_is_away_is_an_error_not_a_wait(keys: Keys, cloud: Cloud) -> None:
-    link = CloudLink("127.0.0.1:9", cloud.agreement, keys.identity(fresh("edge"), Role.EDGE), [])
+    link = CloudLink("127.0.0.1:9", cloud.compatibility, keys.identity(fresh("edge"), Role.EDGE), [])
     with pytest.raises(PeerUnavailable, match="does not answer"):
         await link.warm_up()
     await link.close()

@@ -14,19 +14,19 @@ import pytest
 from PIL import Image
 
 from edge_node.engine import Engine
-from edge_node.node import SERVICE, agreement_of
+from edge_node.local.servicer import LocalServicer
+from edge_node.node import SERVICE, compatibility_of
 from edge_node.planner import Planner
 from edge_node.privacy import EVERYTHING_MAY_LEAVE
 from edge_node.runtime import Runtime
-from edge_node.servicer import LocalServicer
-from edge_node.settings import EdgeSettings, Limits
-from splitvlm.calibration import codec_of
+from edge_node.settings import EdgeLimits, EdgeSettings
+from splitvlm.bundle import codec_of
 from splitvlm.crypto.identity import Role
 from splitvlm.domain import DEVICE
 from splitvlm.errors import CapacityError, UsageError
 from splitvlm.model.loading import load_device, read_spec
 from splitvlm.model.pictures import inspect_picture, read_picture
-from splitvlm.rpc.local import LocalClient
+from splitvlm.rpc.local_client import EdgeClient
 from splitvlm.rpc.servers import NodeServer
 from splitvlm.wire.v1 import local_pb2 as pb
 from splitvlm.wire.v1 import local_pb2_grpc
@@ -40,18 +40,18 @@ SMALL = saved(PICTURE, "PNG")
 
 @dataclass
 class Edge:
-    client: LocalClient
+    client: EdgeClient
     servicer: LocalServicer
     runtime: Runtime
 
-    async def ask(self, data: bytes = SMALL, **more: Any) -> pb.Account:
-        account = pb.Account()
+    async def ask(self, data: bytes = SMALL, **more: Any) -> pb.RequestReport:
+        report = pb.RequestReport()
         async for answer in self.client.ask(data, QUESTION, **{"max_new_tokens": 2} | more):
-            account = answer.account if answer.HasField("account") else account
-        return account
+            report = answer.report if answer.HasField("report") else report
+        return report
 
     def use(self, **limits: int) -> None:
-        self.runtime.settings = self.runtime.settings.model_copy(update={"limits": Limits(**limits)})
+        self.runtime.settings = self.runtime.settings.model_copy(update={"limits": EdgeLimits(**limits)})
 
     @property
     def held(self) -> tuple[int, int]:
@@ -63,13 +63,13 @@ async def edge(tmp_path: Path) -> AsyncIterator[Edge]:
     model, keys = tiny_model("scenes-like"), Keys(tmp_path / "keys")
     settings, identity = EdgeSettings(), keys.identity("edge-1", Role.EDGE)
     part, codec = load_device(model, [DEVICE]), codec_of(model)
-    agreement = agreement_of(read_spec(model), codec, "float32")
-    runtime = Runtime(settings, Engine(part, codec), (DEVICE,), agreement, identity, EVERYTHING_MAY_LEAVE)
+    compatibility = compatibility_of(read_spec(model), codec, "float32")
+    runtime = Runtime(settings, Engine(part, codec), (DEVICE,), compatibility, identity, EVERYTHING_MAY_LEAVE)
     planner = Planner(settings.planning, (DEVICE,), codec, EVERYTHING_MAY_LEAVE)
     servicer = LocalServicer(runtime, planner, None, plaintext=False)
     server = NodeServer(identity, [SERVICE], 2**22)
     local_pb2_grpc.add_LocalServicer_to_server(servicer, server.grpc)
-    client = LocalClient(await server.listen("127.0.0.1:0"), keys.identity("app", Role.APP))
+    client = EdgeClient(await server.listen("127.0.0.1:0"), keys.identity("app", Role.APP))
     yield Edge(client, servicer, runtime)
     await client.close()
     await server.drain(1.0)
@@ -77,7 +77,7 @@ async def edge(tmp_path: Path) -> AsyncIterator[Edge]:
 
 
 @dataclass
-class Gate:
+class RevocationInterceptor:
     """Holds up the thread that opens pictures, as a picture does that takes long."""
 
     entered: threading.Event = field(default_factory=threading.Event)
@@ -88,20 +88,20 @@ class Gate:
 
 
 @pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
-    gate = Gate()
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[RevocationInterceptor]:
+    gate = RevocationInterceptor()
 
     def slowly(data: bytes) -> Image.Image:
         gate.entered.set()
         assert gate.open.wait(60)
         return read_picture(data)
 
-    monkeypatch.setattr("edge_node.servicer.read_picture", slowly)
+    monkeypatch.setattr("edge_node.local.servicer.read_picture", slowly)
     yield gate
     gate.open.set()
 
 
-async def test_status_answers_while_a_picture_is_opened(edge: Edge, gate: Gate) -> None:
+async def test_status_answers_while_a_picture_is_opened(edge: Edge, gate: RevocationInterceptor) -> None:
     asking = asyncio.create_task(edge.ask())
     await gate.reached()
     for _ in range(3):
@@ -112,7 +112,7 @@ async def test_status_answers_while_a_picture_is_opened(edge: Edge, gate: Gate) 
     await until(lambda: edge.held == (0, 0))
 
 
-async def test_one_question_too_many_is_told_when_to_come_back(edge: Edge, gate: Gate) -> None:
+async def test_one_question_too_many_is_told_when_to_come_back(edge: Edge, gate: RevocationInterceptor) -> None:
     edge.use(questions=1)
     asking = asyncio.create_task(edge.ask())
     await gate.reached()
@@ -125,7 +125,9 @@ async def test_one_question_too_many_is_told_when_to_come_back(edge: Edge, gate:
     assert (await edge.ask()).tokens == 2
 
 
-async def test_pictures_that_do_not_fit_together_are_not_opened_together(edge: Edge, gate: Gate) -> None:
+async def test_pictures_that_do_not_fit_together_are_not_opened_together(
+    edge: Edge, gate: RevocationInterceptor
+) -> None:
     picture = saved(Image.new("L", (1000, 1000)), "PNG")
     edge.use(working_bytes=inspect_picture(picture).decoded_bytes * 3 // 2)
     asking = asyncio.create_task(edge.ask(picture))
@@ -139,7 +141,9 @@ async def test_pictures_that_do_not_fit_together_are_not_opened_together(edge: E
     assert (await edge.ask(picture)).tokens == 2
 
 
-async def test_a_picture_that_never_fits_is_refused_before_a_pixel_is_decoded(edge: Edge, gate: Gate) -> None:
+async def test_a_picture_that_never_fits_is_refused_before_a_pixel_is_decoded(
+    edge: Edge, gate: RevocationInterceptor
+) -> None:
     edge.use(working_bytes=2**24)
     for kind in ("PNG", "JPEG", "BMP"):
         with pytest.raises(UsageError, match=r"not taken; at most 16777216 are.*limits\.working_bytes"):
@@ -148,7 +152,9 @@ async def test_a_picture_that_never_fits_is_refused_before_a_pixel_is_decoded(ed
     await until(lambda: edge.held == (0, 0))
 
 
-async def test_what_a_caller_that_went_away_left_in_a_thread_stays_booked(edge: Edge, gate: Gate) -> None:
+async def test_what_a_caller_that_went_away_left_in_a_thread_stays_booked(
+    edge: Edge, gate: RevocationInterceptor
+) -> None:
     asking = asyncio.create_task(edge.ask())
     await gate.reached()
     asking.cancel()
@@ -185,7 +191,9 @@ async def test_the_limit_of_tokens_is_the_settings_and_the_model_s(edge: Edge) -
         await edge.ask(max_new_tokens=max(4097, context_tokens))
 
 
-async def test_a_job_that_nothing_can_cut_short_does_not_hold_up_the_end(edge: Edge, gate: Gate) -> None:
+async def test_a_job_that_nothing_can_cut_short_does_not_hold_up_the_end(
+    edge: Edge, gate: RevocationInterceptor
+) -> None:
     asking = asyncio.create_task(edge.ask())
     await gate.reached()
     asking.cancel()

@@ -12,16 +12,17 @@ from typing import Any
 
 import pytest
 
-from splitvlm import accuracy, calibration
-from splitvlm.accuracy import measure_plans
-from splitvlm.calibration import calibrate, codec_of
-from splitvlm.codec.lessons import learn
+from splitvlm.bundle import codec_of
+from splitvlm.calibration.calibrate import QUESTIONS, _in_folder, calibrate
+from splitvlm.calibration.level_training import learn
 from splitvlm.domain import IMAGE, TOKENS, Cut
 from splitvlm.errors import UsageError
-from splitvlm.leak import measure
+from splitvlm.evaluation import plan_accuracy
+from splitvlm.evaluation.answers import drawn
+from splitvlm.evaluation.leak import measure
+from splitvlm.evaluation.plan_accuracy import measure_plans
 from splitvlm.model.boundary import HIDDEN
 from splitvlm.model.loading import load_device, middle_cuts
-from splitvlm.variants.evaluation import drawn
 from tests.unit.tiny_models import FAMILIES, picture, save
 
 PICTURES = 12
@@ -40,11 +41,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     def in_process(_workers: int, begin: Any = None, *arguments: Any) -> Executor:
         return ThreadPoolExecutor(1, initializer=begin, initargs=arguments)
 
-    monkeypatch.setattr(calibration, "learn", once)
-    monkeypatch.setattr(calibration, "TOKENS_PER_CHANNEL", 1)
-    monkeypatch.setattr(calibration, "worker_pool", in_process)
-    monkeypatch.setattr(accuracy, "worker_pool", in_process)
-    monkeypatch.setattr(accuracy, "_worker", [])
+    monkeypatch.setattr("splitvlm.calibration.calibrate.learn", once)
+    monkeypatch.setattr("splitvlm.calibration.calibrate.TOKENS_PER_CHANNEL", 1)
+    monkeypatch.setattr("splitvlm.calibration.calibrate.worker_pool", in_process)
+    monkeypatch.setattr(plan_accuracy, "worker_pool", in_process)
+    monkeypatch.setattr(plan_accuracy, "_worker", [])
 
 
 @pytest.mark.slow
@@ -69,8 +70,8 @@ def test_every_family_is_calibrated_and_measured(kind: str, tmp_path: Path) -> N
 def test_pictures_of_a_folder_are_asked_about_in_several_kinds_of_text(tmp_path: Path) -> None:
     for number in range(10):
         picture(16, 16, number).save(tmp_path / f"{number}.png")
-    asked = [question for _, question in calibration._in_folder(tmp_path, 9)]
-    assert asked == [*calibration.QUESTIONS, calibration.QUESTIONS[0]]
+    asked = [question for _, question in _in_folder(tmp_path, 9)]
+    assert asked == [*QUESTIONS, QUESTIONS[0]]
     assert len(set(asked)) == 8
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from edge_node.account import Account
-from edge_node.cloud_link import CloudLink
-from edge_node.hedge import Side
+from edge_node.answering.hedge import Side
+from edge_node.answering.report import RequestReport
+from edge_node.answering.request import Request
+from edge_node.cloud.link import CloudLink
 from edge_node.privacy import EVERYTHING_MAY_LEAVE
-from edge_node.request import Request
 from splitvlm.crypto.identity import Role
 from splitvlm.domain import Plan
 from splitvlm.errors import SplitvlmError, UsageError
@@ -57,14 +57,14 @@ class Fleet:
         self.camera = camera
         self.links = [camera.link, second]
 
-    async def ask(self, plan: str, *, standby: bool, alone: bool, name: bytes = b"") -> Account:
+    async def ask(self, plan: str, *, standby: bool, alone: bool, name: bytes = b"") -> RequestReport:
         request = Request(
             *(self.camera.engine, self.links[0], Plan.parse(plan), PICTURE, QUESTION, TOKENS),
             privacy=EVERYTHING_MAY_LEAVE,
             picture_name=name,
             standby=self.links[1:] if standby else [],
             finish_alone=alone,
-            patience_s=30.0,
+            silence_timeout_s=30.0,
         )
         return await self.camera.finish(request)
 
@@ -88,7 +88,7 @@ async def fleet(model: str, tmp_path: Path) -> AsyncIterator[Fleet]:
         clouds = [await stack.enter_async_context(cloud_node(model, keys, name=f"cloud-{n}")) for n in (1, 2)]
         identity = keys.identity("edge-1", Role.EDGE)
         camera = await stack.enter_async_context(device(model, clouds[0], identity))
-        second = CloudLink(clouds[1].address, clouds[1].agreement, identity, [])
+        second = CloudLink(clouds[1].address, clouds[1].compatibility, identity, [])
         stack.push_async_callback(second.close)
         yield Fleet(clouds, camera, second)
 
@@ -179,15 +179,15 @@ FAULTS: dict[str, tuple[str, Callable[[], Change]]] = {
 async def test_another_node_gives_the_exact_answer(fleet: Fleet, expected: list[int], fault: str) -> None:
     code, change = FAULTS[fault]
     make_faulty(fleet.clouds[0], change())
-    account = await fleet.ask("tokens/lossless", standby=True, alone=False)
-    assert account.token_ids == expected
-    assert [(one.code, one.node) for one in account.faults] == [(code, fleet.clouds[0].address)]
-    assert account.faults[0].sentence.endswith(".")
-    assert "this call" not in account.faults[0].sentence, "the node failed before it could be wrong"
-    told = account.to_wire()
-    all_there = account.faults[0].tokens == len(expected)  # then nobody had anything to add
+    report = await fleet.ask("tokens/lossless", standby=True, alone=False)
+    assert report.token_ids == expected
+    assert [(one.code, one.node) for one in report.faults] == [(code, fleet.clouds[0].address)]
+    assert report.faults[0].sentence.endswith(".")
+    assert "this call" not in report.faults[0].sentence, "the node failed before it could be wrong"
+    told = report.to_wire()
+    all_there = report.faults[0].tokens == len(expected)  # then nobody had anything to add
     assert told.answered_node == fleet.clouds[0 if all_there else 1].address
-    assert told.faults[0].sentence == account.faults[0].sentence
+    assert told.faults[0].sentence == report.faults[0].sentence
 
 
 @pytest.mark.parametrize("plan", PLANS)
@@ -195,11 +195,11 @@ async def test_another_node_gives_the_exact_answer(fleet: Fleet, expected: list[
 async def test_the_device_gives_the_exact_answer(fleet: Fleet, expected: list[int], fault: str, plan: str) -> None:
     code, change = FAULTS[fault]
     make_faulty(fleet.clouds[0], change())
-    account = await fleet.ask(plan, standby=False, alone=True)
-    assert account.token_ids == expected
-    assert [one.code for one in account.faults] == [code]
+    report = await fleet.ask(plan, standby=False, alone=True)
+    assert report.token_ids == expected
+    assert [one.code for one in report.faults] == [code]
     if fault != "endless tokens":  # there all tokens were right, and nobody had anything to add
-        assert account.answered_by is Side.DEVICE
+        assert report.answered_by is Side.DEVICE
 
 
 async def test_a_node_that_says_full_is_left_alone_for_a_minute_at_most(fleet: Fleet) -> None:
@@ -214,8 +214,8 @@ async def test_only_where_all_say_so_a_usage_failure_is_the_callers(fleet: Fleet
         make_faulty(cloud, FAULTS["a usage failure"][1]())
     with pytest.raises(UsageError, match="No"):
         await fleet.ask("tokens/lossless", standby=True, alone=False)
-    account = await fleet.ask("tokens/lossless", standby=True, alone=True)
-    assert account.token_ids == expected
+    report = await fleet.ask("tokens/lossless", standby=True, alone=True)
+    assert report.token_ids == expected
 
 
 async def test_what_a_node_writes_is_short_and_cannot_steer_a_terminal(fleet: Fleet) -> None:
@@ -232,5 +232,5 @@ async def test_what_a_node_writes_is_short_and_cannot_steer_a_terminal(fleet: Fl
 async def test_nodes_in_order_remember_when_asked(fleet: Fleet, expected: list[int]) -> None:
     name = fleet.links[0].name_of(PICTURE)
     for again in (False, True):
-        account = await fleet.ask("tokens/lossless", standby=False, alone=False, name=name)
-        assert (account.token_ids, account.again, account.faults) == (expected, again, [])
+        report = await fleet.ask("tokens/lossless", standby=False, alone=False, name=name)
+        assert (report.token_ids, report.prefix_cached, report.faults) == (expected, again, [])

@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edge_node.account import Account
+from edge_node.answering.report import RequestReport
+from edge_node.answering.request import Request
 from edge_node.node import allowed_cuts
 from edge_node.planner import Planner
 from edge_node.privacy import EVERYTHING_MAY_LEAVE
-from edge_node.request import Request
 from edge_node.settings import EdgeSettings
 from splitvlm.crypto.identity import Role
 from splitvlm.domain import DEVICE, Plan
@@ -48,7 +48,7 @@ class Running:
     def __init__(self, edge: Device, planner: Planner, link: LinkEmulator) -> None:
         self.edge, self.planner, self.link = edge, planner, link
 
-    async def ask(self) -> tuple[Plan, Account]:
+    async def ask(self) -> tuple[Plan, RequestReport]:
         self.edge.link.asked()
         choice = self.planner.choose("", self.edge.link.estimate(), self.edge.link.reachable)
         assert choice.plan is not None
@@ -59,9 +59,9 @@ class Running:
         )
         async for _ in request.tokens():
             pass
-        return choice.plan, request.account
+        return choice.plan, request.report
 
-    async def follows(self, uplink_bps: float, wanted: Callable[[Plan, Account], bool]) -> None:
+    async def follows(self, uplink_bps: float, wanted: Callable[[Plan, RequestReport], bool]) -> None:
         """Turn the link and ask until an answer is as wanted: within two requests or 5 s, whichever is later."""
         self.link.up.bottleneck.turn(Trace.constant(uplink_bps))
         began_s, others = time.monotonic(), 0
@@ -83,7 +83,7 @@ async def running(tmp_path: Path, **planning: object) -> AsyncIterator[Running]:
     async with cloud_node(model, keys) as cloud:
         trace = Trace.constant(FAST_BPS)
         async with LinkEmulator(("127.0.0.1", 0), host_and_port(cloud.address), trace, delay_s=0.005) as link:
-            behind = Cloud(f"127.0.0.1:{link.port}", cloud.servicer, cloud.worker, cloud.agreement)
+            behind = Cloud(f"127.0.0.1:{link.port}", cloud.servicer, cloud.worker, cloud.compatibility)
             async with device(model, behind, keys.identity("edge-1", Role.EDGE)) as edge:
                 cuts = allowed_cuts(settings, read_spec(model), edge.engine.codec, EVERYTHING_MAY_LEAVE)
                 planner = Planner(settings.planning, cuts, edge.engine.codec, EVERYTHING_MAY_LEAVE)
@@ -114,10 +114,10 @@ async def test_with_a_hedge_the_answers_come_from_the_device_and_from_the_cloud_
 ) -> None:
     async with running(tmp_path) as system:
         monkeypatch.setattr(system.edge.engine, "start", slowly(system.edge.engine.start))
-        await system.follows(FAST_BPS, lambda _, account: account.answered_by == "cloud")
+        await system.follows(FAST_BPS, lambda _, report: report.answered_by == "cloud")
         for _ in range(2):
-            await system.follows(SLOW_BPS, lambda _, account: account.answered_by == "device")
-            await system.follows(FAST_BPS, lambda _, account: account.answered_by == "cloud")
+            await system.follows(SLOW_BPS, lambda _, report: report.answered_by == "device")
+            await system.follows(FAST_BPS, lambda _, report: report.answered_by == "cloud")
 
 
 def slowly(start: Callable[..., Awaitable[tuple[Iterator[int], float]]]) -> Callable[..., object]:

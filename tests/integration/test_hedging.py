@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from edge_node.account import Account
+from edge_node.answering.report import RequestReport
+from edge_node.answering.request import Request
 from edge_node.privacy import EVERYTHING_MAY_LEAVE
-from edge_node.request import Request
 from splitvlm.crypto.identity import Role
 from splitvlm.domain import Plan
 from splitvlm.errors import UsageError
@@ -39,7 +39,7 @@ async def nodes(keys: Keys, uplink_bps: float) -> AsyncIterator[tuple[Device, Cl
     async with cloud_node(model, keys, name="cloud-1") as cloud:
         upstream = host_and_port(cloud.address)
         async with LinkEmulator(("127.0.0.1", 0), upstream, Trace.constant(uplink_bps)) as link:
-            behind = Cloud(f"127.0.0.1:{link.port}", cloud.servicer, cloud.worker, cloud.agreement)
+            behind = Cloud(f"127.0.0.1:{link.port}", cloud.servicer, cloud.worker, cloud.compatibility)
             async with device(model, behind, keys.identity("edge-1", Role.EDGE)) as edge:
                 await edge.link.warm_up()
                 yield edge, cloud, link
@@ -50,18 +50,18 @@ def hedged(edge: Device, plan: str, after_s: float) -> Request:
     return Request(edge.engine, edge.link, *asked, privacy=EVERYTHING_MAY_LEAVE, hedge_after_s=after_s)
 
 
-async def answer(request: Request) -> tuple[list[int], Account]:
-    return [token async for token in request.tokens()], request.account
+async def answer(request: Request) -> tuple[list[int], RequestReport]:
+    return [token async for token in request.tokens()], request.report
 
 
 @pytest.mark.parametrize("plan", PLANS)
 async def test_the_cloud_wins_and_answers_alone(keys: Keys, plan: str) -> None:
     async with nodes(keys, FAST_BPS) as (edge, cloud, _):
         whole = await edge.ask("device", PICTURE, QUESTION)
-        tokens, account = await answer(hedged(edge, plan, NEVER_S))
-        assert tokens == account.token_ids == whole.token_ids
-        assert (account.answered_by, account.hedged, account.hedge_s) == ("cloud", False, 0.0)
-        assert account.exchange.bytes_sent > 0
+        tokens, report = await answer(hedged(edge, plan, NEVER_S))
+        assert tokens == report.token_ids == whole.token_ids
+        assert (report.answered_by, report.hedged, report.hedge_s) == ("cloud", False, 0.0)
+        assert report.exchange.bytes_sent > 0
         await until(lambda: cloud.servicer.active.total() == 1)  # the session was kept
 
 
@@ -71,12 +71,12 @@ async def test_the_device_wins_and_the_cloud_is_freed(keys: Keys, plan: str) -> 
         whole = await edge.ask("device", PICTURE, QUESTION)
         await until(lambda: cloud.servicer.active.total() == 1)
         link.cut(drop=False)
-        tokens, account = await answer(hedged(edge, plan, 0.0))
-        assert tokens == account.token_ids == whole.token_ids
-        assert (account.answered_by, account.hedged) == ("device", True)
-        assert account.hedge_s > 0
-        assert account.exchange.bytes_sent > 0
-        assert account.first_token_s <= account.total_s
+        tokens, report = await answer(hedged(edge, plan, 0.0))
+        assert tokens == report.token_ids == whole.token_ids
+        assert (report.answered_by, report.hedged) == ("device", True)
+        assert report.hedge_s > 0
+        assert report.exchange.bytes_sent > 0
+        assert report.first_token_s <= report.total_s
         edge.link.reachable = False  # no session ahead: what is left must be nothing
         link.restore()
         await until(lambda: cloud.servicer.active.total() <= 1)
@@ -88,11 +88,11 @@ async def test_a_link_that_breaks_in_mid_upload_loses_no_answer(keys: Keys) -> N
         whole = await edge.ask("device", PICTURE, QUESTION)
         request = hedged(edge, "image/lossless", NEVER_S)  # the device begins only because the cloud failed
         running = asyncio.create_task(answer(request))
-        await until(lambda: request.account.exchange.upload_began_s is not None)
+        await until(lambda: request.report.exchange.upload_began_s is not None)
         link.cut(drop=True)
-        tokens, account = await running
+        tokens, report = await running
         assert tokens == whole.token_ids
-        assert (account.answered_by, account.hedged) == ("device", True)
+        assert (report.answered_by, report.hedged) == ("device", True)
 
 
 async def test_a_device_that_fails_leaves_the_answer_to_the_cloud(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,9 +103,9 @@ async def test_a_device_that_fails_leaves_the_answer_to_the_cloud(keys: Keys, mo
             raise UsageError("no memory")
 
         monkeypatch.setattr(edge.engine, "go_on", fails)
-        tokens, account = await answer(hedged(edge, "tokens/lossless", 0.0))
+        tokens, report = await answer(hedged(edge, "tokens/lossless", 0.0))
         assert tokens == whole.token_ids
-        assert account.answered_by == "cloud"
+        assert report.answered_by == "cloud"
 
 
 async def test_where_both_fail_the_plans_own_error_shows(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,6 +132,6 @@ async def test_an_upload_that_the_device_overtook_tells_of_the_link(keys: Keys) 
     async with nodes(keys, SLOW_BPS) as (edge, _, _):
         before = edge.link.estimate()
         while edge.link.estimate().uplink_bps > before.uplink_bps / 2:
-            _, account = await answer(hedged(edge, "image/lossless", 0.1))
-            assert account.answered_by == "device"
+            _, report = await answer(hedged(edge, "image/lossless", 0.1))
+            assert report.answered_by == "device"
         assert edge.link.take_bytes() > 0

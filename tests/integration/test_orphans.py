@@ -13,7 +13,7 @@ from tests.nodes import until
 
 POOL = """
 import os, time
-from splitvlm.workers import worker_pool
+from splitvlm.node.process_pool import worker_pool
 if __name__ == "__main__":
     with worker_pool(2) as pool:
         print(pool.submit(os.getpid).result(), flush=True)
@@ -21,7 +21,7 @@ if __name__ == "__main__":
 """
 NODES = """
 import asyncio, pathlib, sys
-from splitvlm.launch import Launcher
+from splitvlm.tools.launcher import Launcher
 async def main():
     async with Launcher(pathlib.Path(sys.argv[1])) as launcher:
         node = await launcher.start("orchestrator", {})

@@ -16,11 +16,11 @@ import pytest
 from PIL import Image
 
 from cloud_node import request
-from cloud_node.settings import Limits
-from edge_node.cloud_session import CloudSession
+from cloud_node.settings import CloudLimits
+from edge_node.answering.request import Request
+from edge_node.cloud.session import CloudSession
+from edge_node.local.servicer import LocalServicer
 from edge_node.privacy import EVERYTHING_MAY_LEAVE
-from edge_node.request import Request
-from edge_node.servicer import LocalServicer
 from edge_node.settings import EdgeSettings
 from splitvlm.crypto.identity import Identity, Role
 from splitvlm.domain import Plan
@@ -46,7 +46,7 @@ def keys(tmp_path: Path) -> Keys:
 
 @pytest.fixture
 async def cloud(model: str, keys: Keys) -> AsyncIterator[Cloud]:
-    async with cloud_node(model, keys, limits=Limits(requests_per_minute=2, max_sessions_per_device=1)) as made:
+    async with cloud_node(model, keys, limits=CloudLimits(requests_per_minute=2, max_sessions_per_device=1)) as made:
         yield made
 
 
@@ -70,9 +70,9 @@ async def test_a_device_beyond_its_quota_is_told_when_to_come_back_and_others_ar
         assert (await other.ask(PLAN, PICTURE, QUESTION, 2)).token_ids == first.token_ids
     asked = (Plan.parse(PLAN), PICTURE, QUESTION, 2)
     alone = Request(camera.engine, camera.link, *asked, privacy=EVERYTHING_MAY_LEAVE, finish_alone=True)
-    account = await camera.finish(alone)
-    assert account.token_ids == first.token_ids
-    assert [fault.code for fault in account.faults] == ["capacity"]
+    report = await camera.finish(alone)
+    assert report.token_ids == first.token_ids
+    assert [fault.code for fault in report.faults] == ["capacity"]
 
 
 async def test_what_waits_for_room_gets_it_when_there_is_some(cloud: Cloud, camera: Device) -> None:
@@ -82,19 +82,19 @@ async def test_what_waits_for_room_gets_it_when_there_is_some(cloud: Cloud, came
     waiting = asyncio.create_task(camera.ask(PLAN, PICTURE, QUESTION, 2))
     await until(lambda: cloud.servicer.refused["capacity"] == 1)
     await running.aclose()
-    account = await asyncio.wait_for(waiting, 20)
-    assert account.token_ids
-    assert [fault.code for fault in account.faults] == ["capacity"]
+    report = await asyncio.wait_for(waiting, 20)
+    assert report.token_ids
+    assert [fault.code for fault in report.faults] == ["capacity"]
 
 
 async def test_memory_for_requests_is_counted_before_it_is_taken_and_comes_back(model: str, keys: Keys) -> None:
-    limits = Limits(working_bytes=2**20)
+    limits = CloudLimits(working_bytes=2**20)
     async with (
         cloud_node(model, keys, limits=limits) as cloud,
         device(model, cloud, keys.identity("e", Role.EDGE)) as camera,
     ):
         admission = cloud.servicer.admission
-        others = [admission.hold(f"other-{number}") for number in range(10)]
+        others = [admission.reservation(f"other-{number}") for number in range(10)]
         for number, other in enumerate(others, start=1):
             other.more(2 ** (20 - number))
         with pytest.raises(CapacityError, match="memory for running requests is full"):
@@ -128,7 +128,9 @@ async def test_a_node_without_room_is_left_alone_where_the_device_can_answer(
 @contextlib.asynccontextmanager
 async def raw_sessions(cloud: Cloud, identity: Identity, count: int) -> AsyncIterator[list[CloudSession]]:
     async with open_channel(cloud.address, identity, Role.CLOUD) as channel:
-        sessions = [await CloudSession.open(channel, "cloud node", cloud.agreement, identity, []) for _ in range(count)]
+        sessions = [
+            await CloudSession.open(channel, "cloud node", cloud.compatibility, identity, []) for _ in range(count)
+        ]
         yield sessions
         for session in sessions:
             await session.close()
@@ -143,7 +145,7 @@ def large(first: bytes) -> pb.DeviceFrame:
 async def test_what_a_device_declares_takes_nothing_and_what_it_sends_takes_its_own_share(
     model: str, keys: Keys
 ) -> None:
-    greedy, limits = keys.identity("greedy", Role.EDGE), Limits(working_bytes=32 << 20)
+    greedy, limits = keys.identity("greedy", Role.EDGE), CloudLimits(working_bytes=32 << 20)
     async with (
         cloud_node(model, keys, limits=limits) as cloud,
         device(model, cloud, keys.identity("e", Role.EDGE)) as camera,
@@ -174,7 +176,7 @@ async def test_what_a_device_declares_takes_nothing_and_what_it_sends_takes_its_
 
 @pytest.mark.parametrize("trickles", [False, True], ids=["silent", "a byte now and then"])
 async def test_an_upload_that_does_not_come_to_its_end_is_ended(model: str, keys: Keys, trickles: bool) -> None:
-    async with cloud_node(model, keys, limits=Limits(max_upload_s=1.0)) as cloud:
+    async with cloud_node(model, keys, limits=CloudLimits(max_upload_s=1.0)) as cloud:
         async with raw_sessions(cloud, keys.identity("e", Role.EDGE), 1) as [session]:
             await session._stream.send(large(b"x" * 1_000))
 
@@ -204,7 +206,7 @@ async def _until_the_end(session: CloudSession) -> None:
 async def test_a_device_that_does_not_read_is_not_waited_for(model: str, keys: Keys) -> None:
     """Frames that nobody reads fill the stream's window; from then on each is waited for, but not for ever."""
     async with (
-        cloud_node(model, keys, limits=Limits(idle_session_s=1.0)) as cloud,
+        cloud_node(model, keys, limits=CloudLimits(idle_session_s=1.0)) as cloud,
         raw_sessions(cloud, keys.identity("e", Role.EDGE), 1) as [session],
     ):
         wrong = pb.DeviceFrame(begin=pb.Begin(cut="x" * 30_000, level="lossless", max_new_tokens=1, first=b"x"))
@@ -259,7 +261,7 @@ async def test_a_small_file_of_many_pixels_is_booked_before_it_is_opened(
     monkeypatch.setattr(request, "decode_picture", counted)
     begin = pb.Begin(cut="image", level="lossless", max_new_tokens=1, first=payload, question=QUESTION)
     async with (
-        cloud_node(model, keys, limits=Limits(working_bytes=most)) as cloud,
+        cloud_node(model, keys, limits=CloudLimits(working_bytes=most)) as cloud,
         raw_sessions(cloud, keys.identity("greedy", Role.EDGE), 8) as sessions,
     ):
         for session in sessions:

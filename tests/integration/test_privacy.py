@@ -13,16 +13,16 @@ from typing import Any
 
 import pytest
 
+from edge_node.answering.request import Request
 from edge_node.audit import AuditLog
 from edge_node.engine import Engine
+from edge_node.local.servicer import LocalServicer
 from edge_node.node import SERVICE, take_settings
 from edge_node.planner import Planner
 from edge_node.privacy import PrivacyDoor
-from edge_node.request import Request
 from edge_node.runtime import Runtime
-from edge_node.servicer import LocalServicer
 from edge_node.settings import EdgeSettings, Privacy
-from splitvlm.calibration import codec_of
+from splitvlm.bundle import codec_of
 from splitvlm.crypto.identity import Role
 from splitvlm.domain import DEVICE, IMAGE, TOKENS, Plan
 from splitvlm.errors import ConfigError, PrivacyRefused, SplitvlmError
@@ -32,7 +32,7 @@ from splitvlm.model.loading import load_device, read_spec
 from splitvlm.model.reference import reference_tokens
 from splitvlm.planning.costs import CostLine
 from splitvlm.planning.table import PlanTable
-from splitvlm.rpc.local import LocalClient
+from splitvlm.rpc.local_client import EdgeClient
 from splitvlm.rpc.servers import NodeServer
 from splitvlm.settings import host_and_port
 from splitvlm.wire.v1 import local_pb2 as pb
@@ -59,7 +59,7 @@ TABLE = PlanTable(1, (line("image/lossless", 0.01), line("tokens/int4", 0.02), l
 class Node:
     """An edge node in this process: its port for applications, and the counted link that it would dial."""
 
-    client: LocalClient
+    client: EdgeClient
     runtime: Runtime
     planner: Planner
     clouds: list[Cloud]
@@ -70,12 +70,12 @@ class Node:
         new = self.runtime.settings.model_copy(update={"privacy": privacy})
         take_settings(new, self.runtime.engine.part.cuts, self.runtime, self.planner)
 
-    async def ask(self, **more: Any) -> pb.Account:
-        buffer, account = io.BytesIO(), pb.Account()
+    async def ask(self, **more: Any) -> pb.RequestReport:
+        buffer, report = io.BytesIO(), pb.RequestReport()
         PICTURE.save(buffer, "PNG")
         async for answer in self.client.ask(buffer.getvalue(), QUESTION, max_new_tokens=4, **more):
-            account = answer.account if answer.HasField("account") else account
-        return account
+            report = answer.report if answer.HasField("report") else report
+        return report
 
     @property
     def nothing_left(self) -> bool:
@@ -99,7 +99,7 @@ async def edge_node(tmp_path: Path, privacy: Privacy) -> AsyncIterator[Node]:
         part = load_device(model, [IMAGE, TOKENS, DEVICE])
         engine = Engine(part, codec_of(model))
         identity = keys.identity("edge-1", Role.EDGE)
-        runtime = Runtime(settings, engine, part.cuts, cloud.agreement, identity, door)
+        runtime = Runtime(settings, engine, part.cuts, cloud.compatibility, identity, door)
         stack.push_async_callback(runtime.close)
         planner = Planner(settings.planning, part.cuts, engine.codec, door)
         planner.table = TABLE
@@ -108,7 +108,7 @@ async def edge_node(tmp_path: Path, privacy: Privacy) -> AsyncIterator[Node]:
         local_pb2_grpc.add_LocalServicer_to_server(servicer, server.grpc)
         address = await server.listen("127.0.0.1:0")
         stack.push_async_callback(server.drain, 1.0)
-        client = LocalClient(address, keys.identity("app", Role.APP))
+        client = EdgeClient(address, keys.identity("app", Role.APP))
         stack.push_async_callback(client.close)
         runtime.use_clouds([f"127.0.0.1:{link.port}"])
         yield Node(client, runtime, planner, [cloud], link, audit)
@@ -117,8 +117,8 @@ async def edge_node(tmp_path: Path, privacy: Privacy) -> AsyncIterator[Node]:
 async def test_device_only_dials_nobody_whoever_names_a_node_or_a_plan(tmp_path: Path) -> None:
     async with edge_node(tmp_path, DEVICE_ONLY) as node:
         for _ in range(2):  # the second about a picture that a node could remember
-            account = await node.ask()
-            assert (account.plan, account.answered_by, account.bytes_sent) == ("device/none", "device", 0)
+            report = await node.ask()
+            assert (report.plan, report.answered_by, report.bytes_sent) == ("device/none", "device", 0)
         for plan in ("image/jpeg50", "tokens/int4", "tokens/lossless", "vision:1/lossless", "lm:1/lossless"):
             with pytest.raises(PrivacyRefused, match=f"{plan} is forbidden by privacy.mode"):
                 await node.ask(plan=plan)
@@ -179,9 +179,9 @@ async def test_a_limit_lets_out_what_was_measured_below_it_and_has_nothing_remem
         assert node.planner.table is not None
         assert [str(one.plan) for one in node.planner.table.lines] == ["tokens/int4", "device/none"]
         for _ in range(2):
-            account = await node.ask(plan="tokens/int4")
-            assert (account.answered_by, account.again) == ("cloud", False)
-            assert account.bytes_sent > 0
+            report = await node.ask(plan="tokens/int4")
+            assert (report.answered_by, report.prefix_cached) == ("cloud", False)
+            assert report.bytes_sent > 0
         assert node.clouds[0].servicer.memory.num_bytes == 0
         before = node.link.up.delivered_bytes
         for plan, why in [
@@ -203,7 +203,7 @@ async def camera(tmp_path: Path) -> AsyncIterator[tuple[Device, LinkEmulator]]:
         cloud_node(model, keys) as cloud,
         LinkEmulator(("127.0.0.1", 0), host_and_port(cloud.address), Trace.constant(1e8)) as link,
     ):
-        behind = Cloud(f"127.0.0.1:{link.port}", cloud.servicer, cloud.worker, cloud.agreement)
+        behind = Cloud(f"127.0.0.1:{link.port}", cloud.servicer, cloud.worker, cloud.compatibility)
         async with device(model, behind, keys.identity("edge-1", Role.EDGE)) as edge:
             yield edge, link
 
@@ -222,9 +222,9 @@ async def test_the_door_is_asked_before_each_attempt_whoever_chose_the_plan(
         await edge.finish(Request(*asked, privacy=door, picture_name=b"12345678", standby=[edge.link]))
     expected = reference_tokens(tiny_model("scenes-like"), [(PICTURE, QUESTION)], 4)[0]
     for more in ({"finish_alone": True}, {"hedge_after_s": 0.0}, {"finish_alone": True, "standby": [edge.link]}):
-        account = await edge.finish(Request(*asked, privacy=door, **more))
-        assert (account.token_ids, account.answered_by) == (expected, "device")
-        assert account.exchange.bytes_sent == 0
+        report = await edge.finish(Request(*asked, privacy=door, **more))
+        assert (report.token_ids, report.answered_by) == (expected, "device")
+        assert report.exchange.bytes_sent == 0
     assert (link.up.delivered_bytes, link.counters()["connections"]) == (0, 0)
 
 
@@ -236,12 +236,12 @@ async def test_a_take_over_after_the_door_was_shut_stays_on_the_device(camera: t
     request = Request(*asked, privacy=door, standby=[edge.link], finish_alone=True)
     async with asyncio.timeout(60), contextlib.aclosing(request.tokens()) as tokens:
         async for _ in tokens:
-            if len(request.account.token_ids) == 1:
+            if len(request.report.token_ids) == 1:
                 door.use(DEVICE_ONLY)
                 await edge.link.close()
-    assert request.account.token_ids == expected
-    assert request.account.answered_by == "device"
-    assert len(request.account.faults) == 1, "the standby was not asked"
+    assert request.report.token_ids == expected
+    assert request.report.answered_by == "device"
+    assert len(request.report.faults) == 1, "the standby was not asked"
 
 
 async def test_the_audit_log_is_bounded_and_its_owner_s(tmp_path: Path) -> None:
@@ -251,7 +251,7 @@ async def test_the_audit_log_is_bounded_and_its_owner_s(tmp_path: Path) -> None:
         )
         log = AuditLog(node.audit, 4_096)
         for _ in range(100):
-            log.write(one.account, 0.0, "answered")
+            log.write(one.report, 0.0, "answered")
         sizes = [path.stat().st_size for path in sorted(node.audit.parent.iterdir())]
         assert len(sizes) == 2
         assert all(0 < size <= 4_096 for size in sizes)

@@ -21,10 +21,10 @@ import numpy as np
 import pytest
 import torch
 
-from splitvlm.calibration import LANGUAGE_UNIT
+from splitvlm.calibration.calibrate import LANGUAGE_UNIT
+from splitvlm.calibration.level_training import learn
 from splitvlm.codec.codec import Codec
 from splitvlm.codec.klt import Basis, transform_of
-from splitvlm.codec.lessons import learn
 from splitvlm.domain import Cut
 from tests.texts import licences, mixed, reference
 

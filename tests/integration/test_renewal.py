@@ -13,7 +13,7 @@ from cryptography import x509
 from splitvlm.crypto.authority import issue, revoke, rotate
 from splitvlm.crypto.identity import CERTIFICATE_FILE, KEY_FILE, Role, load_identity
 from splitvlm.errors import SplitvlmError
-from splitvlm.rpc.control import ControlClient
+from splitvlm.rpc.control_client import ControlClient
 from tests.nodes import Keys, cloud_node, device
 from tests.samples import PICTURE, tiny_model
 

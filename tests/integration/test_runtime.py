@@ -17,7 +17,7 @@ ONE, TWO, THREE = "127.0.0.1:9001", "127.0.0.1:9002", "127.0.0.1:9003"
 
 def runtime() -> Runtime:
     nothing: Any = SimpleNamespace(close=lambda: None)
-    return Runtime(nothing, nothing, (), data_pb2.Agreement(), None, EVERYTHING_MAY_LEAVE)
+    return Runtime(nothing, nothing, (), data_pb2.Compatibility(), None, EVERYTHING_MAY_LEAVE)
 
 
 async def test_the_first_is_used_and_the_others_stand_by() -> None:

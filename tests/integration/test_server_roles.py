@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from edge_node.cloud_link import CloudLink
+from edge_node.cloud.link import CloudLink
 from splitvlm.crypto import certificates
 from splitvlm.crypto.authority import LOOPBACK, issue, rotate
 from splitvlm.crypto.identity import Identity, Role, load_identity
 from splitvlm.errors import PeerUnavailable
 from splitvlm.rpc.channels import connected, open_channel
-from splitvlm.rpc.control import ControlClient
-from splitvlm.rpc.local import LocalClient
+from splitvlm.rpc.control_client import ControlClient
+from splitvlm.rpc.local_client import EdgeClient
 from splitvlm.rpc.servers import NodeServer
 from splitvlm.settings import host_and_port
 from splitvlm.wire.v1 import control_pb2, control_pb2_grpc, data_pb2, data_pb2_grpc, local_pb2, local_pb2_grpc
@@ -44,9 +44,9 @@ class Trap(data_pb2_grpc.DataServicer, control_pb2_grpc.ControlServicer, local_p
         self.got.append("probe")
         return data_pb2.ProbeReply()
 
-    async def Register(self, request: control_pb2.Registration, context: Any) -> control_pb2.Registered:
+    async def Register(self, request: control_pb2.Registration, context: Any) -> control_pb2.RegisterReply:
         self.got.append("registration")
-        return control_pb2.Registered(heartbeat_ms=60_000)
+        return control_pb2.RegisterReply(heartbeat_ms=60_000)
 
     async def Ask(self, request: local_pb2.Question, context: Any) -> AsyncIterator[local_pb2.Answer]:
         self.got.append("question")
@@ -78,7 +78,7 @@ def others(role: Role) -> list[Role]:
 @pytest.mark.parametrize("role", others(Role.EDGE))
 async def test_an_application_asks_no_other_role(keys: Keys, role: Role) -> None:
     async with trap(keys.identity("trap", role)) as (address, servicer):
-        client = LocalClient(address, keys.identity("viewer", Role.APP))
+        client = EdgeClient(address, keys.identity("viewer", Role.APP))
         with pytest.raises(PeerUnavailable, match="shows a certificate of another role"):
             await client.connect(1.0)
         with pytest.raises(PeerUnavailable, match="shows a certificate of another role"):
@@ -93,7 +93,7 @@ async def test_a_node_registers_with_no_other_role(keys: Keys, role: Role, caplo
     caplog.set_level("INFO", logger="splitvlm.control")
     async with trap(keys.identity("trap", role)) as (address, servicer):
         client = ControlClient(address, keys.identity("edge-1", Role.EDGE))
-        beating = asyncio.create_task(client.stay_registered(control_pb2.Registration(), control_pb2.Beat))
+        beating = asyncio.create_task(client.stay_registered(control_pb2.Registration(), control_pb2.HeartbeatRequest))
         await until(lambda: "shows a certificate of another role" in caplog.text)
         beating.cancel()
         await client.close()
@@ -104,7 +104,7 @@ async def test_a_node_registers_with_no_other_role(keys: Keys, role: Role, caplo
 @pytest.mark.parametrize("role", others(Role.CLOUD))
 async def test_a_device_sends_nothing_to_another_role(keys: Keys, role: Role) -> None:
     async with trap(keys.identity("trap", role)) as (address, servicer):
-        link = CloudLink(address, data_pb2.Agreement(), keys.identity("edge-1", Role.EDGE), [])
+        link = CloudLink(address, data_pb2.Compatibility(), keys.identity("edge-1", Role.EDGE), [])
         with pytest.raises(PeerUnavailable, match="shows a certificate of another role"):
             await link.warm_up()
         await link._probe()
@@ -143,7 +143,7 @@ async def test_a_certificate_of_an_earlier_version_is_named_and_rotating_it_is_e
         earlier.setattr(certificates, "names_of_node", lambda *rest, serves: names(*rest, serves=False))
         server = keys.identity("edge-1", Role.EDGE)
     async with trap(server) as (address, servicer):
-        client = LocalClient(address, keys.identity("viewer", Role.APP))
+        client = EdgeClient(address, keys.identity("viewer", Role.APP))
         with pytest.raises(PeerUnavailable, match=r"earlier version issued .* `splitvlm keys rotate"):
             await client.connect(0.5)
         rotate(keys.folder, "edge-1")

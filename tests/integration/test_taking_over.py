@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from edge_node.account import Account
-from edge_node.cloud_link import CloudLink
-from edge_node.hedge import Side
+from edge_node.answering.hedge import Side
+from edge_node.answering.report import RequestReport
+from edge_node.answering.request import Request
+from edge_node.cloud.link import CloudLink
 from edge_node.privacy import EVERYTHING_MAY_LEAVE
-from edge_node.request import Request
 from splitvlm.crypto.identity import Role
 from splitvlm.domain import Plan
 from splitvlm.errors import DeadlineExceeded, UsageError
@@ -51,13 +51,13 @@ class Fleet:
 
         worker.run = gated  # type: ignore[method-assign]
 
-    async def ask(self, plan: str, *, standby: bool = True, alone: bool = False, tokens: int = TOKENS) -> Account:
+    async def ask(self, plan: str, *, standby: bool = True, alone: bool = False, tokens: int = TOKENS) -> RequestReport:
         request = Request(
             *(self.camera.engine, self.links[0], Plan.parse(plan), PICTURE, QUESTION, tokens),
             privacy=EVERYTHING_MAY_LEAVE,
             standby=self.links[1:] if standby else [],
             finish_alone=alone,
-            patience_s=PATIENCE_S,
+            silence_timeout_s=PATIENCE_S,
             on_fault=self.blamed.append,
         )
         return await self.camera.finish(request)
@@ -82,7 +82,7 @@ async def fleet(model: str, tmp_path: Path) -> AsyncIterator[Fleet]:
         clouds = [await stack.enter_async_context(cloud_node(model, keys, name=f"cloud-{n}")) for n in (1, 2)]
         identity = keys.identity("edge-1", Role.EDGE)
         camera = await stack.enter_async_context(device(model, clouds[0], identity))
-        second = CloudLink(clouds[1].address, clouds[1].agreement, identity, [])
+        second = CloudLink(clouds[1].address, clouds[1].compatibility, identity, [])
         stack.push_async_callback(second.close)
         yield Fleet(clouds, camera, second)
 
@@ -91,14 +91,14 @@ async def fleet(model: str, tmp_path: Path) -> AsyncIterator[Fleet]:
 @pytest.mark.parametrize("after_jobs", [0, 2, 6])
 async def test_another_node_goes_on(fleet: Fleet, expected: list[int], plan: str, after_jobs: int) -> None:
     fleet.silence(0, after_jobs)
-    account = await fleet.ask(plan)
-    assert account.token_ids == expected
-    [fault] = account.faults
+    report = await fleet.ask(plan)
+    assert report.token_ids == expected
+    [fault] = report.faults
     assert (fault.code, fault.node) == ("deadline", fleet.clouds[0].address)
     first = 0 if plan.startswith("image") else 1  # the worker's first job decodes; pictures are opened beside it
     assert fault.tokens == max(0, after_jobs - first)
     assert PATIENCE_S <= fault.silent_s < 3 * PATIENCE_S
-    assert 0 < fault.recovery_s < account.total_s
+    assert 0 < fault.recovery_s < report.total_s
     assert fleet.blamed == fleet.links[:1]
 
 
@@ -106,10 +106,10 @@ async def test_another_node_goes_on(fleet: Fleet, expected: list[int], plan: str
 @pytest.mark.parametrize("after_jobs", [0, 4])
 async def test_the_device_goes_on_alone(fleet: Fleet, expected: list[int], plan: str, after_jobs: int) -> None:
     fleet.silence(0, after_jobs)
-    account = await fleet.ask(plan, standby=False, alone=True)
-    assert account.token_ids == expected
-    assert account.answered_by is Side.DEVICE
-    assert len(account.faults) == 1
+    report = await fleet.ask(plan, standby=False, alone=True)
+    assert report.token_ids == expected
+    assert report.answered_by is Side.DEVICE
+    assert len(report.faults) == 1
 
 
 async def test_two_nodes_fail_one_after_another(fleet: Fleet, expected: list[int]) -> None:
@@ -123,9 +123,9 @@ async def test_two_nodes_fail_one_after_another(fleet: Fleet, expected: list[int
 
     fleet.camera.engine.start = later  # type: ignore[method-assign]
     fleet.camera.engine.go_on = later  # type: ignore[method-assign]
-    account = await fleet.ask("image/lossless", alone=True)
-    assert account.token_ids == expected
-    assert account.answered_by is Side.DEVICE
+    report = await fleet.ask("image/lossless", alone=True)
+    assert report.token_ids == expected
+    assert report.answered_by is Side.DEVICE
 
 
 async def test_nobody_left_is_an_error(fleet: Fleet) -> None:
@@ -156,7 +156,7 @@ async def test_a_link_that_is_closed_under_a_request_is_a_failed_node(
         await first.close()
     async with asyncio.timeout(30), contextlib.aclosing(request.tokens()) as tokens:
         async for _ in tokens:
-            if opened and len(request.account.token_ids) == 1:
+            if opened and len(request.report.token_ids) == 1:
                 await first.close()
-    assert request.account.token_ids == expected
-    assert [fault.code for fault in request.account.faults] == ["peer-unavailable"]
+    assert request.report.token_ids == expected
+    assert [fault.code for fault in request.report.faults] == ["peer-unavailable"]

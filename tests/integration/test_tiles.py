@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from cloud_node.settings import Limits
-from edge_node.cloud_link import CloudLink
-from edge_node.exchange import Exchange
-from edge_node.hedge import Side
-from edge_node.parts import Parts
-from edge_node.payload import Payload
+from cloud_node.settings import CloudLimits
+from edge_node.answering.hedge import Side
+from edge_node.answering.request import Request
+from edge_node.cloud.exchange import Exchange
+from edge_node.cloud.link import CloudLink
+from edge_node.cloud.payload import Payload
+from edge_node.cloud.segments import Segments
 from edge_node.privacy import EVERYTHING_MAY_LEAVE
-from edge_node.request import Request
 from splitvlm.crypto.identity import Identity, Role
 from splitvlm.domain import Plan
 from splitvlm.errors import ProtocolError, SplitvlmError, UsageError
@@ -54,7 +54,7 @@ def identity(keys: Keys) -> Identity:
 @pytest.fixture
 async def clouds(model: str, keys: Keys) -> AsyncIterator[list[Cloud]]:
     async with contextlib.AsyncExitStack() as stack:
-        limits = Limits(max_payload_bytes=200_000)
+        limits = CloudLimits(max_payload_bytes=200_000)
         yield [
             await stack.enter_async_context(cloud_node(model, keys, name=f"cloud-{number}", limits=limits))
             for number in (1, 2)
@@ -93,12 +93,12 @@ async def test_a_tile_is_decoded_before_the_tower_has_run_the_last(
         return await real(run, place)
 
     monkeypatch.setattr(camera.engine, "tile", after_those_before)
-    account = await camera.ask(plan, PICTURE, QUESTION, TOKENS)
-    assert account.token_ids == expected
+    report = await camera.ask(plan, PICTURE, QUESTION, TOKENS)
+    assert report.token_ids == expected
     assert places == list(range(len(decoded)))
     assert len(decoded) > 2
-    assert account.device_s > 0
-    assert account.encode_s > 0
+    assert report.device_s > 0
+    assert report.encode_s > 0
 
 
 async def test_the_link_is_measured_by_the_last_part_where_it_waited_for_the_device(
@@ -113,13 +113,15 @@ async def test_the_link_is_measured_by_the_last_part_where_it_waited_for_the_dev
 
     async def make(place: int) -> bytes:
         if place:
-            await until(lambda: len(decoded) == place and not exchange.parts_under_way)
+            await until(lambda: len(decoded) == place and not exchange.segments_under_way)
             assert exchange.upload_began_s is None, "nothing is on its way"
             receipts.set()
         data, _ = await camera.engine.encode((await camera.engine.tile(run, place))[0], plan)
         return data
 
-    answer = camera.link.answer(Payload(plan, Parts(run.num_tiles, make), TOKENS, camera.engine.vocabulary), exchange)
+    answer = camera.link.answer(
+        Payload(plan, Segments(run.num_tiles, make), TOKENS, camera.engine.vocabulary), exchange
+    )
     assert [token async for token in answer]
     num_bytes, span_s, elapsed_s, *_ = seen[-1]  # the session's set-up was measured before
     assert receipts.is_set()
@@ -137,7 +139,7 @@ async def test_another_node_takes_over_between_two_tiles(
     plan: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    second, real = CloudLink(clouds[1].address, clouds[1].agreement, identity, []), camera.engine.tile
+    second, real = CloudLink(clouds[1].address, clouds[1].compatibility, identity, []), camera.engine.tile
     ran = []
 
     async def tile(run: Any, place: int) -> Any:
@@ -151,12 +153,12 @@ async def test_another_node_takes_over_between_two_tiles(
         *(camera.engine, camera.link, Plan.parse(plan), PICTURE, QUESTION, TOKENS),
         privacy=EVERYTHING_MAY_LEAVE,
         standby=[second],
-        patience_s=2.0,
+        silence_timeout_s=2.0,
     )
-    account = await camera.finish(request)
+    report = await camera.finish(request)
     await second.close()
-    assert account.token_ids == expected
-    assert [fault.node for fault in account.faults] == [clouds[0].address]
+    assert report.token_ids == expected
+    assert [fault.node for fault in report.faults] == [clouds[0].address]
     assert ran.count(0) == 1, "what was made before goes once more, as it is"
 
 
@@ -169,9 +171,9 @@ async def test_a_hedge_goes_on_from_the_tiles_that_were_run(
         hedge_after_s=0.0,
     )
     clouds[0].worker.run = _never  # type: ignore[method-assign]  # a process that hangs
-    account = await camera.finish(request)
-    assert account.token_ids == expected
-    assert account.answered_by is Side.DEVICE
+    report = await camera.finish(request)
+    assert report.token_ids == expected
+    assert report.answered_by is Side.DEVICE
 
 
 async def _never(*_: Any) -> Any:
@@ -183,7 +185,7 @@ async def test_another_question_about_a_picture_in_tiles(camera: Device, model: 
     other = "How many?"
     first = await camera.ask(plan, PICTURE, QUESTION, TOKENS, remember=True)
     again = await camera.ask(plan, PICTURE, other, TOKENS, remember=True)
-    assert [first.again, again.again] == [False, True]
+    assert [first.prefix_cached, again.prefix_cached] == [False, True]
     assert again.token_ids == reference_tokens(model, [(PICTURE, other)], TOKENS)[0]
 
 
@@ -206,7 +208,7 @@ async def test_bad_parts_are_refused_and_nothing_of_them_is_kept(
 
     exchange = Exchange()
     question = QUESTION if plan.startswith("image") else ""
-    payload = Payload(Plan.parse(plan), Parts(count, make), 4, camera.engine.vocabulary, question)
+    payload = Payload(Plan.parse(plan), Segments(count, make), 4, camera.engine.vocabulary, question)
     with pytest.raises(error) as caught:
         async for _ in camera.link.answer(payload, exchange):
             pass
@@ -225,7 +227,7 @@ async def test_the_limit_is_of_all_parts_together(camera: Device, clouds: list[C
         return bytes(200_000) if place else first
 
     with pytest.raises(UsageError, match=f"payload of {200_000 + len(first)} bytes is not taken"):
-        async for _ in camera.link.answer(Payload(plan, Parts(2, make), 4, camera.engine.vocabulary), Exchange()):
+        async for _ in camera.link.answer(Payload(plan, Segments(2, make), 4, camera.engine.vocabulary), Exchange()):
             pass
     await until(lambda: clouds[0].servicer.admission.working_bytes == 0)
 
@@ -239,7 +241,7 @@ async def test_tiles_that_do_not_fit_one_another_are_refused(camera: Device, clo
 
     with pytest.raises(ProtocolError, match="do not fit"):
         async for _ in camera.link.answer(
-            Payload(plan, Parts(2, the_first_again), 4, camera.engine.vocabulary), Exchange()
+            Payload(plan, Segments(2, the_first_again), 4, camera.engine.vocabulary), Exchange()
         ):
             pass
 
@@ -252,7 +254,7 @@ async def test_a_part_is_made_once_and_again_where_it_was_cancelled() -> None:
         await go.wait()
         return bytes((place,))
 
-    parts = Parts(2, make)
+    parts = Segments(2, make)
     waiting = asyncio.ensure_future(parts.part(1))
     await until(lambda: asked == [0])
     waiting.cancel()

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from cloud_node.admission import FULL_RETRY_S, MOST_BUCKETS, Admission
-from cloud_node.settings import Limits
+from cloud_node.settings import CloudLimits
 from cloud_node.worker import BUSY_WINDOW_S, Worker
 from orchestrator.settings import OrchestratorSettings
 from splitvlm.errors import CapacityError, UsageError
@@ -25,7 +25,7 @@ class Clock:
 
 def test_a_device_asks_as_often_as_its_quota_says_and_others_are_not_touched() -> None:
     clock = Clock()
-    admission = Admission(Limits(requests_per_minute=6), Worker(), clock)
+    admission = Admission(CloudLimits(requests_per_minute=6), Worker(), clock)
     for _ in range(6):
         admission.begin("edge-1")
     with pytest.raises(CapacityError, match=r"edge-1 has asked more than 6.0 times a minute") as refused:
@@ -44,15 +44,15 @@ def test_a_device_asks_as_often_as_its_quota_says_and_others_are_not_touched() -
 
 
 def test_quotas_of_many_devices_take_no_more_than_so_much_memory() -> None:
-    admission = Admission(Limits(requests_per_minute=1), Worker(), Clock())
+    admission = Admission(CloudLimits(requests_per_minute=1), Worker(), Clock())
     for number in range(MOST_BUCKETS + 5):
         admission.begin(f"edge-{number}")
     assert len(admission._buckets) == MOST_BUCKETS
 
 
 def test_what_a_request_holds_comes_back_once() -> None:
-    admission = Admission(Limits(working_bytes=2**20), Worker())
-    first, second = admission.hold("edge-1"), admission.hold("edge-2")
+    admission = Admission(CloudLimits(working_bytes=2**20), Worker())
+    first, second = admission.reservation("edge-1"), admission.reservation("edge-2")
     first.more(2**18)
     second.more(2**18)
     with pytest.raises(CapacityError) as refused:
@@ -72,15 +72,15 @@ def test_what_a_request_holds_comes_back_once() -> None:
 
 def take_all(admission: Admission, device: str) -> None:
     while True:
-        admission.hold(device).more(2**10)
+        admission.reservation(device).more(2**10)
 
 
 def test_no_number_of_requests_of_a_device_takes_the_room_of_others() -> None:
-    admission = Admission(Limits(working_bytes=2**20), Worker())
+    admission = Admission(CloudLimits(working_bytes=2**20), Worker())
     for device in ("greedy-1", "greedy-2", "greedy-3"):
         with pytest.raises(CapacityError, match=f"{device} holds its share"):
             take_all(admission, device)
-        shy = admission.hold("shy")
+        shy = admission.reservation("shy")
         shy.more(2**16)
         shy.release()
     assert admission._held["greedy-1"] == 2**19, "one alone gets half"
@@ -89,12 +89,16 @@ def test_no_number_of_requests_of_a_device_takes_the_room_of_others() -> None:
 
 
 def test_a_request_that_can_never_have_its_memory_is_not_told_to_come_back() -> None:
-    hold = Admission(Limits(working_bytes=2**20), Worker()).hold("edge-1")
-    hold.more(2**18)
-    for grow in (lambda: hold.more(2**18 + 1), lambda: hold.become(2**19 + 1), lambda: hold.check(2**20)):
+    reservation = Admission(CloudLimits(working_bytes=2**20), Worker()).reservation("edge-1")
+    reservation.more(2**18)
+    for grow in (
+        lambda: reservation.more(2**18 + 1),
+        lambda: reservation.become(2**19 + 1),
+        lambda: reservation.check(2**20),
+    ):
         with pytest.raises(UsageError, match="at most 524288 are"):
             grow()
-    assert hold.num_bytes == 2**18
+    assert reservation.num_bytes == 2**18
 
 
 def test_when_to_ask_again_crosses_the_wire() -> None:
@@ -190,7 +194,7 @@ async def test_a_job_s_error_is_its_caller_s_and_the_next_job_runs() -> None:
 async def test_a_queue_that_is_too_long_takes_nobody() -> None:
     worker, go = Worker(), threading.Event()
     worker._model.busy.note(2.0, worker._clock())
-    admission = Admission(Limits(max_queue_s=5.0), worker)
+    admission = Admission(CloudLimits(max_queue_s=5.0), worker)
     jobs = [asyncio.create_task(worker.run(name, go.wait, 10)) for name in ("a", "b", "c", "d", "d", "d")]
     await asyncio.sleep(0)
     assert worker.expected_queue_s("new", picture=True) == 2.0 * 4  # the running one, and one of each that waits

@@ -1,17 +1,17 @@
 """What `ask -v` and `status` say: who answered, what failed, and nothing that is not so."""
 
-from splitvlm.ask import describe, plain, status_lines
+from splitvlm.cli.ask_command import describe, plain, status_lines
 from splitvlm.wire.v1 import local_pb2 as pb
 
 
 def test_who_answered_and_what_failed() -> None:
-    account = pb.Account(plan="tokens/klt7", answered_by="cloud", hedged=True, bytes_sent=812, total_s=0.25)
-    account.answered_node = "10.0.0.8:7442"
+    report = pb.RequestReport(plan="tokens/klt7", answered_by="cloud", hedged=True, bytes_sent=812, total_s=0.25)
+    report.answered_node = "10.0.0.8:7442"
     said = "The cloud node does not answer."
-    account.faults.add(
+    report.faults.add(
         code="peer-unavailable", node="10.0.0.7:7442", tokens=3, silent_s=0.5, recovery_s=0.08, sentence=said
     )
-    first, second = describe(account, "least latency").split("\n")
+    first, second = describe(report, "least latency").split("\n")
     assert first.startswith(
         "plan tokens/klt7, with the device beside it (least latency), answered by the cloud node at 10.0.0.8:7442, 812 bytes"
     )
@@ -22,9 +22,9 @@ def test_who_answered_and_what_failed() -> None:
 
 
 def test_a_message_as_json_keeps_numbers_and_absence() -> None:
-    account = pb.Account(bytes_sent=2**40, token_ids=[1, 2])
-    account.faults.add(node="device")
-    told = plain(account)
+    report = pb.RequestReport(bytes_sent=2**40, token_ids=[1, 2])
+    report.faults.add(node="device")
+    told = plain(report)
     assert (told["bytes_sent"], told["token_ids"], told["hedged"]) == (2**40, [1, 2], False)
     assert told["faults"] == [
         {"code": "", "node": "device", "tokens": 0, "silent_s": 0.0, "recovery_s": 0.0, "sentence": ""}

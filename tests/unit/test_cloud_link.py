@@ -7,9 +7,8 @@ import math
 
 import pytest
 
-from edge_node import cloud_link
-from edge_node.cloud_link import CloudLink
-from edge_node.cloud_session import Exchange
+from edge_node.cloud.link import CloudLink
+from edge_node.cloud.session import Exchange
 from splitvlm.wire.v1 import data_pb2 as pb
 
 MOST = 2**64 - 1
@@ -28,7 +27,7 @@ class Says:
 
 @pytest.fixture
 async def link():
-    made = CloudLink("127.0.0.1:1", pb.Agreement(), None, [])
+    made = CloudLink("127.0.0.1:1", pb.Compatibility(), None, [])
     yield made
     await made.close()
 
@@ -64,7 +63,7 @@ async def test_a_receipt_tells_of_no_more_than_was_sent_and_no_longer_than_it_to
 async def test_the_first_question_waits_for_the_first_measurement_and_later_ones_do_not(
     link: CloudLink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cloud_link, "PROBE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("edge_node.cloud.link.PROBE_TIMEOUT_S", 0.2)
     waiting = asyncio.create_task(link.first_look())
     await asyncio.sleep(0)
     assert not waiting.done()

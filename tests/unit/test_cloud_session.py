@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from cloud_node.admission import Admission
-from cloud_node.memory import Memory, Shelf
+from cloud_node.prefix_cache import DevicePrefixCache, PrefixCache
 from cloud_node.session import Session
-from cloud_node.settings import Limits
+from cloud_node.settings import CloudLimits
 from cloud_node.worker import Worker
 from splitvlm.codec.codec import Codec
 from splitvlm.domain import IMAGE, TOKENS
@@ -22,7 +22,7 @@ from splitvlm.model.loading import load_cloud, load_device
 from splitvlm.wire.v1 import data_pb2 as pb
 from tests.samples import PICTURE, tiny_model
 
-LIMITS = Limits(max_new_tokens=32)
+LIMITS = CloudLimits(max_new_tokens=32)
 TURNS = 20  # of the event loop, in which a device that is at once there acts before `send` returns
 
 
@@ -58,8 +58,8 @@ class Wire:
 async def session() -> AsyncIterator[tuple[Wire, Admission]]:
     wire, worker = Wire(), Worker()
     admission = Admission(LIMITS, worker)
-    shelf = Shelf(Memory(2**20, 60.0), "edge-1")
-    made = Session(wire, part(), Codec(), worker, LIMITS, shelf, admission, lambda: None)  # type: ignore[arg-type]
+    prefix_cache = DevicePrefixCache(PrefixCache(2**20, 60.0), "edge-1")
+    made = Session(wire, part(), Codec(), worker, LIMITS, prefix_cache, admission, lambda: None)  # type: ignore[arg-type]
     running = asyncio.create_task(made.run(wire.to_cloud.get))  # type: ignore[arg-type]
     try:
         yield wire, admission
@@ -104,7 +104,7 @@ async def test_the_next_request_may_follow_an_end_at_once() -> None:
 
 REFUSED = {
     "no boundary": (begin(first=b"\x80\x04K\x01."), "protocol"),
-    "forgotten": (begin(again=True, picture=bytes(8)), "forgotten"),
+    "forgotten": (begin(prefix_cached=True, picture=bytes(8)), "forgotten"),
     "an unknown level": (begin(level="pickle"), "usage"),
     "refused before its payload": (begin(max_new_tokens=1_000), "usage"),
 }

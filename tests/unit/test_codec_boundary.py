@@ -9,11 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from splitvlm.codec import FEATURE_LEVELS, Limits, decode, encode, error_bound
+from splitvlm.codec import FEATURE_LEVELS, CodecLimits, decode, encode, error_bound
 from splitvlm.codec.header import DTYPES, FLOATS, NAMES
 from splitvlm.errors import UsageError
 
-LIMITS = Limits()
+LIMITS = CodecLimits()
 LOSSY = FEATURE_LEVELS[1:]
 INTEGERS = [name for name in DTYPES if name not in FLOATS]
 few = settings(max_examples=60, deadline=None)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from splitvlm.codec import entropy, gaps
 from splitvlm.codec.context import MANY_TOKENS
-from splitvlm.codec.density import MAX_REACH, REST, Density
+from splitvlm.codec.entropy_model import MAX_REACH, REST, EntropyModel
 from splitvlm.errors import ProtocolError
 
 NO_NETWORKS = {
@@ -24,7 +24,7 @@ NO_NETWORKS = {
     "second_bias": (),
     "shifts": np.zeros((0, 2), np.int64),
 }
-BANDS = Density(
+BANDS = EntropyModel(
     **NO_NETWORKS,
     bands=tuple(
         np.array(weights, np.float32)
@@ -66,13 +66,13 @@ def test_any_share_of_values_comes_back(share: float, tokens: int) -> None:
 
 
 def test_a_band_costs_its_entropy_and_how_many_values_it_holds() -> None:
-    density = Density(**NO_NETWORKS, bands=(np.array([600, 60000, 600, 1], np.float32),))
+    entropy_model = EntropyModel(**NO_NETWORKS, bands=(np.array([600, 60000, 600, 1], np.float32),))
     random = np.random.default_rng(2)
     q_TK = random.choice([-1, 0, 1], (2000, 8), p=[0.0098, 0.9804, 0.0098])
     shares = np.unique(q_TK, return_counts=True)[1] / q_TK.size
     ideal_bits = -q_TK.size * float((shares * np.log2(shares)).sum())
-    assert gaps.pays(len(q_TK), q_TK.size, density.bands[0])
-    assert 8 * len(entropy.encode(q_TK, density)) <= 1.01 * ideal_bits + 14 + 32  # the coder's last word
+    assert gaps.pays(len(q_TK), q_TK.size, entropy_model.bands[0])
+    assert 8 * len(entropy.encode(q_TK, entropy_model)) <= 1.01 * ideal_bits + 14 + 32  # the coder's last word
 
 
 @pytest.mark.parametrize("weights", [(1, 65535, 1, 1), (8, 80, 8, 4), tuple(REST), (1, 1e6, 1, 1)])

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from splitvlm.codec import CODEC_VERSION, FEATURE_LEVELS, Limits, codec_hash, decode, encode
+from splitvlm.codec import CODEC_VERSION, FEATURE_LEVELS, CodecLimits, codec_hash, decode, encode
 
 FOLDER = Path(__file__).parent / "golden"
 
@@ -44,8 +44,8 @@ def digest(tensors: dict[str, torch.Tensor]) -> str:
 @pytest.mark.parametrize("level", FEATURE_LEVELS)
 def test_golden_bytes_decode_to_the_same_bits(level: str) -> None:
     wanted, coded = (FOLDER / f"codec_{level}.hex").read_text().split(maxsplit=1)
-    assert digest(decode(bytes.fromhex(coded), limits=Limits())) == wanted
-    assert digest(decode(encode(boundary(), level), limits=Limits())) == wanted
+    assert digest(decode(bytes.fromhex(coded), limits=CodecLimits())) == wanted
+    assert digest(decode(encode(boundary(), level), limits=CodecLimits())) == wanted
 
 
 def test_lossless_golden_bytes_are_the_boundary() -> None:
@@ -60,7 +60,7 @@ def test_the_hash_is_that_of_this_version() -> None:
 def _write() -> None:
     for level in FEATURE_LEVELS:
         coded = encode(boundary(), level)
-        wanted = digest(decode(coded, limits=Limits()))
+        wanted = digest(decode(coded, limits=CodecLimits()))
         lines = [coded.hex()[place : place + 96] for place in range(0, 2 * len(coded), 96)]
         (FOLDER / f"codec_{level}.hex").write_text("\n".join((wanted, *lines)) + "\n")
     (FOLDER / "codec_hash.txt").write_text(codec_hash()[:16] + "\n")

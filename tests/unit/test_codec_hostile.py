@@ -10,12 +10,12 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from splitvlm.codec import FEATURE_LEVELS, Limits, decode, encode
+from splitvlm.codec import FEATURE_LEVELS, CodecLimits, decode, encode
 from splitvlm.codec.blocks import block
 from splitvlm.codec.header import DTYPES, Coding, varint
 from splitvlm.errors import ProtocolError
 
-LIMITS = Limits(max_tensors=4, max_dims=4, max_elements=1 << 14, max_decoded_bytes=1 << 16)
+LIMITS = CodecLimits(max_tensors=4, max_dims=4, max_elements=1 << 14, max_decoded_bytes=1 << 16)
 BYTES_AN_ELEMENT = 48  # as splitvlm.codec.limits promises
 SLACK_BYTES = 1 << 19  # Python's own objects, and zstandard's context
 
@@ -147,7 +147,7 @@ def test_bytes_behind_a_frame_are_refused() -> None:
 
 @pytest.mark.parametrize("level", FEATURE_LEVELS)
 def test_decoding_takes_the_memory_that_the_limits_promise(level: str) -> None:
-    limits = Limits()
+    limits = CodecLimits()
     x = torch.randn(512, 512, generator=torch.Generator().manual_seed(6))
     worst = torch.randint(0, 255, (1 << 18,), dtype=torch.uint8, generator=torch.Generator().manual_seed(7))
     for tensor in (x, x.half(), worst, worst // 128):

@@ -12,15 +12,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from splitvlm.codec import calibration, context, entropy, klt, lessons
+from splitvlm.calibration import level_training
+from splitvlm.calibration.entropy_model_training import learn
+from splitvlm.codec import calibration_file, context, entropy, klt
 from splitvlm.codec.codec import Codec
-from splitvlm.codec.density import MAX_COLUMNS, Density
-from splitvlm.codec.density_lessons import learn
+from splitvlm.codec.entropy_model import MAX_COLUMNS, EntropyModel
 from splitvlm.codec.grid import PLACES
 from splitvlm.codec.levels import KLT_STEPS
-from splitvlm.codec.limits import Limits
+from splitvlm.codec.limits import CodecLimits
 from splitvlm.codec.prompt import Template
-from splitvlm.codec.restoring import Restorer
+from splitvlm.codec.reconstruction import Reconstructor
 from splitvlm.domain import TOKENS, Cut
 from splitvlm.errors import ProtocolError, UsageError
 
@@ -39,7 +40,7 @@ def basis(steps: int) -> klt.Basis:
     transform = klt.transform_of(features(4000, 1))
     pictures = [features(64, seed) for seed in range(100, 160)]
     return klt.Basis(
-        transform, {level: lessons.learn(pictures, transform, level, 8, steps=steps) for level in KLT_STEPS}
+        transform, {level: level_training.learn(pictures, transform, level, 8, steps=steps) for level in KLT_STEPS}
     )
 
 
@@ -72,8 +73,8 @@ def test_each_coefficient_is_within_a_step(level: str) -> None:
 def test_whatever_a_restorer_says_a_value_stays_in_its_cell(level: str) -> None:
     draw = np.random.default_rng(3).normal
     shapes = ((5, 40, 96), (96,), (PLACES, 96), (96, 96), (96,), (96, 40), (40,))
-    wild = Restorer(8, 8, *(draw(scale=9.0, size=shape).astype(np.float32) for shape in shapes))
-    learned = replace(BASIS.levels[level], restorer=wild)
+    wild = Reconstructor(8, 8, *(draw(scale=9.0, size=shape).astype(np.float32) for shape in shapes))
+    learned = replace(BASIS.levels[level], reconstructor=wild)
     x_TC = features(64, 2)
     q_TC = klt.quantised(x_TC, BASIS.transform, level)
     y_TC = klt.restored(q_TC, learned)
@@ -149,12 +150,12 @@ def test_a_damaged_short_form_is_an_error_or_a_tensor_within_the_limits(data: st
     coded = bytearray(SHORT.encode(TOKENS, boundary, "klt3"))
     for _ in range(data.draw(st.integers(1, 4))):
         coded[data.draw(st.integers(0, min(40, len(coded) - 1)))] = data.draw(st.integers(0, 255))
-    limits = Limits(max_elements=64 * CHANNELS + 100)
+    limits = CodecLimits(max_elements=64 * CHANNELS + 100)
     with contextlib.suppress(ProtocolError):
         found = SHORT.decode(TOKENS, bytes(coded[: data.draw(st.integers(0, len(coded)))]), limits)
         assert sum(tensor.numel() for tensor in found.values()) <= limits.max_elements
     with pytest.raises(ProtocolError):
-        SHORT.decode(TOKENS, bytes(SHORT.encode(TOKENS, boundary, "klt3")), Limits(max_elements=64 * CHANNELS))
+        SHORT.decode(TOKENS, bytes(SHORT.encode(TOKENS, boundary, "klt3")), CodecLimits(max_elements=64 * CHANNELS))
 
 
 def test_only_a_calibrated_boundary_has_the_levels() -> None:
@@ -169,20 +170,20 @@ def test_only_a_calibrated_boundary_has_the_levels() -> None:
 
 
 def test_the_file_keeps_the_basis_and_changes_the_hash(tmp_path: Path) -> None:
-    file = tmp_path / calibration.FILE
-    calibration.write(file, {TOKENS: BASIS})
+    file = tmp_path / calibration_file.FILE
+    calibration_file.write(file, {TOKENS: BASIS})
     read = Codec.from_file(file)
     assert read.levels(TOKENS) == CODEC.levels(TOKENS)
     assert len({read.hash, Codec().hash, CODEC.hash}) == 3
     shapes = (5, 9, 96), (96,), (PLACES, 96), (96, 96), (96,), (96, 7), (7,)
-    restorer = Restorer(8, 8, *(np.ones(shape, np.float32) for shape in shapes))
-    levels = BASIS.levels | {"klt3": replace(BASIS.levels["klt3"], restorer=restorer)}
-    calibration.write(file, {TOKENS: replace(BASIS, levels=levels, template=TEMPLATE)})
+    reconstructor = Reconstructor(8, 8, *(np.ones(shape, np.float32) for shape in shapes))
+    levels = BASIS.levels | {"klt3": replace(BASIS.levels["klt3"], reconstructor=reconstructor)}
+    calibration_file.write(file, {TOKENS: replace(BASIS, levels=levels, template=TEMPLATE)})
     found = Codec.from_file(file).basis(TOKENS)
     assert found.template == TEMPLATE
-    assert found.levels["klt3"].restorer is not None
-    assert np.array_equal(found.levels["klt3"].restorer.first, restorer.first)
-    assert found.levels["klt2"].restorer is None
+    assert found.levels["klt3"].reconstructor is not None
+    assert np.array_equal(found.levels["klt3"].reconstructor.first, reconstructor.first)
+    assert found.levels["klt2"].reconstructor is None
     file.write_bytes(b"nonsense")
     with pytest.raises(UsageError, match="no calibration"):
         Codec.from_file(file)
@@ -193,8 +194,8 @@ def test_whole_numbers_come_back_from_the_stream(tokens: int, columns: int, seed
     q_TK = (
         np.random.default_rng(seed).normal(scale=spread, size=(tokens, columns)).clip(-(2**15), 2**15).astype(np.int64)
     )
-    for density in (BASIS.levels["klt1"].density, BASIS.levels["klt6"].density, WIDE, NOTHING):
-        back = entropy.decode(entropy.encode(q_TK, density), tokens, columns, density, dense=columns)
+    for entropy_model in (BASIS.levels["klt1"].entropy_model, BASIS.levels["klt6"].entropy_model, WIDE, NOTHING):
+        back = entropy.decode(entropy.encode(q_TK, entropy_model), tokens, columns, entropy_model, dense=columns)
         assert np.array_equal(back.dense, q_TK)
 
 
@@ -208,19 +209,21 @@ WIDE = learn(
 def test_many_tokens_have_the_stream_of_few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who computes columns in blocks, and who does not, must agree to the last bit."""
     q_TK = np.random.default_rng(8).normal(0, 9, (context.MANY_TOKENS, CHANNELS - 3)).astype(np.int32)
-    density = BASIS.levels["klt1"].density
-    blocks = entropy.encode(q_TK, density)
+    entropy_model = BASIS.levels["klt1"].entropy_model
+    blocks = entropy.encode(q_TK, entropy_model)
     monkeypatch.setattr(context, "MANY_TOKENS", len(q_TK) + 1)
-    assert entropy.encode(q_TK, density) == blocks
-    assert np.array_equal(entropy.decode(blocks, *q_TK.shape, density, dense=CHANNELS).dense, q_TK)
+    assert entropy.encode(q_TK, entropy_model) == blocks
+    assert np.array_equal(entropy.decode(blocks, *q_TK.shape, entropy_model, dense=CHANNELS).dense, q_TK)
 
 
 def test_a_rare_value_widens_no_column() -> None:
     pictures = [np.random.default_rng(seed).integers(-3, 4, size=(64, 2)) for seed in range(65)]
     pictures[0][5] = 50
-    density = learn(pictures, 8, steps=1)
-    assert density.reach.tolist() == [3, 3]
-    assert np.array_equal(entropy.decode(entropy.encode(pictures[0], density), 64, 2, density).dense, pictures[0])
+    entropy_model = learn(pictures, 8, steps=1)
+    assert entropy_model.reach.tolist() == [3, 3]
+    assert np.array_equal(
+        entropy.decode(entropy.encode(pictures[0], entropy_model), 64, 2, entropy_model).dense, pictures[0]
+    )
 
 
 def test_columns_without_a_network_cost_their_entropy() -> None:
@@ -244,16 +247,16 @@ def test_a_few_huge_tokens_do_not_bend_the_basis() -> None:
 def test_a_density_is_exact_whatever_the_order_of_sums() -> None:
     """Products of a density's matrices stay whole and below 2^24, where float32 holds every one."""
     for learned in BASIS.levels.values():
-        assert _largest_sum(learned.density) < 2**24
+        assert _largest_sum(learned.entropy_model) < 2**24
 
 
-def _largest_sum(density: Density) -> float:
+def _largest_sum(entropy_model: EntropyModel) -> float:
     largest = 0.0
-    for column in range(density.columns):
-        hidden = 56 * np.abs(density.first[column]).sum(axis=0) + np.abs(density.first_bias[column])
-        logits = 255 * np.abs(density.second[column]).sum(axis=0) + np.abs(density.second_bias[column])
+    for column in range(entropy_model.columns):
+        hidden = 56 * np.abs(entropy_model.first[column]).sum(axis=0) + np.abs(entropy_model.first_bias[column])
+        logits = 255 * np.abs(entropy_model.second[column]).sum(axis=0) + np.abs(entropy_model.second_bias[column])
         largest = max(largest, float(hidden.max()), float(logits.max()))
-        for part in (density.first[column], density.second[column], density.second_bias[column]):
+        for part in (entropy_model.first[column], entropy_model.second[column], entropy_model.second_bias[column]):
             assert np.array_equal(part, part.round())
     return largest
 
@@ -266,7 +269,7 @@ def test_what_neighbours_and_earlier_columns_tell_is_not_sent_again() -> None:
         first = random.integers(-3, 4, size=64)
         return np.stack([first, np.abs(first), np.roll(first, 8) * (np.arange(64) >= 8)], axis=1)
 
-    density = learn([picture() for _ in range(60)], 8, steps=900)
+    entropy_model = learn([picture() for _ in range(60)], 8, steps=900)
     unseen = [picture() for _ in range(20)]
-    mean_bits = 8 * np.mean([len(entropy.encode(q_TK, density)) for q_TK in unseen]) / 64
+    mean_bits = 8 * np.mean([len(entropy.encode(q_TK, entropy_model)) for q_TK in unseen]) / 64
     assert mean_bits < 4.5  # of 7.6, were the columns independent

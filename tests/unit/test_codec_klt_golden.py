@@ -13,12 +13,12 @@ import torch
 
 from splitvlm.codec import entropy
 from splitvlm.codec.codec import Codec
-from splitvlm.codec.density import Density, rows_of, units_of
+from splitvlm.codec.entropy_model import EntropyModel, rows_of, units_of
 from splitvlm.codec.grid import PLACES
 from splitvlm.codec.klt import Basis, Learned, Transform
 from splitvlm.codec.levels import KLT_STEPS
 from splitvlm.codec.prompt import Template
-from splitvlm.codec.restoring import Restorer
+from splitvlm.codec.reconstruction import Reconstructor
 from splitvlm.domain import TOKENS
 
 TOKENS_SHAPE, CHANNELS = (12,), 27
@@ -78,14 +78,14 @@ def drawn_codec() -> Codec:
     eye = np.eye(CHANNELS, dtype=np.float32)
     draw = np.random.default_rng(8).integers
     shapes = (5, 9, 24), (24,), (PLACES, 24), (24, 24), (24,), (24, 3), (3,)
-    restorer = Restorer(4, 3, *(draw(-8, 9, size=shape).astype(np.float32) / 64 for shape in shapes))
-    learned = Learned(drawn_density(), np.zeros((CHANNELS, 2), np.float32), restorer)
+    reconstructor = Reconstructor(4, 3, *(draw(-8, 9, size=shape).astype(np.float32) / 64 for shape in shapes))
+    learned = Learned(drawn_density(), np.zeros((CHANNELS, 2), np.float32), reconstructor)
     template = Template((1, 11, 12), (2, 3), 566)
     transform = Transform(np.zeros(CHANNELS, np.float32), eye, eye)
     return Codec({TOKENS: Basis(transform, dict.fromkeys(KLT_STEPS, learned), TOKENS_SHAPE, template)}, "drawn")
 
 
-def drawn_density() -> Density:
+def drawn_density() -> EntropyModel:
     """With columns of each kind: in two passes, in one, that neighbours are not asked about, and of a shared histogram."""
     draw = np.random.default_rng(5).integers
     reach = np.array([9, 4, 2, *[1] * 15], np.int64)
@@ -94,7 +94,7 @@ def drawn_density() -> Density:
     def whole(*shape: int) -> np.ndarray:
         return draw(-40, 41, size=shape).astype(np.float32)
 
-    return Density(
+    return EntropyModel(
         stride=4,
         rows=3,
         reach=reach,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from splitvlm.codec import restoring_lessons
-from splitvlm.codec.restoring import Restorer
+from splitvlm.calibration import reconstruction_training
+from splitvlm.codec.reconstruction import Reconstructor
 
 SIDE = 4
 RANDOM = np.random.default_rng(0)
@@ -21,32 +21,32 @@ def picture(*, dependent: bool) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_what_others_tell_is_restored() -> None:
-    restorer = restoring_lessons.learn([picture(dependent=True) for _ in range(200)], SIDE, steps=300)
-    assert restorer is not None
+    reconstructor = reconstruction_training.learn([picture(dependent=True) for _ in range(200)], SIDE, steps=300)
+    assert reconstructor is not None
     q_TC, left_TC = picture(dependent=True)
     inner = slice(SIDE, None)
-    missed = np.square(left_TC - restorer(q_TC))[inner, 2].mean()
+    missed = np.square(left_TC - reconstructor(q_TC))[inner, 2].mean()
     assert missed < 0.3 * np.square(left_TC)[inner, 2].mean()
 
 
 def test_where_nothing_is_told_there_is_no_restorer() -> None:
     pictures = [picture(dependent=False) for _ in range(200)]
-    assert restoring_lessons.learn(pictures, SIDE, steps=300) is None
+    assert reconstruction_training.learn(pictures, SIDE, steps=300) is None
 
 
 def test_the_network_is_that_of_its_lesson() -> None:
     """The receiver's arithmetic against torch's, at the ends of a picture too, and with columns that were not sent."""
     pictures = [picture(dependent=True) for _ in range(30)]
-    restorer = restoring_lessons.learn(pictures, SIDE, steps=20, least_gain=-1.0)
-    assert isinstance(restorer, Restorer)
+    reconstructor = reconstruction_training.learn(pictures, SIDE, steps=20, least_gain=-1.0)
+    assert isinstance(reconstructor, Reconstructor)
     q_TC = pictures[0][0].copy()
     q_TC[:, 2] = 0
-    inputs = restoring_lessons._inputs(q_TC, SIDE, restorer.rows)
-    first = np.concatenate((restorer.first.reshape(-1, 96), restorer.places))
-    assert restorer.rows == SIDE
-    hidden = np.maximum(inputs @ first + restorer.first_bias, 0)
-    hidden = np.maximum(hidden @ restorer.second + restorer.second_bias, 0)
-    expected = hidden @ restorer.third + restorer.third_bias
-    assert np.allclose(restorer(q_TC), expected, atol=1e-5)
-    assert np.allclose(restorer(q_TC[:, :2]), expected, atol=1e-5)
-    assert restorer(q_TC[:1]).shape == (1, 3)  # shorter than a row: no neighbour above or below
+    inputs = reconstruction_training._inputs(q_TC, SIDE, reconstructor.rows)
+    first = np.concatenate((reconstructor.first.reshape(-1, 96), reconstructor.places))
+    assert reconstructor.rows == SIDE
+    hidden = np.maximum(inputs @ first + reconstructor.first_bias, 0)
+    hidden = np.maximum(hidden @ reconstructor.second + reconstructor.second_bias, 0)
+    expected = hidden @ reconstructor.third + reconstructor.third_bias
+    assert np.allclose(reconstructor(q_TC), expected, atol=1e-5)
+    assert np.allclose(reconstructor(q_TC[:, :2]), expected, atol=1e-5)
+    assert reconstructor(q_TC[:1]).shape == (1, 3)  # shorter than a row: no neighbour above or below

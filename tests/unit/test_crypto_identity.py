@@ -17,7 +17,7 @@ from splitvlm.crypto.authority import init_authority, issue, revoke, rotate, sho
 from splitvlm.crypto.identity import Role, load_identity, peer_identity
 from splitvlm.crypto.lifetime import utc_now
 from splitvlm.errors import ConfigError, KeysError
-from splitvlm.rpc.lifecycle import identity_of
+from splitvlm.node.lifecycle import identity_of
 from splitvlm.settings import Security
 
 
@@ -217,7 +217,7 @@ def test_what_a_node_demands_of_its_peers_outlives_its_keys(node: Path, required
 
 
 def test_a_library_without_ml_kem_is_named_at_the_start(node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("splitvlm.rpc.lifecycle.has_mlkem", lambda: False)
+    monkeypatch.setattr("splitvlm.node.lifecycle.has_mlkem", lambda: False)
     assert Security(keys=node).require_post_quantum, "unless it is said otherwise"
     with pytest.raises(ConfigError, match="has no ML-KEM-768"):
         identity_of(Security(keys=node))

@@ -12,7 +12,7 @@ from splitvlm.crypto.handshake import CloudHandshake, DeviceHandshake
 from splitvlm.crypto.identity import Identity, Role, load_identity
 from splitvlm.crypto.sealing import Opener, Sealer
 from splitvlm.crypto.session_keys import following
-from splitvlm.rpc.gate import Gate
+from splitvlm.rpc.revocation_interceptor import RevocationInterceptor
 from splitvlm.rpc.servers import _Shown
 
 
@@ -42,7 +42,7 @@ def test_no_key_is_printed_or_logged(folder: Path, caplog: pytest.LogCaptureFixt
     assert opener.open(sealer.seal(b"a question")) == b"a question"
     with _opened(folder) as authority:
         shown = [edge, edge.renewal, edge.revoked, device, worker, hello, reply, keys, keys.of_device, sealer, opener]
-        shown += [following(keys.of_device), Gate(cloud), _Shown(cloud), authority]
+        shown += [following(keys.of_device), RevocationInterceptor(cloud), _Shown(cloud), authority]
         text = " ".join(f"{each!r} {each} {vars(each) if hasattr(each, '__dict__') else ''}" for each in shown)
     rotate(folder, "edge")
     assert edge.newest() is not edge

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from splitvlm.demo_plot import jpeg_upload_s, plot
 from splitvlm.link.traces import Trace
+from splitvlm.tools.demo_plot import jpeg_upload_s, plot
 from splitvlm.wire.v1 import local_pb2 as pb
 
 
@@ -18,7 +18,9 @@ class Answered:
     correct: bool = True
     jpeg_bytes: int = 10_000
     chosen: pb.Chosen = field(default_factory=lambda: pb.Chosen(uplink_bps=1e6))
-    account: pb.Account = field(default_factory=lambda: pb.Account(plan="image/jpeg50", bytes_sent=3_000, total_s=0.4))
+    report: pb.RequestReport = field(
+        default_factory=lambda: pb.RequestReport(plan="image/jpeg50", bytes_sent=3_000, total_s=0.4)
+    )
 
 
 def test_the_jpeg_baseline_is_its_upload_over_the_true_link_and_a_round_trip():

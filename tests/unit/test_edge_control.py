@@ -19,7 +19,7 @@ from splitvlm.codec.codec import Codec
 from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut
 from splitvlm.errors import CapacityError, PeerUnavailable, UsageError
 from splitvlm.rpc.channels import connected
-from splitvlm.rpc.control import LAST_RETRY_S, ControlClient, retry_s
+from splitvlm.rpc.control_client import LAST_RETRY_S, ControlClient, retry_s
 from splitvlm.rpc.control_messages import LEAST_BEAT_S, MOST_BEAT_S, beat_period_s, check_beat, check_report
 from splitvlm.rpc.plans import table_to_wire
 from splitvlm.wire.v1 import control_pb2 as pb
@@ -37,7 +37,7 @@ class Device:
     def __init__(self, **settings: Any) -> None:
         nothing: Any = SimpleNamespace(close=lambda: None)
         self.settings = EdgeSettings.model_validate({"orchestrator": "127.0.0.1:1", **settings})
-        self.runtime = Runtime(self.settings, nothing, (), data_pb2.Agreement(), None, EVERYTHING_MAY_LEAVE)
+        self.runtime = Runtime(self.settings, nothing, (), data_pb2.Compatibility(), None, EVERYTHING_MAY_LEAVE)
         self.planner = Planner(self.settings.planning, CUTS, Codec(), EVERYTHING_MAY_LEAVE)
         client: Any = SimpleNamespace(peer="orchestrator at 127.0.0.1:1")
         self.control = EdgeControl(client, self.runtime, self.planner, pb.Registration(node="edge-1"))
@@ -163,7 +163,7 @@ async def test_why_there_is_no_table_is_said() -> None:
 
 @pytest.mark.parametrize(("heartbeat_ms", "period_s"), [(0, 0.1), (1, 0.1), (2_000, 2.0), (2**32 - 1, 300.0)])
 def test_the_period_of_beats_is_within_bounds(heartbeat_ms: int, period_s: float) -> None:
-    assert beat_period_s(pb.Registered(heartbeat_ms=heartbeat_ms)) == period_s
+    assert beat_period_s(pb.RegisterReply(heartbeat_ms=heartbeat_ms)) == period_s
 
 
 def test_retries_are_spread_and_wait_as_long_as_asked() -> None:
@@ -192,9 +192,9 @@ def test_wrong_reports_are_refused(report: pb.LinkReport) -> None:
 
 
 def test_a_beat_with_an_endless_queue_is_refused() -> None:
-    check_beat(pb.Beat(node="cloud-1", instance="0" * 16, queue_us=10**9))
+    check_beat(pb.HeartbeatRequest(node="cloud-1", instance="0" * 16, queue_us=10**9))
     with pytest.raises(UsageError, match="queue_us"):
-        check_beat(pb.Beat(node="cloud-1", instance="0" * 16, queue_us=2**63))
+        check_beat(pb.HeartbeatRequest(node="cloud-1", instance="0" * 16, queue_us=2**63))
 
 
 @pytest.mark.parametrize("turns", range(5))
@@ -245,13 +245,13 @@ async def test_a_node_beats_as_often_as_the_last_reply_says(monkeypatch: pytest.
         waits.append(timeout_s)
         return len(waits) > 3
 
-    async def heartbeat(message: pb.Beat, **_: object) -> pb.Beaten:
+    async def heartbeat(message: pb.HeartbeatRequest, **_: object) -> pb.HeartbeatReply:
         assert message.instance == client.instance
-        return pb.Beaten(heartbeat_ms=next(replies))
+        return pb.HeartbeatReply(heartbeat_ms=next(replies))
 
     monkeypatch.setattr(client, "_told_again", told_again)
     monkeypatch.setattr(ControlClient, "stub", SimpleNamespace(Heartbeat=heartbeat))
-    await client._beat(2.0, lambda: pb.Beat(node="edge-1"))
+    await client._beat(2.0, lambda: pb.HeartbeatRequest(node="edge-1"))
     assert 0 <= waits[0] <= 2.0
     assert waits[1:] == [0.5, LEAST_BEAT_S, MOST_BEAT_S]
     await client.close()

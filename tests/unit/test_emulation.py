@@ -7,8 +7,8 @@ from rich.console import Console
 
 from orchestrator.simulator.scenario import Scenario
 from splitvlm import settings
-from splitvlm.emulation import emulate
 from splitvlm.errors import UsageError
+from splitvlm.tools.emulated_runs import emulate
 
 SCENARIO = settings.load(Path(__file__).parents[2] / "examples" / "simulate-emulated.yaml", Scenario)
 

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from splitvlm.errors import UsageError
+from splitvlm.evaluation import answers
+from splitvlm.evaluation.answers import Example, Outcome
 from splitvlm.model.pictures import read_picture
-from splitvlm.variants import evaluation
-from splitvlm.variants.evaluation import Example, Outcome
 from tests.picture_files import saved
 
 
@@ -38,7 +38,7 @@ def test_summary_by_kind() -> None:
         Outcome("is", "no", "no"),
     ]
     blind = [Outcome("count", "1", "2")]
-    told = evaluation.summary(seen, blind)
+    told = answers.summary(seen, blind)
     assert told["accuracy"] == 0.75
     assert told["majority"] == pytest.approx(0.75)
     assert told["kinds"]["count"] == {
@@ -51,11 +51,11 @@ def test_blank_pictures_are_shown_for_a_sample(monkeypatch: pytest.MonkeyPatch) 
     def knows_black(_model: object, _processor: object, images: list[Image.Image], _questions: list[str]) -> list[str]:
         return ["yes" if image.getpixel((0, 0)) == (0, 0, 0) else "no" for image in images]
 
-    monkeypatch.setattr(evaluation, "generate", knows_black)
+    monkeypatch.setattr(answers, "generate", knows_black)
     examples = [Example(_picture(), "Is it black?", "yes", "black")] * 100
     steps: list[tuple[int, int]] = []
     processor = SimpleNamespace(tokenizer=SimpleNamespace(all_special_tokens=["<image>"]))
-    told = evaluation.measure(
+    told = answers.measure(
         None, processor, examples, lambda done, in_all: steps.append((done, in_all)), blank_questions=10
     )
     assert (told["questions"], told["blank_questions"]) == (100, 10)
@@ -70,10 +70,10 @@ def test_reads_examples_beside_the_file(tmp_path: Path) -> None:
         {"image": "a.png", "question": "r", "answer": "2", "kind": "k"},
     ]
     (tmp_path / "data.jsonl").write_text("\n".join(json.dumps(line) for line in lines) + "\n\n")
-    first, second = evaluation.read(tmp_path / "data.jsonl")
-    assert (first.kind, second.kind, second.answer) == (evaluation.UNNAMED_KIND, "k", "2")
+    first, second = answers.read(tmp_path / "data.jsonl")
+    assert (first.kind, second.kind, second.answer) == (answers.UNNAMED_KIND, "k", "2")
     assert first.image is second.image
-    assert len(evaluation.read(tmp_path / "data.jsonl", most=1)) == 1
+    assert len(answers.read(tmp_path / "data.jsonl", most=1)) == 1
 
 
 TURNED = Image.Exif()
@@ -91,7 +91,7 @@ FILES = {
 def test_pictures_of_data_are_opened_as_nodes_open_them(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(FILES[name])
     (tmp_path / "data.jsonl").write_text(json.dumps({"image": name, "question": "q", "answer": "1"}))
-    (example,) = evaluation.read(tmp_path / "data.jsonl")
+    (example,) = answers.read(tmp_path / "data.jsonl")
     assert example.image.tobytes() == read_picture(FILES[name]).tobytes()
     assert example.image.size == ((8, 16) if name.startswith("phone") else (16, 8))
     assert len(set(example.image.convert("L").tobytes())) > 4
@@ -113,16 +113,16 @@ def test_bad_lines_are_named(tmp_path: Path, line: str, told: str) -> None:
     good = json.dumps({"image": "a.png", "question": "q", "answer": "1"})
     (tmp_path / "data.jsonl").write_text(f"{good}\n{line}\n")
     with pytest.raises(UsageError, match=r"data\.jsonl:2") as caught:
-        evaluation.read(tmp_path / "data.jsonl")
+        answers.read(tmp_path / "data.jsonl")
     assert told in str(caught.value)
 
 
 def test_missing_and_empty_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such file"):
-        evaluation.read(tmp_path / "data.jsonl")
+        answers.read(tmp_path / "data.jsonl")
     (tmp_path / "data.jsonl").write_text("\n")
     with pytest.raises(UsageError, match="no examples"):
-        evaluation.read(tmp_path / "data.jsonl")
+        answers.read(tmp_path / "data.jsonl")
 
 
 def test_shared_pictures_are_seen_once_with_the_same_answers() -> None:
@@ -138,9 +138,9 @@ def test_shared_pictures_are_seen_once_with_the_same_answers() -> None:
     first, second = draw("microscopy", 1).image, draw("road", 2).image
     images = [first, second, first]
     questions = ["How many cells are infected?", "Describe the picture.", "Is there a red cell?"]
-    together = evaluation.generate(model, processor, images, questions)
+    together = answers.generate(model, processor, images, questions)
     assert seen == [2]
-    alone = [evaluation.generate(model, processor, [i], [q])[0] for i, q in zip(images, questions, strict=True)]
+    alone = [answers.generate(model, processor, [i], [q])[0] for i, q in zip(images, questions, strict=True)]
     assert together == alone
 
 
@@ -152,4 +152,4 @@ def test_special_tokens_in_a_question_are_refused_with_their_line(tmp_path: Path
     (tmp_path / "data.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
     model, processor = load_whole("scenes")
     with pytest.raises(UsageError, match=r"data\.jsonl:2: The question holds '<image>', which is a special token"):
-        evaluation.measure(model, processor, evaluation.read(tmp_path / "data.jsonl"))
+        answers.measure(model, processor, answers.read(tmp_path / "data.jsonl"))

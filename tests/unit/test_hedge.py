@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from edge_node.hedge import Side, first_to_answer
+from edge_node.answering.hedge import Side, first_to_answer
 from tests.nodes import until
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from splitvlm import keeping
-from splitvlm.keeping import forget, kept, path_of
+from splitvlm.profiling import cache
+from splitvlm.profiling.cache import forget, kept, path_of
 
 FACTS: dict[str, object] = {"weights": "a", "threads": 1}
 
@@ -31,9 +31,9 @@ def test_the_same_facts_are_measured_once_and_others_anew() -> None:
 
 def test_another_machine_or_library_measures_again(monkeypatch: pytest.MonkeyPatch) -> None:
     before = path_of("one", FACTS)
-    monkeypatch.setattr(keeping, "processor", lambda: "another")
+    monkeypatch.setattr(cache, "processor", lambda: "another")
     other = path_of("one", FACTS)
-    monkeypatch.setattr(keeping, "_versions", lambda: {"torch": "0"})
+    monkeypatch.setattr(cache, "_versions", lambda: {"torch": "0"})
     assert len({before, other, path_of("one", FACTS)}) == 3
 
 
@@ -75,9 +75,9 @@ def test_without_a_home_folder_results_last_as_long_as_the_process(
     for name in ("SPLITVLM_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(Path, "home", no_home)
-    keeping._passing_folder.cache_clear()
+    cache._passing_folder.cache_clear()
     assert [measured(FACTS, value) for value in ("first", "second")] == ["first", "first"]
     assert "SPLITVLM_CACHE names another" in caplog.text
-    assert keeping.folder().stat().st_mode & 0o077 == 0
-    keeping._passing_folder().cleanup()
-    keeping._passing_folder.cache_clear()
+    assert cache.folder().stat().st_mode & 0o077 == 0
+    cache._passing_folder().cleanup()
+    cache._passing_folder.cache_clear()

@@ -11,13 +11,13 @@ import pytest
 
 from cloud_node.worker import Worker
 from edge_node.engine import Engine
-from splitvlm.calibration import codec_of
+from splitvlm.bundle import codec_of
 from splitvlm.domain import IMAGE, TOKENS, Cut
 from splitvlm.model.loading import load_cloud, load_device
 from splitvlm.planning.costs import DeviceProfile
-from splitvlm.profiling import kept as module
+from splitvlm.profiling import kept_profiles as module
 from splitvlm.profiling import measuring
-from splitvlm.profiling.kept import QUIET_S, Kept, alike, kept_cloud_profile, kept_device_profile, renew
+from splitvlm.profiling.kept_profiles import QUIET_S, Kept, alike, kept_cloud_profile, kept_device_profile, renew
 from splitvlm.profiling.measuring import Steps
 from splitvlm.settings import ModelChoice
 
@@ -161,7 +161,7 @@ async def test_a_second_start_measures_nothing_and_renews_behind_requests(monkey
 
 
 def test_a_kept_profile_of_other_cuts_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    from splitvlm.keeping import keep
+    from splitvlm.profiling.cache import keep
 
     calls = counted(monkeypatch, "profile_device")
     codec, device = codec_of("scenes"), load_device("scenes", [IMAGE])

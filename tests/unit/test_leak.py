@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from splitvlm.leak.attacker import around, patched, psnr, side, ssim, train, unpatched
+from splitvlm.evaluation.leak.attacker import around, patched, psnr, side, ssim, train, unpatched
 
 EDGE, GRID, CHANNELS = 32, 4, 12
 RANDOM = np.random.default_rng(0)

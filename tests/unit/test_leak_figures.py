@@ -10,11 +10,10 @@ import pytest
 from edge_node.node import allowed_cuts
 from edge_node.privacy import PrivacyDoor
 from edge_node.settings import EdgeSettings
-from splitvlm.calibration import codec_of
+from splitvlm import bundle
+from splitvlm.bundle import codec_of, leaks_of, read_leaks, scaled
 from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut, Plan
 from splitvlm.errors import ConfigError, UsageError
-from splitvlm.leak import figures
-from splitvlm.leak.figures import leaks_of, read_leaks, scaled
 from splitvlm.model.loading import read_spec
 
 EARLY, LATE = Cut.parse("vision:1"), Cut.parse("lm:2")
@@ -71,7 +70,7 @@ def test_a_model_without_measurements_has_none() -> None:
 @pytest.mark.parametrize("content", ["[]", "{", json.dumps({"floor": 0.2}), json.dumps({"floor": 1, "rows": [{}]})])
 def test_a_file_of_another_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
     (tmp_path / "leak.json").write_text(content, "utf-8")
-    monkeypatch.setattr(figures, "model_file", lambda name, file: tmp_path / file)
+    monkeypatch.setattr(bundle, "model_file", lambda name, file: tmp_path / file)
     with pytest.raises(UsageError, match=r"holds no leaks|is not JSON"):
         read_leaks("any")
 

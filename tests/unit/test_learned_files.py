@@ -14,14 +14,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from splitvlm import accuracy
-from splitvlm.accuracy import read_accuracy
-from splitvlm.calibration import codec_of
-from splitvlm.codec import calibration
+from splitvlm import bundle
+from splitvlm.bundle import ACCURACY_FILE, LEAK_FILE, codec_of, leaks_of, read_accuracy, read_leaks
+from splitvlm.codec import calibration_file
 from splitvlm.domain import IMAGE, TOKENS, Cut, Plan
 from splitvlm.errors import UsageError
-from splitvlm.leak import figures
-from splitvlm.leak.figures import leaks_of, read_leaks
 from splitvlm.model.loading import model_file
 from splitvlm.planning import profilefiles
 from splitvlm.planning.costs import CloudProfile, DeviceProfile
@@ -36,8 +33,7 @@ BAD_SHARES = ["NaN", "Infinity", "1e999", "-0.1", "1.01", '"0.5"', "true", "null
 @pytest.fixture
 def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder whose files stand beside every model."""
-    for module in (figures, accuracy):
-        monkeypatch.setattr(module, "model_file", lambda name, file: tmp_path / file)
+    monkeypatch.setattr(bundle, "model_file", lambda name, file: tmp_path / file)
     return tmp_path
 
 
@@ -52,9 +48,9 @@ def refused(path: Path, text: str, read: Callable[[], object]) -> None:
 @pytest.mark.parametrize("share", BAD_SHARES)
 def test_leaks_are_shares(beside: Path, share: str) -> None:
     row = f'{{"cut": "tokens", "level": "klt3", "answered": {share}}}'
-    refused(beside / figures.FILE, f'{{"floor": 0.2, "rows": [{row}]}}', lambda: read_leaks("any"))
+    refused(beside / LEAK_FILE, f'{{"floor": 0.2, "rows": [{row}]}}', lambda: read_leaks("any"))
     row = '{"cut": "tokens", "level": "klt3", "answered": 0.5}'
-    refused(beside / figures.FILE, f'{{"floor": {share}, "rows": [{row}]}}', lambda: read_leaks("any"))
+    refused(beside / LEAK_FILE, f'{{"floor": {share}, "rows": [{row}]}}', lambda: read_leaks("any"))
 
 
 @pytest.mark.parametrize(
@@ -70,23 +66,23 @@ def test_leaks_are_shares(beside: Path, share: str) -> None:
     ],
 )
 def test_leaks_of_another_form(beside: Path, text: str) -> None:
-    refused(beside / figures.FILE, text, lambda: read_leaks("any"))
+    refused(beside / LEAK_FILE, text, lambda: read_leaks("any"))
 
 
 def test_what_was_not_measured_is_unknown(beside: Path) -> None:
-    (beside / figures.FILE).write_text('{"floor": 0.2, "rows": []}')
+    (beside / LEAK_FILE).write_text('{"floor": 0.2, "rows": []}')
     assert leaks_of([(TOKENS, "klt3")], read_leaks("any")) == {}
 
 
 @pytest.mark.parametrize("share", BAD_SHARES)
 def test_accuracies_are_shares(beside: Path, share: str) -> None:
     text = f'{{"plans": {{"tokens/klt3": {{"drop": {share}}}}}}}'
-    refused(beside / accuracy.FILE, text, lambda: read_accuracy("any"))
+    refused(beside / ACCURACY_FILE, text, lambda: read_accuracy("any"))
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", '{"plans": {"tokens/klt3": {}}}', '{"plans": {"all": {"drop": 0}}}'])
 def test_accuracies_of_another_form(beside: Path, text: str) -> None:
-    refused(beside / accuracy.FILE, text, lambda: read_accuracy("any"))
+    refused(beside / ACCURACY_FILE, text, lambda: read_accuracy("any"))
 
 
 def profiles() -> profilefiles.Profiles:
@@ -176,7 +172,7 @@ def test_a_device_cannot_report_a_leak_that_is_no_share(leak: float) -> None:
 
 @pytest.fixture(scope="module")
 def learned() -> dict[str, np.ndarray]:
-    path = model_file("scenes", calibration.FILE)
+    path = model_file("scenes", calibration_file.FILE)
     assert path is not None
     return load_file(path)
 
@@ -212,35 +208,35 @@ CHANGES: list[tuple[str, str, Callable[[np.ndarray], np.ndarray]]] = [
 def test_a_calibration_is_checked_tensor_by_tensor(
     tmp_path: Path, learned: dict[str, np.ndarray], name: str, how: str, change: Callable[[np.ndarray], np.ndarray]
 ) -> None:
-    path = tmp_path / calibration.FILE
+    path = tmp_path / calibration_file.FILE
     save_file(learned | {f"tokens.{name}": change(learned[f"tokens.{name}"])}, path)
     with pytest.raises(UsageError, match=r"calibration\.safetensors is no calibration: tokens\."):
-        calibration.read(path)
+        calibration_file.read(path)
 
 
 def test_calibrations_of_another_form(tmp_path: Path, learned: dict[str, np.ndarray]) -> None:
-    path = tmp_path / calibration.FILE
+    path = tmp_path / calibration_file.FILE
     save_file({name: array for name, array in learned.items() if name != "tokens.klt3.second"}, path)
     with pytest.raises(UsageError, match=r"it lacks 'tokens.klt3.second'"):
-        calibration.read(path)
+        calibration_file.read(path)
     save_file({"everything.mean": np.zeros(3, np.float32)}, path)
     with pytest.raises(UsageError, match="is no calibration: 'everything' is not a cut"):
-        calibration.read(path)
+        calibration_file.read(path)
     for data in (b"", b"no tensors"):
         path.write_bytes(data)
         with pytest.raises(UsageError, match="is no calibration"):
-            calibration.read(path)
+            calibration_file.read(path)
 
 
 def test_a_calibration_of_another_model_is_refused(tmp_path: Path, learned: dict[str, np.ndarray]) -> None:
     from tests.unit.tiny_models import save
 
     folder = save("scenes-like", tmp_path / "model")
-    save_file(learned, folder / calibration.FILE)
+    save_file(learned, folder / calibration_file.FILE)
     with pytest.raises(UsageError, match=r"another model's: \d+ channels at .*, where it has"):
         codec_of(str(folder))
     few = {name.replace("tokens.", "lm:9."): array for name, array in learned.items() if name.startswith("tokens.")}
-    save_file(few, folder / calibration.FILE)
+    save_file(few, folder / calibration_file.FILE)
     with pytest.raises(UsageError, match="has no cut lm:9"):
         codec_of(str(folder))
     assert codec_of("scenes").channels[Cut.parse("tokens")] == 256

@@ -219,7 +219,7 @@ def test_whatever_it_is_told_by_whatever_clock_the_estimate_is_a_number(told):
         assert 0 < estimate.uplink_bps < math.inf
         assert 0 < estimate.rtt_s < math.inf
         assert 0 <= estimate.spread < math.inf
-        assert sum(weight for weight, _, _ in estimate.outlook) == pytest.approx(1) or not estimate.outlook
+        assert sum(weight for weight, _, _ in estimate.forecast) == pytest.approx(1) or not estimate.forecast
 
 
 def test_a_short_stall_without_a_byte_leaves_room_for_the_packet_that_was_under_way():

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from splitvlm.link.estimator import LinkEstimator
-from splitvlm.link.outlook import History
+from splitvlm.link.forecast import History
 
 rates = st.floats(1e3, 1e11)
 
@@ -25,7 +25,7 @@ def test_weights_sum_to_one_and_all_is_finite(seen, level_bps, spread, age_s):
     for bps, payload_bytes, pause_s in seen:
         now_s += pause_s
         history.add(bps, payload_bytes, now_s, (level_bps, spread))
-    points = history.outlook(level_bps, spread, age_s)
+    points = history.forecast(level_bps, spread, age_s)
     assert sum(weight for weight, _, _ in points) == pytest.approx(1)
     for weight, bps, wait_s in points:
         assert weight >= 0
@@ -35,7 +35,7 @@ def test_weights_sum_to_one_and_all_is_finite(seen, level_bps, spread, age_s):
 
 def weight_near(estimator: LinkEstimator, bps: float, now_s: float) -> float:
     """How much of the outlook lies within a tenth of the rate."""
-    return sum(weight for weight, rate, _ in estimator.estimate(now_s).outlook if abs(rate / bps - 1) < 0.1)
+    return sum(weight for weight, rate, _ in estimator.estimate(now_s).forecast if abs(rate / bps - 1) < 0.1)
 
 
 def send(estimator: LinkEstimator, bps: float, now_s: float) -> None:
@@ -56,8 +56,8 @@ def test_on_a_link_that_cannot_be_foretold_it_believes_the_usual_rates():
     estimator, rng = LinkEstimator(), random.Random(3)
     for second in range(0, 600, 3):
         send(estimator, math.exp(rng.uniform(math.log(200e3), math.log(5e6))), float(second))
-    outlook = estimator.estimate(600.0).outlook
-    spread = sorted(bps for weight, bps, _ in outlook if weight > 0.05)
+    forecast = estimator.estimate(600.0).forecast
+    spread = sorted(bps for weight, bps, _ in forecast if weight > 0.05)
     assert spread[-1] / spread[0] > 4
 
 
@@ -68,6 +68,6 @@ def test_an_outage_is_a_wait_before_the_usual_rate():
             estimator.on_stall(1_000, 1.0, float(second))
         else:
             send(estimator, 2e6, float(second))
-    waits = [(bps, wait_s) for weight, bps, wait_s in estimator.estimate(100.0).outlook if wait_s > 0]
+    waits = [(bps, wait_s) for weight, bps, wait_s in estimator.estimate(100.0).forecast if wait_s > 0]
     assert waits
     assert all(bps == pytest.approx(2e6, rel=0.1) for bps, _ in waits)

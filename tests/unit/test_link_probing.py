@@ -24,8 +24,8 @@ rates = st.floats(1e3, 1e9)
 
 
 def about(level_bps: float, low_bps: float, high_bps: float) -> LinkEstimate:
-    outlook = ((0.25, low_bps, 0.0), (0.5, level_bps, 0.0), (0.25, high_bps, 0.0))
-    return LinkEstimate(level_bps, RTT_S, 0.1, 0.0, 5, high_bps, outlook, level_bps, at_least=False)
+    forecast = ((0.25, low_bps, 0.0), (0.5, level_bps, 0.0), (0.25, high_bps, 0.0))
+    return LinkEstimate(level_bps, RTT_S, 0.1, 0.0, 5, high_bps, forecast, level_bps, at_least=False)
 
 
 def test_where_one_plan_is_best_over_the_whole_forecast_no_probe_is_worth_anything():

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import pytest
 from PIL import Image
 
-from splitvlm import logs
 from splitvlm.model.pictures import read_picture
+from splitvlm.node import logs
 from splitvlm.settings import Logging
 from tests.picture_files import saved
 

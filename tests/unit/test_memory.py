@@ -5,16 +5,16 @@ from __future__ import annotations
 import torch
 from transformers import DynamicCache
 
-from cloud_node.memory import Kept, Memory
+from cloud_node.prefix_cache import PrefixCache, PrefixEntry
 from splitvlm.domain import Plan
 from splitvlm.model.prefix import Prefix
 
 KIB = 1024
 
 
-def kept(kib: int) -> Kept:
+def kept(kib: int) -> PrefixEntry:
     prefix = Prefix(torch.zeros(128 * kib, dtype=torch.int64), {}, DynamicCache())
-    return Kept(Plan.parse("tokens/int8"), prefix)
+    return PrefixEntry(Plan.parse("tokens/int8"), prefix)
 
 
 class Clock:
@@ -25,7 +25,7 @@ class Clock:
 
 
 def test_the_least_recently_used_goes_first() -> None:
-    memory = Memory(3 * KIB, 60.0)
+    memory = PrefixCache(3 * KIB, 60.0)
     for name in (b"a", b"b", b"c"):
         assert memory.put("edge", name, kept(1))
     assert memory.get("edge", b"a") is not None
@@ -35,7 +35,7 @@ def test_the_least_recently_used_goes_first() -> None:
 
 
 def test_what_has_no_room_is_not_kept_and_moves_nothing_out() -> None:
-    memory = Memory(2 * KIB, 60.0)
+    memory = PrefixCache(2 * KIB, 60.0)
     assert memory.put("edge", b"a", kept(1))
     assert not memory.put("edge", b"b", kept(3))
     assert memory.get("edge", b"a") is not None
@@ -44,7 +44,7 @@ def test_what_has_no_room_is_not_kept_and_moves_nothing_out() -> None:
 
 
 def test_an_entry_replaced_is_counted_once() -> None:
-    memory = Memory(8 * KIB, 60.0)
+    memory = PrefixCache(8 * KIB, 60.0)
     memory.put("edge", b"a", kept(1))
     memory.put("edge", b"a", kept(2))
     assert memory.num_bytes == 2 * KIB
@@ -52,7 +52,7 @@ def test_an_entry_replaced_is_counted_once() -> None:
 
 def test_what_is_not_used_goes_in_time() -> None:
     clock = Clock()
-    memory = Memory(8 * KIB, 60.0, clock)
+    memory = PrefixCache(8 * KIB, 60.0, clock)
     memory.put("edge", b"a", kept(1))
     clock.now_s = 50.0
     assert memory.get("edge", b"a") is not None
@@ -64,13 +64,13 @@ def test_what_is_not_used_goes_in_time() -> None:
 
 
 def test_devices_are_apart() -> None:
-    memory = Memory(8 * KIB, 60.0)
+    memory = PrefixCache(8 * KIB, 60.0)
     memory.put("edge-1", b"a", kept(1))
     assert memory.get("edge-2", b"a") is None
 
 
 def test_a_device_that_sends_many_pictures_drives_out_its_own_only() -> None:
-    memory = Memory(8 * KIB, 60.0)
+    memory = PrefixCache(8 * KIB, 60.0)
     assert memory.put("shy", b"a", kept(1))
     for number in range(100):
         memory.put("greedy", str(number).encode(), kept(1))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut
-from splitvlm.errors import Forgotten, ProtocolError
+from splitvlm.errors import PrefixEvicted, ProtocolError
 from splitvlm.model.boundary import IDS
 from splitvlm.model.loading import load_cloud, load_device, load_whole
 from splitvlm.model.parts import CloudPart, DevicePart, UpperRun
@@ -49,7 +49,7 @@ def test_a_second_question_gets_the_tokens_of_generate(kind: str, tmp_path: Path
         assert prefix is not None
         assert prefix.num_bytes > 0
         for question, tokens in ((SECOND, expected[1]), (FIRST, expected[0]), (SECOND, expected[1])):
-            again = cloud.again(prefix, device.prompt(PICTURE, question), TOKENS_ASKED)
+            again = cloud.prefix_cached(prefix, device.prompt(PICTURE, question), TOKENS_ASKED)
             assert answer(again) == tokens
             assert again.prefix() is prefix
 
@@ -67,7 +67,7 @@ def test_neither_tower_nor_prefix_is_run_again(parts: tuple[DevicePart, CloudPar
     prefix = run.prefix()
     assert prefix is not None
     prompt = device.prompt(PICTURE, SECOND)
-    again = cloud.again(prefix, prompt, TOKENS_ASKED)
+    again = cloud.prefix_cached(prefix, prompt, TOKENS_ASKED)
     rows: list[int] = []
     stages: Counter[str] = Counter()
     layer = cloud.family.stack(cloud.model).layers[0]
@@ -90,11 +90,11 @@ def test_another_pictures_prompt_is_refused(parts: tuple[DevicePart, CloudPart])
     cut_short = {IDS: good[IDS][: len(prefix.ids_P)]}
     two = {IDS: torch.cat([good[IDS], prefix.ids_P])}
     for prompt in (device.prompt(OTHER, SECOND), cut_short, two):
-        with pytest.raises(Forgotten):
-            cloud.again(prefix, prompt, TOKENS_ASKED)
+        with pytest.raises(PrefixEvicted):
+            cloud.prefix_cached(prefix, prompt, TOKENS_ASKED)
     for malformed in ({}, good | {"hidden": torch.zeros(1, 48)}, {IDS: good[IDS] - 400}, {IDS: good[IDS].int()}):
         with pytest.raises(ProtocolError):
-            cloud.again(prefix, malformed, TOKENS_ASKED)
+            cloud.prefix_cached(prefix, malformed, TOKENS_ASKED)
 
 
 def test_layers_on_the_device_keep_their_own_caches(parts: tuple[DevicePart, CloudPart]) -> None:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from splitvlm.domain import DEVICE, IMAGE
 from splitvlm.errors import UsageError
 from splitvlm.model.loading import load_cloud, load_device, load_whole, read_spec
-from splitvlm.model.sources import find_source
+from splitvlm.model.source_lookup import find_source
 from tests.unit.tiny_models import FAMILIES, picture, save
 
 Tensors = dict[str, torch.Tensor]

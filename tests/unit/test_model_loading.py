@@ -103,7 +103,7 @@ def test_a_folder_that_names_smolvlms_processor(folders: dict[str, Path], tmp_pa
 
 def test_shapes_give_the_same_weights_to_every_part() -> None:
     """Drawn on the smallest tensors of a shape, because the shapes are large."""
-    from splitvlm.model.sources import find_source
+    from splitvlm.model.source_lookup import find_source
 
     name = "shape:smolvlm-256m"
     spec, source = read_spec(name), find_source(name)

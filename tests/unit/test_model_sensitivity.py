@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from splitvlm.calibration.sensitivity import sensitivity
 from splitvlm.domain import TOKENS, Cut
 from splitvlm.model.loading import load_whole, read_spec
 from splitvlm.model.processors import prompt_inputs
-from splitvlm.model.sensitivity import sensitivity
 from tests.unit.tiny_models import FAMILIES, picture, save
 
 ASKED = [(picture(96, 48, 2), "Is it day?")]
@@ -50,5 +50,5 @@ def test_a_model_that_answers_with_a_picture(tmp_path: Path, monkeypatch: pytest
     preferred = torch.zeros(model.lm_head.out_features)
     preferred[model.config.image_token_id] = 50.0
     model.lm_head.bias = torch.nn.Parameter(preferred, requires_grad=False)
-    monkeypatch.setattr("splitvlm.model.sensitivity.load_whole", lambda name: (model, processor))
+    monkeypatch.setattr("splitvlm.calibration.sensitivity.load_whole", lambda name: (model, processor))
     assert np.isfinite(sensitivity(name, ASKED, Cut.parse("lm:1"))).all()

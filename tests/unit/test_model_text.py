@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from splitvlm.errors import UsageError
+from splitvlm.model.dummy_processor import byte_tokenizer
 from splitvlm.model.pictures import MAX_PIXELS, open_picture, read_picture
-from splitvlm.model.stand_in import byte_tokenizer
 from splitvlm.model.text import TextStream
 
 TOKENIZER: Any = byte_tokenizer(300, {"<end>": 256}, eos_token="<end>")

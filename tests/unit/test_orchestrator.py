@@ -9,14 +9,14 @@ from orchestrator.registry import FORGOTTEN_AFTER_S, CloudNode, EdgeNode, Origin
 from orchestrator.tables import Tables, ranking
 from splitvlm.domain import DEVICE, TOKENS, Plan
 from splitvlm.errors import CapacityError, ConfigError, UsageError
-from splitvlm.planning.table import Limits
+from splitvlm.planning.table import PlanLimits
 
 from .test_wire_plans import CLOUD_PROFILE, DEVICE_PROFILE
 
 HERE = Origin("aaaaaaaa", "10.0.0.1", "127.0.0.1:7443")
 THERE = Origin("bbbbbbbb", "10.0.0.2", "127.0.0.1:7443")
 AGAIN = replace(HERE, instance="cccccccc")  # the same host and port: a restart, or a twin behind the same NAT
-EDGE = EdgeNode("edge-1", "scenes", "hash", HERE, DEVICE_PROFILE, Limits(), b"kind")
+EDGE = EdgeNode("edge-1", "scenes", "hash", HERE, DEVICE_PROFILE, PlanLimits(), b"kind")
 CLOUD = CloudNode("cloud-1", "scenes", "hash", HERE, "127.0.0.1:1", CLOUD_PROFILE)
 
 
@@ -181,7 +181,7 @@ def test_a_table_that_changes_nothing_is_the_same() -> None:
 
 
 def test_limits_that_forbid_everything_are_named() -> None:
-    strict = replace(EDGE, limits=Limits(max_accuracy_drop=0.0, cuts=frozenset({TOKENS})))
+    strict = replace(EDGE, limits=PlanLimits(max_accuracy_drop=0.0, cuts=frozenset({TOKENS})))
     made = Tables({Plan(TOKENS, "int4"): 0.5}).table_for(strict, [CLOUD])
     assert made.lines == ()
     assert "max_accuracy_drop" in made.problem

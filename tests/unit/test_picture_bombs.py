@@ -19,11 +19,11 @@ from PIL import Image, PngImagePlugin, features
 
 from splitvlm.codec.picture import decode_picture
 from splitvlm.errors import ProtocolError, UsageError
+from splitvlm.files.pictures import FORMATS, avif, gif, jpeg, png, tiff
+from splitvlm.files.pictures.av1 import decoded_pixels
+from splitvlm.files.pictures.layout import MAX_BLOCKS
+from splitvlm.files.pictures.refusal import PictureRefused
 from splitvlm.model.pictures import inspect_picture, read_picture
-from splitvlm.picturefiles import FORMATS, avif, gif, jpeg, png, tiff
-from splitvlm.picturefiles.av1 import decoded_pixels
-from splitvlm.picturefiles.layout import MAX_BLOCKS
-from splitvlm.picturefiles.refusal import PictureRefused
 from tests.picture_files import png_with, saved
 
 PICTURE = Image.linear_gradient("L").resize((64, 48)).convert("RGB")

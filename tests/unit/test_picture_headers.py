@@ -11,8 +11,8 @@ from PIL import Image, ImageFile
 
 from splitvlm.codec.picture import decode_picture, inspect_coded_picture
 from splitvlm.errors import ProtocolError, UsageError
+from splitvlm.files.pictures.layout import MAX_SCANS
 from splitvlm.model.pictures import inspect_picture, read_picture
-from splitvlm.picturefiles.layout import MAX_SCANS
 from tests.picture_files import jpeg_of_scans, saved
 
 KINDS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")

@@ -10,14 +10,14 @@ from rich.console import Console
 
 from orchestrator.plan_view import as_json, axis_of, draw, rate, reasons, show, view
 from splitvlm.planning.profilefiles import read, scaled, write
-from splitvlm.planning.table import Limits
+from splitvlm.planning.table import PlanLimits
 
 PROFILES = scaled(
     read(Path(__file__).parents[2] / "examples" / "profiles" / "scenes.json"), device_slowdown=10, cloud_speedup=30
 )
 
 
-@pytest.mark.parametrize("limits", [Limits(), Limits(max_leak=0.95), Limits(max_accuracy_drop=0.0)])
+@pytest.mark.parametrize("limits", [PlanLimits(), PlanLimits(max_leak=0.95), PlanLimits(max_accuracy_drop=0.0)])
 @pytest.mark.parametrize("n_tokens", [0, 8, 64])
 def test_in_each_span_its_plan_is_the_fastest(limits, n_tokens):
     seen = view(PROFILES, limits, 0.05, n_tokens)
@@ -35,21 +35,21 @@ def test_in_each_span_its_plan_is_the_fastest(limits, n_tokens):
 
 def test_what_is_printed_names_what_was_left_out():
     console = Console(file=io.StringIO(), width=100)
-    show(view(PROFILES, Limits(max_leak=0.95), 0.05, 8), console, every=True, explain=True)
+    show(view(PROFILES, PlanLimits(max_leak=0.95), 0.05, 8), console, every=True, explain=True)
     text = console.file.getvalue()
     assert "forbidden: image/jpeg50 by max_leak" in text
     assert "device/none" in text
 
 
 def test_reasons_hold_the_crossing():
-    seen = view(PROFILES, Limits(), 0.05, 8)
+    seen = view(PROFILES, PlanLimits(), 0.05, 8)
     sentences = list(reasons(seen))
     assert len(sentences) == len(seen.spans)
     assert all(rate(span.low_bps) in sentence for span, sentence in zip(seen.spans[:-1], sentences, strict=False))
 
 
 def test_json_and_picture(tmp_path):
-    seen = view(PROFILES, Limits(), 0.05, 8)
+    seen = view(PROFILES, PlanLimits(), 0.05, 8)
     assert as_json(seen)["spans"][0]["high_bps"] is None
     draw(seen, tmp_path / "p.png")
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
@@ -57,7 +57,7 @@ def test_json_and_picture(tmp_path):
 
 def test_every_span_lies_on_the_picture():
     """The device's span ended below the axis: a colour in the legend that nobody found."""
-    seen = view(PROFILES, Limits(), 0.05, 8)
+    seen = view(PROFILES, PlanLimits(), 0.05, 8)
     slowest_bps, fastest_bps = axis_of(seen)
     for span in seen.spans:
         assert max(span.low_bps, slowest_bps) < min(span.high_bps, fastest_bps)

@@ -15,13 +15,13 @@ from edge_node.settings import EdgeSettings
 from orchestrator.plan_view import as_json, show, view
 from orchestrator.simulator.scenario import Scenario
 from orchestrator.tables import Tables
-from splitvlm import accuracy
-from splitvlm.accuracy import read_accuracy
+from splitvlm import bundle
+from splitvlm.bundle import read_accuracy
 from splitvlm.domain import IMAGE, TOKENS, Plan
 from splitvlm.errors import UsageError
 from splitvlm.planning.kinds import AccuracyDrop, KindDrop, KindTally, worst_kind
 from splitvlm.planning.profilefiles import read, scaled, write
-from splitvlm.planning.table import MAX_KIND_DROP, Limits
+from splitvlm.planning.table import MAX_KIND_DROP, PlanLimits
 from splitvlm.rpc.plans import accuracy_from_wire, accuracy_to_wire, limits_from_wire
 from splitvlm.wire.v1 import control_pb2 as pb
 from tests.unit.test_orchestrator import CLOUD, EDGE
@@ -38,15 +38,15 @@ def test_a_kind_that_suffers_forbids_a_plan_whose_mean_does_not() -> None:
     }
     cloud = replace(CLOUD, accuracy=drops)
 
-    def plans(limits: Limits) -> set[Plan]:
+    def plans(limits: PlanLimits) -> set[Plan]:
         return {
             line.plan
             for line in Tables({}).table_for(replace(EDGE, limits=limits, kind=repr(limits).encode()), [cloud]).lines
         }
 
-    assert INT4 in plans(Limits(max_accuracy_drop=0.005))
-    assert INT4 not in plans(Limits(max_accuracy_drop=0.005, max_kind_drop=MAX_KIND_DROP))
-    assert JPEG in plans(Limits(max_kind_drop=MAX_KIND_DROP))
+    assert INT4 in plans(PlanLimits(max_accuracy_drop=0.005))
+    assert INT4 not in plans(PlanLimits(max_accuracy_drop=0.005, max_kind_drop=MAX_KIND_DROP))
+    assert JPEG in plans(PlanLimits(max_kind_drop=MAX_KIND_DROP))
 
 
 def test_three_points_unless_said_otherwise_everywhere() -> None:
@@ -99,7 +99,7 @@ def test_files_keep_it(tmp_path: Path) -> None:
 
 def test_a_models_file_is_read_with_and_without_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "accuracy.json"
-    monkeypatch.setattr(accuracy, "model_file", lambda name, file: tmp_path / file)
+    monkeypatch.setattr(bundle, "model_file", lambda name, file: tmp_path / file)
     kinds = '{"cars": {"questions": 700, "lost": 40, "gained": 4}}'
     file.write_text(
         f'{{"plans": {{"tokens/int4": {{"drop": 0.1, "kinds": {kinds}}}, "image/jpeg75": {{"drop": 0.0}}}}}}'
@@ -125,7 +125,7 @@ def test_plan_shows_and_explains_it() -> None:
     }
     slow = scaled(PROFILES, device_slowdown=10, cloud_speedup=30)
     drops = {plan: AccuracyDrop(drop.mean, worst.get(plan.level)) for plan, drop in slow.accuracy.items()}
-    seen = view(replace(slow, accuracy=drops), Limits(max_kind_drop=0.03), 0.05, 8)
+    seen = view(replace(slow, accuracy=drops), PlanLimits(max_kind_drop=0.03), 0.05, 8)
     console = Console(file=io.StringIO(), width=120)
     show(seen, console, every=True, explain=True)
     text = console.file.getvalue()  # type: ignore[attr-defined]
@@ -136,7 +136,7 @@ def test_plan_shows_and_explains_it() -> None:
 
 
 def test_a_larger_sample_of_a_kind_replaces_the_smaller_one_and_means_stay(tmp_path: Path) -> None:
-    from splitvlm.evaluate import add_kinds
+    from splitvlm.evaluation.command import add_kinds
 
     def counts(questions: int, lost: int) -> dict[str, int]:
         return {"questions": questions, "lost": lost, "gained": 0}

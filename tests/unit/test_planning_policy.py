@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from splitvlm.domain import DEVICE, Plan
 from splitvlm.planning.costs import CostLine
 from splitvlm.planning.policy import SLACK, LinkView, Objective, Policy
-from splitvlm.planning.table import Limits, PlanTable, build_table
+from splitvlm.planning.table import PlanLimits, PlanTable, build_table
 
 
 def a_line(plan: str, *, payload_bytes: int, fixed_s: float, trips: int = 1) -> CostLine:
@@ -138,8 +138,8 @@ def test_where_energy_counts_the_device_starts_only_when_the_cloud_is_overdue():
 
 def test_a_deadline_makes_it_shun_the_plan_that_may_be_late():
     """Image is faster on average, but late in one case of five; tokens never is."""
-    outlook = ((0.8, 10e6, 0.0), (0.2, 100e3, 0.0))
-    link = LinkView(10e6, 0.02, 0.1, 10e6, outlook)
+    forecast = ((0.8, 10e6, 0.0), (0.2, 100e3, 0.0))
+    link = LinkView(10e6, 0.02, 0.1, 10e6, forecast)
     lines = (
         a_line("image/q75", payload_bytes=6_000, fixed_s=0.1),
         a_line("tokens/int4", payload_bytes=1_000, fixed_s=0.3),
@@ -166,7 +166,7 @@ def test_a_metered_link_sends_no_more_than_its_bytes():
 
 @given(st.lists(st.tuples(links, st.integers(0, 100), st.booleans()), max_size=20))
 def test_no_sequence_of_links_picks_a_forbidden_plan(steps):
-    limits = Limits(cuts=frozenset({TOKENS.plan.cut, DEVICE}))
+    limits = PlanLimits(cuts=frozenset({TOKENS.plan.cut, DEVICE}))
     before, after = TABLE, build_table(TABLE.lines, limits, 2)
     policy = Policy()
     policy.pick(before, FAST, 5, 0)

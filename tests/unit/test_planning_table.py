@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut, Plan
 from splitvlm.errors import ConfigError
 from splitvlm.planning.costs import CostLine
-from splitvlm.planning.table import GRID_RTT_S, GRID_TOKENS, Limits, build_table, dominates, envelope
+from splitvlm.planning.table import GRID_RTT_S, GRID_TOKENS, PlanLimits, build_table, dominates, envelope
 
 CUTS = [IMAGE, *(Cut.parse(f"vision:{k}") for k in (1, 4)), TOKENS, *(Cut.parse(f"lm:{k}") for k in (1, 3)), DEVICE]
 LEVELS = ["lossless", "int8", "int4"]
@@ -42,7 +42,7 @@ def cost_line(draw: st.DrawFn) -> CostLine:
 cost_lines_st = st.lists(cost_line(), min_size=1, max_size=25, unique_by=lambda line: line.plan)
 of_the_grid = st.tuples(st.floats(1e3, 1e9), st.sampled_from(GRID_RTT_S), st.sampled_from(GRID_TOKENS))
 limits_st = st.builds(
-    Limits,
+    PlanLimits,
     max_accuracy_drop=st.none() | st.floats(0, 0.2),
     device_memory_bytes=st.none() | st.integers(0, 1000),
     max_leak=st.none() | st.floats(0, 1),
@@ -51,7 +51,7 @@ limits_st = st.builds(
 )
 
 
-def allowed(line: CostLine, limits: Limits) -> bool:
+def allowed(line: CostLine, limits: PlanLimits) -> bool:
     """The limits in other words than the code's."""
     cut = line.plan.cut
     return (
@@ -78,14 +78,14 @@ def test_the_table_s_best_is_the_best_of_all_allowed_plans(lines, limits, link):
 
 @given(cost_lines_st)
 def test_no_line_of_the_table_dominates_another(lines):
-    kept = build_table(lines, Limits(), 1).lines
+    kept = build_table(lines, PlanLimits(), 1).lines
     assert not [(a.plan, b.plan) for a in kept for b in kept if a is not b and dominates(a, b)]
 
 
 @given(cost_lines_st)
 def test_the_device_stays_for_the_time_without_a_cloud(lines):
     had = any(line.plan.cut == DEVICE for line in lines)
-    assert had == any(line.plan.cut == DEVICE for line in build_table(lines, Limits(), 1).lines)
+    assert had == any(line.plan.cut == DEVICE for line in build_table(lines, PlanLimits(), 1).lines)
 
 
 def a_line(plan: str, *, drop: float = 0.0, memory: int = 10, payload_bytes: int = 100) -> CostLine:
@@ -94,19 +94,19 @@ def a_line(plan: str, *, drop: float = 0.0, memory: int = 10, payload_bytes: int
 
 def test_of_equal_lines_the_more_accurate_stays():
     lines = [a_line("image/q50", drop=0.02), a_line("image/q75", drop=0.01)]
-    assert [str(line.plan) for line in build_table(lines, Limits(), 1).lines] == ["image/q75"]
+    assert [str(line.plan) for line in build_table(lines, PlanLimits(), 1).lines] == ["image/q75"]
 
 
 @pytest.mark.parametrize(
     ("limits", "words"),
     [
-        (Limits(max_accuracy_drop=0.001), "max_accuracy_drop = 0.001 forbids every plan.* least drop .* 0.0100"),
-        (Limits(device_memory_bytes=5), "device_memory_bytes = 5 forbids every plan.* needs 10 bytes"),
-        (Limits(max_leak=0.1), "max_leak = 0.1 forbids every plan.* least leak of any plan is 0.250"),
-        (Limits(levels=frozenset({"int8"})), "levels = int8 forbids every plan"),
-        (Limits(cuts=frozenset({DEVICE})), "cuts = device forbids every plan"),
+        (PlanLimits(max_accuracy_drop=0.001), "max_accuracy_drop = 0.001 forbids every plan.* least drop .* 0.0100"),
+        (PlanLimits(device_memory_bytes=5), "device_memory_bytes = 5 forbids every plan.* needs 10 bytes"),
+        (PlanLimits(max_leak=0.1), "max_leak = 0.1 forbids every plan.* least leak of any plan is 0.250"),
+        (PlanLimits(levels=frozenset({"int8"})), "levels = int8 forbids every plan"),
+        (PlanLimits(cuts=frozenset({DEVICE})), "cuts = device forbids every plan"),
         (
-            Limits(max_accuracy_drop=0.01, levels=frozenset({"int4"})),
+            PlanLimits(max_accuracy_drop=0.01, levels=frozenset({"int4"})),
             "image/q75 is forbidden by levels; tokens/int4 is forbidden by max_accuracy_drop",
         ),
     ],
@@ -119,7 +119,7 @@ def test_when_nothing_is_left_the_limit_is_named(limits, words):
 
 def test_nothing_measured_is_said_so():
     with pytest.raises(ConfigError, match="There is no plan"):
-        build_table([], Limits(), 1)
+        build_table([], PlanLimits(), 1)
 
 
 @given(cost_lines_st, of_the_grid)
@@ -145,5 +145,5 @@ def test_a_profile_of_which_every_plan_counts_costs_little() -> None:
         for number, at in enumerate(share)
     ]
     began_s = time.thread_time()
-    assert len(build_table(lines, Limits(), 1).lines) == 1024
+    assert len(build_table(lines, PlanLimits(), 1).lines) == 1024
     assert time.thread_time() - began_s < 5

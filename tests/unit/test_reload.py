@@ -13,7 +13,7 @@ from edge_node.settings import CHANGEABLE, EdgeSettings
 from orchestrator.settings import CHANGEABLE as ORCHESTRATOR_CHANGEABLE
 from orchestrator.settings import OrchestratorSettings
 from splitvlm.errors import ConfigError
-from splitvlm.rpc.reload import Reloader, merged
+from splitvlm.node.reload import Reloader, merged
 from splitvlm.settings import Section
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from splitvlm import evaluate
-from splitvlm.pictures import warning_about
+from splitvlm.evaluation import command
+from splitvlm.evaluation.answers import Example
 from splitvlm.scenes import TRAINED_DOMAINS, draw
 from splitvlm.scenes.familiarity import FORMS, warning
-from splitvlm.variants.evaluation import Example
+from splitvlm.scenes.samples import warning_about
 
 
 def photograph() -> Image.Image:
@@ -43,8 +43,8 @@ def test_nobody_can_say_what_another_model_knows() -> None:
 def test_evaluate_says_once_how_many_pictures_are_unfamiliar(capsys: pytest.CaptureFixture[str]) -> None:
     strange, known = photograph(), draw("road", 3).image
     examples = [Example(picture, "q", "a") for picture in (strange, known, strange)]
-    evaluate._warn("scenes", Path("data.jsonl"), examples)
+    command._warn("scenes", Path("data.jsonl"), examples)
     assert capsys.readouterr().err.startswith("1 of 2 pictures, for one: The embedded model knows")
-    evaluate._warn("scenes", Path("data.jsonl"), examples[1:2])
-    evaluate._warn("scenes", None, examples)
+    command._warn("scenes", Path("data.jsonl"), examples[1:2])
+    command._warn("scenes", None, examples)
     assert capsys.readouterr().err == ""

@@ -125,7 +125,7 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.
 
     teach = train.teach
 
-    def interrupted(student: train.Student, *others: object) -> dict[str, float]:
+    def interrupted(student: train.TrainState, *others: object) -> dict[str, float]:
         shown = teach(student, *others)
         if student.step == 2:
             train.signal.raise_signal(train.signal.SIGINT)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from splitvlm.shown import fixed, number, percent, rate
+from splitvlm.files.shown import fixed, number, percent, rate
 
 
 @pytest.mark.parametrize(

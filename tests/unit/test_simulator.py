@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.simulator.contenders import Fixed
+from orchestrator.simulator.baselines import Fixed
 from orchestrator.simulator.engine import World, simulate
 from orchestrator.simulator.results import percentile, summarise, write_csv, write_json
 from orchestrator.simulator.run import compare, lines_of

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.simulator.contenders import Adaptive, Fixed, Oracle
+from orchestrator.simulator.baselines import Adaptive, Fixed, Oracle
 from orchestrator.simulator.engine import World, simulate
 from splitvlm.domain import Plan
 from splitvlm.link.traces import Trace

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from orchestrator.simulator.page import COLUMNS, by_changes, write_report
+from orchestrator.simulator.console import show, stem
+from orchestrator.simulator.html_report import COLUMNS, by_changes, write_report
 from orchestrator.simulator.run import compare
 from orchestrator.simulator.scenario import Scenario
-from orchestrator.simulator.show import show, stem
 from splitvlm import settings
 from splitvlm.errors import UsageError
 

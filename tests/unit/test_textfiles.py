@@ -9,14 +9,14 @@ import pytest
 
 from edge_node.settings import EdgeSettings
 from orchestrator.simulator.scenario import Scenario
+from splitvlm.bundle import scaled
 from splitvlm.crypto.ledger import LEDGER_FILE, read_ledger
 from splitvlm.errors import ConfigError, KeysError, SplitvlmError, UsageError
-from splitvlm.leak.figures import scaled
+from splitvlm.evaluation import answers
+from splitvlm.files.text import parse_json, parse_yaml, read_json, read_json_lines, read_text
 from splitvlm.link.tracefiles import load as load_trace
 from splitvlm.planning import profilefiles
 from splitvlm.settings import load
-from splitvlm.textfiles import parse_json, parse_yaml, read_json, read_json_lines, read_text
-from splitvlm.variants import evaluation
 
 TWICE = """node: clinic-1
 planning:
@@ -75,7 +75,7 @@ def test_learned_files_are_read_by_the_same_rule(tmp_path: Path) -> None:
         profilefiles.read(profiles)
     questions = of(tmp_path, "q.jsonl", '\n{"image": "a", "question": "q", "answer": "1", "answer": "2"}\n')
     with pytest.raises(UsageError, match=r"q\.jsonl:2: the key 'answer' stands twice"):
-        evaluation.read(questions)
+        answers.read(questions)
     scenario = of(tmp_path, "s.yaml", "profiles: p\nlink: {rtt_s: 1, rtt_s: 2}\n")
     with pytest.raises(ConfigError, match=r"s\.yaml:2: the key 'rtt_s' stands twice"):
         load(scenario, Scenario)
@@ -124,7 +124,7 @@ def test_latin_text_is_refused_with_its_line(tmp_path: Path, name: str) -> None:
     readers: dict[str, Callable[[], object]] = {
         "x.yaml": lambda: load(file, EdgeSettings),
         "x.csv": lambda: load_trace(str(file)),
-        "x.jsonl": lambda: evaluation.read(file),
+        "x.jsonl": lambda: answers.read(file),
     }
     with pytest.raises(SplitvlmError, match=r"x\.\w+:3 is not a text file in UTF-8"):
         readers[name]()

@@ -6,7 +6,7 @@ import sys
 PROGRAM = """
 import torch
 from threadpoolctl import threadpool_info
-from splitvlm.threads import use_threads
+from splitvlm.model.threads import use_threads
 use_threads(3)
 print(torch.get_num_threads(), *(one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"))
 """

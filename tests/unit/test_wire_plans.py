@@ -7,7 +7,7 @@ import pytest
 from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut, Plan
 from splitvlm.errors import UsageError
 from splitvlm.planning.costs import CloudProfile, CostLine, DeviceProfile, cost_lines
-from splitvlm.planning.table import Limits, PlanTable
+from splitvlm.planning.table import PlanLimits, PlanTable
 from splitvlm.rpc import plans
 from splitvlm.wire.v1 import control_pb2 as pb
 
@@ -37,15 +37,15 @@ def test_profiles_cross_unchanged() -> None:
 @pytest.mark.parametrize(
     "limits",
     [
-        Limits(),
-        Limits(max_kind_drop=0.03),
-        Limits(max_accuracy_drop=0.0, device_memory_bytes=5, max_leak=0.25, levels=frozenset({"int4"})),
-        Limits(cuts=frozenset({IMAGE, LM})),
-        Limits(max_leak=0.0),
-        Limits(max_leak=0.5),
+        PlanLimits(),
+        PlanLimits(max_kind_drop=0.03),
+        PlanLimits(max_accuracy_drop=0.0, device_memory_bytes=5, max_leak=0.25, levels=frozenset({"int4"})),
+        PlanLimits(cuts=frozenset({IMAGE, LM})),
+        PlanLimits(max_leak=0.0),
+        PlanLimits(max_leak=0.5),
     ],
 )
-def test_limits_cross_unchanged(limits: Limits) -> None:
+def test_limits_cross_unchanged(limits: PlanLimits) -> None:
     assert plans.limits_from_wire(plans.limits_to_wire(limits)) == limits
 
 

@@ -109,9 +109,9 @@ def save(kind: str, folder: Path, *, repetition_penalty: float | None = None) ->
     """Save a tiny model of `kind` (a key of FAMILIES) with its processor; returns the folder."""
     import torch
 
+    from splitvlm.model.dummy_processor import stand_in_processor
     from splitvlm.model.random_weights import draw
     from splitvlm.model.skeleton import build_skeleton, put
-    from splitvlm.model.stand_in import stand_in_processor
 
     config, image_settings = FAMILIES[kind]()
     model = build_skeleton(config, torch.float32)

@@ -140,7 +140,7 @@ class KindDrop(_message.Message):
 Global___KindDrop: _TypeAlias = KindDrop  # noqa: Y015
 
 @_typing.final
-class Registered(_message.Message):
+class RegisterReply(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     HEARTBEAT_MS_FIELD_NUMBER: _builtins.int
@@ -157,10 +157,10 @@ class Registered(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Registered: _TypeAlias = Registered  # noqa: Y015
+Global___RegisterReply: _TypeAlias = RegisterReply  # noqa: Y015
 
 @_typing.final
-class Beat(_message.Message):
+class HeartbeatRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NODE_FIELD_NUMBER: _builtins.int
@@ -188,15 +188,15 @@ class Beat(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Beat: _TypeAlias = Beat  # noqa: Y015
+Global___HeartbeatRequest: _TypeAlias = HeartbeatRequest  # noqa: Y015
 
 @_typing.final
-class Beaten(_message.Message):
+class HeartbeatReply(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     HEARTBEAT_MS_FIELD_NUMBER: _builtins.int
     heartbeat_ms: _builtins.int
-    """as in Registered: it may have changed since"""
+    """as in RegisterReply: it may have changed since"""
     def __init__(
         self,
         *,
@@ -208,7 +208,7 @@ class Beaten(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Beaten: _TypeAlias = Beaten  # noqa: Y015
+Global___HeartbeatReply: _TypeAlias = HeartbeatReply  # noqa: Y015
 
 @_typing.final
 class LeaveRequest(_message.Message):
@@ -311,7 +311,7 @@ class PlanUse(_message.Message):
 Global___PlanUse: _TypeAlias = PlanUse  # noqa: Y015
 
 @_typing.final
-class Reported(_message.Message):
+class ReportReply(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -323,7 +323,7 @@ class Reported(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Reported: _TypeAlias = Reported  # noqa: Y015
+Global___ReportReply: _TypeAlias = ReportReply  # noqa: Y015
 
 @_typing.final
 class DeviceProfile(_message.Message):

@@ -37,12 +37,12 @@ class ControlStub:
         self.Register = channel.unary_unary(
                 '/splitvlm.wire.v1.Control/Register',
                 request_serializer=splitvlm_dot_wire_dot_v1_dot_control__pb2.Registration.SerializeToString,
-                response_deserializer=splitvlm_dot_wire_dot_v1_dot_control__pb2.Registered.FromString,
+                response_deserializer=splitvlm_dot_wire_dot_v1_dot_control__pb2.RegisterReply.FromString,
                 _registered_method=True)
         self.Heartbeat = channel.unary_unary(
                 '/splitvlm.wire.v1.Control/Heartbeat',
-                request_serializer=splitvlm_dot_wire_dot_v1_dot_control__pb2.Beat.SerializeToString,
-                response_deserializer=splitvlm_dot_wire_dot_v1_dot_control__pb2.Beaten.FromString,
+                request_serializer=splitvlm_dot_wire_dot_v1_dot_control__pb2.HeartbeatRequest.SerializeToString,
+                response_deserializer=splitvlm_dot_wire_dot_v1_dot_control__pb2.HeartbeatReply.FromString,
                 _registered_method=True)
         self.Leave = channel.unary_unary(
                 '/splitvlm.wire.v1.Control/Leave',
@@ -52,7 +52,7 @@ class ControlStub:
         self.Report = channel.unary_unary(
                 '/splitvlm.wire.v1.Control/Report',
                 request_serializer=splitvlm_dot_wire_dot_v1_dot_control__pb2.LinkReport.SerializeToString,
-                response_deserializer=splitvlm_dot_wire_dot_v1_dot_control__pb2.Reported.FromString,
+                response_deserializer=splitvlm_dot_wire_dot_v1_dot_control__pb2.ReportReply.FromString,
                 _registered_method=True)
         self.WatchPlans = channel.unary_stream(
                 '/splitvlm.wire.v1.Control/WatchPlans',
@@ -118,12 +118,12 @@ def add_ControlServicer_to_server(servicer, server):
             'Register': grpc.unary_unary_rpc_method_handler(
                     servicer.Register,
                     request_deserializer=splitvlm_dot_wire_dot_v1_dot_control__pb2.Registration.FromString,
-                    response_serializer=splitvlm_dot_wire_dot_v1_dot_control__pb2.Registered.SerializeToString,
+                    response_serializer=splitvlm_dot_wire_dot_v1_dot_control__pb2.RegisterReply.SerializeToString,
             ),
             'Heartbeat': grpc.unary_unary_rpc_method_handler(
                     servicer.Heartbeat,
-                    request_deserializer=splitvlm_dot_wire_dot_v1_dot_control__pb2.Beat.FromString,
-                    response_serializer=splitvlm_dot_wire_dot_v1_dot_control__pb2.Beaten.SerializeToString,
+                    request_deserializer=splitvlm_dot_wire_dot_v1_dot_control__pb2.HeartbeatRequest.FromString,
+                    response_serializer=splitvlm_dot_wire_dot_v1_dot_control__pb2.HeartbeatReply.SerializeToString,
             ),
             'Leave': grpc.unary_unary_rpc_method_handler(
                     servicer.Leave,
@@ -133,7 +133,7 @@ def add_ControlServicer_to_server(servicer, server):
             'Report': grpc.unary_unary_rpc_method_handler(
                     servicer.Report,
                     request_deserializer=splitvlm_dot_wire_dot_v1_dot_control__pb2.LinkReport.FromString,
-                    response_serializer=splitvlm_dot_wire_dot_v1_dot_control__pb2.Reported.SerializeToString,
+                    response_serializer=splitvlm_dot_wire_dot_v1_dot_control__pb2.ReportReply.SerializeToString,
             ),
             'WatchPlans': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchPlans,
@@ -172,7 +172,7 @@ class Control:
             target,
             '/splitvlm.wire.v1.Control/Register',
             splitvlm_dot_wire_dot_v1_dot_control__pb2.Registration.SerializeToString,
-            splitvlm_dot_wire_dot_v1_dot_control__pb2.Registered.FromString,
+            splitvlm_dot_wire_dot_v1_dot_control__pb2.RegisterReply.FromString,
             options,
             channel_credentials,
             insecure,
@@ -198,8 +198,8 @@ class Control:
             request,
             target,
             '/splitvlm.wire.v1.Control/Heartbeat',
-            splitvlm_dot_wire_dot_v1_dot_control__pb2.Beat.SerializeToString,
-            splitvlm_dot_wire_dot_v1_dot_control__pb2.Beaten.FromString,
+            splitvlm_dot_wire_dot_v1_dot_control__pb2.HeartbeatRequest.SerializeToString,
+            splitvlm_dot_wire_dot_v1_dot_control__pb2.HeartbeatReply.FromString,
             options,
             channel_credentials,
             insecure,
@@ -253,7 +253,7 @@ class Control:
             target,
             '/splitvlm.wire.v1.Control/Report',
             splitvlm_dot_wire_dot_v1_dot_control__pb2.LinkReport.SerializeToString,
-            splitvlm_dot_wire_dot_v1_dot_control__pb2.Reported.FromString,
+            splitvlm_dot_wire_dot_v1_dot_control__pb2.ReportReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -9,8 +9,8 @@ message is one sealed frame, whose plaintext is a DeviceFrame or CloudFrame. Req
   device                                     cloud
   ------ Envelope{open}          ------>
   <----- Envelope{accepted}      ------
-  ------ Envelope{sealed: DeviceFrame{begin}}, {chunk}* ------>     one request; of a picture in tiles, after each {part}, {chunk}*
-  <----- Envelope{sealed: CloudFrame{receipt}}   ------             for each part as it is complete
+  ------ Envelope{sealed: DeviceFrame{begin}}, {chunk}* ------>     one request; of a picture in tiles, after each {segment}, {chunk}*
+  <----- Envelope{sealed: CloudFrame{receipt}}   ------             for each segment as it is complete
   <----- Envelope{sealed: CloudFrame{token}}*, {end}     ------
   ------ Envelope{sealed: DeviceFrame{step}} ------>                one a token, of cuts inside the language model only
 
@@ -68,7 +68,7 @@ class Envelope(_message.Message):
 Global___Envelope: _TypeAlias = Envelope  # noqa: Y015
 
 @_typing.final
-class Agreement(_message.Message):
+class Compatibility(_message.Message):
     """Both sides must agree on all of these; the cloud refuses by naming what differs."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -80,7 +80,7 @@ class Agreement(_message.Message):
     CODEC_HASH_FIELD_NUMBER: _builtins.int
     DTYPE_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
-    """3"""
+    """4"""
     model: _builtins.str
     """its name, for the message only: the hashes decide"""
     weights_hash: _builtins.str
@@ -107,17 +107,17 @@ class Agreement(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Agreement: _TypeAlias = Agreement  # noqa: Y015
+Global___Compatibility: _TypeAlias = Compatibility  # noqa: Y015
 
 @_typing.final
 class Open(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    AGREEMENT_FIELD_NUMBER: _builtins.int
+    COMPATIBILITY_FIELD_NUMBER: _builtins.int
     HANDSHAKE_FIELD_NUMBER: _builtins.int
     CUTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def agreement(self) -> Global___Agreement: ...
+    def compatibility(self) -> Global___Compatibility: ...
     @_builtins.property
     def handshake(self) -> Global___Handshake: ...
     @_builtins.property
@@ -127,13 +127,13 @@ class Open(_message.Message):
     def __init__(
         self,
         *,
-        agreement: Global___Agreement | None = ...,
+        compatibility: Global___Compatibility | None = ...,
         handshake: Global___Handshake | None = ...,
         cuts: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "handshake", b"handshake"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["compatibility", b"compatibility", "handshake", b"handshake"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "cuts", b"cuts", "handshake", b"handshake"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compatibility", b"compatibility", "cuts", b"cuts", "handshake", b"handshake"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -197,9 +197,9 @@ class DeviceFrame(_message.Message):
     CHUNK_FIELD_NUMBER: _builtins.int
     STEP_FIELD_NUMBER: _builtins.int
     CANCEL_FIELD_NUMBER: _builtins.int
-    PART_FIELD_NUMBER: _builtins.int
+    SEGMENT_FIELD_NUMBER: _builtins.int
     chunk: _builtins.bytes
-    """the payload's next part; at most 64 KiB"""
+    """the payload's next bytes; at most 64 KiB"""
     step: _builtins.bytes
     """a coded boundary of one token (cut lm:k)"""
     @_builtins.property
@@ -209,8 +209,8 @@ class DeviceFrame(_message.Message):
         """give the running request up"""
 
     @_builtins.property
-    def part(self) -> Global___Part:
-        """the payload's next part begins"""
+    def segment(self) -> Global___Segment:
+        """the payload's next segment begins"""
 
     def __init__(
         self,
@@ -219,13 +219,13 @@ class DeviceFrame(_message.Message):
         chunk: _builtins.bytes = ...,
         step: _builtins.bytes = ...,
         cancel: Global___Cancel | None = ...,
-        part: Global___Part | None = ...,
+        segment: Global___Segment | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["begin", b"begin", "body", b"body", "cancel", b"cancel", "chunk", b"chunk", "part", b"part", "step", b"step"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["begin", b"begin", "body", b"body", "cancel", b"cancel", "chunk", b"chunk", "segment", b"segment", "step", b"step"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin", b"begin", "body", b"body", "cancel", b"cancel", "chunk", b"chunk", "part", b"part", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin", b"begin", "body", b"body", "cancel", b"cancel", "chunk", b"chunk", "segment", b"segment", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["begin", "chunk", "step", "cancel", "part"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["begin", "chunk", "step", "cancel", "segment"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -236,7 +236,7 @@ class Begin(_message.Message):
     """Starts a request. The payload is a coded boundary, or a coded picture for the cut `image`.
 
     Cut, level and max_new_tokens stay empty where they are those of the session's last request. With a `picture` the cloud remembers what it
-    needs for another question about it; with `again` that question comes, and the payload is a coded boundary that holds the
+    needs for another question about it; with `prefix_cached` that question comes, and the payload is a coded boundary that holds the
     prompt's `ids` only (cut `image`: nothing). A picture that is not remembered any more is the failure `forgotten`.
     """
 
@@ -249,28 +249,28 @@ class Begin(_message.Message):
     QUESTION_FIELD_NUMBER: _builtins.int
     LEVEL_FIELD_NUMBER: _builtins.int
     PICTURE_FIELD_NUMBER: _builtins.int
-    GIVEN_FIELD_NUMBER: _builtins.int
-    AGAIN_FIELD_NUMBER: _builtins.int
-    PARTS_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    PREFIX_CACHED_FIELD_NUMBER: _builtins.int
+    SEGMENTS_FIELD_NUMBER: _builtins.int
     cut: _builtins.str
     payload_bytes: _builtins.int
     """of the whole payload, in `first` and the chunks; at most 64 MiB; 0: `first` is all of it"""
     max_new_tokens: _builtins.int
     """1 to 4096"""
     first: _builtins.bytes
-    """the payload's first part: all of it where it fits"""
+    """the payload's first bytes: all of it where it fits"""
     question: _builtins.str
     """UTF-8, of the cut `image` only, whose prompt is made in the cloud; at most 16 KiB"""
     level: _builtins.str
     """how the payload is coded"""
     picture: _builtins.bytes
     """the device's name of the picture, by a key of its own: 8 bytes; empty: remember nothing"""
-    again: _builtins.bool
+    prefix_cached: _builtins.bool
     """the picture was sent before, under the same cut and level"""
-    parts: _builtins.int
+    segments: _builtins.int
     """of the payload, 2 to 64; 0: one. This message begins the first, and sizes are of it alone"""
     @_builtins.property
-    def given(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+    def resume_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """first tokens of the answer, which another node gave before it failed: go on after them"""
 
     def __init__(
@@ -283,21 +283,21 @@ class Begin(_message.Message):
         question: _builtins.str = ...,
         level: _builtins.str = ...,
         picture: _builtins.bytes = ...,
-        given: _abc.Iterable[_builtins.int] | None = ...,
-        again: _builtins.bool = ...,
-        parts: _builtins.int = ...,
+        resume_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        prefix_cached: _builtins.bool = ...,
+        segments: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "cut", b"cut", "first", b"first", "given", b"given", "level", b"level", "max_new_tokens", b"max_new_tokens", "parts", b"parts", "payload_bytes", b"payload_bytes", "picture", b"picture", "question", b"question"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cut", b"cut", "first", b"first", "level", b"level", "max_new_tokens", b"max_new_tokens", "payload_bytes", b"payload_bytes", "picture", b"picture", "prefix_cached", b"prefix_cached", "question", b"question", "resume_token_ids", b"resume_token_ids", "segments", b"segments"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Begin: _TypeAlias = Begin  # noqa: Y015
 
 @_typing.final
-class Part(_message.Message):
-    """A part of a payload at `vision:k` and `tokens`: a coded boundary of the picture's next tile, which holds `hidden` only. It is sent
+class Segment(_message.Message):
+    """A segment of a payload at `vision:k` and `tokens`: a coded boundary of the picture's next tile, which holds `hidden` only. It is sent
     while the device runs the tile after it, and decoded while others are on their way.
     """
 
@@ -306,7 +306,7 @@ class Part(_message.Message):
     PAYLOAD_BYTES_FIELD_NUMBER: _builtins.int
     FIRST_FIELD_NUMBER: _builtins.int
     payload_bytes: _builtins.int
-    """of this part, in `first` and the chunks; all parts together at most 64 MiB; 0: `first` is all of it"""
+    """of this segment, in `first` and the chunks; all segments together at most 64 MiB; 0: `first` is all of it"""
     first: _builtins.bytes
     def __init__(
         self,
@@ -320,7 +320,7 @@ class Part(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Part: _TypeAlias = Part  # noqa: Y015
+Global___Segment: _TypeAlias = Segment  # noqa: Y015
 
 @_typing.final
 class Cancel(_message.Message):
@@ -355,7 +355,7 @@ class CloudFrame(_message.Message):
 
     @_builtins.property
     def receipt(self) -> Global___Receipt:
-        """right after a part's last frame came in, before it is decoded"""
+        """right after a segment's last frame came in, before it is decoded"""
 
     def __init__(
         self,
@@ -397,14 +397,14 @@ Global___Token: _TypeAlias = Token  # noqa: Y015
 
 @_typing.final
 class Receipt(_message.Message):
-    """What the receiver saw of a payload's part, by its own clock: the delivery rate is measured here."""
+    """What the receiver saw of a payload's segment, by its own clock: the delivery rate is measured here."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     BYTES_FIELD_NUMBER: _builtins.int
     SPAN_US_FIELD_NUMBER: _builtins.int
     bytes: _builtins.int
-    """sealed bytes of the part's frames"""
+    """sealed bytes of the segment's frames"""
     span_us: _builtins.int
     """from its first frame to its last; 0 where it was one frame"""
     def __init__(

@@ -55,12 +55,12 @@ class Answer(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TEXT_FIELD_NUMBER: _builtins.int
-    ACCOUNT_FIELD_NUMBER: _builtins.int
+    REPORT_FIELD_NUMBER: _builtins.int
     CHOSEN_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """the next piece of the answer"""
     @_builtins.property
-    def account(self) -> Global___Account:
+    def report(self) -> Global___RequestReport:
         """last: what happened"""
 
     @_builtins.property
@@ -71,14 +71,14 @@ class Answer(_message.Message):
         self,
         *,
         text: _builtins.str = ...,
-        account: Global___Account | None = ...,
+        report: Global___RequestReport | None = ...,
         chosen: Global___Chosen | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "body", b"body", "chosen", b"chosen", "text", b"text"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "chosen", b"chosen", "report", b"report", "text", b"text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "body", b"body", "chosen", b"chosen", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "chosen", b"chosen", "report", b"report", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["text", "account", "chosen"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["text", "report", "chosen"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -123,7 +123,7 @@ class Chosen(_message.Message):
 Global___Chosen: _TypeAlias = Chosen  # noqa: Y015
 
 @_typing.final
-class Account(_message.Message):
+class RequestReport(_message.Message):
     """Where an answer's time and bytes went (law 6)."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -149,7 +149,7 @@ class Account(_message.Message):
     HEDGE_S_FIELD_NUMBER: _builtins.int
     FAULTS_FIELD_NUMBER: _builtins.int
     ANSWERED_NODE_FIELD_NUMBER: _builtins.int
-    AGAIN_FIELD_NUMBER: _builtins.int
+    PREFIX_CACHED_FIELD_NUMBER: _builtins.int
     WARNING_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     plan: _builtins.str
@@ -182,7 +182,7 @@ class Account(_message.Message):
     """on the device, of the run beside the plan, emulated slow-down included"""
     answered_node: _builtins.str
     """the cloud node's address, where `answered_by` is `cloud`"""
-    again: _builtins.bool
+    prefix_cached: _builtins.bool
     """the cloud node remembered the picture: only the question was sent"""
     warning: _builtins.str
     """for people: the picture is unlike those that the model knows; empty where it is not, or nobody can say"""
@@ -214,16 +214,16 @@ class Account(_message.Message):
         hedge_s: _builtins.float = ...,
         faults: _abc.Iterable[Global___Fault] | None = ...,
         answered_node: _builtins.str = ...,
-        again: _builtins.bool = ...,
+        prefix_cached: _builtins.bool = ...,
         warning: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "answered_by", b"answered_by", "answered_node", b"answered_node", "bytes_received", b"bytes_received", "bytes_sent", b"bytes_sent", "decode_s", b"decode_s", "device_s", b"device_s", "emulated_slowdown", b"emulated_slowdown", "encode_s", b"encode_s", "faults", b"faults", "first_token_s", b"first_token_s", "hedge_s", b"hedge_s", "hedged", b"hedged", "plan", b"plan", "prefill_s", b"prefill_s", "queue_s", b"queue_s", "request_id", b"request_id", "token_ids", b"token_ids", "tokens", b"tokens", "tokens_s", b"tokens_s", "total_s", b"total_s", "upload_s", b"upload_s", "warning", b"warning"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered_by", b"answered_by", "answered_node", b"answered_node", "bytes_received", b"bytes_received", "bytes_sent", b"bytes_sent", "decode_s", b"decode_s", "device_s", b"device_s", "emulated_slowdown", b"emulated_slowdown", "encode_s", b"encode_s", "faults", b"faults", "first_token_s", b"first_token_s", "hedge_s", b"hedge_s", "hedged", b"hedged", "plan", b"plan", "prefill_s", b"prefill_s", "prefix_cached", b"prefix_cached", "queue_s", b"queue_s", "request_id", b"request_id", "token_ids", b"token_ids", "tokens", b"tokens", "tokens_s", b"tokens_s", "total_s", b"total_s", "upload_s", b"upload_s", "warning", b"warning"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Account: _TypeAlias = Account  # noqa: Y015
+Global___RequestReport: _TypeAlias = RequestReport  # noqa: Y015
 
 @_typing.final
 class Fault(_message.Message):

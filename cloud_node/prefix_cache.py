@@ -1,0 +1,111 @@
+"""What the cloud node remembers of pictures, so that another question about one brings only the question.
+
+Entries belong to the device that sent the picture, under a name that it made with a key of its own: no device finds what
+another one sent, nor learns by timing whether it did.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from PIL import Image
+
+from splitvlm.domain import Plan
+from splitvlm.model.prefix import Prefix
+
+
+def picture_bytes(picture: Image.Image) -> int:
+    """Returns the size of an opened picture: Pillow keeps four bytes a pixel of RGB."""
+    return 4 * picture.width * picture.height
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixEntry:
+    """One picture, as it came under `plan`."""
+
+    plan: Plan
+    prefix: Prefix
+    picture: Image.Image | None = None  # cut `image`: the prompt is made here, and depends on it
+
+    @property
+    def num_bytes(self) -> int:
+        return self.prefix.num_bytes + (picture_bytes(self.picture) if self.picture else 0)
+
+
+class PrefixCache:
+    """Pictures of all devices, at most `max_bytes`, none unused for longer than `max_age_s`. Single-threaded.
+
+    Where room is short, the device that has most gives its oldest: none can drive out what others sent.
+    """
+
+    def __init__(self, max_bytes: int, max_age_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._max_bytes = max_bytes
+        self._max_age_s = max_age_s
+        self._clock = clock
+        self._devices: dict[str, OrderedDict[bytes, tuple[PrefixEntry, float]]] = {}  # each least recently used first
+        self._held: Counter[str] = Counter()  # bytes by device
+
+    @property
+    def num_bytes(self) -> int:
+        return self._held.total()
+
+    def use(self, max_bytes: int, max_age_s: float) -> None:
+        """Other limits, from now on."""
+        self._max_bytes, self._max_age_s = max_bytes, max_age_s
+        self._trim()
+
+    def put(self, device: str, name: bytes, kept: PrefixEntry) -> bool:
+        """Whether it is kept: what is larger than all the room is not."""
+        self._take(device, name)
+        if kept.num_bytes > self._max_bytes:
+            return False
+        self._devices.setdefault(device, OrderedDict())[name] = (kept, self._clock())
+        self._held[device] += kept.num_bytes
+        self._trim()
+        return self._entry(device, name) is not None
+
+    def get(self, device: str, name: bytes) -> PrefixEntry | None:
+        self._trim()
+        entry = self._entry(device, name)
+        if entry is None:
+            return None
+        self._devices[device][name] = (entry[0], self._clock())
+        self._devices[device].move_to_end(name)
+        return entry[0]
+
+    def _entry(self, device: str, name: bytes) -> tuple[PrefixEntry, float] | None:
+        return self._devices.get(device, OrderedDict()).get(name)
+
+    def _trim(self) -> None:
+        oldest_s = self._clock() - self._max_age_s
+        for device, entries in list(self._devices.items()):
+            while entries and next(iter(entries.values()))[1] < oldest_s:
+                self._take(device, next(iter(entries)))
+        while self.num_bytes > self._max_bytes:
+            [(device, _)] = self._held.most_common(1)
+            self._take(device, next(iter(self._devices[device])))
+
+    def _take(self, device: str, name: bytes) -> None:
+        entry = self._devices.get(device, OrderedDict()).pop(name, None)
+        if entry is None:
+            return
+        self._held[device] -= entry[0].num_bytes
+        if not self._devices[device]:
+            del self._devices[device], self._held[device]
+
+
+class DevicePrefixCache:
+    """One device's part of the memory."""
+
+    def __init__(self, memory: PrefixCache, device: str) -> None:
+        self._memory = memory
+        self.device = device
+
+    def put(self, name: bytes, kept: PrefixEntry) -> bool:
+        return self._memory.put(self.device, name, kept)
+
+    def get(self, name: bytes) -> PrefixEntry | None:
+        return self._memory.get(self.device, name)

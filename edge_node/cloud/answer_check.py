@@ -1,0 +1,73 @@
+"""What a cloud node answers, checked at the one door where it enters the device.
+
+A peer's certificate says who it is, not that it is in order. What it says of tokens, sizes and times is believed only where a
+node in order could have said it; anything else is a ProtocolError, after which another node or the device goes on. A node
+that chooses wrong tokens of the vocabulary is not found out here.
+"""
+
+from __future__ import annotations
+
+from edge_node.cloud.payload import Payload
+from splitvlm.errors import PrefixEvicted, ProtocolError, SplitvlmError
+from splitvlm.rpc.status import failure
+from splitvlm.wire.v1 import data_pb2 as pb
+
+CLOCKS_DIFFER = 1.05  # two clocks run alike to within 0.01 %; the rest is for timers that begin a moment apart,
+CLOCKS_DIFFER_S = 0.05  # and so is this
+
+
+class AnswerCheck:
+    """Follows one request's answer, frame by frame."""
+
+    def __init__(self, payload: Payload, peer: str) -> None:
+        self._payload = payload
+        self._peer = peer
+        self._token_ids = list(payload.resume_token_ids)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all tokens are there: only the end's message may follow."""
+        return self._payload.vocabulary.ends(self._token_ids, self._payload.max_new_tokens)
+
+    def receipt(self, receipt: pb.Receipt, sent_bytes: int, elapsed_s: float) -> pb.Receipt:
+        """A part's receipt; the part took `sent_bytes`, sealed, and began `elapsed_s` ago."""
+        if receipt.bytes != sent_bytes:
+            raise self._wrong(f"confirmed {receipt.bytes} bytes of {sent_bytes}")
+        self._within(receipt.span_us, elapsed_s)
+        return receipt
+
+    def token(self, token: pb.Token) -> int:
+        """The answer's next token id."""
+        if self.complete:
+            raise self._wrong("went on after the answer's end")
+        if token.id >= self._payload.vocabulary.size:
+            raise self._wrong("sent a token that the model does not have")
+        self._token_ids.append(token.id)
+        return token.id
+
+    def end(self, end: pb.End, elapsed_s: float) -> pb.End:
+        """What the node says of the whole answer, which was asked for `elapsed_s` ago."""
+        longest = len(self._token_ids) == self._payload.max_new_tokens
+        if not self.complete or end.reason != (pb.End.REASON_LENGTH if longest else pb.End.REASON_EOS):
+            raise self._wrong("ended the answer before its end, or for a wrong reason")
+        if end.remembered and not self._payload.picture:
+            raise self._wrong("remembers a picture that it was not asked to remember")
+        self._within(end.decode_us + end.queue_us + end.prefill_us + end.tokens_us, elapsed_s)
+        return end
+
+    def failure(self, failed: pb.Failure) -> SplitvlmError:
+        """The error that the node says."""
+        error = failure(failed.code, failed.sentence, failed.advice, failed.retry_after_ms)
+        was_asked = self._payload.prefix_cached and len(self._token_ids) == len(self._payload.resume_token_ids)
+        if isinstance(error, PrefixEvicted) and not was_asked:
+            return self._wrong("forgot a picture that it was sent")
+        return error
+
+    def _within(self, micros: int, elapsed_s: float) -> None:
+        if 1e-6 * micros > CLOCKS_DIFFER * elapsed_s + CLOCKS_DIFFER_S:
+            raise self._wrong("names times that are longer than the request took")
+
+    def _wrong(self, what: str) -> ProtocolError:
+        return ProtocolError(
+            f"The {self._peer} {what}.", advice="Its log may say why; another node answers, or the device."
+        )

@@ -1,0 +1,123 @@
+"""What was learned about a model: codec levels, accuracy and leaks of plans. Each is a file, read and checked here.
+
+    calibration.safetensors   the transforms and entropy models of the calibrated levels, by `splitvlm calibrate`
+    accuracy.json             the accuracy drop of plans, by `splitvlm evaluate --plans`
+    leak.json                 what plans leak, by `splitvlm leak --json`
+
+A plan's leak is the share of questions that an attacker's reconstruction still answers, on a scale whose 0 is a blank picture
+and whose 1 is the picture itself. The device reads its own file: how private a plan is must not be for a peer to say.
+What was not measured is not in what the functions here return: it is unknown, never 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from splitvlm.codec.calibration_file import FILE as CALIBRATION_FILE
+from splitvlm.codec.codec import Codec
+from splitvlm.domain import Cut, CutKind, Plan
+from splitvlm.errors import UsageError
+from splitvlm.files.text import read_json
+from splitvlm.model.loading import model_file, read_spec
+from splitvlm.model.spec import ModelSpec
+from splitvlm.planning.costs import Coding
+from splitvlm.planning.kinds import AccuracyDrop, KindTally, worst_kind
+from splitvlm.planning.numbers import number, whole
+
+ACCURACY_FILE = "accuracy.json"
+LEAK_FILE = "leak.json"
+
+
+def codec_of(model: str) -> Codec:
+    """The model's codec, with its calibration where there is one. Raises UsageError."""
+    codec = Codec.from_file(model_file(model, CALIBRATION_FILE))
+    if codec.channels:
+        _check_channels(codec, read_spec(model))
+    return codec
+
+
+def _check_channels(codec: Codec, spec: ModelSpec) -> None:
+    for cut, channels in codec.channels.items():
+        spec.check(cut)
+        expected = spec.vision_hidden if cut.kind is CutKind.VISION else spec.lm_hidden
+        if channels != expected:
+            raise UsageError(
+                f"{CALIBRATION_FILE} of {spec.name} is another model's: {channels} channels at {cut}, where it has {expected}.",
+                advice="Make it again: `splitvlm calibrate MODEL`.",
+            )
+
+
+def read_accuracy(name: str) -> dict[Plan, AccuracyDrop]:
+    """Drops by plan as measured for this model, or nothing where they were not.
+
+    Raises UsageError for a file that `splitvlm evaluate` cannot have written.
+    """
+    file = model_file(name, ACCURACY_FILE)
+    if file is None:
+        return {}
+    advice = "Measure again: `splitvlm evaluate MODEL --plans` writes it."
+    report = read_json(file, "accuracy", advice=advice)
+    try:
+        return {Plan.parse(plan): _drop_of(plan, row) for plan, row in report["plans"].items()}
+    except UsageError as error:
+        raise UsageError(f"{file} holds no accuracy: {error.sentence}", advice=advice) from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{file} holds no accuracy: its plans or their drops are missing.", advice=advice) from error
+
+
+def _drop_of(plan: str, row: Mapping[str, Any]) -> AccuracyDrop:
+    tallies = {
+        kind: KindTally(**{name: whole(count, f"{plan}, {kind}: {name}") for name, count in counts.items()})
+        for kind, counts in row.get("kinds", {}).items()
+    }
+    return AccuracyDrop(number(row["drop"], f"The drop of {plan}", most=1.0), worst_kind(tallies))
+
+
+def read_leaks(name: str) -> dict[Plan, float]:
+    """What was measured for this model, or nothing where it was not: unknown leaks count as all of the picture.
+
+    Raises UsageError for a file that `splitvlm leak` cannot have written.
+    """
+    file = model_file(name, LEAK_FILE)
+    if file is None:
+        return {}
+    advice = "Measure again: `splitvlm leak MODEL --json` writes it."
+    report = read_json(file, "leaks", advice=advice)
+    try:
+        return scaled(report)
+    except UsageError as error:
+        raise UsageError(f"{file} holds no leaks: {error.sentence}", advice=advice) from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{file} holds no leaks: its floor or rows are missing.", advice=advice) from error
+
+
+def scaled(report: Mapping[str, Any]) -> dict[Plan, float]:
+    """From what `splitvlm leak` reports: shares above the blank picture's. Raises UsageError for what is no share."""
+    floor = number(report["floor"], "The floor", most=1.0)
+    if floor == 1.0:
+        raise UsageError("The floor is 1: a blank picture answered every question, so nothing was measured.")
+    leaks: dict[Plan, float] = {}
+    for row in report["rows"]:
+        plan = Plan(Cut.parse(str(row["cut"])), str(row["level"]))
+        if plan in leaks:
+            raise UsageError(f"{plan} stands twice.")
+        answered = number(row["answered"], f"What {plan} answers", most=1.0)
+        leaks[plan] = max(0.0, (answered - floor) / (1 - floor))
+    return leaks
+
+
+def leaks_of(codings: Iterable[Coding], measured: Mapping[Plan, float]) -> dict[Coding, float]:
+    """The leak of each cut and level that was measured; what is missing is unknown, and counts as all where leaks are limited.
+
+    What can be computed from what is sent leaks no more than it (data processing): so a lossless boundary leaks at least what
+    was measured at its other levels and at deeper cuts.
+    """
+    found = {}
+    for cut, level in codings:
+        leak = measured.get(Plan(cut, level))
+        if leak is not None and level == "lossless":
+            leak = max(other for plan, other in measured.items() if plan.cut.depth >= cut.depth)
+        if leak is not None:
+            found[cut, level] = leak
+    return found

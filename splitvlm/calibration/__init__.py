@@ -1,0 +1,1 @@
+"""Learns codec levels from pictures without labels. No node imports this package."""

@@ -1,0 +1,166 @@
+"""`splitvlm ask`, `status` and `nodes`: what running nodes answer, for people and as JSON. Loads no torch."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.message import Message
+from rich.console import Console
+from rich.table import Table
+
+from splitvlm.crypto.identity import Identity
+from splitvlm.errors import UsageError
+from splitvlm.files.shown import percent, rate
+from splitvlm.rpc.local_client import EdgeClient
+from splitvlm.rpc.nodes import list_nodes
+from splitvlm.wire.v1 import local_pb2 as pb
+
+MAX_PICTURE_BYTES = 32 * 2**20
+
+
+def read_picture_file(path: Path) -> bytes:
+    """The file's bytes. Raises UsageError where it is missing, a folder, or too large; the node checks the format."""
+    try:
+        size = path.stat().st_size
+        if size > MAX_PICTURE_BYTES:
+            raise UsageError(
+                f"{path} has {size} bytes; a picture has at most {MAX_PICTURE_BYTES}.", advice="Shrink it."
+            )
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"Cannot read the picture {path}: {error.strerror}.") from error
+
+
+async def ask_once(
+    picture: Path,
+    question: str,
+    address: str,
+    identity: Identity | None,
+    plan: str,
+    max_new_tokens: int,
+    *,
+    verbose: bool,
+) -> dict[str, object]:
+    """Streams the answer to standard output, and with `verbose` says what happened on standard error.
+
+    Returns {"answer", "chosen", "report"}: the text, the plan with its reason, and where time and bytes went.
+    """
+    data = read_picture_file(picture)
+    client = EdgeClient(address, identity)
+    text, chosen, report = "", pb.Chosen(), pb.RequestReport()
+    try:
+        await client.connect()
+        async for answer in client.ask(data, question, max_new_tokens=max_new_tokens, plan=plan):
+            match answer.WhichOneof("body"):
+                case "text":
+                    text += answer.text
+                    print(answer.text, end="", flush=True)
+                case "chosen":
+                    chosen = answer.chosen
+                case "report":
+                    report = answer.report
+        print(flush=True)
+    finally:
+        await client.close()
+    if report.warning:
+        print(report.warning, file=sys.stderr)
+    if verbose:
+        print(describe(report, chosen.reason), file=sys.stderr)
+    return {"answer": text, "chosen": plain(chosen), "report": plain(report)}
+
+
+def describe(report: pb.RequestReport, reason: str = "") -> str:
+    """What happened to a request: a line, and one more for each node that failed."""
+    emulated = f", emulated slow-down {report.emulated_slowdown:g} x" if report.emulated_slowdown > 1 else ""
+    known = ", picture remembered" if report.prefix_cached else ""
+    hedged = ", with the device beside it" if report.hedged else ""
+    first = (
+        f"plan {report.plan}{hedged}{f' ({reason})' if reason else ''}, answered by {_who(report)}"
+        f"{known}, {report.bytes_sent} bytes sent, first token {_ms(report.first_token_s)} ms, "
+        f"total {_ms(report.total_s)} ms (device {_ms(report.device_s)}, encode {_ms(report.encode_s)}, "
+        f"upload {_ms(report.upload_s)}, decode {_ms(report.decode_s)}, queue {_ms(report.queue_s)}, "
+        f"prefill {_ms(report.prefill_s)}, tokens {_ms(report.tokens_s)}){emulated}"
+    )
+    return "\n".join([first, *map(_failed, report.faults)])
+
+
+def _who(report: pb.RequestReport) -> str:
+    where = f" node at {report.answered_node}" if report.answered_node else ""
+    return f"the {report.answered_by or 'cloud'}{where}"
+
+
+def _failed(fault: pb.Fault) -> str:
+    who = "the device" if fault.node == "device" else f"the cloud node at {fault.node}"
+    return (
+        f"{who} failed ({fault.code}) after {fault.tokens} tokens: silent for {_ms(fault.silent_s)} ms, "
+        f"taken over in {_ms(fault.recovery_s)} ms. {fault.sentence}"
+    )
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.0f}"
+
+
+async def show_status(address: str, identity: Identity | None) -> dict[str, object]:
+    """Prints an edge node's status; returns its fields by their names on the wire."""
+    client = EdgeClient(address, identity)
+    try:
+        await client.connect()
+        status = await client.status()
+    finally:
+        await client.close()
+    print("\n".join(status_lines(status)))
+    return plain(status)
+
+
+def status_lines(status: pb.StatusReply) -> list[str]:
+    """An edge node's status for people."""
+    cloud = f"{status.cloud_address}, {_reached(status.cloud_reachable)}" if status.cloud_address else "none"
+    link = (
+        f"{rate(status.uplink_bps)} up, round trip {_ms(status.rtt_s)} ms, predictions within {percent(status.spread, 0)}"
+        if status.uplink_bps
+        else "not measured yet"
+    )
+    table = f"{', '.join(status.plans)} (table {status.table_version})" if status.plans else "no plan table yet"
+    return [
+        f"model         {status.model}",
+        f"cloud node    {cloud}",
+        f"standby       {', '.join(status.standby) or 'none'}",
+        f"orchestrator  {_reached(status.orchestrator_reachable)}",
+        f"link          {link}",
+        f"plans         {table}",
+    ]
+
+
+def _reached(reachable: bool) -> str:
+    return "reachable" if reachable else "not reachable"
+
+
+async def show_nodes(address: str, identity: Identity | None) -> list[dict[str, object]]:
+    """Prints the orchestrator's nodes; returns a row for each."""
+    listed = await list_nodes(address, identity)
+    table = Table("node", "role", "state", "last seen", "address", "model")
+    for node in listed:
+        state = "alive" if node.alive else "silent"
+        table.add_row(node.node, node.role, state, f"{node.last_seen_s:.1f} s ago", node.address, node.model)
+    if listed:
+        Console().print(table)
+    else:
+        print("No node is registered.")
+    return [plain(node) for node in listed]
+
+
+def plain(message: Message) -> dict[str, object]:
+    """A message's fields by name as JSON has them: numbers stay numbers, absent optional ones are None."""
+    return {field.name: _plain_field(message, field) for field in message.DESCRIPTOR.fields}
+
+
+def _plain_field(message: Message, field: Any) -> object:
+    value = getattr(message, field.name)
+    if field.message_type is not None and isinstance(value, Message):
+        return plain(value)
+    if not isinstance(value, str | bytes) and hasattr(value, "__len__"):
+        return [plain(item) if isinstance(item, Message) else item for item in value]
+    return value if not field.has_presence or message.HasField(field.name) else None

@@ -1,0 +1,1 @@
+"""Measures answers: by kind of question, by plan, and from what an attacker reconstructs."""

@@ -1,0 +1,148 @@
+"""What plans cost in answers: accuracy at each codec level of a few cuts, through the parts and bytes that the nodes use.
+
+A plan's drop is the share of questions that it loses against the unsplit answers on the same questions (lossless, law 1).
+The result is kept beside a model's weights as `accuracy.json`; a cloud node reports it to the orchestrator, which lends a cut
+that was not measured the figure of the nearest cut of its kind.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from splitvlm.bundle import codec_of
+from splitvlm.codec import decode_picture, encode_picture
+from splitvlm.codec.codec import Codec
+from splitvlm.domain import IMAGE, Cut, CutKind, Plan
+from splitvlm.errors import UsageError
+from splitvlm.evaluation.answers import Example, naming, normalised
+from splitvlm.model.loading import load_cloud, load_device
+from splitvlm.model.parts import CloudPart, DevicePart, LowerRun, UpperRun
+from splitvlm.node.process_pool import worker_pool
+from splitvlm.node.progress import Told
+from splitvlm.planning.kinds import KindTally
+
+MAX_PIXELS = 64 * 2**20
+MAX_NEW_TOKENS = 64
+CHUNK = 4  # questions
+
+
+@dataclass
+class _Tally:
+    right: int = 0
+    payload_bytes: int = 0
+    differing: int = 0  # answers that are not the lossless ones
+    kinds: defaultdict[str, KindTally] = field(default_factory=lambda: defaultdict(KindTally))
+
+    def add(self, other: _Tally) -> None:
+        self.right += other.right
+        self.payload_bytes += other.payload_bytes
+        self.differing += other.differing
+        for kind, tally in other.kinds.items():
+            self.kinds[kind] += tally
+
+
+@dataclass
+class _Parts:
+    device: DevicePart
+    cloud: CloudPart
+    codec: Codec
+    levels: frozenset[str]  # empty: all
+    tallies: defaultdict[Plan, _Tally] = field(default_factory=lambda: defaultdict(_Tally))
+
+
+_worker: list[tuple[_Parts, tuple[Cut, ...]]] = []  # of a worker process
+
+
+def measure_plans(
+    name: str,
+    cuts: Sequence[Cut],
+    examples: Iterable[Example],
+    progress: Told,
+    workers: int = 1,
+    levels: Collection[str] = (),
+) -> dict[str, dict[str, Any]]:
+    """{plan: {"accuracy", "drop", "differing", "payload_bytes", "kinds"}} for the levels of the cuts; bytes are means.
+
+    "kinds" is {kind of question: {"questions", "lost", "gained"}}, against the lossless answers. Without `levels` every level
+    is measured. `workers` processes of one torch thread each share the questions. Raises UsageError.
+    """
+    asked = list(examples)
+    if not asked:
+        raise UsageError("There are no questions to measure with.")
+    chunks = [asked[start : start + CHUNK] for start in range(0, len(asked), CHUNK)]
+    total: defaultdict[Plan, _Tally] = defaultdict(_Tally)
+    done = 0
+    with worker_pool(workers, _begin, name, tuple(cuts), frozenset(levels)) as pool:
+        for chunk, tallies in zip(chunks, pool.map(_measured, chunks), strict=True):
+            for plan, tally in tallies.items():
+                total[plan].add(tally)
+            done += len(chunk)
+            progress(done, len(asked))
+    return {str(plan): _figures(total, plan, len(asked)) for plan in total}
+
+
+def _begin(name: str, cuts: tuple[Cut, ...], levels: frozenset[str]) -> None:
+    """Loads the parts once in a worker process."""
+    deepest = max(cuts, key=lambda cut: cut.depth)
+    _worker.append((_Parts(load_device(name, [deepest]), load_cloud(name, list(cuts)), codec_of(name), levels), cuts))
+
+
+def _measured(examples: Sequence[Example]) -> dict[Plan, _Tally]:
+    parts, cuts = _worker[0]
+    parts.tallies = defaultdict(_Tally)
+    for example in examples:
+        for cut in cuts:
+            with naming(example):
+                _ask(parts, cut, example)
+    return dict(parts.tallies)
+
+
+def _figures(tallies: Mapping[Plan, _Tally], plan: Plan, count: int) -> dict[str, Any]:
+    tally, exact = tallies[plan], tallies[Plan(plan.cut, "lossless")]
+    return {
+        "accuracy": tally.right / count,
+        "drop": max(0.0, (exact.right - tally.right) / count),
+        "differing": tally.differing / count,
+        "payload_bytes": round(tally.payload_bytes / count, 1),
+        "kinds": {kind: asdict(tally.kinds[kind]) for kind in sorted(tally.kinds)},
+    }
+
+
+def _ask(parts: _Parts, cut: Cut, example: Example) -> None:
+    lossless = ""
+    for level in parts.codec.levels(cut):
+        if parts.levels and level not in parts.levels and level != "lossless":
+            continue
+        lower = None if cut == IMAGE else parts.device.lower(example.image, example.question, cut)
+        data, run = _cross(parts, cut, level, example, lower)
+        text = _answer(parts, run, lower, cut, level)
+        lossless = text if level == "lossless" else lossless
+        tally = parts.tallies[Plan(cut, level)]
+        was_right, is_right = (normalised(given) == normalised(example.answer) for given in (lossless, text))
+        tally.right += is_right
+        tally.kinds[example.kind] += KindTally(1, int(was_right and not is_right), int(is_right and not was_right))
+        tally.differing += text != lossless
+        tally.payload_bytes += len(data)
+
+
+def _cross(parts: _Parts, cut: Cut, level: str, example: Example, lower: LowerRun | None) -> tuple[bytes, UpperRun]:
+    """Encode, decode, and start the upper part from what came out."""
+    if lower is None:
+        data = encode_picture(parts.device.picture(example.image), level)
+        picture = decode_picture(data, max_pixels=MAX_PIXELS)
+        return data, parts.cloud.upper_from_picture(picture, example.question, MAX_NEW_TOKENS)
+    data = parts.codec.encode(cut, lower.boundary, level)
+    return data, parts.cloud.upper(cut, parts.codec.decode(cut, data), MAX_NEW_TOKENS)
+
+
+def _answer(parts: _Parts, run: UpperRun, lower: LowerRun | None, cut: Cut, level: str) -> str:
+    tokens = [run.first()]
+    while not run.finished:
+        step = None
+        if cut.kind is CutKind.LM and lower is not None:
+            step = parts.codec.decode(cut, parts.codec.encode(cut, lower.step(tokens[-1]), level))
+        tokens.append(run.next(step))
+    return str(parts.cloud.tokenizer.decode(tokens, skip_special_tokens=True)).strip()

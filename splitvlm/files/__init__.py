@@ -1,0 +1,1 @@
+"""Files that people give: text, paths, pictures. Everything is checked where it is read."""

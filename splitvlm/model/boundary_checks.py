@@ -1,0 +1,164 @@
+"""Checks of a boundary that came from a peer, before anything runs on it: names, dtypes, shapes, ids and counts.
+
+A wrong index would read foreign memory's error text at best and stop a GPU for everybody at worst; a wrong size would take
+memory. Everything that passes here can be run, and takes what an honest request takes. `check_shapes` reads no values: it
+takes outlines too (`splitvlm.codec`), before anything is decoded. Raises ProtocolError, which names the tensor and never its
+values.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from splitvlm.domain import TOKENS, Cut, CutKind
+from splitvlm.errors import PrefixEvicted, ProtocolError
+from splitvlm.model.boundary import GRID, HIDDEN, IDS, SIZES, TYPES, Boundary
+from splitvlm.model.greedy import reads_prompt
+from splitvlm.model.part import ModelPart
+from splitvlm.model.prefix import Prefix
+
+
+def check_shapes(part: ModelPart, cut: Cut, boundary: Boundary) -> None:
+    """Checks the outline of a prefill at vision:k, tokens or lm:k: names, dtypes, and shapes that the model can read."""
+    _check_names(part, cut, boundary)
+    _check_states(part, cut, boundary)
+    _check_prompt_shape(part, cut, boundary)
+
+
+def check_boundary(part: ModelPart, cut: Cut, boundary: Boundary) -> None:
+    """Checks a decoded prefill at vision:k, tokens or lm:k. Raises ProtocolError."""
+    check_shapes(part, cut, boundary)
+    places = _check_ids(part, boundary)
+    found = places if cut.kind is CutKind.LM else _visual_tokens(part, cut, boundary)
+    if found != places:
+        raise ProtocolError(f"The prompt has {places} places for {found} visual tokens.")
+    if not part.family.check_sides(part.model, boundary, places):
+        raise _unfit(cut)
+    _check_finite(boundary[HIDDEN])
+
+
+def check_tile_shapes(part: ModelPart, cut: Cut, tile: Boundary, *, first: bool) -> None:
+    """Checks the outline of one tile of a prefill at vision:k or tokens."""
+    if first:
+        _check_names(part, cut, tile)
+        _check_prompt_shape(part, cut, tile)
+    if set(tile) & set(part.family.optional_sides) or (not first and set(tile) != {HIDDEN}):
+        raise ProtocolError("The parts of a boundary do not fit one another.")
+    _check_states(part, cut, tile)
+
+
+def check_tile(part: ModelPart, cut: Cut, tile: Boundary, *, first: bool) -> int:
+    """Checks one decoded tile of a prefill at vision:k or tokens; returns how many visual tokens it becomes."""
+    check_tile_shapes(part, cut, tile, first=first)
+    if first:
+        _check_ids(part, tile)
+    _check_finite(tile[HIDDEN])
+    return _visual_tokens(part, cut, tile)
+
+
+def check_again_shapes(part: ModelPart, boundary: Boundary) -> None:
+    """Checks the outline of another question about a picture that is remembered."""
+    if set(boundary) != {IDS}:
+        raise ProtocolError("Another question about a known picture needs the tensor ids, and no other.")
+    _check_prompt_shape(part, TOKENS, boundary)
+
+
+def check_cached_prefix(part: ModelPart, prefix: Prefix, boundary: Boundary) -> None:
+    """Checks another question about a remembered picture. Raises PrefixEvicted too, where the prompt begins otherwise."""
+    check_again_shapes(part, boundary)
+    image_tokens = _check_ids(part, boundary)
+    if not prefix.begins(boundary[IDS]) or image_tokens != int(
+        (prefix.ids_P == part.model.config.image_token_id).sum()
+    ):
+        raise PrefixEvicted(
+            "The prompt does not begin as the one did that brought the picture.", advice="Send it again."
+        )
+
+
+def check_step_shape(part: ModelPart, boundary: Boundary) -> None:
+    """Checks the outline of one token at lm:k."""
+    hidden = boundary.get(HIDDEN)
+    is_state = hidden is not None and hidden.is_floating_point() and hidden.shape == (1, part.spec.lm_hidden)
+    if len(boundary) != 1 or not is_state:
+        raise ProtocolError("A step's tensors are not those of one token.")
+
+
+def check_step(part: ModelPart, boundary: Boundary) -> None:
+    """Checks one decoded token at lm:k. Raises ProtocolError."""
+    check_step_shape(part, boundary)
+    _check_finite(boundary[HIDDEN])
+
+
+def _check_names(part: ModelPart, cut: Cut, boundary: Boundary) -> None:
+    family = part.family
+    needed, optional = {HIDDEN}, set[str]()
+    if cut.kind is CutKind.VISION:
+        needed |= {IDS, *family.vision_sides}
+        optional |= set(family.optional_sides)
+    else:
+        needed |= set(family.language_sides)
+        if cut.kind is CutKind.TOKENS or reads_prompt(part.model):
+            needed |= {IDS}
+        elif family.needs_types:
+            needed |= {TYPES}
+    if not needed <= set(boundary) <= needed | optional:
+        raise ProtocolError(f"The cut {cut} needs the tensors {', '.join(sorted(needed))}.")
+
+
+def _check_states(part: ModelPart, cut: Cut, boundary: Boundary) -> None:
+    hidden, vision = boundary[HIDDEN], cut.kind is CutKind.VISION
+    axes = part.family.states_axes if vision else 2
+    width = part.spec.vision_hidden if vision else part.spec.lm_hidden
+    is_states = hidden.is_floating_point() and hidden.ndim == axes and hidden.shape[-1] == width and hidden.numel() > 0
+    if not is_states or (not vision and hidden.shape[0] >= part.spec.max_context):
+        raise ProtocolError(f"`hidden` has the wrong shape for the cut {cut}.")
+    if vision and not part.family.check_states(part.model, boundary, part.spec.max_context):
+        raise _unfit(cut)
+    for name, shape in {GRID: (1, 3), SIZES: (1, 2)}.items():
+        if name in boundary and (boundary[name].dtype != torch.int64 or boundary[name].shape != shape):
+            raise ProtocolError(f"`{name}` has the wrong shape for the cut {cut}.")
+
+
+def _check_prompt_shape(part: ModelPart, cut: Cut, boundary: Boundary) -> None:
+    given = [boundary[name] for name in (IDS, TYPES) if name in boundary]
+    length = boundary[HIDDEN].shape[0] if cut.kind is CutKind.LM else given[0].numel()
+    for name, dtype in ((IDS, torch.int64), (TYPES, torch.uint8)):
+        if name in boundary and (boundary[name].shape != (length,) or boundary[name].dtype != dtype):
+            raise ProtocolError(f"`{name}` has the wrong shape for the cut {cut}.")
+    if not 1 <= length < part.spec.max_context:
+        raise ProtocolError(f"The prompt has {length} tokens, of {part.spec.max_context} that the model can read.")
+
+
+def _check_ids(part: ModelPart, boundary: Boundary) -> int:
+    """The number of image tokens in the prompt, 0 where nothing tells; checks the values of `ids` and `types`."""
+    image_token = part.model.config.image_token_id
+    if IDS in boundary:
+        ids = boundary[IDS]
+        known = (ids >= 0) & ((ids < part.spec.vocab_size) | (ids == image_token))
+        if not bool(known.all()):
+            raise ProtocolError("`ids` holds tokens that the model does not know.")
+        return int((ids == image_token).sum())
+    if TYPES in boundary:
+        if not bool((boundary[TYPES] <= 1).all()):
+            raise ProtocolError("`types` holds other values than 0 and 1.")
+        return int(boundary[TYPES].sum())
+    return 0
+
+
+def _visual_tokens(part: ModelPart, cut: Cut, boundary: Boundary) -> int:
+    """How many visual tokens a boundary at vision:k or tokens brings."""
+    if cut.kind is CutKind.TOKENS:
+        return boundary[HIDDEN].shape[0]
+    found = part.family.visual_tokens(part.model, boundary)
+    if found is None:
+        raise _unfit(cut)
+    return found
+
+
+def _check_finite(hidden: torch.Tensor) -> None:
+    if not bool(torch.isfinite(hidden).all()):
+        raise ProtocolError("`hidden` holds no finite numbers.")
+
+
+def _unfit(cut: Cut) -> ProtocolError:
+    return ProtocolError(f"The tensors at the cut {cut} do not fit one another.")

@@ -1,0 +1,211 @@
+"""Profiles that were measured once, kept on disk (splitvlm.profiling.cache) and renewed while a node has nothing else to do.
+
+A start takes the kept profile as long as the machine, the model and the libraries are the same, however busy the machine is
+at that moment. Behind requests a renewal measures again, a step at a time, and only where nobody asked anything for QUIET_S.
+What it finds replaces the kept profile where two measurements agree with each other and not with it: one alone may have met
+other work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+
+from splitvlm.bundle import leaks_of, read_leaks
+from splitvlm.codec.codec import Codec
+from splitvlm.domain import IMAGE, Cut
+from splitvlm.model.parts import CloudPart, DevicePart
+from splitvlm.planning.costs import CloudProfile, DeviceProfile
+from splitvlm.profiling.cache import keep, kept
+from splitvlm.profiling.measuring import PICTURES, Steps, cloud_stage_steps, device_steps, profile_cloud, profile_device
+from splitvlm.rpc.plans import (
+    cloud_profile_from_wire,
+    cloud_profile_to_wire,
+    device_profile_from_wire,
+    device_profile_to_wire,
+)
+from splitvlm.settings import ModelChoice
+from splitvlm.wire.v1 import control_pb2
+
+P = TypeVar("P", DeviceProfile, CloudProfile)
+T = TypeVar("T")
+QUIET_S = 5.0  # without a request, before a renewal goes on
+ALIKE = 1.3  # medians of an idle machine differ by a tenth; a busy core makes half as long again
+SHORT_S = 0.002  # times that differ by less are alike: no plan is chosen by them
+_log = logging.getLogger("splitvlm.profiling")
+
+
+class Lane(Protocol):
+    """The one thread in which a node runs its model."""
+
+    @property
+    def jobs(self) -> int:
+        """How many jobs were begun, steps of a measurement included."""
+
+    @property
+    def in_work(self) -> bool:
+        """Whether a job runs or waits."""
+
+    async def measure(self, step: Callable[[], T]) -> T:
+        """Runs one step in turn with the other jobs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept(Generic[P]):
+    """A profile, and how it is measured anew. `steps` is None where it was measured just now, or cannot be by itself."""
+
+    profile: P
+    steps: Callable[[], Steps[P]] | None
+    store: Callable[[P], None]
+
+
+def device_profile_to_bytes(profile: DeviceProfile) -> bytes:
+    return device_profile_to_wire(profile).SerializeToString()
+
+
+def device_profile_from_bytes(data: bytes) -> DeviceProfile:
+    """Raises what a malformed message raises."""
+    return device_profile_from_wire(control_pb2.DeviceProfile.FromString(data))
+
+
+def kept_device_profile(
+    part: DevicePart, cuts: tuple[Cut, ...], codec: Codec, model: ModelChoice
+) -> Kept[DeviceProfile]:
+    """The profile of this device. The leaks in it are today's."""
+    facts, measured_now = facts_of(part, cuts, codec, model), []
+
+    def measure() -> DeviceProfile:
+        measured_now.append(True)
+        return profile_device(part, cuts, codec)
+
+    profile = kept(
+        "device-profile",
+        facts,
+        measure,
+        device_profile_to_bytes,
+        lambda data: _of_cuts(device_profile_from_bytes(data), cuts),
+    )
+    return Kept(
+        replace(profile, leak=leaks_of(profile.coding, read_leaks(part.spec.name))),
+        None if measured_now else lambda: device_steps(part, cuts, codec),
+        lambda renewed: keep("device-profile", facts, device_profile_to_bytes(renewed)),
+    )
+
+
+def kept_cloud_profile(part: CloudPart, cuts: tuple[Cut, ...], codec: Codec, model: ModelChoice) -> Kept[CloudProfile]:
+    """The profile of this cloud node. One that serves no pictures cannot measure its stages anew without the lower part."""
+    facts, measured_now = facts_of(part, cuts, codec, model), []
+
+    def measure() -> CloudProfile:
+        measured_now.append(True)
+        return profile_cloud(part, cuts, codec, model)
+
+    profile = kept(
+        "cloud-profile", facts, measure, _cloud_to_bytes, lambda data: _of_cuts(_cloud_from_bytes(data), cuts)
+    )
+
+    return Kept(
+        profile,
+        None if measured_now or IMAGE not in cuts else lambda: cloud_stage_steps(part, profile),
+        lambda renewed: keep("cloud-profile", facts, _cloud_to_bytes(renewed)),
+    )
+
+
+async def renew(
+    known: Kept[P],
+    lane: Lane,
+    changed: Callable[[P], None],
+    pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
+) -> None:
+    """Measures a kept profile anew while the lane is quiet; calls `changed` with the new one where it differs."""
+    if known.steps is None:
+        return
+    try:
+        fresh = await _in_quiet(known.steps, lane, pause)
+        if alike(known.profile, fresh):
+            _log.info("the profile was measured anew and is as it was")
+            return
+        again = await _in_quiet(known.steps, lane, pause)
+    except Exception:  # noqa: BLE001  whatever ends a measurement, the node goes on serving by the kept one
+        _log.exception("the profile could not be measured anew: the kept one stays")
+        return
+    if alike(fresh, again) and not alike(known.profile, again):
+        _log.info("the profile differs from the kept one, which it replaces")
+        await asyncio.to_thread(known.store, again)
+        changed(again)
+
+
+async def _in_quiet(make: Callable[[], Steps[P]], lane: Lane, pause: Callable[[float], Awaitable[object]]) -> P:
+    steps = make()
+    await _quiet(lane, pause)
+    while True:
+        begun = lane.jobs
+        pause_s, ended = await lane.measure(lambda: _advanced(steps))
+        if ended:
+            return ended[0]
+        await pause(pause_s)
+        if lane.in_work or lane.jobs != begun + 1:
+            await _quiet(lane, pause)
+
+
+async def _quiet(lane: Lane, pause: Callable[[float], Awaitable[object]]) -> None:
+    """Returns when nothing was asked of the lane for QUIET_S."""
+    while True:
+        begun = lane.jobs
+        await pause(QUIET_S)
+        if not lane.in_work and lane.jobs == begun:
+            return
+
+
+def _advanced(steps: Steps[P]) -> tuple[float, list[P]]:
+    """One step: how long to pause after it, and the result where it was the last."""
+    try:
+        return next(steps), []
+    except StopIteration as end:
+        return 0.0, [end.value]
+
+
+def alike(one: DeviceProfile | CloudProfile, other: DeviceProfile | CloudProfile) -> bool:
+    """Whether two profiles are those of the same machine under the same load, for all that one can tell."""
+    return _times_alike(one.cuts, other.cuts) and _times_alike(one.token_s, other.token_s)
+
+
+def _times_alike(one: Mapping[Cut, float], other: Mapping[Cut, float]) -> bool:
+    pairs = [(seconds, other[cut]) for cut, seconds in one.items() if cut in other]
+    return all(max(pair) <= ALIKE * min(pair) + SHORT_S for pair in pairs)
+
+
+def _of_cuts(profile: P, cuts: tuple[Cut, ...]) -> P:
+    """Raises ValueError for the profile of other cuts."""
+    if set(profile.cuts) != set(cuts):
+        raise ValueError("it has other cuts")
+    return profile
+
+
+def _cloud_to_bytes(profile: CloudProfile) -> bytes:
+    return cloud_profile_to_wire(profile).SerializeToString()
+
+
+def _cloud_from_bytes(data: bytes) -> CloudProfile:
+    return cloud_profile_from_wire(control_pb2.CloudProfile.FromString(data))
+
+
+def facts_of(part: DevicePart | CloudPart, cuts: tuple[Cut, ...], codec: Codec, model: ModelChoice) -> dict[str, Any]:
+    """What a profile depends on beside the machine and its libraries."""
+    device = torch.cuda.get_device_name(part.device) if part.device.type == "cuda" else part.device.type
+    return {
+        "weights": part.spec.weights_hash,
+        "processor": part.spec.processor_hash,
+        "codec": codec.hash,
+        "device": device,
+        "dtype": model.dtype,
+        "threads": torch.get_num_threads(),
+        "numpy_threads": 1,  # what was measured with more is another machine's
+        "cuts": [str(cut) for cut in cuts],
+        "pictures": PICTURES,
+    }

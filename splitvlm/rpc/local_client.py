@@ -1,0 +1,49 @@
+"""A local application's client of the edge node."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import grpc
+
+from splitvlm.crypto.identity import Identity, Role
+from splitvlm.rpc.channels import connected, open_channel
+from splitvlm.rpc.limits import MAX_LOCAL_MESSAGE_BYTES
+from splitvlm.rpc.status import from_rpc
+from splitvlm.wire.v1 import local_pb2 as pb
+from splitvlm.wire.v1 import local_pb2_grpc
+
+ASK_TIMEOUT_S = 600.0
+
+
+class EdgeClient:
+    def __init__(self, address: str, identity: Identity | None) -> None:
+        self._identity = identity
+        self.peer = f"edge node at {address}"
+        self._channel = open_channel(address, identity, Role.EDGE, max_message_bytes=MAX_LOCAL_MESSAGE_BYTES)
+        self._stub = local_pb2_grpc.LocalStub(self._channel)
+
+    async def connect(self, timeout_s: float = 5.0) -> None:
+        """Raises PeerUnavailable."""
+        await connected(self._channel, self.peer, self._identity, timeout_s)
+
+    async def ask(
+        self, picture: bytes, question: str, *, max_new_tokens: int = 0, plan: str = ""
+    ) -> AsyncIterator[pb.Answer]:
+        """Chosen, pieces of text, then the account. Raises the node's errors."""
+        message = pb.Question(picture=picture, text=question, max_new_tokens=max_new_tokens, plan=plan)
+        try:
+            async for answer in self._stub.Ask(message, timeout=ASK_TIMEOUT_S):
+                yield answer
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc(error, self.peer) from error
+
+    async def status(self) -> pb.StatusReply:
+        try:
+            status: pb.StatusReply = await self._stub.Status(pb.StatusRequest(), timeout=10.0)
+            return status
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc(error, self.peer) from error
+
+    async def close(self) -> None:
+        await self._channel.close()

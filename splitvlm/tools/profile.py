@@ -1,0 +1,147 @@
+"""`splitvlm profile`: measures both sides of a model on this machine and writes them as one file for plans and simulations."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from splitvlm.bundle import codec_of, read_accuracy
+from splitvlm.codec import encode_picture
+from splitvlm.codec.codec import Codec
+from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut, CutKind, Plan
+from splitvlm.files.text import parse_json
+from splitvlm.model.loading import load_cloud, load_device, middle_cuts
+from splitvlm.model.parts import DevicePart
+from splitvlm.model.threads import use_threads
+from splitvlm.planning.costs import DeviceProfile, nearest_drops
+from splitvlm.planning.kinds import AccuracyDrop
+from splitvlm.planning.profilefiles import AccuracySource, Profiles, write
+from splitvlm.profiling.cache import forget, kept, processor
+from splitvlm.profiling.kept_profiles import device_profile_from_bytes, device_profile_to_bytes, facts_of
+from splitvlm.profiling.measuring import profile_cloud, profile_device
+from splitvlm.scenes.samples import samples
+from splitvlm.settings import ModelChoice
+
+SHOW_EVERY = 100  # pictures
+LENDER = "scenes"  # lends its accuracy to models whose answers mean nothing
+
+
+def profile(model: ModelChoice, pictures: int, out: Path | None) -> Profiles:
+    """Stages of both sides, codec times, payload sizes over pictures, and accuracy where it is known.
+
+    What was measured before an interruption is taken up again by the next run; after an end everything is measured anew.
+    """
+    say = Console(stderr=True)
+    use_threads(model.threads)
+    cuts = (*middle_cuts(model.name), DEVICE)
+    codec = codec_of(model.name)
+    say.print(f"Measuring the device's part of {model.name} ...")
+    device = load_device(model.name, [DEVICE], device=model.device, dtype=model.dtype)
+    facts = facts_of(device, cuts, codec, model) | {"sizes": pictures}
+    on_device = kept(
+        "measured-device",
+        facts,
+        lambda: profile_device(device, cuts, codec),
+        device_profile_to_bytes,
+        device_profile_from_bytes,
+    )
+    say.print(f"Sizes of {pictures} pictures ...")
+    sizes = kept(
+        "measured-sizes", facts, lambda: _sizes(device, codec, pictures, say), _sizes_to_bytes, _sizes_from_bytes
+    )
+    say.print("Measuring the cloud's part ...")
+    cloud = load_cloud(model.name, list(cuts[:-1]), device=model.device, dtype=model.dtype)
+    on_cloud = profile_cloud(cloud, cuts[:-1], codec, model)
+    drops, source = _drops(model.name, on_device)
+    result = Profiles(
+        model=model.name,
+        machine=f"{processor()}, {torch.get_num_threads()} thread(s), {model.device}, {model.dtype}",
+        source=f"splitvlm profile, torch {torch.__version__.partition('+')[0]}, sizes of {pictures} drawn pictures",
+        device=replace(on_device, coding=_with_median_sizes(on_device, sizes)),
+        cloud=on_cloud,
+        accuracy=drops,
+        accuracy_source=source,
+        sizes=sizes,
+    )
+    _print(result)
+    if out is not None:
+        write(out, result)
+        print(f"Wrote {out}.")
+    for name in ("measured-device", "measured-sizes"):
+        forget(name, facts)
+    return result
+
+
+def _sizes(part: DevicePart, codec: Codec, pictures: int, say: Console) -> dict[Plan, tuple[int, ...]]:
+    """Payload bytes of the picture levels and of the visual tokens, rising: the plans that pay one round trip."""
+    sizes: defaultdict[Plan, list[int]] = defaultdict(list)
+    for number, (image, question) in enumerate(samples(pictures, part.spec.name, seed=1_000)):
+        if number and number % SHOW_EVERY == 0:
+            say.print(f"{number} of {pictures} pictures")
+        picture = part.picture(image)
+        for level in codec.levels(IMAGE):
+            sizes[Plan(IMAGE, level)].append(len(encode_picture(picture, level)))
+        boundary = part.lower(image, question, TOKENS).boundary
+        for level in codec.levels(TOKENS):
+            sizes[Plan(TOKENS, level)].append(len(codec.encode(TOKENS, boundary, level)))
+    return {plan: tuple(sorted(found)) for plan, found in sizes.items()}
+
+
+def _sizes_to_bytes(sizes: Mapping[Plan, tuple[int, ...]]) -> bytes:
+    return json.dumps({str(plan): found for plan, found in sizes.items()}).encode()
+
+
+def _sizes_from_bytes(data: bytes) -> dict[Plan, tuple[int, ...]]:
+    return {Plan.parse(text): tuple(map(int, found)) for text, found in parse_json(data.decode(), "kept sizes").items()}
+
+
+def _with_median_sizes(
+    profile: DeviceProfile, sizes: Mapping[Plan, tuple[int, ...]]
+) -> dict[tuple[Cut, str], tuple[float, int]]:
+    coding = dict(profile.coding)
+    for plan, found in sizes.items():
+        seconds, _ = coding[plan.cut, plan.level]
+        coding[plan.cut, plan.level] = seconds, int(median(found))
+    return coding
+
+
+def _drops(name: str, profile: DeviceProfile) -> tuple[dict[Plan, AccuracyDrop], AccuracySource]:
+    """Measured for this model, else the embedded model's at the same level and kind of cut, and named as borrowed."""
+    measured, source = read_accuracy(name), "measured"
+    if not measured and name.startswith("shape:"):
+        measured, source = read_accuracy(LENDER), "borrowed"
+    drops = nearest_drops(profile.coding, measured)
+    return drops, source if drops else "none"  # type: ignore[return-value]
+
+
+def _print(profiles: Profiles) -> None:
+    # Narrow: where standard output is a file, a line has 80 columns.
+    table = Table(
+        caption="milliseconds; drop in points of accuracy", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    table.caption_justify = "left"
+    for name in ("plan", "device", "encode", "bytes", "decode", "cloud", "a token", "drop"):
+        table.add_column(name, justify="left" if name == "plan" else "right", no_wrap=True)
+    for row in _rows(profiles):
+        table.add_row(*row)
+    console = Console()
+    console.print(f"{profiles.model} on {profiles.machine}; accuracy {profiles.accuracy_source}", soft_wrap=True)
+    console.print(table)
+
+
+def _rows(profiles: Profiles) -> Iterator[tuple[str, ...]]:
+    for line in profiles.lines():
+        known = line.plan in profiles.accuracy or line.plan.cut.kind is CutKind.DEVICE
+        times = (f"{1e3 * seconds:.1f}" for seconds in (line.device_s, line.encode_s))
+        later = (f"{1e3 * seconds:.1f}" for seconds in (line.decode_s, line.cloud_s, line.token_s))
+        drop = f"{100 * line.accuracy_drop:.2f}" if known else "?"
+        yield str(line.plan), *times, f"{line.payload_bytes}", *later, drop
