@@ -25,6 +25,7 @@ COMMANDS = [block for block in BLOCKS if not block.startswith(("# terminal", "ma
 
 pytestmark = [
     pytest.mark.alone,
+    pytest.mark.timeout(600),  # it measures every plan of the embedded model
     pytest.mark.skipif(not (MODEL_DIR / "model.safetensors").exists(), reason="the embedded model is missing"),
 ]
 
