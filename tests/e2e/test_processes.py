@@ -187,7 +187,7 @@ async def test_a_short_demo(tmp_path: Path) -> None:
     result = json.loads((tmp_path / "demo.json").read_text())
     assert result["questions"] == result["answered"] == sum(result["cuts"].values()) == 6
     assert result["correct"] >= 4
-    assert result["bytes_sent"] > 1000
+    assert 6 * 50 < result["bytes_sent"] < result["jpeg_bytes"]  # which plans it takes is the machine's to say
     assert result["jpeg_bytes"] > 1000
     assert (tmp_path / "out/demo.png").stat().st_size > 10_000
 
