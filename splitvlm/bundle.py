@@ -11,8 +11,8 @@ What was not measured is not in what the functions here return: it is unknown, n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 from splitvlm.codec.calibration_file import FILE as CALIBRATION_FILE
 from splitvlm.codec.codec import Codec
@@ -25,6 +25,7 @@ from splitvlm.planning.costs import Coding
 from splitvlm.planning.kinds import AccuracyDrop, KindTally, worst_kind
 from splitvlm.planning.numbers import number, whole
 
+V = TypeVar("V")
 ACCURACY_FILE = "accuracy.json"
 LEAK_FILE = "leak.json"
 
@@ -49,21 +50,15 @@ def _check_channels(codec: Codec, spec: ModelSpec) -> None:
 
 
 def read_accuracy(name: str) -> dict[Plan, AccuracyDrop]:
-    """Drops by plan as measured for this model, or nothing where they were not.
+    """Returns the drops of the plans that were measured for this model.
 
     Raises UsageError for a file that `splitvlm evaluate` cannot have written.
     """
-    file = model_file(name, ACCURACY_FILE)
-    if file is None:
-        return {}
-    advice = "Measure again: `splitvlm evaluate MODEL --plans` writes it."
-    report = read_json(file, "accuracy", advice=advice)
-    try:
-        return {Plan.parse(plan): _drop_of(plan, row) for plan, row in report["plans"].items()}
-    except UsageError as error:
-        raise UsageError(f"{file} holds no accuracy: {error.sentence}", advice=advice) from error
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{file} holds no accuracy: its plans or their drops are missing.", advice=advice) from error
+    return _read(name, ACCURACY_FILE, "accuracy", "evaluate MODEL --plans", _drops)
+
+
+def _drops(report: Mapping[str, Any]) -> dict[Plan, AccuracyDrop]:
+    return {Plan.parse(plan): _drop_of(plan, row) for plan, row in report["plans"].items()}
 
 
 def _drop_of(plan: str, row: Mapping[str, Any]) -> AccuracyDrop:
@@ -75,21 +70,28 @@ def _drop_of(plan: str, row: Mapping[str, Any]) -> AccuracyDrop:
 
 
 def read_leaks(name: str) -> dict[Plan, float]:
-    """What was measured for this model, or nothing where it was not: unknown leaks count as all of the picture.
+    """Returns the leaks of the plans that were measured for this model. A leak that is unknown counts as all of the picture.
 
     Raises UsageError for a file that `splitvlm leak` cannot have written.
     """
-    file = model_file(name, LEAK_FILE)
+    return _read(name, LEAK_FILE, "leaks", "leak MODEL --json", scaled)
+
+
+def _read(
+    name: str, file_name: str, content: str, verb: str, parsed: Callable[[Mapping[str, Any]], dict[Plan, V]]
+) -> dict[Plan, V]:
+    """Reads a learned file of a model; empty where there is none. Raises UsageError where it does not hold `content`."""
+    file = model_file(name, file_name)
     if file is None:
         return {}
-    advice = "Measure again: `splitvlm leak MODEL --json` writes it."
-    report = read_json(file, "leaks", advice=advice)
+    advice = f"Measure again: `splitvlm {verb}` writes it."
+    report = read_json(file, content, advice=advice)
     try:
-        return scaled(report)
+        return parsed(report)
     except UsageError as error:
-        raise UsageError(f"{file} holds no leaks: {error.sentence}", advice=advice) from error
+        raise UsageError(f"{file} holds no {content}: {error.sentence}", advice=advice) from error
     except (KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{file} holds no leaks: its floor or rows are missing.", advice=advice) from error
+        raise UsageError(f"{file} holds no {content}: a part of it is missing.", advice=advice) from error
 
 
 def scaled(report: Mapping[str, Any]) -> dict[Plan, float]:

@@ -2,7 +2,7 @@
 
 - Where the device can answer alone and hedging is allowed, the device starts beside the plan that uses the cloud, which
   answers from its first token on unless the device has finished by then. What counts is then the expected smaller of
-  both times, over the outlook of the link: an outage costs no more than the device's own time.
+  both times, over the forecast of the link: an outage costs no more than the device's own time.
 - Without a hedge it compares plans at the conservative end of the estimate (robustMPC: Yin et al., SIGCOMM 2015), for what
   is lost by a slow transfer is more than what is won by a fast one.
 - It changes its plan only for a gain that exceeds the margin, and the margin grows with the predictor's error: within
@@ -311,7 +311,7 @@ def _slack(fewer: _Row, cost: float, more: _Row, links: _Links, other_s: float) 
 
 
 def _slow(link: LinkView) -> _Links:
-    """Round trip, and the conservative end of the spread or the outlook: a mean of times lies at its slow end."""
+    """Round trip, and the conservative end of the spread or the forecast: a mean of times lies at its slow end."""
     wide = 1 + link.spread
     if link.forecast:
         return _links(link.forecast, link.rtt_s, link.tail_bps)
