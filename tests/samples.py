@@ -14,6 +14,6 @@ PICTURE = draw("microscopy", 5).image
 @cache
 def tiny_model(kind: str) -> str:
     """The folder of a tiny model with random weights, made once a test run."""
-    from tests.unit.tiny_models import save
+    from tests.tiny_models import save
 
     return str(save(kind, Path(mkdtemp(prefix=f"splitvlm-{kind}-"))))

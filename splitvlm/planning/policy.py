@@ -10,7 +10,7 @@
   least, except for one that is much better.
 - With the cloud away it answers `device`, and picks afresh when the cloud is back.
 
-A pick from 20 lines takes at most 50 microseconds: `pytest -s tests/unit/test_planning_policy.py -k time` prints it.
+A pick from 20 lines takes at most 50 microseconds: `pytest -s tests/unit/planning/test_policy.py -k time` prints it.
 """
 
 from __future__ import annotations

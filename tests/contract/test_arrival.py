@@ -24,7 +24,7 @@ from splitvlm.model.loading import load_cloud, load_device
 from splitvlm.model.parts import CloudPart, DevicePart
 from splitvlm.model.tiles import in_tiles
 from tests.samples import tiny_model
-from tests.unit.tiny_models import FAMILIES, picture
+from tests.tiny_models import FAMILIES, picture
 
 CUTS = [Cut.parse(text) for text in ("vision:1", "vision:3", "tokens", "lm:1", "lm:3")]
 MOST_ELEMENTS = 15 << 20  # below the limits of the codec: what a few hundred bytes may ask for

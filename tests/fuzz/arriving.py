@@ -19,7 +19,7 @@ from splitvlm.model.tiles import in_tiles
 from splitvlm.rpc.limits import MAX_SEGMENTS
 from splitvlm.wire.v1 import data_pb2
 from tests.samples import tiny_model
-from tests.unit.tiny_models import FAMILIES
+from tests.tiny_models import FAMILIES
 
 CUTS = tuple(Cut.parse(text) for text in ("vision:1", "tokens", "lm:1"))
 KINDS = [(kind, cut) for kind in FAMILIES for cut in CUTS]

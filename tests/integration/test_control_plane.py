@@ -26,7 +26,7 @@ from splitvlm.rpc.status import from_rpc
 from splitvlm.wire.v1 import control_pb2 as pb
 from splitvlm.wire.v1 import control_pb2_grpc
 from tests.nodes import Keys, until
-from tests.unit.test_wire_plans import CLOUD_PROFILE, DEVICE_PROFILE
+from tests.unit.rpc.test_plans import CLOUD_PROFILE, DEVICE_PROFILE
 
 HEARTBEAT_S = 20.0  # nobody dies of silence in a test that does not ask for it
 INSTANCE = "0123456789abcdef"

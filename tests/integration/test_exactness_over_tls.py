@@ -16,7 +16,7 @@ from splitvlm.model.reference import reference_tokens
 from splitvlm.scenes import MODEL_DIR
 from tests.nodes import Keys, cloud_node, device
 from tests.samples import PICTURE, tiny_model
-from tests.unit.tiny_models import FAMILIES
+from tests.tiny_models import FAMILIES
 
 TOKENS = 12
 TRAINED = MODEL_DIR / "model.safetensors"

@@ -23,7 +23,7 @@ from splitvlm.evaluation.leak import measure
 from splitvlm.evaluation.plan_accuracy import measure_plans
 from splitvlm.model.boundary import HIDDEN
 from splitvlm.model.loading import load_device, middle_cuts
-from tests.unit.tiny_models import FAMILIES, picture, save
+from tests.tiny_models import FAMILIES, picture, save
 
 PICTURES = 12
 

@@ -14,7 +14,7 @@ from splitvlm.model.loading import load_cloud, load_device, load_whole
 from splitvlm.model.parts import CloudPart, DevicePart
 from splitvlm.model.reference import Reference
 from splitvlm.model.tiles import TiledRun, in_tiles
-from tests.unit.tiny_models import picture, save
+from tests.tiny_models import picture, save
 
 ASKED = picture(90, 60, 3), "Describe the picture."
 CUTS = Cut.parse("vision:1"), TOKENS

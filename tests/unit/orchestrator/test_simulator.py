@@ -17,7 +17,7 @@ from splitvlm.link.traces import Trace
 from splitvlm.planning.costs import CostLine
 from splitvlm.planning.profilefiles import read
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[3] / "examples"
 PICTURE = CostLine(Plan.parse("image/jpeg50"), 0.0, 0.1, 10_000, 0.01, 0.0, 0.19, 0.02, 1, 0, 0, 0.01)
 LAYERS = CostLine(Plan.parse("lm:2/int8"), 0.4, 0.0, 1_000, 0.0, 0.0, 0.1, 0.05, 1, 1, 0, 0.0, token_bytes=100)
 ALONE = CostLine(Plan.parse("device"), 1.0, 0, 0, 0, 0, 0, 0.1, 0, 0, 0, 0.0)

@@ -10,7 +10,7 @@ from splitvlm import settings
 from splitvlm.errors import UsageError
 from splitvlm.tools.emulated_runs import emulate
 
-SCENARIO = settings.load(Path(__file__).parents[2] / "examples" / "simulate-emulated.yaml", Scenario)
+SCENARIO = settings.load(Path(__file__).parents[3] / "examples" / "simulate-emulated.yaml", Scenario)
 
 
 @pytest.mark.parametrize(

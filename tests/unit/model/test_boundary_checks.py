@@ -15,7 +15,7 @@ from splitvlm.errors import ProtocolError
 from splitvlm.model.boundary import Boundary
 from splitvlm.model.loading import load_cloud, load_device
 from splitvlm.model.parts import CloudPart, DevicePart
-from tests.unit.tiny_models import FAMILIES, picture, save
+from tests.tiny_models import FAMILIES, picture, save
 
 CUTS = [Cut.parse(text) for text in ("vision:1", "tokens", "lm:1")]
 

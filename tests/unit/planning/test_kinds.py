@@ -24,10 +24,10 @@ from splitvlm.planning.profilefiles import read, scaled, write
 from splitvlm.planning.table import MAX_KIND_DROP, PlanLimits
 from splitvlm.rpc.plans import accuracy_from_wire, accuracy_to_wire, limits_from_wire
 from splitvlm.wire.v1 import control_pb2 as pb
-from tests.unit.test_orchestrator import CLOUD, EDGE
+from tests.unit.orchestrator.test_orchestrator import CLOUD, EDGE
 
 JPEG, INT4 = Plan(IMAGE, "jpeg75"), Plan(TOKENS, "int4")
-PROFILES = read(Path(__file__).parents[2] / "examples" / "profiles" / "scenes.json")
+PROFILES = read(Path(__file__).parents[3] / "examples" / "profiles" / "scenes.json")
 
 
 def test_a_kind_that_suffers_forbids_a_plan_whose_mean_does_not() -> None:

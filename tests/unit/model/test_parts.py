@@ -15,7 +15,7 @@ from splitvlm.model.families.idefics3 import Idefics3
 from splitvlm.model.loading import load_cloud, load_device, load_whole
 from splitvlm.model.parts import CloudPart, DevicePart
 from splitvlm.model.reference import Reference
-from tests.unit.tiny_models import picture, save
+from tests.tiny_models import picture, save
 
 LM2 = Cut.parse("lm:2")
 ONE, OTHER = (picture(64, 64, 5), "How many?"), (picture(80, 48, 6), "Is there a lake in this picture?")

@@ -22,7 +22,7 @@ from splitvlm.codec.picture import decode_picture, encode_picture, inspect_coded
 from splitvlm.domain import IMAGE, Cut
 from splitvlm.model.loading import load_cloud
 from tests.samples import tiny_model
-from tests.unit.tiny_models import FAMILIES
+from tests.tiny_models import FAMILIES
 
 TOKENS = Cut.parse("tokens")
 NOISE_BYTES = 12 * 2**20  # of the allocator, and of threads' first buffers
@@ -86,7 +86,7 @@ def opening(kind: str) -> list[tuple[str, int, int]]:
 @pytest.mark.parametrize("case", ["decoding", *FAMILIES])
 def test_no_more_is_taken_than_was_booked(case: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.unit.test_memory_bounds", case], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "tests.unit.codec.test_memory_bounds", case], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
     rows = json.loads(done.stdout.splitlines()[-1])

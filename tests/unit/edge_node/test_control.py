@@ -24,8 +24,7 @@ from splitvlm.rpc.control_messages import LEAST_BEAT_S, MOST_BEAT_S, beat_period
 from splitvlm.rpc.plans import table_to_wire
 from splitvlm.wire.v1 import control_pb2 as pb
 from splitvlm.wire.v1 import data_pb2
-
-from .test_wire_plans import TABLE
+from tests.unit.rpc.test_plans import TABLE
 
 PINNED, SPARE, NAMED, OTHER = (f"127.0.0.1:{port}" for port in (9001, 9002, 9003, 9004))
 CUTS = (IMAGE, TOKENS, Cut.parse("lm:2"), DEVICE)

@@ -12,7 +12,7 @@ from splitvlm.calibration.sensitivity import sensitivity
 from splitvlm.domain import TOKENS, Cut
 from splitvlm.model.loading import load_whole, read_spec
 from splitvlm.model.processors import prompt_inputs
-from tests.unit.tiny_models import FAMILIES, picture, save
+from tests.tiny_models import FAMILIES, picture, save
 
 ASKED = [(picture(96, 48, 2), "Is it day?")]
 

@@ -15,7 +15,7 @@ from orchestrator.simulator.scenario import Scenario
 from splitvlm import settings
 from splitvlm.errors import UsageError
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """Golden vectors: coded bytes of version 1 that must decode to the same bits for ever.
 
-A change that breaks them needs a new version byte and CODEC_VERSION; then `python tests/unit/test_codec_golden.py` writes
+A change that breaks them needs a new version byte and CODEC_VERSION; then `python tests/unit/codec/test_golden.py` writes
 new ones. Encoders are free: what today's encoder writes must only decode to the same tensors.
 """
 

@@ -229,7 +229,7 @@ def test_calibrations_of_another_form(tmp_path: Path, learned: dict[str, np.ndar
 
 
 def test_a_calibration_of_another_model_is_refused(tmp_path: Path, learned: dict[str, np.ndarray]) -> None:
-    from tests.unit.tiny_models import save
+    from tests.tiny_models import save
 
     folder = save("scenes-like", tmp_path / "model")
     save_file(learned, folder / calibration_file.FILE)

@@ -14,7 +14,7 @@ from splitvlm.model.boundary import IDS
 from splitvlm.model.loading import load_cloud, load_device, load_whole
 from splitvlm.model.parts import CloudPart, DevicePart, UpperRun
 from splitvlm.model.reference import Reference
-from tests.unit.tiny_models import FAMILIES, picture, save
+from tests.tiny_models import FAMILIES, picture, save
 
 PICTURE, OTHER = picture(64, 64, 5), picture(40, 90, 6)
 FIRST, SECOND = "How many?", "Is there a lake in this picture?"

@@ -13,7 +13,7 @@ from splitvlm.planning.profilefiles import read, scaled, write
 from splitvlm.planning.table import PlanLimits
 
 PROFILES = scaled(
-    read(Path(__file__).parents[2] / "examples" / "profiles" / "scenes.json"), device_slowdown=10, cloud_speedup=30
+    read(Path(__file__).parents[3] / "examples" / "profiles" / "scenes.json"), device_slowdown=10, cloud_speedup=30
 )
 
 

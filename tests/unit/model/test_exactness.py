@@ -14,7 +14,7 @@ from splitvlm.model.boundary import Boundary
 from splitvlm.model.loading import load_cloud, load_device, load_whole
 from splitvlm.model.parts import CloudPart, DevicePart, UpperRun
 from splitvlm.model.processors import prompt_inputs
-from tests.unit.tiny_models import FAMILIES, picture, save
+from tests.tiny_models import FAMILIES, picture, save
 
 NUM_TOKENS = 12
 PROMPTS = [

@@ -10,8 +10,7 @@ from orchestrator.tables import Tables, ranking
 from splitvlm.domain import DEVICE, TOKENS, Plan
 from splitvlm.errors import CapacityError, ConfigError, UsageError
 from splitvlm.planning.table import PlanLimits
-
-from .test_wire_plans import CLOUD_PROFILE, DEVICE_PROFILE
+from tests.unit.rpc.test_plans import CLOUD_PROFILE, DEVICE_PROFILE
 
 HERE = Origin("aaaaaaaa", "10.0.0.1", "127.0.0.1:7443")
 THERE = Origin("bbbbbbbb", "10.0.0.2", "127.0.0.1:7443")

@@ -16,7 +16,7 @@ from splitvlm.domain import DEVICE, IMAGE
 from splitvlm.errors import UsageError
 from splitvlm.model.loading import load_cloud, load_device, load_whole, read_spec
 from splitvlm.model.source_lookup import find_source
-from tests.unit.tiny_models import FAMILIES, picture, save
+from tests.tiny_models import FAMILIES, picture, save
 
 Tensors = dict[str, torch.Tensor]
 HEAD = "lm_head.weight"

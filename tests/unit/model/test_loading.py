@@ -15,7 +15,7 @@ from splitvlm.errors import UsageError
 from splitvlm.model.loading import load_cloud, load_device, load_whole, read_spec
 from splitvlm.model.processors import prompt_inputs
 from splitvlm.model.skeleton import parameter_bytes
-from tests.unit.tiny_models import FAMILIES, picture, save
+from tests.tiny_models import FAMILIES, picture, save
 
 
 @pytest.fixture(scope="module")
