@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install demo test test-slow lint proto proto-check bench-overhead bench-policy bench-probing bench-orchestrator bench-link bench-emulated bench-codec bench-codec-speed bench-sealing bench-tiles structure chaos soak fuzz clean
+.PHONY: install demo test test-slow lint proto proto-check docs bench-overhead bench-policy bench-probing bench-orchestrator bench-link bench-emulated bench-codec bench-codec-speed bench-sealing bench-tiles structure chaos soak fuzz clean
 
 install: $(STAMP)
 
@@ -37,6 +37,10 @@ lint: install
 proto: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I proto --python_out=. --grpc_python_out=. --mypy_out=. proto/splitvlm/wire/v1/*.proto
 
+# The reference pages that follow from settings and verbs are committed, too; a test compares them.
+docs: install
+	$(BIN)/python docs/generate.py
+
 proto-check: proto
 	git diff --exit-code -- splitvlm/wire/v1
 
@@ -44,7 +48,7 @@ bench-overhead: install
 	$(BIN)/python benchmarks/overhead.py
 
 bench-codec: install
-	$(BIN)/python benchmarks/codec.py --plot docs/codec.png
+	$(BIN)/python benchmarks/codec.py --plot docs/experiments/codec.png
 
 bench-codec-speed: install
 	$(BIN)/python benchmarks/codec_speed.py

@@ -88,7 +88,7 @@ def show(leaving: Leaving, console: Console) -> None:
 
 
 def _table(rows: tuple[Row, ...]) -> Table:
-    made = Table(caption="leak: 0 is what a blank picture tells, 1 the picture itself (docs/leak.md)")
+    made = Table(caption="leak: 0 is what a blank picture tells, 1 the picture itself (docs/experiments/leak.md)")
     made.add_column("plan", no_wrap=True)
     for title in ("leak", "bytes of a picture,\nmedian", "bytes of\na token"):
         made.add_column(title, justify="right")

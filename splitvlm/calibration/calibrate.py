@@ -38,7 +38,7 @@ QUESTIONS = (
     "Under the licence below, may this picture be copied, changed and distributed without fee, and on which conditions?",
 )
 """Questions of several kinds of text, asked in turn about a folder's pictures: states of the language model that were learned
-from one kind alone cost more bits with others (docs/codec.md)."""
+from one kind alone cost more bits with others (docs/experiments/codec-calibrated.md)."""
 OTHER_QUESTIONS = ("how many?", "Is it day", "7", "(a) or b")
 """That begin and end differently: what their prompts have in common is the model's template."""
 SEED = 10_000  # of the drawn pictures: others than those of profiles
@@ -48,7 +48,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".gif", ".bmp", ".tif", "
 TOKENS_PER_CHANNEL = 4  # fewer make a covariance of noise
 LANGUAGE_UNIT = 0.104
 """The unit of transforms at `lm:k`: what is lost there reaches the answer through fewer layers that could mend it, and tokens
-of text bear less than a picture's many alike ones. Chosen on SmolLM2-135M (docs/codec.md)."""
+of text bear less than a picture's many alike ones. Chosen on SmolLM2-135M (docs/experiments/codec-calibrated.md)."""
 
 
 def calibrate(model: str, images: Path | None, number: int, workers: int = 1, steps: int = STEPS) -> Path:

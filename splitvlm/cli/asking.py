@@ -19,7 +19,9 @@ APP_KEYS = Path("keys/app")
 
 @asking_app.command()
 def ask(
-    picture: Annotated[Path, typer.Argument(help="JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF (docs/pictures.md)")],
+    picture: Annotated[
+        Path, typer.Argument(help="JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF (docs/reference/pictures.md)")
+    ],
     question: Annotated[str, typer.Argument(help="what to ask about it")],
     edge_address: EdgeOption = "127.0.0.1:7443",
     keys: KeysOption = APP_KEYS,

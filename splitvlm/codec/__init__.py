@@ -1,4 +1,4 @@
-"""The codec: what crosses a cut, to bytes and back, at a level chosen per request (docs/codec.md).
+"""The codec: what crosses a cut, to bytes and back, at a level chosen per request (docs/reference/codec.md).
 
     levels.py     the ladder of levels, the codec's version and hash     (no torch, no numpy)
     limits.py     what a decoder accepts

@@ -15,7 +15,7 @@ import zstandard
 
 from splitvlm.codec.header import Cursor, malformed, varint
 
-# docs/codec.md: levels 3 and 9 gain nothing on exponents and codes, 19 gains 0.4 % for 8 to 50 times the time.
+# Levels 3 and 9 gain nothing on codes; 19 gains 0.4 % in 8 to 50 times the time (docs/experiments/codec-levels.md).
 ZSTD_LEVEL: Final = 1
 _FORMAT: Final = zstandard.FORMAT_ZSTD1_MAGICLESS
 _MAX_WINDOW_BYTES: Final = 1 << 23  # RFC 8878 3.1.1.1.2: decoders should accept 8 MiB; level 1 uses 512 KiB

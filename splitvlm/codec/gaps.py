@@ -1,7 +1,8 @@
 """Where the values stand in a long band that is zero nearly everywhere: how many zeros come before each.
 
 A range coder decides about every symbol, also about zeros that are nearly certain. Of 1,088 tokens the last 300 of 576 columns
-hold 300,000 zeros; counted like this, their time falls by a half, for about 13 bits more a band (docs/codec.md).
+hold 300,000 zeros; counted like this, their time falls by a half, for about 13 bits more a band
+(docs/experiments/codec-calibrated.md).
 
 A symbol g < LONGEST: g zeros, then a value. LONGEST: so many zeros, and no value yet. Zeros after the last value are not told.
 Weights follow from a band's own by divisions and products of float64 in one order, which IEEE 754 makes the same everywhere.

@@ -4,7 +4,7 @@
     16-bit codes have no layout byte: two byte planes, most significant first.
 
 Bit-packed is small before compression; one code a byte shows zstandard's entropy coder the symbols, and wins where
-their distribution is uneven (docs/codec.md).
+their distribution is uneven (docs/experiments/codec-levels.md).
 """
 
 from __future__ import annotations

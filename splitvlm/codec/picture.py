@@ -30,7 +30,7 @@ from splitvlm.files.pictures import PictureHeader, PictureRefused
 _FORMATS: Final = ("JPEG", "WEBP", "AVIF", "PNG")
 _SCALED: Final = 1  # no format begins so
 _RESIZED_BYTES: Final = 4  # a pixel, of the result and of what lies between the two passes of resizing
-_LOSSLESS_EFFORT: Final = 50  # docs/codec.md: 100 saves below 0.1 % for twice the time
+_LOSSLESS_EFFORT: Final = 50  # docs/experiments/codec-levels.md: 100 saves below 0.1 % for twice the time
 _BEST: Final[dict[str, dict[str, Any]]] = {
     "JPEG": {"optimize": True, "progressive": True},
     "WEBP": {"method": 6},

@@ -1,7 +1,7 @@
 """Quantised coefficients of which the last columns are zero nearly everywhere: those as the values that are not.
 
 What is multiplied by zeros need not be multiplied: of 1,088 tokens the last 376 of 576 columns hold 5 values in a hundred, and
-their way back to features takes a quarter of a dense product's time (docs/codec.md).
+their way back to features takes a quarter of a dense product's time (docs/experiments/codec-calibrated.md).
 T tokens, K columns, D of them dense, N values apart, C channels.
 """
 

@@ -167,7 +167,7 @@ def test_next_tokens_survive_the_levels() -> None:
 
 
 def test_next_tokens_survive_on_a_kind_of_text_that_calibration_has_not_seen() -> None:
-    """The promise of docs/codec.md off the domain, and what calibration on six kinds of text gains there over one kind."""
+    """docs/experiments/codec-calibrated.md: the promise off the domain, and what six kinds of text gain there."""
     smol = Smol()
     unseen = smol.contexts(licences(), 5)
     one = smol.calibrated(smol.contexts([reference(slice(None, None, 2))], 24), OTHER_CUTS, FEWER_STEPS)

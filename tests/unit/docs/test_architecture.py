@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TEXT = (ROOT / "docs" / "architecture.md").read_text("utf-8")
 NAMES = re.findall(r"`([\w/]+\.py)(?:: ([\w.]+))?`", TEXT)
 
