@@ -16,7 +16,7 @@ from splitvlm.codec.boundary import decoding_bytes
 from splitvlm.codec.codec import Codec
 from splitvlm.codec.limits import CodecLimits
 from splitvlm.codec.picture import decode_picture, inspect_coded_picture
-from splitvlm.domain import IMAGE, Cut, CutKind, Plan
+from splitvlm.domain import FULL, IMAGE, CutKind, Plan
 from splitvlm.errors import PrefixEvicted, UsageError
 from splitvlm.model.boundary import Boundary, boundary_bytes, joined
 from splitvlm.model.boundary_checks import check_again_shapes, check_shapes, check_step_shape, check_tile_shapes
@@ -29,6 +29,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 MAX_PICTURE_PIXELS = 64 * 2**20  # 8192 x 8192: above every known model's input
+VARIANTS = (FULL,)
+"""Variants of devices' parts that this node's upper part goes on from."""
 
 
 class Answering:
@@ -52,8 +54,8 @@ class Answering:
         self._part = part
         self._codec = codec
         self._worker = worker
-        self._cut = Cut.parse(begin.cut)
-        self._plan = Plan(self._cut, begin.level)
+        self._plan = Plan.parse(begin.plan)
+        self._cut = self._plan.cut
         self._question = begin.question
         self._max_new_tokens = begin.max_new_tokens
         self._resume_token_ids = list(begin.resume_token_ids)
@@ -66,10 +68,7 @@ class Answering:
         self._name = begin.picture
         self._picture: Image.Image | None = None  # at the cut `image`, until it is remembered
         self.end = End()
-        codec.check(self._cut, begin.level)
-        if self._cut not in part.cuts:
-            known = ", ".join(map(str, part.cuts))
-            raise UsageError(f"This cloud node does not serve the cut {self._cut}.", advice=f"It serves {known}.")
+        _check_served(part, codec, self._plan)
         self._known = self._remembered() if begin.prefix_cached else None
 
     def _remembered(self) -> PrefixEntry:
@@ -206,3 +205,15 @@ class Answering:
     def _count(self, field_name: str, spent: Spent) -> None:
         setattr(self.end, field_name, getattr(self.end, field_name) + int(1e6 * spent.busy_s))
         self.end.queue_us += int(1e6 * spent.queue_s)
+
+
+def _check_served(part: CloudPart, codec: Codec, plan: Plan) -> None:
+    """Raises UsageError naming the variant, level or cut that this node does not serve."""
+    if plan.variant not in VARIANTS:
+        raise UsageError(
+            f"This cloud node does not serve the variant {plan.variant}.", advice=f"It serves {', '.join(VARIANTS)}."
+        )
+    codec.check(plan.cut, plan.level)
+    if plan.cut not in part.cuts:
+        known = ", ".join(map(str, part.cuts))
+        raise UsageError(f"This cloud node does not serve the cut {plan.cut}.", advice=f"It serves {known}.")

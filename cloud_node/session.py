@@ -53,7 +53,7 @@ class Session:
         self._admission = admission
         self._payload = admission.reservation(prefix_cache.device)  # what came of the request,
         self._reservation = admission.reservation(prefix_cache.device)  # and what was made of it
-        self._last = ("", "", 0)  # cut, level and max_new_tokens of the last request
+        self._last = ("", 0)  # plan and max_new_tokens of the last request
         self._upload: Upload | None = None
         self._steps: asyncio.Queue[bytes] = asyncio.Queue(maxsize=1)  # a device sends a step for each token that it has
         self._parts: asyncio.Queue[bytes] = asyncio.Queue()  # of the running request, as they are complete
@@ -129,11 +129,11 @@ class Session:
 
     def _fill_in(self, begin: Begin) -> None:
         """What the device left out because it is known here."""
-        cut, level, max_new_tokens = self._last
-        begin.cut, begin.level = begin.cut or cut, begin.level or level
+        plan, max_new_tokens = self._last
+        begin.plan = begin.plan or plan
         begin.max_new_tokens = begin.max_new_tokens or max_new_tokens
         begin.payload_bytes = begin.payload_bytes or len(begin.first)
-        self._last = begin.cut, begin.level, begin.max_new_tokens
+        self._last = begin.plan, begin.max_new_tokens
 
     async def _next_segment(self, upload: Upload, segment: Segment, wire_bytes: int) -> None:
         num_bytes = segment.payload_bytes or len(segment.first)

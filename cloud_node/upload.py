@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from splitvlm.domain import Cut, CutKind
+from splitvlm.domain import CutKind, Plan
 from splitvlm.errors import ProtocolError, UsageError
 from splitvlm.rpc.limits import MAX_SEGMENTS
 from splitvlm.wire.v1.data_pb2 import Begin, CloudFrame, Receipt
@@ -30,12 +30,12 @@ class Upload:
 
     def __post_init__(self) -> None:
         count = self.begin.segments or 1
-        kind = Cut.parse(self.begin.cut).kind
+        kind = Plan.parse(self.begin.plan).cut.kind
         self.is_picture = kind is CutKind.IMAGE
         whole = kind not in (CutKind.VISION, CutKind.TOKENS) or self.begin.prefix_cached
         if count > (1 if whole else MAX_SEGMENTS):
             raise UsageError(
-                f"A payload at the cut {self.begin.cut} is not taken in {count} parts.",
+                f"A payload of the plan {self.begin.plan} is not taken in {count} parts.",
                 advice=f"Only the tiles of a picture at vision:k and tokens are parts, at most {MAX_SEGMENTS}.",
             )
         self.segments_left = count

@@ -1,4 +1,4 @@
-"""The words of the system as values: cut, codec level, plan. No torch, no gRPC, no clock.
+"""The words of the system as values: cut, codec level, variant, plan. No torch, no gRPC, no clock.
 
 Units are in the names. Everything is frozen: a plan that was chosen cannot change under a running request.
 """
@@ -21,6 +21,9 @@ class CutKind(StrEnum):
     LM = "lm"
     DEVICE = "device"
 
+
+FULL = "full"
+"""The variant that is the undivided model's own part."""
 
 _DEPTH = {kind: depth for depth, kind in enumerate(CutKind)}
 _WITH_LAYERS = (CutKind.VISION, CutKind.LM)
@@ -83,23 +86,27 @@ def every_cut(vision_layers: int, lm_layers: int) -> tuple[Cut, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One way to serve a request. `level` names a codec level (splitvlm.codec.levels); `device` has level `none`."""
+    """One way to serve a request. Everything that is measured is measured of a whole plan.
+
+    `level` names a codec level (splitvlm.codec.levels); the cut `device` has the level `none`. `variant` names the form of
+    the device's part.
+    """
 
     cut: Cut
     level: str
-    variant: str = "full"
+    variant: str = FULL
 
     def __str__(self) -> str:
-        tail = "" if self.variant == "full" else f"@{self.variant}"
+        tail = "" if self.variant == FULL else f"@{self.variant}"
         return f"{self.cut}/{self.level}{tail}"
 
     @classmethod
     def parse(cls, text: str) -> Plan:
-        """`tokens/int4`, or `device`. Raises UsageError."""
+        """Reads `tokens/int4`, `tokens/int4@w8` or `device`; without a variant it is `full`. Raises UsageError."""
         cut_text, _, rest = text.partition("/")
         level, _, variant = rest.partition("@")
         cut = Cut.parse(cut_text)
-        variant = _label("variant", variant or "full")
+        variant = parse_variant(variant or FULL)
         if cut == DEVICE:
             return cls(DEVICE, "none", variant)
         return cls(cut, parse_level(level or "lossless"), variant)
@@ -108,6 +115,11 @@ class Plan:
 def parse_level(text: str) -> str:
     """The name of a codec level; whether there is one of this name, the codec knows. Raises UsageError."""
     return _label("codec level", text)
+
+
+def parse_variant(text: str) -> str:
+    """Returns the name of a variant, checked for its form. Raises UsageError."""
+    return _label("variant", text)
 
 
 def _label(what: str, text: str) -> str:

@@ -37,7 +37,7 @@ class CloudSession:
         self._call = call
         self._peer = peer
         self._context = keys_context
-        self._said = ("", "", 0)  # cut, level, max_new_tokens of the last request: the cloud knows them
+        self._said = ("", 0)  # plan and max_new_tokens of the last request: the cloud knows them
         self._stream: SealedStream[pb.DeviceFrame, pb.CloudFrame]
         self._require_trusted: Callable[[], None]
         self._began: list[tuple[int, float]] = []  # of this request's parts: bytes sent before, time.perf_counter
@@ -183,16 +183,14 @@ class CloudSession:
                 await self._stream.send(pb.DeviceFrame(chunk=data[start : start + CHUNK_BYTES]))
 
     async def _begin(self, payload: Payload, data: bytes) -> None:
-        plan = payload.plan
-        said, self._said = self._said, (str(plan.cut), plan.level, payload.max_new_tokens)
-        same = [one == other for one, other in zip(self._said, said, strict=True)]
+        plan, (last_plan, last_max_new_tokens) = str(payload.plan), self._said
+        self._said = plan, payload.max_new_tokens
         await self._stream.send(
             pb.DeviceFrame(
                 begin=pb.Begin(
-                    cut="" if same[0] else str(plan.cut),
-                    level="" if same[1] else plan.level,
+                    plan="" if plan == last_plan else plan,
                     payload_bytes=len(data) if len(data) > CHUNK_BYTES else 0,
-                    max_new_tokens=0 if same[2] else payload.max_new_tokens,
+                    max_new_tokens=0 if payload.max_new_tokens == last_max_new_tokens else payload.max_new_tokens,
                     first=data[:CHUNK_BYTES],
                     question=payload.question,
                     picture=payload.picture,

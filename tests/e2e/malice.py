@@ -84,22 +84,22 @@ class Attacker:
         """Issue E, row 2: any square number of patches."""
         side = int(((1 << 24) / self.vision_hidden) ** 0.5) // 4 * 4
         features = {"hidden": torch.zeros(1, side * side, self.vision_hidden), "ids": torch.tensor([5])}
-        await self.ask(cut="vision:3", level="lossless", first=encode(features, "lossless"))
+        await self.ask(plan="vision:3/lossless", first=encode(features, "lossless"))
 
     async def features_that_expand(self) -> None:
         """Row 6: zeros, which zstandard makes a few bytes of."""
         features = {"hidden": torch.zeros((1 << 23) // self.lm_hidden, self.lm_hidden), "ids": torch.tensor([5])}
-        await self.ask(cut="tokens", level="lossless", first=encode(features, "lossless"))
+        await self.ask(plan="tokens/lossless", first=encode(features, "lossless"))
 
     async def pictures_of_many_pixels(self) -> None:
         """Row 6: as many sessions as a device may have, each with a picture of some hundred bytes."""
         picture = coded(SIDE, "WEBP", lossless=True)
-        asks = (self.ask(cut="image", level="lossless", first=picture, question="How many?") for _ in range(8))
+        asks = (self.ask(plan="image/lossless", first=picture, question="How many?") for _ in range(8))
         await asyncio.gather(*asks, return_exceptions=True)
 
     async def picture_of_many_scans(self) -> None:
         """Row 3: a progressive JPEG whose last scan is repeated."""
-        await self.ask(cut="image", level="jpeg75", first=many_scans(256, SCANS), question="How many?")
+        await self.ask(plan="image/jpeg75", first=many_scans(256, SCANS), question="How many?")
 
     async def declared_and_not_sent(self) -> None:
         """Row 12: large payloads of which a few bytes come."""
@@ -107,7 +107,7 @@ class Attacker:
             for _ in range(7):
                 session = await stack.enter_async_context(self.session())
                 begin = data_pb2.Begin(
-                    cut="tokens", level="lossless", max_new_tokens=1, payload_bytes=64 << 20, first=b"x" * 48
+                    plan="tokens/lossless", max_new_tokens=1, payload_bytes=64 << 20, first=b"x" * 48
                 )
                 await session._stream.send(data_pb2.DeviceFrame(begin=begin))
             await asyncio.sleep(self.held_s)
@@ -115,7 +115,7 @@ class Attacker:
     async def sent_and_not_ended(self) -> None:
         """Row 12: an upload that is large and never complete."""
         async with self.session() as session:
-            begin = data_pb2.Begin(cut="tokens", level="lossless", max_new_tokens=1, payload_bytes=60 << 20, first=b"x")
+            begin = data_pb2.Begin(plan="tokens/lossless", max_new_tokens=1, payload_bytes=60 << 20, first=b"x")
             await session._stream.send(data_pb2.DeviceFrame(begin=begin))
             for _ in range(500):
                 await session._stream.send(data_pb2.DeviceFrame(chunk=bytes(64_000)))

@@ -59,10 +59,10 @@ def arrival_seeds() -> list[bytes]:
 
 def upload(data: bytes) -> None:
     """A payload's parts: a declared begin, then pieces and further parts as the bytes say. Nothing beyond what was declared."""
-    most, cuts = 5_000, ("tokens", "vision:1", "lm:1", "image", "nonsense")
+    most, plans = 5_000, ("tokens", "vision:1", "lm:1", "image", "nonsense")
     head = data[:4].ljust(4, b"\0")
     begin = data_pb2.Begin(
-        cut=cuts[head[0] % 5], payload_bytes=head[1] * 16, segments=head[2] % 70, prefix_cached=head[3] % 5 == 1
+        plan=plans[head[0] % 5], payload_bytes=head[1] * 16, segments=head[2] % 70, prefix_cached=head[3] % 5 == 1
     )
     with contextlib.suppress(SplitvlmError):
         one, declared, received = Upload(begin, most), begin.payload_bytes, 0

@@ -180,17 +180,17 @@ def session_seeds() -> list[bytes]:
     def frames(*each: data_pb2.DeviceFrame) -> bytes:
         return b"".join(struct.pack("<H", one.ByteSize()) + one.SerializeToString() for one in each)
 
-    begin = data_pb2.Begin(cut="tokens", level="int4", max_new_tokens=2, first=payload, picture=bytes(8))
+    begin = data_pb2.Begin(plan="tokens/int4", max_new_tokens=2, first=payload, picture=bytes(8))
     whole = data_pb2.DeviceFrame(begin=begin)
-    half = data_pb2.Begin(cut="tokens", level="int4", max_new_tokens=2, first=payload[:100], payload_bytes=len(payload))
-    question = data_pb2.Begin(cut="image", level="jpeg75", first=pixels, question="Is there a lake?", max_new_tokens=1)
+    half = data_pb2.Begin(plan="tokens/int4", max_new_tokens=2, first=payload[:100], payload_bytes=len(payload))
+    question = data_pb2.Begin(plan="image/jpeg75", first=pixels, question="Is there a lake?", max_new_tokens=1)
     prompt = Codec().encode(TOKENS, device.prompt(_picture(), "How many?"), "int4")
     again = data_pb2.Begin(first=prompt, picture=bytes(8), prefix_cached=True, resume_token_ids=[7])
     hidden, ids = lower.boundary["hidden"], lower.boundary["ids"]
     tiles = [
         Codec().encode(TOKENS, tile, "int4") for tile in ({"hidden": hidden[:5], "ids": ids}, {"hidden": hidden[5:]})
     ]
-    first = data_pb2.Begin(cut="tokens", level="int4", max_new_tokens=2, first=tiles[0], segments=2)
+    first = data_pb2.Begin(plan="tokens/int4", max_new_tokens=2, first=tiles[0], segments=2)
     rest = data_pb2.Segment(first=tiles[1][:60], payload_bytes=len(tiles[1]))
     cancel = data_pb2.DeviceFrame(cancel=data_pb2.Cancel())
     return [

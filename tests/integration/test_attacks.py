@@ -131,7 +131,7 @@ async def test_a_frame_of_another_session_or_from_the_cloud_itself_does_not_open
         await one._call.write(sealed(other, CANCEL))
         await ended(one, ProtocolError, "did not open")
     async with scene.session(identity) as session:
-        await session._call.write(sealed(session, pb.DeviceFrame(begin=pb.Begin(cut="nonsense", first=b"x"))))
+        await session._call.write(sealed(session, pb.DeviceFrame(begin=pb.Begin(plan="nonsense", first=b"x"))))
         reflected = await session._call.read()
         while reflected.WhichOneof("body") != "sealed":
             reflected = await session._call.read()
@@ -157,23 +157,24 @@ async def test_a_message_that_has_no_place_ends_the_session(scene: Scene, envelo
 
 HUGE = torch.zeros(4_000_000, dtype=torch.int64)
 REQUESTS: dict[str, pb.Begin] = {
-    "a size beyond the limit": pb.Begin(cut="tokens", level="lossless", payload_bytes=2**31, max_new_tokens=4),
-    "no payload": pb.Begin(cut="tokens", level="lossless", max_new_tokens=4),
-    "too many tokens": pb.Begin(cut="tokens", level="lossless", max_new_tokens=10_000, first=b"x"),
-    "an unknown cut": pb.Begin(cut="../../etc", level="lossless", max_new_tokens=4, first=b"x"),
-    "an unknown level": pb.Begin(cut="tokens", level="pickle", max_new_tokens=4, first=b"x"),
-    "a level of pictures": pb.Begin(cut="tokens", level="jpeg75", max_new_tokens=4, first=b"x"),
-    "no tensors": pb.Begin(cut="tokens", level="lossless", max_new_tokens=4, first=b"\x80\x04K\x01."),
-    "a bomb": pb.Begin(cut="tokens", level="lossless", max_new_tokens=4, first=encode({"ids": HUGE}, "lossless")),
+    "a size beyond the limit": pb.Begin(plan="tokens/lossless", payload_bytes=2**31, max_new_tokens=4),
+    "no payload": pb.Begin(plan="tokens/lossless", max_new_tokens=4),
+    "too many tokens": pb.Begin(plan="tokens/lossless", max_new_tokens=10_000, first=b"x"),
+    "an unknown cut": pb.Begin(plan="../../etc/lossless", max_new_tokens=4, first=b"x"),
+    "an unknown level": pb.Begin(plan="tokens/pickle", max_new_tokens=4, first=b"x"),
+    "an unknown variant": pb.Begin(plan="tokens/lossless@w8", max_new_tokens=4, first=b"x"),
+    "a level of pictures": pb.Begin(plan="tokens/jpeg75", max_new_tokens=4, first=b"x"),
+    "no tensors": pb.Begin(plan="tokens/lossless", max_new_tokens=4, first=b"\x80\x04K\x01."),
+    "a bomb": pb.Begin(plan="tokens/lossless", max_new_tokens=4, first=encode({"ids": HUGE}, "lossless")),
     "other tensors": pb.Begin(
-        cut="tokens", level="lossless", max_new_tokens=4, first=encode({"hidden": torch.zeros(3, 5)}, "lossless")
+        plan="tokens/lossless", max_new_tokens=4, first=encode({"hidden": torch.zeros(3, 5)}, "lossless")
     ),
-    "a picture that is none": pb.Begin(cut="image", level="jpeg75", max_new_tokens=4, first=b"\xff\xd8\xff" * 9),
+    "a picture that is none": pb.Begin(plan="image/jpeg75", max_new_tokens=4, first=b"\xff\xd8\xff" * 9),
     "a picture that nobody sent": pb.Begin(
-        cut="tokens", level="lossless", max_new_tokens=4, first=b"x", picture=bytes(8), prefix_cached=True
+        plan="tokens/lossless", max_new_tokens=4, first=b"x", picture=bytes(8), prefix_cached=True
     ),
     "given tokens beyond the vocabulary": pb.Begin(
-        cut="tokens", level="lossless", max_new_tokens=4, first=b"x", resume_token_ids=[2**31]
+        plan="tokens/lossless", max_new_tokens=4, first=b"x", resume_token_ids=[2**31]
     ),
 }
 
@@ -192,7 +193,7 @@ async def test_a_hostile_request_is_refused_and_its_session_goes_on(scene: Scene
 
 async def test_more_than_was_declared_ends_the_session(scene: Scene) -> None:
     async with scene.session(scene.keys.identity("edge-2", Role.EDGE)) as session:
-        begin = pb.Begin(cut="tokens", level="lossless", max_new_tokens=4, payload_bytes=10, first=b"12345")
+        begin = pb.Begin(plan="tokens/lossless", max_new_tokens=4, payload_bytes=10, first=b"12345")
         await session._stream.send(pb.DeviceFrame(begin=begin))
         await session._stream.send(pb.DeviceFrame(chunk=b"678901"))
         await ended(session, ProtocolError, "more than the payload")
@@ -214,9 +215,7 @@ async def test_what_a_device_sent_is_kept_for_who_sealed_it(scene: Scene) -> Non
     async with open_channel(scene.cloud.address, gateway, Role.CLOUD) as channel:
         session = await CloudSession.open(channel, "cloud node", scene.cloud.compatibility, inside, [])
         payload, _ = await scene.camera.engine.encode_picture(PICTURE, "jpeg75")
-        begin = pb.Begin(
-            cut="image", level="jpeg75", first=payload, question=QUESTION, max_new_tokens=2, picture=bytes(8)
-        )
+        begin = pb.Begin(plan="image/jpeg75", first=payload, question=QUESTION, max_new_tokens=2, picture=bytes(8))
         await session._stream.send(pb.DeviceFrame(begin=begin))
         while session._stream.open(await session._call.read()).WhichOneof("body") != "end":
             pass

@@ -79,7 +79,7 @@ async def test_every_codec_level_gives_an_answer(camera: Device) -> None:
 
 async def test_one_session_serves_many_requests(camera: Device, cloud: Cloud) -> None:
     first = await camera.ask("tokens/lossless", PICTURE, QUESTION)
-    plan_bytes = len(b"tokens") + len(b"lossless") + 4 + 2  # and max_new_tokens
+    plan_bytes = len(b"tokens/lossless") + 2 + 2  # and max_new_tokens
     for _ in range(3):
         later = await camera.ask("tokens/lossless", PICTURE, QUESTION)
         assert later.token_ids == first.token_ids
@@ -97,7 +97,9 @@ async def test_requests_follow_one_another_at_once(camera: Device, keys: Keys, c
         run, _ = await camera.engine.begin(PICTURE, QUESTION, plan)
         payload, _ = await camera.engine.encode((await camera.engine.tile(run, 0))[0], plan)
     level = "jpeg75" if cut == "image" else "int8"
-    begin = pb.Begin(cut=cut, level=level, first=payload, max_new_tokens=1, question=QUESTION if cut == "image" else "")
+    begin = pb.Begin(
+        plan=f"{cut}/{level}", first=payload, max_new_tokens=1, question=QUESTION if cut == "image" else ""
+    )
     identity = keys.identity(fresh("edge"), Role.EDGE)
     async with open_channel(cloud.address, identity, Role.CLOUD) as channel:
         session = await CloudSession.open(channel, "cloud node", cloud.compatibility, identity, [])

@@ -137,9 +137,7 @@ async def raw_sessions(cloud: Cloud, identity: Identity, count: int) -> AsyncIte
 
 
 def large(first: bytes) -> pb.DeviceFrame:
-    return pb.DeviceFrame(
-        begin=pb.Begin(cut="tokens", level="lossless", max_new_tokens=1, payload_bytes=8 << 20, first=first)
-    )
+    return pb.DeviceFrame(begin=pb.Begin(plan="tokens/lossless", max_new_tokens=1, payload_bytes=8 << 20, first=first))
 
 
 async def test_what_a_device_declares_takes_nothing_and_what_it_sends_takes_its_own_share(
@@ -209,7 +207,7 @@ async def test_a_device_that_does_not_read_is_not_waited_for(model: str, keys: K
         cloud_node(model, keys, limits=CloudLimits(idle_session_s=1.0)) as cloud,
         raw_sessions(cloud, keys.identity("e", Role.EDGE), 1) as [session],
     ):
-        wrong = pb.DeviceFrame(begin=pb.Begin(cut="x" * 30_000, level="lossless", max_new_tokens=1, first=b"x"))
+        wrong = pb.DeviceFrame(begin=pb.Begin(plan="x" * 30_000, max_new_tokens=1, first=b"x"))
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
             for _ in range(2_000):
                 await asyncio.wait_for(session._stream.send(wrong), 20)
@@ -259,7 +257,7 @@ async def test_a_small_file_of_many_pixels_is_booked_before_it_is_opened(
         return real(data, **limits)
 
     monkeypatch.setattr(request, "decode_picture", counted)
-    begin = pb.Begin(cut="image", level="lossless", max_new_tokens=1, first=payload, question=QUESTION)
+    begin = pb.Begin(plan="image/lossless", max_new_tokens=1, first=payload, question=QUESTION)
     async with (
         cloud_node(model, keys, limits=CloudLimits(working_bytes=most)) as cloud,
         raw_sessions(cloud, keys.identity("greedy", Role.EDGE), 8) as sessions,

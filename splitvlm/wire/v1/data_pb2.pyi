@@ -80,7 +80,7 @@ class Compatibility(_message.Message):
     CODEC_HASH_FIELD_NUMBER: _builtins.int
     DTYPE_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
-    """4"""
+    """of splitvlm.rpc.compatibility"""
     model: _builtins.str
     """its name, for the message only: the hashes decide"""
     weights_hash: _builtins.str
@@ -235,24 +235,24 @@ Global___DeviceFrame: _TypeAlias = DeviceFrame  # noqa: Y015
 class Begin(_message.Message):
     """Starts a request. The payload is a coded boundary, or a coded picture for the cut `image`.
 
-    Cut, level and max_new_tokens stay empty where they are those of the session's last request. With a `picture` the cloud remembers what it
+    Plan and max_new_tokens stay empty where they are those of the session's last request. With a `picture` the cloud remembers what it
     needs for another question about it; with `prefix_cached` that question comes, and the payload is a coded boundary that holds the
     prompt's `ids` only (cut `image`: nothing). A picture that is not remembered any more is the failure `forgotten`.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    CUT_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
     PAYLOAD_BYTES_FIELD_NUMBER: _builtins.int
     MAX_NEW_TOKENS_FIELD_NUMBER: _builtins.int
     FIRST_FIELD_NUMBER: _builtins.int
     QUESTION_FIELD_NUMBER: _builtins.int
-    LEVEL_FIELD_NUMBER: _builtins.int
     PICTURE_FIELD_NUMBER: _builtins.int
     RESUME_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     PREFIX_CACHED_FIELD_NUMBER: _builtins.int
     SEGMENTS_FIELD_NUMBER: _builtins.int
-    cut: _builtins.str
+    plan: _builtins.str
+    """cut, level and variant, e.g. `tokens/int4` or `tokens/int4@w8`: a cloud node refuses a variant that it does not serve"""
     payload_bytes: _builtins.int
     """of the whole payload, in `first` and the chunks; at most 64 MiB; 0: `first` is all of it"""
     max_new_tokens: _builtins.int
@@ -261,12 +261,10 @@ class Begin(_message.Message):
     """the payload's first bytes: all of it where it fits"""
     question: _builtins.str
     """UTF-8, of the cut `image` only, whose prompt is made in the cloud; at most 16 KiB"""
-    level: _builtins.str
-    """how the payload is coded"""
     picture: _builtins.bytes
     """the device's name of the picture, by a key of its own: 8 bytes; empty: remember nothing"""
     prefix_cached: _builtins.bool
-    """the picture was sent before, under the same cut and level"""
+    """the picture was sent before, under the same plan"""
     segments: _builtins.int
     """of the payload, 2 to 64; 0: one. This message begins the first, and sizes are of it alone"""
     @_builtins.property
@@ -276,12 +274,11 @@ class Begin(_message.Message):
     def __init__(
         self,
         *,
-        cut: _builtins.str = ...,
+        plan: _builtins.str = ...,
         payload_bytes: _builtins.int = ...,
         max_new_tokens: _builtins.int = ...,
         first: _builtins.bytes = ...,
         question: _builtins.str = ...,
-        level: _builtins.str = ...,
         picture: _builtins.bytes = ...,
         resume_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         prefix_cached: _builtins.bool = ...,
@@ -289,7 +286,7 @@ class Begin(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cut", b"cut", "first", b"first", "level", b"level", "max_new_tokens", b"max_new_tokens", "payload_bytes", b"payload_bytes", "picture", b"picture", "prefix_cached", b"prefix_cached", "question", b"question", "resume_token_ids", b"resume_token_ids", "segments", b"segments"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "max_new_tokens", b"max_new_tokens", "payload_bytes", b"payload_bytes", "picture", b"picture", "plan", b"plan", "prefix_cached", b"prefix_cached", "question", b"question", "resume_token_ids", b"resume_token_ids", "segments", b"segments"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -88,7 +88,7 @@ def payload() -> bytes:
 
 
 def begin(**other: Any) -> pb.Begin:
-    return pb.Begin(**({"cut": "tokens", "level": "int8", "max_new_tokens": 2, "first": payload()} | other))
+    return pb.Begin(**({"plan": "tokens/int8", "max_new_tokens": 2, "first": payload()} | other))
 
 
 async def is_answered(wire: Wire) -> None:
@@ -105,7 +105,7 @@ async def test_the_next_request_may_follow_an_end_at_once() -> None:
 REFUSED = {
     "no boundary": (begin(first=b"\x80\x04K\x01."), "protocol"),
     "forgotten": (begin(prefix_cached=True, picture=bytes(8)), "forgotten"),
-    "an unknown level": (begin(level="pickle"), "usage"),
+    "an unknown level": (begin(plan="tokens/pickle"), "usage"),
     "refused before its payload": (begin(max_new_tokens=1_000), "usage"),
 }
 
@@ -175,3 +175,11 @@ async def test_a_request_within_another_ends_the_session() -> None:
         wire.say(begin=begin(max_new_tokens=32))
         wire.say(begin=begin())
         wire.ended_by = ProtocolError
+
+
+async def test_a_variant_that_the_node_does_not_serve_is_refused_by_name() -> None:
+    async with session() as (wire, _):
+        wire.say(begin=begin(plan="tokens/int8@w8"))
+        failure = (await wire.last_frame()).failure
+        assert (failure.code, failure.sentence) == ("usage", "This cloud node does not serve the variant w8.")
+        await is_answered(wire)
