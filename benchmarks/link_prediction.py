@@ -1,4 +1,4 @@
-"""Predicted against real transfer times: `python benchmarks/link_prediction.py [--trace FILE ...] [--transfers N]`.
+"""Predicted against real transfer times: `python benchmarks/link_prediction.py [--traces DIR] [--trace FILE ...]`.
 
 Transfers of mixed sizes and pauses over the true integral of each trace; before each one the time for its size is predicted
 by the link estimator, by the last sample's rate and by the harmonic mean of five (both with the same samples and the same
@@ -14,18 +14,21 @@ import contextlib
 import json
 import random
 import struct
+import sys
 import time
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
+from recorded_traces import add_option, recorded_traces
+
 from orchestrator.simulator.results import percentile
+from splitvlm.errors import SplitvlmError
 from splitvlm.link.emulator import LinkEmulator
 from splitvlm.link.estimator import LinkEstimator
 from splitvlm.link.tracefiles import load_living
 from splitvlm.link.traces import Trace
 
-RECORDED = Path(__file__).parents[2] / "shared" / "traces"
 MADE = ("constant:300kbit", "constant:2mbit", "constant:20mbit", "step:5mbit@60,500kbit@60", "step:1mbit@30,100kbit@30")
 RTT_S = 0.05
 FRAME_BYTES = 16 * 1024
@@ -160,16 +163,22 @@ async def errors(link: Simulated | Real, transfers: int | None, seconds: float |
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trace", action="append")
+    add_option(parser)
+    parser.add_argument("--trace", action="append", help="instead of the recorded and the synthetic ones")
     parser.add_argument("--transfers", type=int, default=1_500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--real", type=float, metavar="SECONDS", help="over TCP through the emulator, so long a trace")
     options = parser.parse_args()
-    recorded = sorted(map(str, RECORDED.glob("*.up")))
-    if not recorded and not options.trace:
-        print(f"{RECORDED} is missing: only made traces are shown.")
+    try:
+        print(json.dumps(predicted(options.trace or [*recorded_traces(options.traces), *MADE], options)))
+    except SplitvlmError as error:
+        sys.exit(f"link_prediction.py: {error}")
+
+
+def predicted(names: list[str], options: argparse.Namespace) -> dict[str, Figures]:
+    """Prints a line for each trace, and returns its figures by its name."""
     result = {}
-    for name in options.trace or [*recorded, *MADE]:
+    for name in names:
         trace = load_living(name).up
         if options.real:
             figures = asyncio.run(really(trace, options.real, options.seed))
@@ -181,7 +190,7 @@ def main() -> None:
         print(
             f"{Path(name).name:26s} median / p90 error: {shown}; conservative end kept {100 * kept:.0f} %", flush=True
         )
-    print(json.dumps(result))
+    return result
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Adaptive against every simple alternative, over traces: `python benchmarks/policy.py [--trace FILE ...] [--fleet]`.
+"""Adaptive against every simple alternative, over traces: `python benchmarks/policy.py [--traces DIR] [--trace FILE ...]`.
 
 Runs the fixed scenarios of examples/bench-*.yaml (one request at a time, stated answer length and accuracy limit) over
 each trace, prints a line for each, and last one JSON object. All times are simulated from measured profiles. Ratios are
@@ -16,6 +16,8 @@ import sys
 import time
 from pathlib import Path
 
+from recorded_traces import add_option, recorded_traces
+
 from orchestrator.simulator.results import Comparison
 from orchestrator.simulator.run import compare, oracle_plans
 from orchestrator.simulator.scenario import Scenario
@@ -23,7 +25,6 @@ from splitvlm import settings
 from splitvlm.errors import SplitvlmError
 
 ROOT = Path(__file__).parents[1]
-RECORDED = ROOT.parent / "shared" / "traces"
 MADE = ("constant:300kbit", "step:5mbit@40,600kbit@40,60kbit@40", "outage:500kbit@50,10")
 DIPS = ("synthetic:city", "synthetic:train", "synthetic:mall")  # fast links with rare dips, counted apart
 LIMIT = 1.02  # of the best fixed plan
@@ -33,29 +34,32 @@ FLEET = ROOT / "examples" / "simulate-fleet.yaml"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trace", action="append", help="instead of the recorded and the made ones")
+    add_option(parser)
+    parser.add_argument("--trace", action="append", help="instead of the recorded and the synthetic ones")
     parser.add_argument("--scenario", action="append", type=Path, help="instead of examples/bench-*.yaml")
     parser.add_argument("--fleet", action="store_true", help="how long a fleet takes to simulate")
     options = parser.parse_args()
     try:
-        print(json.dumps(fleet() if options.fleet else traces(options.trace, options.scenario)))
+        if options.fleet:
+            print(json.dumps(fleet()))
+        else:
+            chosen = options.trace or [*recorded_traces(options.traces), *MADE, *DIPS]
+            print(json.dumps(compared(chosen, options.scenario, set_apart=not options.trace)))
     except SplitvlmError as error:
         sys.exit(f"policy.py: {error}")
 
 
-def traces(chosen: list[str] | None, files: list[Path] | None) -> dict[str, object]:
-    recorded = sorted(map(str, RECORDED.glob("*.up")))
-    if not recorded and not chosen:
-        print(f"{RECORDED} is missing: only made traces are shown.")
+def compared(traces: list[str], files: list[Path] | None, *, set_apart: bool) -> dict[str, object]:
+    """Prints a line for each scenario and trace; with `set_apart` the fast links with rare dips are counted apart."""
     figures: dict[str, dict[str, object]] = {}
     for file in files or sorted((ROOT / "examples").glob("bench-*.yaml")):
         scenario = settings.load(file, Scenario)
         print(
             f"\n{scenario.name}: {scenario.devices.slowdown:g} x slower device, {scenario.clouds[0].speedup:g} x faster cloud"
         )
-        for comparison in compare(scenario, traces=chosen or [*recorded, *MADE, *DIPS]):
+        for comparison in compare(scenario, traces=traces):
             figures[f"{Path(comparison.trace).name}/{scenario.name}"] = line(comparison)
-    dips = {name: row for name, row in figures.items() if name.startswith(DIPS) and not chosen}
+    dips = {name: row for name, row in figures.items() if name.startswith(DIPS) and set_apart}
     usual = {name: row for name, row in figures.items() if name not in dips}
     say("", usual)
     if dips:
