@@ -14,6 +14,7 @@ from splitvlm.cli.asking import asking_app
 from splitvlm.cli.config import config_app
 from splitvlm.cli.extras import extra_with
 from splitvlm.cli.keys import keys_app
+from splitvlm.cli.load import load_app
 from splitvlm.cli.models import models_app
 from splitvlm.cli.nodes import nodes_app
 from splitvlm.cli.output import piped, with_dash
@@ -28,7 +29,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for group in (nodes_app, asking_app, models_app, planning_app, tools_app):
+for group in (nodes_app, asking_app, models_app, planning_app, tools_app, load_app):
     app.add_typer(group)
 app.add_typer(keys_app, name="keys")
 app.add_typer(config_app, name="config")

@@ -1,0 +1,73 @@
+"""`splitvlm load`: many simulated devices against one cloud node."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from splitvlm.cli.options import PlaintextOption, SeedOption, finite, writable_file
+from splitvlm.cli.output import JsonOption, write_json
+from splitvlm.errors import UsageError
+
+load_app = typer.Typer()
+
+
+@load_app.command()
+def load(
+    model: Annotated[str, typer.Option(help="Hugging Face id or folder, scenes, or shape:ID")] = "scenes",
+    plan: Annotated[str, typer.Option(help="what the devices send: image, vision:k, tokens or lm:k, and a level")] = (
+        "tokens/lossless"
+    ),
+    devices: Annotated[int, typer.Option(min=1, max=1_000)] = 8,
+    requests: Annotated[int, typer.Option(min=1, max=1_000_000, help="of all devices together")] = 100,
+    rate: Annotated[
+        float | None,
+        typer.Option(callback=finite, min=1e-3, help="requests per second, as a Poisson process; else a closed loop"),
+    ] = None,
+    answer_tokens: Annotated[str, typer.Option(help="longest answers, such as 64, or drawn: 32:128")] = "64",
+    goodput: Annotated[str, typer.Option(help="objective in milliseconds, such as ttft:500,tpot:100,e2e:3000")] = "",
+    cloud: Annotated[str, typer.Option(help="host:port of a running node; else one is started here")] = "",
+    keys: Annotated[
+        Path, typer.Option(help="with --cloud: folder of the authority, in which certificates load-N are issued")
+    ] = Path("keys"),
+    plaintext: PlaintextOption = False,
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16, as the node's model.dtype")] = "float32",
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=1_024, help="of torch, here and in the started node")
+    ] = None,
+    seed: SeedOption = 0,
+    plot: Annotated[
+        Path | None, typer.Option(callback=writable_file, help="write a picture of the run: .png, .svg or .pdf")
+    ] = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Load a cloud node with simulated devices that send recorded payloads, and print its latencies and throughput.
+
+    Terms and definitions are those of `vllm bench serve`.
+    """
+    from splitvlm.domain import Plan
+    from splitvlm.tools.load.objective import Objective
+    from splitvlm.tools.load.run import LoadSettings, run_load
+    from splitvlm.tools.load.schedule import AnswerLengths
+
+    if dtype not in ("float32", "bfloat16"):
+        raise UsageError(f"'{dtype[:40]}' is not a dtype.", advice="Choose float32 or bfloat16.")
+    settings = LoadSettings(
+        model=model,
+        plan=Plan.parse(plan),
+        devices=devices,
+        requests=requests,
+        lengths=AnswerLengths.parse(answer_tokens),
+        objective=Objective.parse(goodput),
+        requests_per_s=rate,
+        seed=seed,
+        threads=threads,
+        dtype=dtype,
+        cloud=cloud,
+        authority=keys,
+        plaintext=plaintext,
+    )
+    write_json(json_file, asyncio.run(run_load(settings, plot)))

@@ -1,0 +1,87 @@
+"""What simulated devices send: payloads of drawn scenes, made once by the device's part of the model and sent again and again.
+
+Only the cloud is under load then. The answers are real; that a device made the payload just before is what is simulated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from PIL import Image
+
+from edge_node.cloud.payload import Payload, Vocabulary
+from edge_node.cloud.segments import Segments
+from splitvlm.codec import encode_picture
+from splitvlm.codec.codec import Codec
+from splitvlm.domain import DEVICE, IMAGE, CutKind, Plan
+from splitvlm.errors import UsageError
+from splitvlm.model.greedy import end_token_ids
+from splitvlm.model.loading import load_device
+from splitvlm.model.parts import DevicePart, LowerRun
+from splitvlm.model.spec import ModelSpec
+from splitvlm.scenes.samples import samples
+
+
+@dataclass(slots=True)
+class RecordedRequest:
+    """One question's payload under a plan; at `lm:k` also the steps of its answer, recorded while it was first given."""
+
+    plan: Plan
+    data: bytes
+    question: str  # cut `image` only
+    vocabulary: Vocabulary
+    run: LowerRun | None = None  # at `lm:k`, until the steps are recorded
+    codec: Codec | None = None
+    steps: list[bytes] = field(default_factory=list)
+
+    def payload(self, max_new_tokens: int) -> Payload:
+        """Returns what one device sends. Nothing in it lets the cloud find the picture in its prefix cache."""
+        return Payload(
+            self.plan,
+            Segments.of(self.data),
+            max_new_tokens,
+            self.vocabulary,
+            self.question,
+            step=self._step if self.plan.cut.kind is CutKind.LM else None,
+        )
+
+    async def _step(self, index: int, token_id: int) -> bytes:
+        """Returns the coded boundary of the answer's token at `index`, recorded or made now."""
+        if index == len(self.steps) and self.run is not None and self.codec is not None:
+            self.steps.append(self.codec.encode(self.plan.cut, self.run.step(token_id), self.plan.level))
+        return self.steps[
+            min(index, len(self.steps) - 1)
+        ]  # a batched answer may end a little later than the recorded one
+
+    def recorded(self) -> None:
+        """Ends the recording: what made the steps goes."""
+        self.run = self.codec = None
+
+
+def check_plan(plan: Plan, spec: ModelSpec, codec: Codec) -> None:
+    """Raises UsageError for a plan under which nothing crosses, or that the model or its codec lacks."""
+    if plan.cut == DEVICE:
+        raise UsageError("At the cut device nothing is sent.", advice="Choose image, vision:k, tokens or lm:k.")
+    spec.check(plan.cut)
+    codec.check(plan.cut, plan.level)
+
+
+def record(
+    model: str, plan: Plan, count: int, codec: Codec, *, seed: int, threads: int | None
+) -> list[RecordedRequest]:
+    """Makes `count` payloads on this machine, under a plan that was checked."""
+    part = load_device(model, [plan.cut], threads=threads)
+    vocabulary = Vocabulary(part.spec.vocab_size, end_token_ids(part.model))
+    return [_recorded(part, plan, codec, vocabulary, *sample) for sample in samples(count, model, seed=seed)]
+
+
+def _recorded(
+    part: DevicePart, plan: Plan, codec: Codec, vocabulary: Vocabulary, image: Image.Image, question: str
+) -> RecordedRequest:
+    if plan.cut == IMAGE:
+        return RecordedRequest(plan, encode_picture(part.picture(image), plan.level), question, vocabulary)
+    run = part.lower(image, question, plan.cut)
+    data = codec.encode(plan.cut, run.boundary, plan.level)
+    if plan.cut.kind is CutKind.LM:
+        return RecordedRequest(plan, data, "", vocabulary, run, codec)
+    return RecordedRequest(plan, data, "", vocabulary)

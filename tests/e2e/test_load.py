@@ -1,0 +1,59 @@
+"""`splitvlm load` against a node that it starts, at a cut of each kind."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("plan", "loop"),
+    [("image/webp50", []), ("tokens/int4", ["--rate", "50"]), ("lm:1/int8", ["--answer-tokens", "2:6"])],
+)
+def test_every_request_is_answered_and_counted(plan: str, loop: list[str], tmp_path: Path) -> None:
+    result_file, picture = tmp_path / "load.json", tmp_path / "load.png"
+    arguments = ["--plan", plan, "--devices", "3", "--requests", "9", "--goodput", "e2e:60000", *loop]
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "splitvlm.cli", "load", "--json", str(result_file), "--plot", str(picture)),
+            *arguments,
+        ],
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    result = json.loads(result_file.read_text())
+    assert result["answered"] == result["requests"] == 9
+    assert result["failed"] == {}
+    assert result["goodput_share"] == 1.0
+    assert result["output_tokens"] >= 9
+    assert result["bytes_sent_per_request"] > 50
+    assert 0 < result["ttft_ms"]["p50"] <= result["e2e_ms"]["p99"]
+    assert picture.stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--plan", "device"], "nothing is sent"),
+        (["--plan", "vision:99"], "has no cut vision:99"),
+        (["--plan", "tokens/nix"], "nix"),
+        (["--answer-tokens", "0"], "how long answers may be"),
+        (["--goodput", "x"], "objective"),
+        (["--dtype", "int3"], "not a dtype"),
+    ],
+)
+def test_wrong_arguments_get_a_sentence(arguments: list[str], sentence: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "splitvlm.cli", "load", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Starting" not in done.stderr
