@@ -54,7 +54,7 @@ from codec_run import Store, run
 from codec_scores import LOST, NONE, Score, by_kind, plot, share, summary
 from PIL import Image
 
-from splitvlm.bundle import codec_of
+from splitvlm.bundle import open_bundle
 from splitvlm.domain import IMAGE, TOKENS
 from splitvlm.model.boundary import HIDDEN
 from splitvlm.model.loading import load_whole, middle_cuts
@@ -79,7 +79,7 @@ class Bench:
         use_threads(1)
         self.model, self.processor = load_whole(MODEL)
         self.tokenizer = self.processor.tokenizer
-        self.codec = codec_of(MODEL)
+        self.codec = open_bundle(MODEL).codec
         _, self.vision, _, self.lm = middle_cuts(MODEL)
         self.empty = len(self.codec.encode(TOKENS, {HIDDEN: torch.zeros(0, 1)}, "lossless"))
 
@@ -265,7 +265,7 @@ def _work(numbers: range, alive: set[Setting]) -> tuple[dict[Setting, Score], li
 
 
 def everything() -> set[Setting]:
-    codec = codec_of(MODEL)
+    codec = open_bundle(MODEL).codec
     _, vision, _, lm = middle_cuts(MODEL)
     of_features = [setting for cut in (vision, TOKENS, lm) for setting in coders(codec, cut)]
     return {*of_features, *(setting for setting, *_ in picture_settings())}
@@ -296,7 +296,7 @@ def main() -> None:
     pictures = math.ceil(options.questions / QUESTIONS_A_PICTURE)
     about = {
         "seed": SEED,
-        "codec": codec_of(MODEL).hash,
+        "codec": open_bundle(MODEL).codec.hash,
         "settings": sorted(" ".join(astuple(one)) for one in settings),
     }
     scores, kinds = run(_work, pictures, options.jobs, settings, Store(options.store, about))

@@ -29,10 +29,11 @@ from PIL import Image
 from edge_node.cloud.exchange import Exchange
 from edge_node.cloud.link import CloudLink
 from edge_node.cloud.payload import Payload
-from edge_node.cloud.segments import Parts
+from edge_node.cloud.segments import Segments
 from edge_node.engine import Engine
 from edge_node.node import compatibility_of
-from splitvlm.bundle import codec_of
+from splitvlm.bundle import Bundle, open_bundle
+from splitvlm.codec.calibration_file import FILE as CALIBRATION_FILE
 from splitvlm.crypto.identity import Role
 from splitvlm.domain import Plan
 from splitvlm.errors import SplitvlmError
@@ -69,14 +70,16 @@ class Bench:
             tile, _ = await self._engine.tile(run, place)
             return (await self._engine.encode(tile, plan))[0]
 
-        parts = Parts(run.num_tiles, make)
+        parts = Segments(run.num_tiles, make)
         await parts.part(0)
         return Payload(plan, parts, 1, self._engine.vocabulary)
 
     async def whole(self, plan: Plan) -> Payload:
         run, _ = await self._engine.begin(*self._asked, plan)
         await self._engine.tile(run, run.num_tiles - 1)
-        return Payload(plan, Parts.of((await self._engine.encode(run.boundary, plan))[0]), 1, self._engine.vocabulary)
+        return Payload(
+            plan, Segments.of((await self._engine.encode(run.boundary, plan))[0]), 1, self._engine.vocabulary
+        )
 
     async def ask(self, way: Way, plan: Plan) -> tuple[float, int, int]:
         """Seconds to the first token, bytes sent, the token."""
@@ -94,10 +97,11 @@ async def measured(folder: Path, options: argparse.Namespace) -> list[dict[str, 
     picture = picture.resize((EDGE_PIXELS, EDGE_PIXELS))
     rows = []
     async with Launcher(folder) as launcher:
-        cloud = await launcher.start("cloud", {"model": {"name": model, "threads": 1}})
-        engine = Engine(
-            load_device(model, [Plan.parse(plan).cut for plan in PLANS], threads=1), codec_of(model), options.slowdown
-        )
+        bundle = calibrated_alike(model, folder / "bundle")
+        chosen = {"name": model, "bundle": str(bundle.target), "threads": 1}
+        cloud = await launcher.start("cloud", {"model": chosen})
+        part = load_device(model, [Plan.parse(plan).cut for plan in PLANS], threads=1)
+        engine = Engine(part, bundle.codec, options.slowdown)
         agreed = compatibility_of(read_spec(model), engine.codec, "float32")
         fast = Trace.constant(RATES_BPS[0])
         async with LinkEmulator(("127.0.0.1", 0), host_and_port(cloud.address), fast, delay_s=RTT_S / 2) as emulator:
@@ -157,6 +161,16 @@ def in_tiles(folder: Path) -> Path:
     config["text_config"]["max_position_embeddings"] = CONTEXT_TOKENS
     (folder / "config.json").write_text(json.dumps(config))
     return folder
+
+
+def calibrated_alike(model: str, folder: Path) -> Bundle:
+    """A bundle of the model, whose weights are the embedded model's, with that model's calibration."""
+    calibration = open_bundle("scenes").file(CALIBRATION_FILE)
+    assert calibration is not None, "it comes with the package"
+    bundle = open_bundle(model, folder, to_write=True)
+    with bundle.replacing(CALIBRATION_FILE) as path:
+        shutil.copyfile(calibration, path)
+    return bundle
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import logging
 from cloud_node.servicer import DataServicer
 from cloud_node.settings import CloudSettings
 from cloud_node.worker import Worker
-from splitvlm.bundle import read_accuracy
+from splitvlm.bundle import Bundle
 from splitvlm.errors import ConfigError, UsageError
 from splitvlm.planning.costs import CloudProfile
 from splitvlm.rpc.addresses import is_loopback, is_wildcard, require_dialable
@@ -42,17 +42,16 @@ def _is_local(address: str) -> bool:
     return is_loopback(host_and_port(address)[0])
 
 
-def registration(settings: CloudSettings, address: str, weights_hash: str, profile: CloudProfile) -> pb.Registration:
-    drops = read_accuracy(settings.model.name)
+def registration(settings: CloudSettings, address: str, bundle: Bundle, profile: CloudProfile) -> pb.Registration:
     return pb.Registration(
         node=settings.node,
         role="cloud",
         model=settings.model.name,
-        weights_hash=weights_hash,
+        weights_hash=bundle.spec.weights_hash,
         listen=address,
         address=settings.advertise or address,
         cloud=cloud_profile_to_wire(profile),
-        accuracy=[accuracy_to_wire(plan, drop) for plan, drop in drops.items()],
+        accuracy=[accuracy_to_wire(plan, drop) for plan, drop in bundle.accuracy.items()],
     )
 
 

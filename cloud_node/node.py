@@ -9,7 +9,7 @@ from cloud_node.control import beat, check_advertised, registration, tell_profil
 from cloud_node.servicer import DataServicer
 from cloud_node.settings import CHANGEABLE, CloudSettings
 from cloud_node.worker import Worker
-from splitvlm.bundle import codec_of
+from splitvlm.bundle import open_bundle
 from splitvlm.domain import DEVICE, Cut
 from splitvlm.errors import ConfigError, UsageError
 from splitvlm.model.loading import load_cloud, read_spec
@@ -33,7 +33,8 @@ async def run(settings: CloudSettings, source: Path | None = None) -> None:
     spec = read_spec(model.name)
     cuts = served_cuts(settings, spec)
     part = load_cloud(model.name, cuts, device=model.device, dtype=model.dtype, threads=model.threads)
-    codec = codec_of(model.name)
+    bundle = open_bundle(model.name, model.bundle)
+    codec = bundle.codec
     worker = Worker()
     agreed = compatibility(
         model=spec.name,
@@ -55,7 +56,7 @@ async def run(settings: CloudSettings, source: Path | None = None) -> None:
         if settings.orchestrator:
             client = ControlClient(settings.orchestrator, identity)
             known, _ = await worker.run("", kept_cloud_profile, part, cuts, codec, model)
-            entry = registration(settings, address, spec.weights_hash, known.profile)
+            entry = registration(settings, address, bundle, known.profile)
             work.append(client.stay_registered(entry, lambda: beat(settings, servicer, worker)))
             renewal.append(renew(known, worker, partial(tell_profile, client, entry)))
         try:
@@ -75,8 +76,10 @@ async def run(settings: CloudSettings, source: Path | None = None) -> None:
 
 
 def check(settings: CloudSettings) -> None:
-    """Raises ConfigError for cuts that the model does not have."""
-    served_cuts(settings, read_spec(settings.model.name))
+    """Raises ConfigError for cuts that the model does not have, UsageError for a bundle that is not the model's or damaged."""
+    bundle = open_bundle(settings.model.name, settings.model.bundle)
+    served_cuts(settings, bundle.spec)
+    _ = bundle.codec, bundle.accuracy
 
 
 def served_cuts(settings: CloudSettings, spec: ModelSpec) -> tuple[Cut, ...]:

@@ -13,9 +13,9 @@ from rich.table import Table
 from edge_node.node import allowed_cuts, leaks_at
 from edge_node.privacy import PrivacyDoor
 from edge_node.settings import EdgeSettings
-from splitvlm.bundle import codec_of
+from splitvlm.bundle import open_bundle
 from splitvlm.domain import DEVICE, Plan
-from splitvlm.model.loading import load_device, read_spec
+from splitvlm.model.loading import load_device
 from splitvlm.profiling.kept_profiles import kept_device_profile
 
 
@@ -49,13 +49,14 @@ class Leaving:
 
 def may_leave(settings: EdgeSettings) -> Leaving:
     """The allowed plans that send something, those that tell most first. Raises the errors of configuration and model."""
-    spec, codec, model = read_spec(settings.model.name), codec_of(settings.model.name), settings.model
-    door = PrivacyDoor(settings.privacy, leaks_at(spec, codec))
-    cuts = allowed_cuts(settings, spec, codec, door)
+    model = settings.model
+    bundle = open_bundle(model.name, model.bundle)
+    door = PrivacyDoor(settings.privacy, leaks_at(bundle))
+    cuts = allowed_cuts(settings, bundle.spec, bundle.codec, door)
     rows: list[Row] = []
     if any(cut != DEVICE for cut in cuts):
         part = load_device(model.name, cuts, device=model.device, dtype=model.dtype, threads=model.threads)
-        profile = kept_device_profile(part, cuts, codec, model).profile
+        profile = kept_device_profile(part, cuts, bundle, model).profile
         limits = settings.planning.limits()
         rows = [
             Row(Plan(cut, level), door.leak(Plan(cut, level)), size, profile.token_bytes.get((cut, level), 0))

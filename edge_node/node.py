@@ -14,7 +14,8 @@ from edge_node.planner import Planner
 from edge_node.privacy import PrivacyDoor
 from edge_node.runtime import Runtime
 from edge_node.settings import CHANGEABLE, EdgeSettings
-from splitvlm.bundle import LEAK_FILE, codec_of, leaks_of, read_leaks
+from splitvlm.bundle import Bundle, open_bundle
+from splitvlm.bundle.leaks import leaks_of
 from splitvlm.codec.codec import Codec
 from splitvlm.crypto.identity import Identity
 from splitvlm.domain import DEVICE, Cut, Plan
@@ -42,8 +43,9 @@ async def run(settings: EdgeSettings, source: Path | None = None) -> None:
     identity = identity_of(settings.security)
     spec = read_spec(settings.model.name)
     model = settings.model
-    codec = codec_of(model.name)
-    privacy, cuts, planner = _planned(settings, spec, codec)
+    bundle = open_bundle(model.name, model.bundle)
+    codec = bundle.codec
+    privacy, cuts, planner = _planned(settings, bundle)
     part = load_device(model.name, cuts, device=model.device, dtype=model.dtype, threads=model.threads)
     engine = Engine(part, codec, settings.emulation.slowdown)
     runtime = Runtime(settings, engine, cuts, compatibility_of(spec, codec, model.dtype), identity, privacy)
@@ -56,7 +58,7 @@ async def run(settings: EdgeSettings, source: Path | None = None) -> None:
         work, renewal, client, control = [], [], None, None
         if settings.orchestrator:
             client = ControlClient(settings.orchestrator, identity)
-            known = kept_device_profile(part, cuts, codec, model)
+            known = kept_device_profile(part, cuts, bundle, model)
             entry = registration(runtime, address, spec.weights_hash, slowed(known.profile, engine.slowdown))
             control = EdgeControl(client, runtime, planner, entry)
             work.append(control.run())
@@ -86,13 +88,13 @@ async def run(settings: EdgeSettings, source: Path | None = None) -> None:
 
 def check(settings: EdgeSettings) -> None:
     """Raises ConfigError, UsageError or PrivacyRefused for cuts, levels and plans that the model or the limits do not have."""
-    _planned(settings, read_spec(settings.model.name), codec_of(settings.model.name))
+    _planned(settings, open_bundle(settings.model.name, settings.model.bundle))
 
 
-def _planned(settings: EdgeSettings, spec: ModelSpec, codec: Codec) -> tuple[PrivacyDoor, tuple[Cut, ...], Planner]:
-    privacy = PrivacyDoor(settings.privacy, leaks_at(spec, codec))
-    cuts = allowed_cuts(settings, spec, codec, privacy)
-    return privacy, cuts, Planner(settings.planning, cuts, codec, privacy)
+def _planned(settings: EdgeSettings, bundle: Bundle) -> tuple[PrivacyDoor, tuple[Cut, ...], Planner]:
+    privacy = PrivacyDoor(settings.privacy, leaks_at(bundle))
+    cuts = allowed_cuts(settings, bundle.spec, bundle.codec, privacy)
+    return privacy, cuts, Planner(settings.planning, cuts, bundle.codec, privacy)
 
 
 def _server(settings: EdgeSettings, identity: Identity | None, runtime: Runtime, planner: Planner) -> NodeServer:
@@ -119,10 +121,10 @@ def take_settings(new: EdgeSettings, cuts: Sequence[Cut], runtime: Runtime, plan
     runtime.follow_privacy()
 
 
-def leaks_at(spec: ModelSpec, codec: Codec) -> dict[Coding, float]:
-    """What each cut and level of the model leaks, where it was measured on this device's copy of it."""
-    codings = [(cut, level) for cut in spec.cuts() if cut != DEVICE for level in codec.levels(cut)]
-    return leaks_of(codings, read_leaks(spec.name))
+def leaks_at(bundle: Bundle) -> dict[Coding, float]:
+    """Returns what each cut and level of the model leaks, where the device's own bundle says so."""
+    codings = [(cut, level) for cut in bundle.spec.cuts() if cut != DEVICE for level in bundle.codec.levels(cut)]
+    return leaks_of(codings, bundle.leaks)
 
 
 def allowed_cuts(settings: EdgeSettings, spec: ModelSpec, codec: Codec, privacy: PrivacyDoor) -> tuple[Cut, ...]:
@@ -146,7 +148,7 @@ def allowed_cuts(settings: EdgeSettings, spec: ModelSpec, codec: Codec, privacy:
         raise ConfigError(
             f"privacy.max_leak is {settings.privacy.max_leak:g}, and every level of the cuts that planning allows leaks more, "
             "or was not measured.",
-            advice=f"`splitvlm leak {spec.name} --json {LEAK_FILE}` measures it, for its folder; or allow the cut device.",
+            advice=f"`splitvlm leak {spec.name}` measures it, into the model's bundle; or allow the cut device.",
         )
     return _fitting(settings, spec, private)
 

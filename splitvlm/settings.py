@@ -123,6 +123,10 @@ class ModelChoice(Section):
     """Which model, and how it computes. Exactness is promised for equal dtype and kind of hardware on both sides."""
 
     name: ModelName = Field("scenes", description="Hugging Face id or folder, `scenes`, or `shape:<id>`")
+    bundle: Path | None = Field(
+        None,
+        description="folder of what was learned about the model (docs/reference/bundles.md); null is the user's own",
+    )
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:[0-9]+)?)$")
     dtype: Literal["float32", "bfloat16"] = "float32"
     threads: int | None = Field(

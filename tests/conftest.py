@@ -18,9 +18,10 @@ import splitvlm  # before any test imports gRPC
 
 hypothesis.settings.register_profile("steady", derandomize=True)
 hypothesis.settings.register_profile("explore", max_examples=1_000, deadline=None, print_blob=True)
-# Profiles of tiny models, measured beside other tests, are for this run alone.
-os.environ["SPLITVLM_CACHE"] = tempfile.mkdtemp(prefix="splitvlm-tests-")
-atexit.register(shutil.rmtree, os.environ["SPLITVLM_CACHE"], ignore_errors=True)
+# What is measured and learned beside other tests is for this run alone.
+for variable in ("SPLITVLM_CACHE", "SPLITVLM_BUNDLES"):
+    os.environ[variable] = tempfile.mkdtemp(prefix="splitvlm-tests-")
+    atexit.register(shutil.rmtree, os.environ[variable], ignore_errors=True)
 
 assert splitvlm.TLS_1_2_IS_OFF
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))

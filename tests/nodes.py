@@ -20,7 +20,7 @@ from edge_node.cloud.link import CloudLink
 from edge_node.engine import Engine
 from edge_node.node import compatibility_of
 from edge_node.privacy import EVERYTHING_MAY_LEAVE
-from splitvlm.bundle import codec_of
+from splitvlm.bundle import open_bundle
 from splitvlm.crypto.authority import init_authority, issue
 from splitvlm.crypto.identity import Identity, Role, load_identity
 from splitvlm.domain import DEVICE, Plan
@@ -56,7 +56,7 @@ async def cloud_node(
     spec = read_spec(model)
     cuts = [cut for cut in spec.cuts() if cut != DEVICE]
     part = load_cloud(model, cuts)
-    codec = codec_of(model)
+    codec = open_bundle(model).codec
     worker, agreed = Worker(), compatibility_of(spec, codec, "float32")
     identity = keys.identity(name, Role.CLOUD)
     servicer = DataServicer(part, codec, worker, agreed, identity, limits or CloudLimits())
@@ -74,7 +74,7 @@ async def cloud_node(
 @contextlib.asynccontextmanager
 async def device(model: str, cloud: Cloud | str, identity: Identity) -> AsyncIterator[Device]:
     """A device part with a link to the cloud node, which may be a process at an address."""
-    spec, codec = read_spec(model), codec_of(model)
+    spec, codec = read_spec(model), open_bundle(model).codec
     engine = Engine(load_device(model, [DEVICE]), codec)
     address = cloud if isinstance(cloud, str) else cloud.address
     link = CloudLink(address, compatibility_of(spec, codec, "float32"), identity, [str(cut) for cut in spec.cuts()])

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from splitvlm.bundle import open_bundle
 from splitvlm.calibration.entropy_model_training import STEPS
 from splitvlm.calibration.level_training import learn
 from splitvlm.calibration.sensitivity import sensitivity
@@ -21,7 +22,7 @@ from splitvlm.codec.prompt import Template, template_of
 from splitvlm.domain import IMAGE, TOKENS, Cut, CutKind
 from splitvlm.errors import UsageError
 from splitvlm.model.boundary import HIDDEN
-from splitvlm.model.loading import load_device, middle_cuts, model_folder
+from splitvlm.model.loading import load_device, middle_cuts
 from splitvlm.model.parts import DevicePart
 from splitvlm.model.pictures import open_picture
 from splitvlm.node.process_pool import worker_pool
@@ -51,16 +52,14 @@ LANGUAGE_UNIT = 0.104
 of text bear less than a picture's many alike ones. Chosen on SmolLM2-135M (docs/experiments/codec-calibrated.md)."""
 
 
-def calibrate(model: str, images: Path | None, number: int, workers: int = 1, steps: int = STEPS) -> Path:
-    """Learn transform and densities at the middle cuts and at `tokens` from so many pictures; writes them beside the weights.
+def calibrate(
+    model: str, images: Path | None, number: int, workers: int = 1, steps: int = STEPS, folder: Path | None = None
+) -> Path:
+    """Learns the levels of the middle cuts and of `tokens` from so many pictures; returns the file in the model's bundle.
 
-    steps: of the training of each network.
-
-    Raises UsageError.
+    `steps` are those of the training of each network. `folder` is the bundle; None is the user's own. Raises UsageError.
     """
-    folder = model_folder(model)
-    if folder is None:
-        raise UsageError(f"{model} has no folder to keep a calibration in.", advice="Save it to a folder first.")
+    bundle = open_bundle(model, folder, to_write=True)
     cuts = [cut for cut in middle_cuts(model) if cut != IMAGE]
     part = load_device(model, [max(cuts, key=lambda cut: cut.depth)])
     asked = list(_in_folder(images, number) if images else samples(number, model, seed=SEED))
@@ -73,9 +72,9 @@ def calibrate(model: str, images: Path | None, number: int, workers: int = 1, st
         unit = LANGUAGE_UNIT if cut.kind is CutKind.LM else 1.0
         stride = _stride(part, cut, features[0], asked[0])
         bases[cut] = _basis(features, stride, sensitivity(model, asked, cut), unit, template, workers, steps)
-    path = folder / FILE
-    write(path, bases)
-    return path
+    with bundle.replacing(FILE) as path:
+        write(path, bases)
+    return bundle.prepare() / FILE
 
 
 def _template(part: DevicePart, image: Image.Image) -> Template:

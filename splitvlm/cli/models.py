@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from splitvlm.cli.options import SeedOption, writable_file
+from splitvlm.cli.options import BundleOption, SeedOption, writable_file
 from splitvlm.cli.output import JsonOption, write_json
 from splitvlm.errors import UsageError
 
@@ -59,23 +59,23 @@ def evaluate(
     cuts: Annotated[str, typer.Option(help="with --plans: these only, comma-separated")] = "",
     levels: Annotated[str, typer.Option(help="with --plans: these codec levels only, beside lossless")] = "",
     kinds: Annotated[str, typer.Option(help="with --plans: questions of these kinds only, comma-separated")] = "",
-    into: Annotated[
-        Path | None,
-        typer.Option(callback=writable_file, help="with --plans: add the counts by kind to this accuracy.json"),
-    ] = None,
+    bundle: BundleOption = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Measure a model's accuracy by kind of question, beside the majority answer and a blank picture."""
-    from splitvlm.evaluation.command import Selection, add_kinds, evaluate_model, evaluate_plans
+    """Measure a model's accuracy by kind of question, beside the majority answer and a blank picture.
+
+    With --plans, what is measured also goes into the model's bundle.
+    """
+    from splitvlm.evaluation.command import Selection, evaluate_model, evaluate_plans
 
     only = Selection(_listed(cuts), _listed(levels), _listed(kinds))
-    if not plans and (into or only != Selection([], [], [])):
-        raise UsageError("--cuts, --levels, --kinds and --into belong to --plans.", advice="Add --plans.")
+    if not plans and (bundle or only != Selection([], [], [])):
+        raise UsageError("--cuts, --levels, --kinds and --bundle belong to --plans.", advice="Add --plans.")
     result = (
-        evaluate_plans(model, data, questions, seed, only) if plans else evaluate_model(model, data, questions, seed)
+        evaluate_plans(model, data, questions, seed, only, bundle)
+        if plans
+        else evaluate_model(model, data, questions, seed)
     )
-    if into is not None:
-        add_kinds(into, result)
     write_json(json_file, result)
 
 
@@ -90,12 +90,13 @@ def leak(
     plot: Annotated[
         Path, typer.Option(callback=writable_file, help="PNG with pictures and what came back of them")
     ] = Path("out/leak.png"),
+    bundle: BundleOption = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Measure what an attacker gets back of a picture from what crosses each cut."""
+    """Measure what an attacker gets back of a picture from what crosses each cut, into the model's bundle."""
     from splitvlm.evaluation.leak.command import leak as measure
 
-    write_json(json_file, measure(model, _listed(cuts), _listed(levels), teaching, questions, seed, plot))
+    write_json(json_file, measure(model, _listed(cuts), _listed(levels), teaching, questions, seed, plot, bundle))
 
 
 @models_app.command()
@@ -105,12 +106,13 @@ def calibrate(
     number: Annotated[int, typer.Option(min=1, max=100_000, help="of pictures, at most")] = 300,
     steps: Annotated[int, typer.Option(min=1, max=100_000, help="of training; twice as many save some percent")] = 3000,
     workers: Annotated[int | None, typer.Option(min=1, help="processes; by default one for each core")] = None,
+    bundle: BundleOption = None,
 ) -> None:
-    """Learn the codec's calibrated levels for a model from pictures without labels."""
+    """Learn the codec's calibrated levels for a model from pictures without labels, into the model's bundle."""
     from splitvlm.calibration.calibrate import calibrate as learn
 
-    path = learn(model, images, number, workers or os.cpu_count() or 1, steps)
-    print(f"Calibration written to {path}. Give every node the same file.")
+    path = learn(model, images, number, workers or os.cpu_count() or 1, steps, bundle)
+    print(f"Calibration written to {path}. Give every node the same bundle: {path.parent}.")
 
 
 @models_app.command()
@@ -123,12 +125,13 @@ def profile(
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "float32",
     threads: Annotated[int | None, typer.Option(min=1, help="torch threads")] = None,
+    bundle: BundleOption = None,
 ) -> None:
     """Measure both sides of a model on this machine: stages, codec levels, payload sizes."""
     from splitvlm import settings
     from splitvlm.tools.profile import profile as measure
 
-    raw: dict[str, object] = {"name": model, "device": device, "dtype": dtype, "threads": threads}
+    raw: dict[str, object] = {"name": model, "device": device, "dtype": dtype, "threads": threads, "bundle": bundle}
     measure(settings.parse(raw, settings.ModelChoice, source="splitvlm profile"), pictures, out)
 
 

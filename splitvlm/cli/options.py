@@ -9,6 +9,9 @@ from typing import Annotated
 
 import typer
 
+BundleOption = Annotated[
+    Path | None, typer.Option("--bundle", help="folder of what is learned about the model; else the user's own")
+]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1)]
 KeysOption = Annotated[Path, typer.Option("--keys", help="folder of this application's keys")]
 PlaintextOption = Annotated[bool, typer.Option("--plaintext", help="no TLS; loopback only")]

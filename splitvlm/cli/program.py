@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from splitvlm.cli.asking import asking_app
+from splitvlm.cli.bundles import bundle_app
 from splitvlm.cli.config import config_app
 from splitvlm.cli.extras import extra_with
 from splitvlm.cli.keys import keys_app
@@ -32,6 +33,7 @@ app = typer.Typer(
 for group in (nodes_app, asking_app, models_app, planning_app, tools_app, load_app):
     app.add_typer(group)
 app.add_typer(keys_app, name="keys")
+app.add_typer(bundle_app, name="bundle")
 app.add_typer(config_app, name="config")
 app.add_typer(privacy_app, name="privacy")
 

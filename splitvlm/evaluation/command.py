@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from splitvlm.bundle import Bundle, open_bundle
+from splitvlm.bundle.accuracy import kinds_alone, larger_sample
+from splitvlm.bundle.figures import ACCURACY_FILE, Row
 from splitvlm.domain import Cut
-from splitvlm.errors import UsageError
 from splitvlm.evaluation.answers import Example, drawn, measure, read
 from splitvlm.evaluation.plan_accuracy import measure_plans
-from splitvlm.files.text import read_json
 from splitvlm.model.loading import load_whole, middle_cuts
 from splitvlm.node.progress import waiting
 from splitvlm.planning.kinds import KindTally, worst_kind
@@ -53,14 +52,23 @@ def evaluate_model(model: str, data: Path | None, questions: int, seed: int) -> 
 
 
 def evaluate_plans(
-    model: str, data: Path | None, questions: int, seed: int, only: Selection = EVERYTHING
+    model: str,
+    data: Path | None,
+    questions: int,
+    seed: int,
+    only: Selection = EVERYTHING,
+    folder: Path | None = None,
 ) -> dict[str, object]:
-    """{"model", "questions", "seed", "plans": {plan: row of `measure_plans`}}, printed too. Raises UsageError."""
+    """{"model", "questions", "seed", "plans": {plan: row of `measure_plans`}}, printed and put into the model's bundle, too.
+
+    `folder` is the bundle; None is the user's own. Raises UsageError.
+    """
+    bundle = open_bundle(model, folder, to_write=True)
     examples = _examples(data, questions, seed, only.kinds)
     _warn(model, data, examples)
     cuts = [Cut.parse(cut) for cut in only.cuts] or list(middle_cuts(model))
     with waiting(f"Asking {model}, split") as told:
-        plans = measure_plans(model, cuts, examples, told, os.cpu_count() or 1, only.levels)
+        plans = measure_plans(model, bundle, cuts, examples, told, os.cpu_count() or 1, only.levels)
     table = Table(title=f"{model}: mean bytes; drops in points", title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
     for name in ("plan", "bytes", "accuracy", "drop", "differing", "worst kind"):
         table.add_column(name, justify="left" if name in ("plan", "worst kind") else "right", no_wrap=True)
@@ -68,6 +76,7 @@ def evaluate_plans(
         shown = (_percent(row["accuracy"]), f"{100 * row['drop']:.2f}", _percent(row["differing"]))
         table.add_row(plan, f"{row['payload_bytes']:.0f}", *shown, _worst(row["kinds"]))
     Console().print(table)
+    keep_accuracy(bundle, plans, of_some_kinds=bool(only.kinds))
     return {"model": model, "questions": len(examples), "seed": seed, "plans": plans}
 
 
@@ -79,22 +88,10 @@ def _warn(model: str, data: Path | None, examples: Sequence[Example]) -> None:
         print(f"{len(warnings)} of {len(pictures)} pictures, for one: {warnings[0]}", file=sys.stderr)
 
 
-def add_kinds(file: Path, measured: Mapping[str, Any]) -> None:
-    """Puts the counts by kind of `evaluate_plans` into an accuracy file of the same model: of each kind, the larger sample.
-
-    Means stay as they are: they are over questions as they come, and a measurement of some kinds is not. Raises UsageError.
-    """
-    content = read_json(file, "accuracy")
-    if content.get("model") != measured["model"]:
-        raise UsageError(f"{file} is of {content.get('model')}, not of {measured['model']}.")
-    for plan, row in measured["plans"].items():
-        if plan in content["plans"]:
-            kinds = content["plans"][plan].setdefault("kinds", {})
-            for kind, counts in row["kinds"].items():
-                kinds[kind] = max(kinds.get(kind, counts), counts, key=lambda tally: int(tally["questions"]))
-    rows = ",\n".join(f"    {json.dumps(plan)}: {json.dumps(row)}" for plan, row in content.pop("plans").items())
-    head = "".join(f"  {json.dumps(key)}: {json.dumps(value)},\n" for key, value in content.items())
-    file.write_text(f'{{\n{head}  "plans": {{\n{rows}\n  }}\n}}\n', "utf-8")
+def keep_accuracy(bundle: Bundle, plans: Mapping[str, Row], *, of_some_kinds: bool) -> None:
+    """Puts rows of `measure_plans` into the model's bundle, where figures of more questions stay. Raises UsageError."""
+    path = bundle.add(ACCURACY_FILE, plans, kinds_alone if of_some_kinds else larger_sample)
+    print(f"Added to {path}; figures of more questions stay.", file=sys.stderr)
 
 
 def _worst(kinds: Mapping[str, Mapping[str, int]]) -> str:

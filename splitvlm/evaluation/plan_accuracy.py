@@ -1,8 +1,8 @@
 """What plans cost in answers: accuracy at each codec level of a few cuts, through the parts and bytes that the nodes use.
 
 A plan's drop is the share of questions that it loses against the unsplit answers on the same questions (lossless, law 1).
-The result is kept beside a model's weights as `accuracy.json`; a cloud node reports it to the orchestrator, which lends a cut
-that was not measured the figure of the nearest cut of its kind.
+The result goes into the model's bundle as `accuracy.json`; a cloud node reports it to the orchestrator, which lends a cut that
+was not measured the figure of the nearest cut of its kind.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from splitvlm.bundle import codec_of
+from splitvlm.bundle import Bundle
 from splitvlm.codec import decode_picture, encode_picture
 from splitvlm.codec.codec import Codec
 from splitvlm.domain import IMAGE, Cut, CutKind, Plan
@@ -58,13 +58,14 @@ _worker: list[tuple[_Parts, tuple[Cut, ...]]] = []  # of a worker process
 
 def measure_plans(
     name: str,
+    bundle: Bundle,
     cuts: Sequence[Cut],
     examples: Iterable[Example],
     progress: Told,
     workers: int = 1,
     levels: Collection[str] = (),
 ) -> dict[str, dict[str, Any]]:
-    """{plan: {"accuracy", "drop", "differing", "payload_bytes", "kinds"}} for the levels of the cuts; bytes are means.
+    """{plan: {"questions", "accuracy", "drop", "differing", "payload_bytes", "kinds"}} for levels of cuts; bytes are means.
 
     "kinds" is {kind of question: {"questions", "lost", "gained"}}, against the lossless answers. Without `levels` every level
     is measured. `workers` processes of one torch thread each share the questions. Raises UsageError.
@@ -75,7 +76,7 @@ def measure_plans(
     chunks = [asked[start : start + CHUNK] for start in range(0, len(asked), CHUNK)]
     total: defaultdict[Plan, _Tally] = defaultdict(_Tally)
     done = 0
-    with worker_pool(workers, _begin, name, tuple(cuts), frozenset(levels)) as pool:
+    with worker_pool(workers, _begin, name, bundle, tuple(cuts), frozenset(levels)) as pool:
         for chunk, tallies in zip(chunks, pool.map(_measured, chunks), strict=True):
             for plan, tally in tallies.items():
                 total[plan].add(tally)
@@ -84,10 +85,11 @@ def measure_plans(
     return {str(plan): _figures(total, plan, len(asked)) for plan in total}
 
 
-def _begin(name: str, cuts: tuple[Cut, ...], levels: frozenset[str]) -> None:
+def _begin(name: str, bundle: Bundle, cuts: tuple[Cut, ...], levels: frozenset[str]) -> None:
     """Loads the parts once in a worker process."""
     deepest = max(cuts, key=lambda cut: cut.depth)
-    _worker.append((_Parts(load_device(name, [deepest]), load_cloud(name, list(cuts)), codec_of(name), levels), cuts))
+    device, cloud = load_device(name, [deepest]), load_cloud(name, list(cuts))
+    _worker.append((_Parts(device, cloud, bundle.codec, levels), cuts))
 
 
 def _measured(examples: Sequence[Example]) -> dict[Plan, _Tally]:
@@ -103,6 +105,7 @@ def _measured(examples: Sequence[Example]) -> dict[Plan, _Tally]:
 def _figures(tallies: Mapping[Plan, _Tally], plan: Plan, count: int) -> dict[str, Any]:
     tally, exact = tallies[plan], tallies[Plan(plan.cut, "lossless")]
     return {
+        "questions": count,
         "accuracy": tally.right / count,
         "drop": max(0.0, (exact.right - tally.right) / count),
         "differing": tally.differing / count,

@@ -28,13 +28,6 @@ def read_spec(name: str) -> ModelSpec:
     return _known(name)[1]
 
 
-def model_file(name: str, file: str) -> Path | None:
-    """A further file beside the model's weights, where there is one."""
-    folder = model_folder(name)
-    path = folder / file if folder else None
-    return path if path is not None and path.is_file() else None
-
-
 def model_folder(name: str) -> Path | None:
     """Where the model's files are; None for a `shape:`, which has none."""
     folder = getattr(_known(name)[0], "folder", None)

@@ -1,9 +1,8 @@
 """What was measured once and counts again: a folder of small files named by what they depend on.
 
-    $SPLITVLM_CACHE, else $XDG_CACHE_HOME/splitvlm, else ~/.cache/splitvlm, else a folder that goes with the process
-
-Nodes keep their profiles there, and `splitvlm profile` what it has measured so far. Whatever is removed is measured again; a
-folder that cannot be written keeps nothing, which the log says.
+The folder is the user's cache (splitvlm.files.folders), else one that goes with the process. Nodes keep their profiles there,
+and `splitvlm profile` what it has measured so far. Whatever is removed is measured again; a folder that cannot be written keeps
+nothing, which the log says.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
-from splitvlm.files.paths import path_of as whole_path
+from splitvlm.files.folders import cache_folder
 
 T = TypeVar("T")
 _log = logging.getLogger("splitvlm.profiling.cache")
@@ -30,14 +29,7 @@ _LIBRARIES = ("torch", "transformers", "numpy", "pillow", "constriction", "zstan
 
 def folder() -> Path:
     """Where results are kept. Without a home folder (a container that runs as any user) they last as long as the process."""
-    if given := os.environ.get("SPLITVLM_CACHE"):
-        return whole_path(given)
-    if root := os.environ.get("XDG_CACHE_HOME"):
-        return whole_path(root) / "splitvlm"
-    try:
-        return Path.home() / ".cache" / "splitvlm"
-    except RuntimeError:
-        return Path(_passing_folder().name)
+    return cache_folder() or Path(_passing_folder().name)
 
 
 @cache

@@ -16,7 +16,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
-from splitvlm.bundle import leaks_of, read_leaks
+from splitvlm.bundle import Bundle
+from splitvlm.bundle.leaks import leaks_of
 from splitvlm.codec.codec import Codec
 from splitvlm.domain import IMAGE, Cut
 from splitvlm.model.parts import CloudPart, DevicePart
@@ -74,14 +75,14 @@ def device_profile_from_bytes(data: bytes) -> DeviceProfile:
 
 
 def kept_device_profile(
-    part: DevicePart, cuts: tuple[Cut, ...], codec: Codec, model: ModelChoice
+    part: DevicePart, cuts: tuple[Cut, ...], bundle: Bundle, model: ModelChoice
 ) -> Kept[DeviceProfile]:
     """The profile of this device. The leaks in it are today's."""
-    facts, measured_now = facts_of(part, cuts, codec, model), []
+    facts, measured_now = facts_of(part, cuts, bundle.codec, model), []
 
     def measure() -> DeviceProfile:
         measured_now.append(True)
-        return profile_device(part, cuts, codec)
+        return profile_device(part, cuts, bundle)
 
     profile = kept(
         "device-profile",
@@ -91,8 +92,8 @@ def kept_device_profile(
         lambda data: _of_cuts(device_profile_from_bytes(data), cuts),
     )
     return Kept(
-        replace(profile, leak=leaks_of(profile.coding, read_leaks(part.spec.name))),
-        None if measured_now else lambda: device_steps(part, cuts, codec),
+        replace(profile, leak=leaks_of(profile.coding, bundle.leaks)),
+        None if measured_now else lambda: device_steps(part, cuts, bundle),
         lambda renewed: keep("device-profile", facts, device_profile_to_bytes(renewed)),
     )
 

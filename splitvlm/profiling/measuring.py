@@ -21,7 +21,8 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from splitvlm.bundle import leaks_of, read_leaks
+from splitvlm.bundle import Bundle
+from splitvlm.bundle.leaks import leaks_of
 from splitvlm.codec import decode_picture, encode_picture
 from splitvlm.codec.codec import Codec
 from splitvlm.domain import DEVICE, IMAGE, Cut, CutKind
@@ -53,13 +54,14 @@ def measured(steps: Steps[T]) -> T:
             return result
 
 
-def profile_device(part: DevicePart, cuts: tuple[Cut, ...], codec: Codec) -> DeviceProfile:
+def profile_device(part: DevicePart, cuts: tuple[Cut, ...], bundle: Bundle) -> DeviceProfile:
     """Profile of `cuts` on this device, measured now."""
-    return measured(device_steps(part, cuts, codec))
+    return measured(device_steps(part, cuts, bundle))
 
 
-def device_steps(part: DevicePart, cuts: tuple[Cut, ...], codec: Codec) -> Steps[DeviceProfile]:
+def device_steps(part: DevicePart, cuts: tuple[Cut, ...], bundle: Bundle) -> Steps[DeviceProfile]:
     """Steps that give the profile of `cuts` on this device."""
+    codec = bundle.codec
     asked = list(samples(PICTURES, part.spec.name))
     prefill, step = yield from _device_stages(part, max(cuts, key=lambda cut: cut.depth), asked)
     seconds, payloads, token_bytes = yield from _encoding(part, cuts, codec, asked)
@@ -73,7 +75,7 @@ def device_steps(part: DevicePart, cuts: tuple[Cut, ...], codec: Codec) -> Steps
         token_s={cut: _below(step, cut) for cut in cuts if cut.kind in (CutKind.LM, CutKind.DEVICE)},
         memory_bytes={cut: part.spec.device_memory_bytes(cut) for cut in cuts},
         token_bytes={key: token_bytes[near[key[0]], key[1]] for key in levels if key[0].kind is CutKind.LM},
-        leak=leaks_of(levels, read_leaks(part.spec.name)),
+        leak=leaks_of(levels, bundle.leaks),
     )
 
 

@@ -14,7 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from splitvlm.bundle import codec_of, read_accuracy
+from splitvlm.bundle import Bundle, open_bundle
 from splitvlm.codec import encode_picture
 from splitvlm.codec.codec import Codec
 from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut, CutKind, Plan
@@ -43,14 +43,15 @@ def profile(model: ModelChoice, pictures: int, out: Path | None) -> Profiles:
     say = Console(stderr=True)
     use_threads(model.threads)
     cuts = (*middle_cuts(model.name), DEVICE)
-    codec = codec_of(model.name)
+    bundle = open_bundle(model.name, model.bundle)
+    codec = bundle.codec
     say.print(f"Measuring the device's part of {model.name} ...")
     device = load_device(model.name, [DEVICE], device=model.device, dtype=model.dtype)
     facts = facts_of(device, cuts, codec, model) | {"sizes": pictures}
     on_device = kept(
         "measured-device",
         facts,
-        lambda: profile_device(device, cuts, codec),
+        lambda: profile_device(device, cuts, bundle),
         device_profile_to_bytes,
         device_profile_from_bytes,
     )
@@ -61,7 +62,7 @@ def profile(model: ModelChoice, pictures: int, out: Path | None) -> Profiles:
     say.print("Measuring the cloud's part ...")
     cloud = load_cloud(model.name, list(cuts[:-1]), device=model.device, dtype=model.dtype)
     on_cloud = profile_cloud(cloud, cuts[:-1], codec, model)
-    drops, source = _drops(model.name, on_device)
+    drops, source = _drops(bundle, on_device)
     result = Profiles(
         model=model.name,
         machine=f"{processor()}, {torch.get_num_threads()} thread(s), {model.device}, {model.dtype}",
@@ -114,11 +115,11 @@ def _with_median_sizes(
     return coding
 
 
-def _drops(name: str, profile: DeviceProfile) -> tuple[dict[Plan, AccuracyDrop], AccuracySource]:
+def _drops(bundle: Bundle, profile: DeviceProfile) -> tuple[dict[Plan, AccuracyDrop], AccuracySource]:
     """Measured for this model, else the embedded model's at the same level and kind of cut, and named as borrowed."""
-    measured, source = read_accuracy(name), "measured"
-    if not measured and name.startswith("shape:"):
-        measured, source = read_accuracy(LENDER), "borrowed"
+    measured, source = bundle.accuracy, "measured"
+    if not measured and bundle.spec.random_weights:
+        measured, source = open_bundle(LENDER).accuracy, "borrowed"
     drops = nearest_drops(profile.coding, measured)
     return drops, source if drops else "none"  # type: ignore[return-value]
 

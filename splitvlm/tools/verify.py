@@ -20,12 +20,11 @@ from edge_node.cloud.link import CloudLink
 from edge_node.engine import Engine
 from edge_node.node import compatibility_of
 from edge_node.privacy import EVERYTHING_MAY_LEAVE
-from splitvlm.bundle import codec_of
+from splitvlm.bundle import Bundle, open_bundle
 from splitvlm.crypto.identity import Role
 from splitvlm.domain import DEVICE, Cut, Plan
-from splitvlm.model.loading import load_device, read_spec
+from splitvlm.model.loading import load_device
 from splitvlm.model.reference import reference_tokens
-from splitvlm.model.spec import ModelSpec
 from splitvlm.scenes.samples import samples
 from splitvlm.tools.launcher import Launcher
 
@@ -35,7 +34,8 @@ _console = Console(stderr=True)
 
 async def verify_model(model: str, cuts: Sequence[str], questions: int, tokens: int) -> dict[str, object]:
     """Prints a table of cuts; returns {"model", "exact", "cuts": {cut: bool}, "questions", "tokens"}."""
-    spec = read_spec(model)
+    bundle = open_bundle(model)
+    spec = bundle.spec
     wanted = [Cut.parse(text) for text in cuts] or list(spec.cuts())
     for cut in wanted:
         spec.check(cut)
@@ -43,7 +43,7 @@ async def verify_model(model: str, cuts: Sequence[str], questions: int, tokens: 
     _console.print(f"Unsplit answers of {model}: {questions} questions, {tokens} tokens ...")
     expected = reference_tokens(model, asked, tokens)
     gc.collect()
-    results = await _split_answers(model, spec, wanted, asked, tokens)
+    results = await _split_answers(model, bundle, wanted, asked, tokens)
     exact = {cut: answers == expected for cut, answers in results.items()}
     _print(model, exact, results, expected)
     return {
@@ -56,17 +56,17 @@ async def verify_model(model: str, cuts: Sequence[str], questions: int, tokens: 
 
 
 async def _split_answers(
-    model: str, spec: ModelSpec, cuts: list[Cut], asked: list[Question], tokens: int
+    model: str, bundle: Bundle, cuts: list[Cut], asked: list[Question], tokens: int
 ) -> dict[Cut, list[list[int]]]:
     with tempfile.TemporaryDirectory(prefix="splitvlm-verify-") as folder:
         async with Launcher(Path(folder)) as launcher:
-            link, codec = None, codec_of(model)
+            link, codec = None, bundle.codec
             remote = [str(cut) for cut in cuts if cut != DEVICE]
             if remote:
                 _console.print("Starting a cloud node ...")
                 cloud = await launcher.start("cloud", {"model": {"name": model}, "cuts": remote})
                 identity = launcher.identity("verifier", Role.EDGE)
-                link = CloudLink(cloud.address, compatibility_of(spec, codec, "float32"), identity, remote)
+                link = CloudLink(cloud.address, compatibility_of(bundle.spec, codec, "float32"), identity, remote)
             engine = Engine(load_device(model, cuts), codec)
             try:
                 return {cut: [await _answer(engine, link, cut, *one, tokens) for one in asked] for cut in cuts}

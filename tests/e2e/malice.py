@@ -27,7 +27,7 @@ from PIL import Image
 
 from edge_node.cloud.session import CloudSession
 from edge_node.node import compatibility_of
-from splitvlm.bundle import codec_of
+from splitvlm.bundle import open_bundle
 from splitvlm.codec import encode
 from splitvlm.crypto.identity import Identity, Role, load_identity
 from splitvlm.errors import SplitvlmError
@@ -179,7 +179,7 @@ async def run(options: argparse.Namespace) -> dict[str, int]:
     spec, stop = read_spec(options.model), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    agreed = compatibility_of(spec, codec_of(options.model), "float32")
+    agreed = compatibility_of(spec, open_bundle(options.model).codec, "float32")
     attackers = [
         Attacker(
             *(load_identity(keys), options.cloud, options.orchestrator, agreed, spec.vision_hidden, spec.lm_hidden),

@@ -20,7 +20,7 @@ from edge_node.planner import Planner
 from edge_node.privacy import EVERYTHING_MAY_LEAVE
 from edge_node.runtime import Runtime
 from edge_node.settings import EdgeLimits, EdgeSettings
-from splitvlm.bundle import codec_of
+from splitvlm.bundle import open_bundle
 from splitvlm.crypto.identity import Role
 from splitvlm.domain import DEVICE
 from splitvlm.errors import CapacityError, UsageError
@@ -62,7 +62,7 @@ class Edge:
 async def edge(tmp_path: Path) -> AsyncIterator[Edge]:
     model, keys = tiny_model("scenes-like"), Keys(tmp_path / "keys")
     settings, identity = EdgeSettings(), keys.identity("edge-1", Role.EDGE)
-    part, codec = load_device(model, [DEVICE]), codec_of(model)
+    part, codec = load_device(model, [DEVICE]), open_bundle(model).codec
     compatibility = compatibility_of(read_spec(model), codec, "float32")
     runtime = Runtime(settings, Engine(part, codec), (DEVICE,), compatibility, identity, EVERYTHING_MAY_LEAVE)
     planner = Planner(settings.planning, (DEVICE,), codec, EVERYTHING_MAY_LEAVE)

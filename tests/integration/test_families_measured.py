@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from splitvlm.bundle import codec_of
+from splitvlm.bundle import open_bundle
 from splitvlm.calibration.calibrate import QUESTIONS, _in_folder, calibrate
 from splitvlm.calibration.level_training import learn
 from splitvlm.domain import IMAGE, TOKENS, Cut
@@ -54,7 +54,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_family_is_calibrated_and_measured(kind: str, tmp_path: Path) -> None:
     name = str(save(kind, tmp_path / "model"))
     calibrate(name, None, PICTURES, steps=1)
-    codec = codec_of(name)
+    bundle = open_bundle(name)
+    codec = bundle.codec
     cuts = middle_cuts(name)
     assert set(codec.channels) == set(cuts) - {IMAGE}
     part = load_device(name, cuts)
@@ -62,7 +63,9 @@ def test_every_family_is_calibrated_and_measured(kind: str, tmp_path: Path) -> N
         boundary = part.lower(picture(64, 64), "Is it?", cut).boundary
         back = codec.decode(cut, codec.encode(cut, boundary, "klt3"))
         assert back[HIDDEN].shape == boundary[HIDDEN].shape
-    plans = measure_plans(name, cuts, islice(drawn(2, 0), 2), lambda done, total: None, levels=["klt3", "webp90"])
+    plans = measure_plans(
+        name, bundle, cuts, islice(drawn(2, 0), 2), lambda done, total: None, levels=["klt3", "webp90"]
+    )
     assert {plan.partition("/")[0] for plan in plans} == set(map(str, cuts))
     assert {plan for plan in plans if plan.endswith("klt3")} == {f"{cut}/klt3" for cut in codec.channels}
 
@@ -102,5 +105,5 @@ def features(kind: str, folder: Path) -> list[int]:
     """How many tokens an attacker gets of a square picture, from shallow to deep."""
     name = str(save(kind, folder / "model"))
     cuts = (Cut.parse("vision:1"), TOKENS, Cut.parse("lm:1"))
-    part, codec = load_device(name, cuts), codec_of(name)
+    part, codec = load_device(name, cuts), open_bundle(name).codec
     return [len(measure._features(part, codec, cut, "lossless", picture(64, 64))) for cut in cuts]

@@ -22,7 +22,7 @@ from edge_node.planner import Planner
 from edge_node.privacy import PrivacyDoor
 from edge_node.runtime import Runtime
 from edge_node.settings import EdgeSettings, Privacy
-from splitvlm.bundle import codec_of
+from splitvlm.bundle import open_bundle
 from splitvlm.crypto.identity import Role
 from splitvlm.domain import DEVICE, IMAGE, TOKENS, Plan
 from splitvlm.errors import ConfigError, PrivacyRefused, SplitvlmError
@@ -97,7 +97,7 @@ async def edge_node(tmp_path: Path, privacy: Privacy) -> AsyncIterator[Node]:
         door = PrivacyDoor(privacy, LEAKS)
         settings = EdgeSettings(privacy=privacy)
         part = load_device(model, [IMAGE, TOKENS, DEVICE])
-        engine = Engine(part, codec_of(model))
+        engine = Engine(part, open_bundle(model).codec)
         identity = keys.identity("edge-1", Role.EDGE)
         runtime = Runtime(settings, engine, part.cuts, cloud.compatibility, identity, door)
         stack.push_async_callback(runtime.close)

@@ -8,19 +8,34 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from splitvlm.bundle import open_bundle
+from splitvlm.bundle.figures import LEAK_FILE
+from splitvlm.bundle.leaks import stronger_attack
+from splitvlm.domain import Plan
 from splitvlm.evaluation.leak.measure import measure_leak, save_plot
 
 
 def leak(
-    model: str, cuts: Sequence[str], levels: Sequence[str], teaching: int, questions: int, seed: int, plot: Path
+    model: str,
+    cuts: Sequence[str],
+    levels: Sequence[str],
+    teaching: int,
+    questions: int,
+    seed: int,
+    plot: Path,
+    folder: Path | None = None,
 ) -> dict[str, object]:
-    """Measure and print; {"model", "questions", "floor", "rows": [{"cut", "level", ...}]}. Raises UsageError."""
+    """Measures, prints, and puts the figures into the model's bundle; returns {"model", "seed", "plans": {plan: row}}.
+
+    `folder` is the bundle; None is the user's own. Raises UsageError.
+    """
+    bundle = open_bundle(model, folder, to_write=True)
     told = Console(stderr=True)
 
     def attacking(what: str) -> None:
         told.print(f"attacking {what}")
 
-    leaks = measure_leak(model, cuts, levels, teaching, questions, seed, attacking)
+    leaks = measure_leak(model, bundle, cuts, levels, teaching, questions, seed, attacking)
     table = Table(
         "cut", "level", "PSNR, dB", "SSIM", "answered", "attack", title=f"{model}: {leaks.questions} questions"
     )
@@ -31,15 +46,20 @@ def leak(
     Console().print(table)
     save_plot(leaks, plot)
     told.print(f"Pictures: {plot}")
-    rows = [
-        {
-            "cut": str(row.cut),
-            "level": row.level,
+    floor = round(leaks.floor, 4)
+    plans = {
+        str(Plan(row.cut, row.level)): {
+            "answered": round(row.answered, 4),
+            "floor": floor,
+            "questions": leaks.questions,
+            "teaching": teaching,
             "psnr_db": round(row.psnr_db, 2),
             "ssim": round(row.ssim, 4),
-            "answered": round(row.answered, 4),
             "attack": row.attack,
         }
         for row in leaks.rows
-    ]
-    return {"model": model, "questions": leaks.questions, "seed": seed, "floor": round(leaks.floor, 4), "rows": rows}
+    }
+    told.print(
+        f"Added to {bundle.add(LEAK_FILE, plans, stronger_attack)}; figures of stronger attacks stay.", soft_wrap=True
+    )
+    return {"model": model, "seed": seed, "plans": plans}

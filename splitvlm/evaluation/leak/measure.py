@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from splitvlm.bundle import codec_of
+from splitvlm.bundle import Bundle
 from splitvlm.codec import decode_picture, encode_picture
 from splitvlm.codec.codec import Codec
 from splitvlm.domain import DEVICE, IMAGE, Cut, CutKind
@@ -79,6 +79,7 @@ class _Judge:
 
 def measure_leak(
     model: str,
+    bundle: Bundle,
     cuts: Sequence[str],
     levels: Sequence[str],
     teaching: int,
@@ -93,7 +94,7 @@ def measure_leak(
     chosen = [cut for cut in _cuts(model, cuts) if cut != DEVICE]
     if not chosen:
         raise UsageError("The cut device sends nothing: nothing leaks.", advice="Name another cut.")
-    codec = codec_of(model)
+    codec = bundle.codec
     known = {level for cut in chosen for level in codec.levels(cut)}
     if unknown := [level for level in levels if level not in known]:
         raise UsageError(

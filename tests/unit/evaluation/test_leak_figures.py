@@ -10,10 +10,10 @@ import pytest
 from edge_node.node import allowed_cuts
 from edge_node.privacy import PrivacyDoor
 from edge_node.settings import EdgeSettings
-from splitvlm import bundle
-from splitvlm.bundle import codec_of, leaks_of, read_leaks, scaled
+from splitvlm.bundle import open_bundle
+from splitvlm.bundle.leaks import leaks_of, read_leaks
 from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut, Plan
-from splitvlm.errors import ConfigError, UsageError
+from splitvlm.errors import ConfigError
 from splitvlm.model.loading import read_spec
 
 EARLY, LATE = Cut.parse("vision:1"), Cut.parse("lm:2")
@@ -26,12 +26,16 @@ MEASURED = {
 }
 
 
-def test_the_scale_goes_from_a_blank_picture_to_the_picture() -> None:
-    rows = [
-        {"cut": "tokens", "level": level, "answered": share} for level, share in (("a", 0.2), ("b", 0.6), ("c", 1.0))
-    ]
-    report = {"floor": 0.2, "rows": [*rows, {"cut": "tokens", "level": "d", "answered": 0.1}]}
-    assert list(scaled(report).values()) == pytest.approx([0.0, 0.5, 1.0, 0.0])
+def leak_file(folder: Path, rows: dict[str, dict[str, float]]) -> Path:
+    path = folder / "leak.json"
+    path.write_text(json.dumps({"calibration": "", "plans": rows}), "utf-8")
+    return path
+
+
+def test_the_scale_goes_from_a_blank_picture_to_the_picture(tmp_path: Path) -> None:
+    answered = {"tokens/a": 0.2, "tokens/b": 0.6, "tokens/c": 1.0, "tokens/d": 0.1}
+    file = leak_file(tmp_path, {plan: {"floor": 0.2, "answered": share} for plan, share in answered.items()})
+    assert list(read_leaks(file, "").values()) == pytest.approx([0.0, 0.5, 1.0, 0.0])
 
 
 @pytest.mark.parametrize(
@@ -57,26 +61,18 @@ def test_what_was_not_measured_is_unknown(coding: tuple[Cut, str]) -> None:
 
 
 def test_the_embedded_model_s_leaks_fall_from_picture_to_depth() -> None:
-    measured = read_leaks("scenes")
+    measured = open_bundle("scenes").leaks
     leaks = leaks_of([(cut, "lossless") for cut in read_spec("scenes").cuts() if cut != DEVICE], measured)
     assert leaks[IMAGE, "lossless"] == 1.0
     assert sorted(leaks.values(), reverse=True) == list(leaks.values())
 
 
 def test_a_model_without_measurements_has_none() -> None:
-    assert read_leaks("shape:smolvlm-256m") == {}
-
-
-@pytest.mark.parametrize("content", ["[]", "{", json.dumps({"floor": 0.2}), json.dumps({"floor": 1, "rows": [{}]})])
-def test_a_file_of_another_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
-    (tmp_path / "leak.json").write_text(content, "utf-8")
-    monkeypatch.setattr(bundle, "model_file", lambda name, file: tmp_path / file)
-    with pytest.raises(UsageError, match=r"holds no leaks|is not JSON"):
-        read_leaks("any")
+    assert open_bundle("shape:smolvlm-256m").leaks == {}
 
 
 def test_cuts_that_leak_too_much_are_not_loaded() -> None:
-    spec, codec = read_spec("scenes"), codec_of("scenes")
+    spec, codec = read_spec("scenes"), open_bundle("scenes").codec
     leaks = {(cut, "int4"): leak for cut, leak in ((IMAGE, 1.0), (TOKENS, 0.5), (LATE, 0.2))}
 
     def cuts(planning: dict[str, object], **privacy: object) -> tuple[Cut, ...]:

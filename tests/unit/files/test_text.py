@@ -9,7 +9,7 @@ import pytest
 
 from edge_node.settings import EdgeSettings
 from orchestrator.simulator.scenario import Scenario
-from splitvlm.bundle import scaled
+from splitvlm.bundle.leaks import read_leaks
 from splitvlm.crypto.ledger import LEDGER_FILE, read_ledger
 from splitvlm.errors import ConfigError, KeysError, SplitvlmError, UsageError
 from splitvlm.evaluation import answers
@@ -90,9 +90,9 @@ def test_anchors_are_taken_and_merges_are_not() -> None:
 @pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity", "1e999"])
 def test_numbers_that_are_none(tmp_path: Path, constant: str) -> None:
     """A leak of NaN became a leak of 0.0."""
-    file = of(tmp_path, "leak.json", f'{{"floor": 0.1, "rows": [{{"answered": {constant}}}]}}')
+    file = of(tmp_path, "leak.json", f'{{"plans": {{"tokens/klt3": {{"floor": 0.1, "answered": {constant}}}}}}}')
     with pytest.raises(UsageError, match=r"leak\.json:1 is not JSON that can be read"):
-        scaled(read_json(file))
+        read_leaks(file, "")
 
 
 @pytest.mark.parametrize(

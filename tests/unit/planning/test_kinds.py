@@ -15,8 +15,8 @@ from edge_node.settings import EdgeSettings
 from orchestrator.plan_view import as_json, show, view
 from orchestrator.simulator.scenario import Scenario
 from orchestrator.tables import Tables
-from splitvlm import bundle
-from splitvlm.bundle import read_accuracy
+from splitvlm.bundle import open_bundle
+from splitvlm.bundle.accuracy import read_accuracy
 from splitvlm.domain import IMAGE, TOKENS, Plan
 from splitvlm.errors import UsageError
 from splitvlm.planning.kinds import AccuracyDrop, KindDrop, KindTally, worst_kind
@@ -97,24 +97,16 @@ def test_files_keep_it(tmp_path: Path) -> None:
     assert read(tmp_path / "p.json").accuracy[Plan(TOKENS, "klt1")].worst_kind is None
 
 
-def test_a_models_file_is_read_with_and_without_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_models_file_is_read_with_and_without_kinds(tmp_path: Path) -> None:
     file = tmp_path / "accuracy.json"
-    monkeypatch.setattr(bundle, "model_file", lambda name, file: tmp_path / file)
-    kinds = '{"cars": {"questions": 700, "lost": 40, "gained": 4}}'
-    file.write_text(
-        f'{{"plans": {{"tokens/int4": {{"drop": 0.1, "kinds": {kinds}}}, "image/jpeg75": {{"drop": 0.0}}}}}}'
-    )
-    told = read_accuracy("any")
-    assert told[JPEG] == AccuracyDrop(0.0)
-    assert told[INT4] == AccuracyDrop(0.1, KindDrop("cars", KindTally(700, 40, 4).significant_drop))
-    for wrong in (
-        "[]",
-        '{"plans": {"tokens/int4": {"drop": 7}}}',
-        '{"plans": {"tokens/int4": {"kinds": {"a": {"b": 1}}}}}',
-    ):
-        file.write_text(wrong)
-        with pytest.raises(UsageError):
-            read_accuracy("any")
+    rows = {
+        "tokens/int4": {"drop": 0.1, "kinds": {"cars": {"questions": 700, "lost": 40, "gained": 4}}},
+        "image/jpeg75": {"drop": 0.0},
+    }
+    file.write_text(json.dumps({"calibration": "", "plans": rows}))
+    drops = read_accuracy(file, "")
+    assert drops[JPEG] == AccuracyDrop(0.0)
+    assert drops[INT4] == AccuracyDrop(0.1, KindDrop("cars", KindTally(700, 40, 4).significant_drop))
 
 
 def test_plan_shows_and_explains_it() -> None:
@@ -135,27 +127,9 @@ def test_plan_shows_and_explains_it() -> None:
     assert "image/webp50xs" not in as_json(seen)["table"]  # type: ignore[operator]
 
 
-def test_a_larger_sample_of_a_kind_replaces_the_smaller_one_and_means_stay(tmp_path: Path) -> None:
-    from splitvlm.evaluation.command import add_kinds
-
-    def counts(questions: int, lost: int) -> dict[str, int]:
-        return {"questions": questions, "lost": lost, "gained": 0}
-
-    file = tmp_path / "accuracy.json"
-    rows = {"tokens/klt8": {"drop": 0.005, "kinds": {"obstacle": counts(30, 0), "cars": counts(900, 1)}}}
-    file.write_text(json.dumps({"model": "m", "plans": rows}))
-    new = {"drop": 0.03, "kinds": {"obstacle": counts(700, 23), "cars": counts(10, 5), "light": counts(5, 0)}}
-    add_kinds(file, {"model": "m", "plans": {"tokens/klt8": new, "tokens/other": new}})
-    told = json.loads(file.read_text())["plans"]
-    kinds = {"obstacle": counts(700, 23), "cars": counts(900, 1), "light": counts(5, 0)}
-    assert told == {"tokens/klt8": {"drop": 0.005, "kinds": kinds}}
-    with pytest.raises(UsageError, match="is of m, not of n"):
-        add_kinds(file, {"model": "n", "plans": {}})
-
-
 def test_the_smallest_levels_of_the_embedded_model_lose_too_many_obstacles() -> None:
     """A mean within half a point hid it: 23 of 700 obstacles at tokens/klt8, 37 at vision:3/klt8."""
-    drops = {str(plan): drop for plan, drop in read_accuracy("scenes").items()}
+    drops = {str(plan): drop for plan, drop in open_bundle("scenes").accuracy.items()}
 
     def allowed(plan: str) -> bool:
         worst = drops[plan].worst_kind

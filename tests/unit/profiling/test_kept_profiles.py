@@ -11,7 +11,7 @@ import pytest
 
 from cloud_node.worker import Worker
 from edge_node.engine import Engine
-from splitvlm.bundle import codec_of
+from splitvlm.bundle import open_bundle
 from splitvlm.domain import IMAGE, TOKENS, Cut
 from splitvlm.model.loading import load_cloud, load_device
 from splitvlm.planning.costs import DeviceProfile
@@ -133,12 +133,13 @@ def counted(monkeypatch: pytest.MonkeyPatch, *names: str) -> list[str]:
 async def test_a_second_start_measures_nothing_and_renews_behind_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     """By the embedded model, an edge node's engine and a cloud node's worker."""
     calls = counted(monkeypatch, "profile_device", "profile_cloud", "device_steps", "cloud_stage_steps")
-    codec = codec_of("scenes")
+    bundle = open_bundle("scenes")
+    codec = bundle.codec
     device, cloud = load_device("scenes", CUTS), load_cloud("scenes", CUTS)
-    first = kept_device_profile(device, CUTS, codec, MODEL), kept_cloud_profile(cloud, CUTS, codec, MODEL)
+    first = kept_device_profile(device, CUTS, bundle, MODEL), kept_cloud_profile(cloud, CUTS, codec, MODEL)
     assert calls == ["profile_device", "profile_cloud"]
     assert [one.steps for one in first] == [None, None]
-    second = kept_device_profile(device, CUTS, codec, MODEL), kept_cloud_profile(cloud, CUTS, codec, MODEL)
+    second = kept_device_profile(device, CUTS, bundle, MODEL), kept_cloud_profile(cloud, CUTS, codec, MODEL)
     assert calls == ["profile_device", "profile_cloud"]
     assert second[0].profile.cuts.keys() == first[0].profile.cuts.keys()
     assert second[1].profile.cuts.keys() == {IMAGE, TOKENS}
@@ -164,9 +165,9 @@ def test_a_kept_profile_of_other_cuts_is_measured_again(monkeypatch: pytest.Monk
     from splitvlm.profiling.cache import keep
 
     calls = counted(monkeypatch, "profile_device")
-    codec, device = codec_of("scenes"), load_device("scenes", [IMAGE])
-    facts = module.facts_of(device, (IMAGE,), codec, MODEL)
+    bundle, device = open_bundle("scenes"), load_device("scenes", [IMAGE])
+    facts = module.facts_of(device, (IMAGE,), bundle.codec, MODEL)
     other = DeviceProfile(cuts={Cut.parse("lm:1"): 1.0}, coding={}, token_s={}, memory_bytes={})
     keep("device-profile", facts, module.device_profile_to_bytes(other))
-    assert set(kept_device_profile(device, (IMAGE,), codec, MODEL).profile.cuts) == {IMAGE}
+    assert set(kept_device_profile(device, (IMAGE,), bundle, MODEL).profile.cuts) == {IMAGE}
     assert calls == ["profile_device"]

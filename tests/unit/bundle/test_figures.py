@@ -14,27 +14,20 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from splitvlm import bundle
-from splitvlm.bundle import ACCURACY_FILE, LEAK_FILE, codec_of, leaks_of, read_accuracy, read_leaks
+from splitvlm.bundle import open_bundle
+from splitvlm.bundle.accuracy import kinds_alone, larger_sample, read_accuracy
+from splitvlm.bundle.figures import ACCURACY_FILE, LEAK_FILE, combined
+from splitvlm.bundle.leaks import leaks_of, read_leaks, stronger_attack
 from splitvlm.codec import calibration_file
-from splitvlm.domain import IMAGE, TOKENS, Cut, Plan
+from splitvlm.domain import IMAGE, TOKENS, Plan
 from splitvlm.errors import UsageError
-from splitvlm.model.loading import model_file
 from splitvlm.planning import profilefiles
 from splitvlm.planning.costs import CloudProfile, DeviceProfile
 from splitvlm.planning.kinds import AccuracyDrop
 from splitvlm.rpc.plans import device_profile_from_wire
 from splitvlm.wire.v1 import control_pb2
 
-Reader = Callable[[str], object]
 BAD_SHARES = ["NaN", "Infinity", "1e999", "-0.1", "1.01", '"0.5"', "true", "null", "[0.5]"]
-
-
-@pytest.fixture
-def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder whose files stand beside every model."""
-    monkeypatch.setattr(bundle, "model_file", lambda name, file: tmp_path / file)
-    return tmp_path
 
 
 def refused(path: Path, text: str, read: Callable[[], object]) -> None:
@@ -45,44 +38,114 @@ def refused(path: Path, text: str, read: Callable[[], object]) -> None:
     assert caught.value.advice
 
 
+def refused_leaks(folder: Path, rows: str) -> None:
+    file = folder / LEAK_FILE
+    refused(file, f'{{"calibration": "", "plans": {rows}}}', lambda: read_leaks(file, ""))
+
+
 @pytest.mark.parametrize("share", BAD_SHARES)
-def test_leaks_are_shares(beside: Path, share: str) -> None:
-    row = f'{{"cut": "tokens", "level": "klt3", "answered": {share}}}'
-    refused(beside / LEAK_FILE, f'{{"floor": 0.2, "rows": [{row}]}}', lambda: read_leaks("any"))
-    row = '{"cut": "tokens", "level": "klt3", "answered": 0.5}'
-    refused(beside / LEAK_FILE, f'{{"floor": {share}, "rows": [{row}]}}', lambda: read_leaks("any"))
+def test_leaks_are_shares(tmp_path: Path, share: str) -> None:
+    refused_leaks(tmp_path, f'{{"tokens/klt3": {{"floor": 0.2, "answered": {share}}}}}')
+    refused_leaks(tmp_path, f'{{"tokens/klt3": {{"floor": {share}, "answered": 0.5}}}}')
 
 
 @pytest.mark.parametrize(
-    "text",
+    "rows",
     [
-        '{"floor": 1, "rows": [{"cut": "tokens", "level": "klt3", "answered": 1}]}',
-        '{"floor": 0.2, "rows": [{"cut": "everything", "level": "klt3", "answered": 1}]}',
-        '{"floor": 0.2, "rows": [{"cut": "tokens", "level": "klt3"}]}',
-        '{"floor": 0.2, "rows": {"cut": "tokens"}}',
-        '{"floor": 0.2, "rows": 3}',
-        '{"floor": 0, "rows": [{"cut": "image", "level": "a", "answered": 1}, {"cut": "image", "level": "a", "answered": 0}]}',
+        '{"tokens/klt3": {"floor": 1, "answered": 1}}',
+        '{"everything/klt3": {"floor": 0.2, "answered": 1}}',
+        '{"tokens/klt3": {"floor": 0.2}}',
+        '{"tokens/klt3": 3}',
         "3",
+        '{"tokens/lossless": {"floor": 0, "answered": 1}, "tokens": {"floor": 0, "answered": 0}}',
     ],
 )
-def test_leaks_of_another_form(beside: Path, text: str) -> None:
-    refused(beside / LEAK_FILE, text, lambda: read_leaks("any"))
+def test_leaks_of_another_form(tmp_path: Path, rows: str) -> None:
+    refused_leaks(tmp_path, rows)
 
 
-def test_what_was_not_measured_is_unknown(beside: Path) -> None:
-    (beside / LEAK_FILE).write_text('{"floor": 0.2, "rows": []}')
-    assert leaks_of([(TOKENS, "klt3")], read_leaks("any")) == {}
+@pytest.mark.parametrize("text", ["3", "[]", "{", "{}", '{"plans": {}}', '{"calibration": ""}'])
+@pytest.mark.parametrize("read", [read_leaks, read_accuracy])
+def test_files_of_another_form(tmp_path: Path, text: str, read: Callable[[Path, str], object]) -> None:
+    file = tmp_path / LEAK_FILE
+    refused(file, text, lambda: read(file, ""))
 
 
 @pytest.mark.parametrize("share", BAD_SHARES)
-def test_accuracies_are_shares(beside: Path, share: str) -> None:
-    text = f'{{"plans": {{"tokens/klt3": {{"drop": {share}}}}}}}'
-    refused(beside / ACCURACY_FILE, text, lambda: read_accuracy("any"))
+def test_accuracies_are_shares(tmp_path: Path, share: str) -> None:
+    file = tmp_path / ACCURACY_FILE
+    text = f'{{"calibration": "", "plans": {{"tokens/klt3": {{"drop": {share}}}}}}}'
+    refused(file, text, lambda: read_accuracy(file, ""))
 
 
-@pytest.mark.parametrize("text", ["{}", "[]", '{"plans": {"tokens/klt3": {}}}', '{"plans": {"all": {"drop": 0}}}'])
-def test_accuracies_of_another_form(beside: Path, text: str) -> None:
-    refused(beside / ACCURACY_FILE, text, lambda: read_accuracy("any"))
+@pytest.mark.parametrize(
+    "rows", ['{"tokens/klt3": {}}', '{"all": {"drop": 0}}', '{"tokens": {"kinds": {"a": {"b": 1}}}}']
+)
+def test_accuracies_of_another_form(tmp_path: Path, rows: str) -> None:
+    file = tmp_path / ACCURACY_FILE
+    refused(file, f'{{"calibration": "", "plans": {rows}}}', lambda: read_accuracy(file, ""))
+
+
+def test_what_was_not_measured_is_unknown(tmp_path: Path) -> None:
+    file = tmp_path / LEAK_FILE
+    file.write_text('{"calibration": "", "plans": {}}')
+    for path in (file, None):
+        assert leaks_of([(TOKENS, "klt3")], read_leaks(path, "")) == {}
+
+
+def test_calibrated_plans_count_beside_the_calibration_that_they_were_measured_with(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / ACCURACY_FILE
+    rows = {"tokens/klt3": {"drop": 0.01}, "tokens/int4": {"drop": 0.02}}
+    file.write_text(json.dumps({"calibration": "of one", "plans": rows}))
+    assert read_accuracy(file, "of one").keys() == {Plan(TOKENS, "klt3"), Plan(TOKENS, "int4")}
+    assert not caplog.text
+    assert read_accuracy(file, "of another").keys() == {Plan(TOKENS, "int4")}
+    assert f"1 calibrated plans in {file} were measured with another calibration" in caplog.text
+
+
+def accuracy_row(drop: float, **kinds: int) -> dict[str, Any]:
+    """A row of as many questions as its kinds have; none is lost."""
+    tallies = {kind: {"questions": count, "lost": 0, "gained": 0} for kind, count in kinds.items()}
+    return {"questions": sum(kinds.values()), "drop": drop, "kinds": tallies}
+
+
+def kinds_of(row: Any) -> dict[str, int]:
+    return {kind: tally["questions"] for kind, tally in row["kinds"].items()}
+
+
+def test_a_larger_sample_replaces_a_smaller_one() -> None:
+    few, many = accuracy_row(0.1, cars=20), accuracy_row(0.2, cars=10, cells=30)
+    for old, new in ((few, many), (many, few)):
+        row = larger_sample(old, new)
+        assert (row["drop"], row["questions"], kinds_of(row)) == (0.2, 40, {"cars": 20, "cells": 30})
+    assert larger_sample(None, few) == few
+    assert larger_sample(accuracy_row(0.1, cars=20), accuracy_row(0.3, cars=20))["drop"] == 0.3
+
+
+def test_a_measurement_of_some_kinds_leaves_means_as_they_are() -> None:
+    row = kinds_alone(accuracy_row(0.1, cars=20, cells=5), accuracy_row(0.5, cars=10, obstacle=700))
+    assert row is not None
+    assert (row["drop"], row["questions"], kinds_of(row)) == (0.1, 25, {"cars": 20, "cells": 5, "obstacle": 700})
+    assert kinds_alone(None, accuracy_row(0.5, cars=10)) is None
+
+
+def test_a_weaker_attack_does_not_replace_a_stronger_one() -> None:
+    strong = {"answered": 0.9, "questions": 400, "teaching": 400}
+    for smaller in ("questions", "teaching"):
+        assert stronger_attack(strong, strong | {smaller: 16, "answered": 0.1}) == strong
+    assert stronger_attack(strong, strong | {"answered": 0.95})["answered"] == 0.95
+    assert stronger_attack(None, strong) == strong
+
+
+def test_rows_join_those_of_a_file_that_count(tmp_path: Path) -> None:
+    file = tmp_path / ACCURACY_FILE
+    old = {"tokens/klt3": accuracy_row(0.1, cars=9), "tokens/int4": accuracy_row(0.2, cars=9)}
+    file.write_text(combined(None, "before", old, larger_sample))
+    file.write_text(combined(file, "after", {"tokens/klt4": accuracy_row(0.3, cars=9)}, larger_sample))
+    assert json.loads(file.read_text())["plans"].keys() == {"tokens/int4", "tokens/klt4"}
+    assert read_accuracy(file, "after")[Plan(TOKENS, "klt4")].mean == 0.3
 
 
 def profiles() -> profilefiles.Profiles:
@@ -172,7 +235,7 @@ def test_a_device_cannot_report_a_leak_that_is_no_share(leak: float) -> None:
 
 @pytest.fixture(scope="module")
 def learned() -> dict[str, np.ndarray]:
-    path = model_file("scenes", calibration_file.FILE)
+    path = open_bundle("scenes").file(calibration_file.FILE)
     assert path is not None
     return load_file(path)
 
@@ -226,17 +289,3 @@ def test_calibrations_of_another_form(tmp_path: Path, learned: dict[str, np.ndar
         path.write_bytes(data)
         with pytest.raises(UsageError, match="is no calibration"):
             calibration_file.read(path)
-
-
-def test_a_calibration_of_another_model_is_refused(tmp_path: Path, learned: dict[str, np.ndarray]) -> None:
-    from tests.tiny_models import save
-
-    folder = save("scenes-like", tmp_path / "model")
-    save_file(learned, folder / calibration_file.FILE)
-    with pytest.raises(UsageError, match=r"another model's: \d+ channels at .*, where it has"):
-        codec_of(str(folder))
-    few = {name.replace("tokens.", "lm:9."): array for name, array in learned.items() if name.startswith("tokens.")}
-    save_file(few, folder / calibration_file.FILE)
-    with pytest.raises(UsageError, match="has no cut lm:9"):
-        codec_of(str(folder))
-    assert codec_of("scenes").channels[Cut.parse("tokens")] == 256

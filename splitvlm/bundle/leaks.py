@@ -1,0 +1,52 @@
+"""What plans leak, as `splitvlm leak` measures it: 0 is what a blank picture tells, 1 what the picture itself does.
+
+A plan's leak is the share of questions that an attacker's reconstruction still answers, scaled so that a blank picture's share
+is 0. The device reads its own file: how private a plan is must not be for a peer to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from splitvlm.bundle.figures import Row, read_figures
+from splitvlm.domain import Plan
+from splitvlm.errors import UsageError
+from splitvlm.planning.costs import Coding
+from splitvlm.planning.numbers import number
+
+
+def read_leaks(path: Path | None, calibration: str) -> dict[Plan, float]:
+    """Returns the leaks of the plans in a bundle's file. Raises UsageError for what `splitvlm leak` cannot have written."""
+    return read_figures(path, "leaks", "leak MODEL", calibration, _leak_of)
+
+
+def _leak_of(plan: str, row: Row) -> float:
+    """Returns the share above the blank picture's. Raises UsageError for what is no share."""
+    floor = number(row["floor"], "The floor", most=1.0)
+    if floor == 1.0:
+        raise UsageError("The floor is 1: a blank picture answered every question, so nothing was measured.")
+    answered = number(row["answered"], f"What {plan} answers", most=1.0)
+    return max(0.0, (answered - floor) / (1 - floor))
+
+
+def stronger_attack(old: Row | None, new: Row) -> Row:
+    """Returns the new row, unless its attacker learned from fewer pictures, or was judged by fewer questions, than the old."""
+    weaker = old is not None and any(new[size] < old[size] for size in ("teaching", "questions"))
+    return old if old is not None and weaker else new
+
+
+def leaks_of(codings: Iterable[Coding], measured: Mapping[Plan, float]) -> dict[Coding, float]:
+    """The leak of each cut and level that was measured; what is missing is unknown, and counts as all where leaks are limited.
+
+    What can be computed from what is sent leaks no more than it (data processing): so a lossless boundary leaks at least what
+    was measured at its other levels and at deeper cuts.
+    """
+    found = {}
+    for cut, level in codings:
+        leak = measured.get(Plan(cut, level))
+        if leak is not None and level == "lossless":
+            leak = max(other for plan, other in measured.items() if plan.cut.depth >= cut.depth)
+        if leak is not None:
+            found[cut, level] = leak
+    return found
