@@ -15,11 +15,10 @@ from rich.table import Table
 
 from edge_node.cloud.link import CloudLink
 from edge_node.node import compatibility_of
-from splitvlm.bundle import codec_of
+from splitvlm.bundle import open_bundle
 from splitvlm.crypto.authority import issue
 from splitvlm.crypto.identity import Identity, Role, load_identity
 from splitvlm.domain import Plan
-from splitvlm.model.loading import read_spec
 from splitvlm.tools.launcher import Launcher
 from splitvlm.tools.load.figures import figures
 from splitvlm.tools.load.fleet import Fleet, PlannedRequest
@@ -65,7 +64,8 @@ async def run_load(settings: LoadSettings, plot_file: Path | None = None) -> dic
 
     Raises what `check_plan` and opening sessions raise.
     """
-    spec, codec = read_spec(settings.model), codec_of(settings.model)
+    bundle = open_bundle(settings.model)
+    spec, codec = bundle.spec, bundle.codec
     check_plan(settings.plan, spec, codec)
     _console.print(f"Recording {settings.recordings} payloads of {settings.plan} with {settings.model} ...")
     recorded = record(
