@@ -18,9 +18,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install
 	$(BIN)/splitvlm demo
 
-# Two processes share the tests; those that measure a link by the clock, or take the ports of the examples, run after them, alone.
+# Two processes share the tests, with one thread of torch each; those that measure a link by the clock run after them, alone.
 test: install
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not alone" --durations 10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not alone" --durations 10
 	$(BIN)/python -m pytest -m "alone and not slow" --durations 10
 
 test-slow: install

@@ -13,7 +13,8 @@ import pytest
 
 from splitvlm.crypto.identity import Role
 from splitvlm.tools.launcher import Launcher
-from tests.e2e.test_command_line import check, splitvlm
+from tests.e2e.test_command_line import check
+from tests.forked import splitvlm
 from tests.samples import PICTURE, tiny_model
 
 

@@ -11,12 +11,8 @@ import pytest
 
 from splitvlm.crypto.authority import init_authority, issue
 from splitvlm.crypto.identity import Role
+from tests.forked import splitvlm
 from tests.samples import PICTURE, tiny_model
-
-
-def splitvlm(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "splitvlm.cli", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
 
 
 def check(done: subprocess.CompletedProcess[str], exit_code: int, *words: str) -> None:

@@ -1,6 +1,7 @@
-"""Runs the README's blocks as a newcomer would, in a copy of the files that they name, with this environment's commands.
+"""Runs the blocks of the README and of the guide as a newcomer would, in a copy of the files that they name.
 
-Left out: blocks that begin with `make` (the Makefile's own verbs, which CI and people run on a fresh clone).
+Commands are this environment's. Left out: blocks that begin with `make` (the Makefile's own verbs, which CI and people run on a
+fresh clone), and indented lines, which name files and models of the reader's own.
 """
 
 from __future__ import annotations
@@ -19,20 +20,19 @@ import pytest
 from splitvlm.scenes import MODEL_DIR
 
 ROOT = Path(__file__).parents[2]
-BLOCKS = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
-SERVERS = [block for block in BLOCKS if block.startswith("# terminal")]
-COMMANDS = [block for block in BLOCKS if not block.startswith(("# terminal", "make"))]
+BLOCK = re.compile(r"```(sh|python)\n(.*?)```", re.DOTALL)
+GUIDE = sorted((ROOT / "docs" / "guide").glob("*.md"))
 
 pytestmark = [
-    pytest.mark.alone,
-    pytest.mark.timeout(600),  # it measures every plan of the embedded model
+    pytest.mark.timeout(600),  # on a slow machine
     pytest.mark.skipif(not (MODEL_DIR / "model.safetensors").exists(), reason="the embedded model is missing"),
 ]
 
 
-def environment() -> dict[str, str]:
-    commands = str(Path(sys.executable).parent)
-    return {**os.environ, "PATH": f"{commands}:{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
+def environment(folder: Path) -> dict[str, str]:
+    """This one's commands, and bundles of its own: what few questions tell of a model is for nobody else."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", "SPLITVLM_BUNDLES": str(folder / "bundles")}
 
 
 @pytest.fixture
@@ -47,7 +47,13 @@ def folder(tmp_path: Path) -> Path:
 
 def run(block: str, folder: Path) -> str:
     done = subprocess.run(
-        ["bash", "-euc", block], cwd=folder, env=environment(), capture_output=True, text=True, timeout=240, check=False
+        ["bash", "-euc", block],
+        cwd=folder,
+        env=environment(folder),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
     )
     assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
     return done.stdout
@@ -69,7 +75,7 @@ def start(block: str, folder: Path) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         ["bash", "-euc", f"exec {block.splitlines()[1]}"],
         cwd=folder,
-        env=environment(),
+        env=environment(folder),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -80,15 +86,34 @@ def start(block: str, folder: Path) -> subprocess.Popen[str]:
     return process
 
 
-def test_every_block(folder: Path, servers: list[subprocess.Popen[str]]) -> None:
-    assert len(SERVERS) == 3
-    assert len(COMMANDS) >= 4
-    for block in BLOCKS:
-        if block in SERVERS:
+def blocks(page: Path) -> list[str]:
+    """Returns the commands of a page, block by block; Python as one command of the shell."""
+    found = BLOCK.findall(page.read_text("utf-8"))
+    commands = [f"python - <<'END'\n{text}END\n" if language == "python" else text for language, text in found]
+    return [command for command in commands if not command.startswith("make")]
+
+
+def test_every_block_of_the_readme(folder: Path, servers: list[subprocess.Popen[str]]) -> None:
+    asked = 0
+    for block in blocks(ROOT / "README.md"):
+        if block.startswith("# terminal"):
             servers.append(start(block, folder))
-        elif block in COMMANDS:
-            said = run(block, folder)
-            if "splitvlm ask" in block:
-                answers = [line for line in said.splitlines() if line.strip()]
-                assert len(answers) == 2
-                assert all(answer.strip().isdecimal() for answer in answers), answers
+            continue
+        said = run(block, folder)
+        if "splitvlm ask" in block or "client.ask" in block:
+            answers = [line for line in said.splitlines() if line.strip()]
+            assert len(answers) == block.count("splitvlm ask") + block.count("client.ask")
+            assert all(answer.strip().isdecimal() for answer in answers), answers
+            asked += len(answers)
+    assert len(servers) == 3
+    assert asked == 3
+
+
+def test_the_guide_has_blocks_to_run() -> None:
+    assert sum(len(blocks(page)) for page in GUIDE) >= 8
+
+
+@pytest.mark.parametrize("page", [page for page in GUIDE if blocks(page)], ids=lambda page: page.stem)
+def test_every_block_of_the_guide(page: Path, folder: Path) -> None:
+    for block in blocks(page):
+        run(block, folder)

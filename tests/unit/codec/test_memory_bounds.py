@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ from splitvlm.codec.levels import FEATURE_LEVELS
 from splitvlm.codec.picture import decode_picture, encode_picture, inspect_coded_picture
 from splitvlm.domain import IMAGE, Cut
 from splitvlm.model.loading import load_cloud
+from tests.forked import forked
 from tests.samples import tiny_model
 from tests.tiny_models import FAMILIES
 
@@ -85,9 +85,7 @@ def opening(kind: str) -> list[tuple[str, int, int]]:
 
 @pytest.mark.parametrize("case", ["decoding", *FAMILIES])
 def test_no_more_is_taken_than_was_booked(case: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.unit.codec.test_memory_bounds", case], capture_output=True, text=True, check=False
-    )
+    done = forked("tests.unit.codec.test_memory_bounds", "main", [case])
     assert done.returncode == 0, done.stderr[-2000:]
     rows = json.loads(done.stdout.splitlines()[-1])
     assert len(rows) >= 3
@@ -95,5 +93,5 @@ def test_no_more_is_taken_than_was_booked(case: str) -> None:
         assert taken <= booked + NOISE_BYTES, what
 
 
-if __name__ == "__main__":
+def main() -> None:
     print(json.dumps(decoding() if sys.argv[1] == "decoding" else opening(sys.argv[1])))

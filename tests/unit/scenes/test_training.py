@@ -116,8 +116,10 @@ def test_grids_mark_what_stands_where() -> None:
     assert marks.sum() <= len(scene.things)
 
 
-def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = ["--out", str(tmp_path / "model"), "--steps", "3", "--batch", "2", "--precision", "fp32"]
+@pytest.mark.parametrize("compiling", ["--no-compile", pytest.param("--compile", marks=pytest.mark.slow)])
+def test_a_stopped_run_goes_on_where_it_was(compiling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiling takes more than a minute, and changes neither what is saved nor what is drawn."""
+    arguments = ["--out", str(tmp_path / "model"), "--steps", "3", "--batch", "2", "--precision", "fp32", compiling]
     train.run(train.parse(arguments))
     whole = torch.load(tmp_path / "model.training" / train.CHECKPOINT, weights_only=True)
     told = json.loads((tmp_path / "model" / "training.json").read_text())
