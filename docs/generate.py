@@ -37,7 +37,7 @@ _BOUNDS = (
     ("maximum", "at most"),
     ("exclusiveMaximum", "below"),
 )
-_VALUES = {str: "text", int: "whole number", float: "number", Path: "path"}
+_VALUES = {str: "text", int: "whole number", float: "number", Path: "path", list[str]: "text"}
 _NODES = "splitvlm {kind} --config FILE"
 
 
@@ -172,7 +172,7 @@ def _parameter(parameter: Any) -> str:
 
 
 def _given(default: object) -> str:
-    return "" if default in (None, False, "", []) else f"`{default}`"
+    return "" if default is None or default is False or default in ("", []) else f"`{default}`"
 
 
 if __name__ == "__main__":

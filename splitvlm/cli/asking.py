@@ -22,13 +22,16 @@ def ask(
     picture: Annotated[
         Path, typer.Argument(help="JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF (docs/reference/pictures.md)")
     ],
-    question: Annotated[str, typer.Argument(help="what to ask about it")],
+    question: Annotated[str, typer.Argument(help="question about the picture")],
     edge_address: EdgeOption = "127.0.0.1:7443",
     keys: KeysOption = APP_KEYS,
-    plan: Annotated[str, typer.Option(help="use this plan, e.g. tokens/int4; else the node chooses")] = "",
-    max_new_tokens: Annotated[int, typer.Option(min=0, max=4096, help="0 is the node's default")] = 0,
+    plan: Annotated[str, typer.Option(help="plan to use, e.g. tokens/int4; by default the node chooses")] = "",
+    max_new_tokens: Annotated[
+        int, typer.Option(min=0, max=4096, help="most tokens of the answer; 0 is the node's default")
+    ] = 0,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="say the plan, who answered, what failed, the bytes and the times")
+        bool,
+        typer.Option("--verbose", "-v", help="also print the plan, who answered, what failed, the bytes and the times"),
     ] = False,
     plaintext: PlaintextOption = False,
     json_file: JsonOption = None,
@@ -66,7 +69,7 @@ def nodes(
     plaintext: PlaintextOption = False,
     json_file: JsonOption = None,
 ) -> None:
-    """List the nodes that the orchestrator knows, and which of them live."""
+    """List the nodes that the orchestrator knows, and which of them are alive."""
     from splitvlm.cli.ask_command import show_nodes
     from splitvlm.crypto.identity import load_identity
 

@@ -10,16 +10,17 @@ import typer
 
 from splitvlm.errors import UsageError
 
-config_app = typer.Typer(help="Check configuration files, print their schema.", no_args_is_help=True)
+config_app = typer.Typer(help="Check configuration files and print their schema.", no_args_is_help=True)
 
 
 @config_app.command("check")
 def config_check(
-    kind: Annotated[str, typer.Argument(help="cloud, edge, orchestrator or simulate")], file: Path
+    kind: Annotated[str, typer.Argument(help="kind of file: cloud, edge, orchestrator or simulate")],
+    file: Annotated[Path, typer.Argument(help="configuration file to check")],
 ) -> None:
-    """Check a configuration file; exits 2 on a mistake.
+    """Check a configuration file. The exit code is 2 where it is invalid.
 
-    Cuts, levels and plans of an edge or cloud node are checked against its model, where that is on this machine.
+    Cuts, levels and plans of an edge or cloud node are compared with its model, where that is on this machine.
     """
     from splitvlm import settings
 
@@ -55,7 +56,9 @@ def _check_node(kind: str, chosen: Any) -> str:
 
 
 @config_app.command("schema")
-def config_schema(kind: Annotated[str, typer.Argument(help="cloud, edge, orchestrator or simulate")]) -> None:
+def config_schema(
+    kind: Annotated[str, typer.Argument(help="kind of file: cloud, edge, orchestrator or simulate")],
+) -> None:
     """Print the JSON schema of a configuration, for editors."""
     from splitvlm import settings
 

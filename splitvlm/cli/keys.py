@@ -9,16 +9,16 @@ import typer
 
 from splitvlm.errors import UsageError
 
-keys_app = typer.Typer(help="Make, change and show the authority and the nodes' certificates.", no_args_is_help=True)
+keys_app = typer.Typer(help="Make, change and list the authority's and the nodes' certificates.", no_args_is_help=True)
 
 KeysOption = Annotated[Path, typer.Option("--keys", help="folder of the authority")]
 NodeArgument = Annotated[str, typer.Argument(help="the node's name: a DNS label")]
-DaysOption = Annotated[int, typer.Option(min=1, max=825, help="how long the certificate counts")]
+DaysOption = Annotated[int, typer.Option(min=1, max=825, help="days for which the certificate is valid")]
 
 
 @keys_app.command("init")
 def keys_init(keys: KeysOption = Path("keys")) -> None:
-    """Make a private authority."""
+    """Make a private authority, which signs the nodes' certificates."""
     from splitvlm.crypto.authority import init_authority
 
     init_authority(keys)
@@ -28,8 +28,10 @@ def keys_init(keys: KeysOption = Path("keys")) -> None:
 @keys_app.command("issue")
 def keys_issue(
     node: NodeArgument,
-    role: Annotated[str, typer.Option(help="orchestrator, cloud, edge or app")],
-    host: Annotated[list[str], typer.Option(help="a further name or address that others dial it by")] = [],  # noqa: B006
+    role: Annotated[str, typer.Option(help="role of the node: orchestrator, cloud, edge or app")],
+    host: Annotated[
+        list[str], typer.Option(help="further name or address by which others dial the node; may be repeated")
+    ] = [],  # noqa: B006
     days: DaysOption = 30,
     keys: KeysOption = Path("keys"),
 ) -> None:
@@ -45,7 +47,7 @@ def keys_issue(
 
 @keys_app.command("rotate")
 def keys_rotate(node: NodeArgument, days: DaysOption = 30, keys: KeysOption = Path("keys")) -> None:
-    """Another key and certificate for a node, of the same role and names."""
+    """Make another key and certificate for a node, with the same role and names."""
     from splitvlm.crypto.authority import rotate
 
     folder = rotate(keys, node, days=days)
@@ -54,7 +56,7 @@ def keys_rotate(node: NodeArgument, days: DaysOption = 30, keys: KeysOption = Pa
 
 @keys_app.command("revoke")
 def keys_revoke(node: NodeArgument, keys: KeysOption = Path("keys")) -> None:
-    """Put every certificate that was issued to a node on the list of those that count no more."""
+    """Revoke every certificate that was ever issued to a node."""
     from splitvlm.crypto.authority import revoke
 
     path = revoke(keys, node)
@@ -66,7 +68,7 @@ def keys_revoke(node: NodeArgument, keys: KeysOption = Path("keys")) -> None:
 
 @keys_app.command("show")
 def keys_show(keys: KeysOption = Path("keys")) -> None:
-    """List the certificates that count, and say which expire soon."""
+    """List the valid certificates, and say which expire soon."""
     from rich.console import Console
     from rich.table import Table
 

@@ -21,26 +21,32 @@ def load(
     plan: Annotated[str, typer.Option(help="what the devices send: image, vision:k, tokens or lm:k, and a level")] = (
         "tokens/lossless"
     ),
-    devices: Annotated[int, typer.Option(min=1, max=1_000)] = 8,
-    requests: Annotated[int, typer.Option(min=1, max=1_000_000, help="of all devices together")] = 100,
+    devices: Annotated[int, typer.Option(min=1, max=1_000, help="number of simulated devices")] = 8,
+    requests: Annotated[
+        int, typer.Option(min=1, max=1_000_000, help="number of requests of all devices together")
+    ] = 100,
     rate: Annotated[
         float | None,
-        typer.Option(callback=finite, min=1e-3, help="requests per second, as a Poisson process; else a closed loop"),
+        typer.Option(
+            callback=finite, min=1e-3, help="requests a second, as a Poisson process; by default a closed loop"
+        ),
     ] = None,
-    answer_tokens: Annotated[str, typer.Option(help="longest answers, such as 64, or drawn: 32:128")] = "64",
+    answer_tokens: Annotated[
+        str, typer.Option(help="most tokens of each answer, such as 64, or a range to draw from, such as 32:128")
+    ] = "64",
     goodput: Annotated[str, typer.Option(help="objective in milliseconds, such as ttft:500,tpot:100,e2e:3000")] = "",
-    cloud: Annotated[str, typer.Option(help="host:port of a running node; else one is started here")] = "",
+    cloud: Annotated[str, typer.Option(help="host:port of a running node; by default one is started here")] = "",
     keys: Annotated[
         Path, typer.Option(help="with --cloud: folder of the authority, in which certificates load-N are issued")
     ] = Path("keys"),
     plaintext: PlaintextOption = False,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16, as the node's model.dtype")] = "float32",
     threads: Annotated[
-        int | None, typer.Option(min=1, max=1_024, help="of torch, here and in the started node")
+        int | None, typer.Option(min=1, max=1_024, help="number of torch threads, here and in the started node")
     ] = None,
     seed: SeedOption = 0,
     plot: Annotated[
-        Path | None, typer.Option(callback=writable_file, help="write a picture of the run: .png, .svg or .pdf")
+        Path | None, typer.Option(callback=writable_file, help="file for a plot of the run: .png, .svg or .pdf")
     ] = None,
     json_file: JsonOption = None,
 ) -> None:

@@ -31,12 +31,15 @@ def models(json_file: JsonOption = None) -> None:
 @models_app.command()
 def verify(
     model: Annotated[str, typer.Argument(help="Hugging Face id or folder, scenes, or shape:ID")] = "scenes",
-    cuts: Annotated[str, typer.Option(help="comma-separated; empty is every cut")] = "",
-    questions: Annotated[int, typer.Option(min=1, max=1000, help="questions at each cut")] = 2,
-    tokens: Annotated[int, typer.Option(min=1, max=512, help="tokens of each answer")] = 16,
+    cuts: Annotated[str, typer.Option(help="cuts to compare, comma-separated; by default every cut")] = "",
+    questions: Annotated[int, typer.Option(min=1, max=1000, help="number of questions at each cut")] = 2,
+    tokens: Annotated[int, typer.Option(min=1, max=512, help="most tokens of each answer")] = 16,
     json_file: JsonOption = None,
 ) -> None:
-    """Compare the tokens of split and unsplit answers at every cut; exits 1 on a difference."""
+    """Compare the tokens of split and unsplit answers at every cut.
+
+    The exit code is 1 where they differ.
+    """
     from splitvlm.tools.verify import verify_model
 
     wanted = [text for text in cuts.split(",") if text]
@@ -49,16 +52,16 @@ def verify(
 @models_app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(help="Hugging Face id or folder, scenes, or shape:ID")] = "scenes",
-    data: Annotated[Path | None, typer.Option(help="JSON lines with image, question, answer, kind")] = None,
-    questions: Annotated[int, typer.Option(min=1, help="held-out questions, without --data")] = 20_000,
+    data: Annotated[Path | None, typer.Option(help="file of JSON lines with image, question, answer and kind")] = None,
+    questions: Annotated[int, typer.Option(min=1, help="number of held-out questions, without --data")] = 20_000,
     seed: SeedOption = 0,
     plans: Annotated[
         bool,
-        typer.Option("--plans", help="measure every codec level of the middle cuts instead, split as the nodes do"),
+        typer.Option("--plans", help="measure each codec level of image, tokens and the two middle cuts instead"),
     ] = False,
-    cuts: Annotated[str, typer.Option(help="with --plans: these only, comma-separated")] = "",
-    levels: Annotated[str, typer.Option(help="with --plans: these codec levels only, beside lossless")] = "",
-    kinds: Annotated[str, typer.Option(help="with --plans: questions of these kinds only, comma-separated")] = "",
+    cuts: Annotated[str, typer.Option(help="with --plans: measure these cuts only, comma-separated")] = "",
+    levels: Annotated[str, typer.Option(help="with --plans: measure these codec levels only, beside lossless")] = "",
+    kinds: Annotated[str, typer.Option(help="with --plans: ask questions of these kinds only, comma-separated")] = "",
     bundle: BundleOption = None,
     json_file: JsonOption = None,
 ) -> None:
@@ -82,18 +85,25 @@ def evaluate(
 @models_app.command()
 def leak(
     model: Annotated[str, typer.Argument(help="Hugging Face id or folder, or scenes")] = "scenes",
-    cuts: Annotated[str, typer.Option(help="comma-separated; empty is all")] = "",
-    levels: Annotated[str, typer.Option(help="comma-separated codec levels; empty is a few of each kind")] = "",
-    teaching: Annotated[int, typer.Option(min=16, help="pictures that each attacker learns from")] = 400,
-    questions: Annotated[int, typer.Option(min=1, help="held-out questions that reconstructions are judged by")] = 400,
+    cuts: Annotated[str, typer.Option(help="cuts to attack, comma-separated; by default all")] = "",
+    levels: Annotated[
+        str, typer.Option(help="codec levels to attack, comma-separated; by default a few of each kind")
+    ] = "",
+    teaching: Annotated[int, typer.Option(min=16, help="number of pictures that each attacker learns from")] = 400,
+    questions: Annotated[
+        int, typer.Option(min=1, help="number of held-out questions that reconstructions are judged by")
+    ] = 400,
     seed: SeedOption = 0,
     plot: Annotated[
-        Path, typer.Option(callback=writable_file, help="PNG with pictures and what came back of them")
+        Path, typer.Option(callback=writable_file, help="PNG file for pictures and their reconstructions")
     ] = Path("out/leak.png"),
     bundle: BundleOption = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Measure what an attacker gets back of a picture from what crosses each cut, into the model's bundle."""
+    """Measure how much of a picture an attacker reconstructs from what crosses each cut.
+
+    The figures go into the model's bundle.
+    """
     from splitvlm.evaluation.leak.command import leak as measure
 
     write_json(json_file, measure(model, _listed(cuts), _listed(levels), teaching, questions, seed, plot, bundle))
@@ -103,12 +113,20 @@ def leak(
 def calibrate(
     model: Annotated[str, typer.Argument(help="Hugging Face id or folder, or scenes")] = "scenes",
     images: Annotated[Path | None, typer.Option(help="folder of pictures like those that will be asked about")] = None,
-    number: Annotated[int, typer.Option(min=1, max=100_000, help="of pictures, at most")] = 300,
-    steps: Annotated[int, typer.Option(min=1, max=100_000, help="of training; twice as many save some percent")] = 3000,
-    workers: Annotated[int | None, typer.Option(min=1, help="processes; by default one for each core")] = None,
+    number: Annotated[int, typer.Option(min=1, max=100_000, help="most pictures to learn from")] = 300,
+    steps: Annotated[
+        int,
+        typer.Option(min=1, max=100_000, help="number of training steps; twice as many save some percent of the bytes"),
+    ] = 3000,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="number of processes; by default one for each core")
+    ] = None,
     bundle: BundleOption = None,
 ) -> None:
-    """Learn the codec's calibrated levels for a model from pictures without labels, into the model's bundle."""
+    """Learn the codec's calibrated levels for a model from pictures without labels.
+
+    They go into the model's bundle.
+    """
     from splitvlm.calibration.calibrate import calibrate as learn
 
     path = learn(model, images, number, workers or os.cpu_count() or 1, steps, bundle)
@@ -119,15 +137,18 @@ def calibrate(
 def profile(
     model: Annotated[str, typer.Argument(help="Hugging Face id or folder, scenes, or shape:ID")] = "scenes",
     out: Annotated[
-        Path | None, typer.Option(callback=writable_file, help="JSON file for `splitvlm plan` and `splitvlm simulate`")
+        Path | None,
+        typer.Option(callback=writable_file, help="JSON file to write, for `splitvlm plan` and `splitvlm simulate`"),
     ] = None,
-    pictures: Annotated[int, typer.Option(min=1, max=10_000, help="whose payload sizes are sampled")] = 24,
-    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "float32",
-    threads: Annotated[int | None, typer.Option(min=1, help="torch threads")] = None,
+    pictures: Annotated[
+        int, typer.Option(min=1, max=10_000, help="number of pictures whose payload sizes are sampled")
+    ] = 24,
+    device: Annotated[str, typer.Option(help="where the model runs: cpu or cuda")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="precision of the model: float32 or bfloat16")] = "float32",
+    threads: Annotated[int | None, typer.Option(min=1, help="number of torch threads")] = None,
     bundle: BundleOption = None,
 ) -> None:
-    """Measure both sides of a model on this machine: stages, codec levels, payload sizes."""
+    """Measure both sides of a model on this machine: seconds of stages and codec levels, payload sizes."""
     from splitvlm import settings
     from splitvlm.tools.profile import profile as measure
 

@@ -11,12 +11,12 @@ import typer
 
 nodes_app = typer.Typer()
 
-ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="YAML file")]
+ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="configuration file, in YAML")]
 
 
 @nodes_app.command()
 def cloud(config: ConfigOption) -> None:
-    """Run a cloud node: the upper part of the model."""
+    """Run a cloud node, which computes the upper part of the model."""
     from cloud_node.node import run
     from cloud_node.settings import CloudSettings
     from splitvlm import settings
@@ -29,7 +29,7 @@ def cloud(config: ConfigOption) -> None:
 
 @nodes_app.command()
 def edge(config: ConfigOption) -> None:
-    """Run an edge node: the device daemon."""
+    """Run an edge node, the daemon of a device."""
     from edge_node.node import run
     from edge_node.settings import EdgeSettings
     from splitvlm import settings
@@ -42,7 +42,7 @@ def edge(config: ConfigOption) -> None:
 
 @nodes_app.command()
 def orchestrator(config: ConfigOption) -> None:
-    """Run the orchestrator: who is alive, and the plan tables."""
+    """Run the orchestrator, which knows the nodes that are alive and makes the plan tables."""
     from orchestrator.node import run
     from orchestrator.settings import OrchestratorSettings
     from splitvlm import settings

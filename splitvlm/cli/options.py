@@ -10,11 +10,11 @@ from typing import Annotated
 import typer
 
 BundleOption = Annotated[
-    Path | None, typer.Option("--bundle", help="folder of what is learned about the model; else the user's own")
+    Path | None, typer.Option("--bundle", help="folder of what was learned about the model; by default the user's own")
 ]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1)]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="seed of the random choices")]
 KeysOption = Annotated[Path, typer.Option("--keys", help="folder of this application's keys")]
-PlaintextOption = Annotated[bool, typer.Option("--plaintext", help="no TLS; loopback only")]
+PlaintextOption = Annotated[bool, typer.Option("--plaintext", help="use no TLS; allowed on loopback only")]
 
 
 def finite(value: float | None) -> float | None:

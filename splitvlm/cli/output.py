@@ -18,7 +18,7 @@ JsonOption = Annotated[
     typer.Option(
         "--json",
         callback=writable_file,
-        help="also write the result to this file; alone or `-`: to standard output, all else to standard error",
+        help="also write the result to this file; without a file, or with `-`, to standard output",
     ),
 ]
 

@@ -13,29 +13,53 @@ from splitvlm.cli.output import JsonOption, write_json
 planning_app = typer.Typer()
 
 
+MillisecondsOption = Annotated[
+    float, typer.Option(callback=finite, min=0, help="round-trip time of the link, in milliseconds")
+]
+SlowdownOption = Annotated[
+    float, typer.Option(callback=finite, min=0.001, help="factor by which the device is slower than in the profile")
+]
+SpeedupOption = Annotated[
+    float, typer.Option(callback=finite, min=0.001, help="factor by which the cloud is faster than in the profile")
+]
+DropOption = Annotated[
+    float | None,
+    typer.Option(
+        callback=finite, min=0, max=1, help="largest share of answers that a plan may lose; 0.01 is one point"
+    ),
+]
+KindDropOption = Annotated[
+    float,
+    typer.Option(
+        callback=finite,
+        min=0,
+        max=1,
+        help="largest share that it may lose of any one kind of question; 1 forbids nothing",
+    ),
+]
+LeakOption = Annotated[
+    float | None,
+    typer.Option(callback=finite, min=0, max=1, help="largest leak of a plan; one that was not measured counts as 1"),
+]
+MemoryOption = Annotated[int | None, typer.Option(min=1, help="memory of the device, in bytes")]
+
+
 @planning_app.command()
 def plan(
-    profiles: Annotated[Path, typer.Argument(help="file written by `splitvlm profile`")],
-    rtt_ms: Annotated[float, typer.Option(callback=finite, min=0)] = 50.0,
-    tokens: Annotated[int, typer.Option(min=0, help="decoding steps of an answer")] = 8,
-    slowdown: Annotated[
-        float, typer.Option(callback=finite, min=0.001, help="of the device, against the profile")
-    ] = 1.0,
-    speedup: Annotated[float, typer.Option(callback=finite, min=0.001, help="of the cloud, against the profile")] = 1.0,
-    max_accuracy_drop: Annotated[
-        float | None, typer.Option(callback=finite, min=0, max=1, help="0.01 is one point")
+    profiles: Annotated[Path, typer.Argument(help="profile to plan for, written by `splitvlm profile`")],
+    rtt_ms: MillisecondsOption = 50.0,
+    tokens: Annotated[int, typer.Option(min=0, help="length of an answer, in tokens")] = 8,
+    slowdown: SlowdownOption = 1.0,
+    speedup: SpeedupOption = 1.0,
+    max_accuracy_drop: DropOption = None,
+    max_kind_drop: KindDropOption = 0.03,
+    max_leak: LeakOption = None,
+    device_memory_bytes: MemoryOption = None,
+    every: Annotated[bool, typer.Option("--all", help="also list the plans that were left out")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="say why each plan wins, with numbers")] = False,
+    png: Annotated[
+        Path | None, typer.Option(callback=writable_file, help="PNG file for a plot of the cost lines")
     ] = None,
-    max_kind_drop: Annotated[
-        float, typer.Option(callback=finite, min=0, max=1, help="of any one kind of question; 1 forbids nothing")
-    ] = 0.03,
-    max_leak: Annotated[
-        float | None,
-        typer.Option(callback=finite, min=0, max=1, help="of a picture; what was not measured leaks 1"),
-    ] = None,
-    device_memory_bytes: Annotated[int | None, typer.Option(min=1)] = None,
-    every: Annotated[bool, typer.Option("--all", help="also name what was left out")] = False,
-    explain: Annotated[bool, typer.Option("--explain", help="why, with numbers")] = False,
-    png: Annotated[Path | None, typer.Option(callback=writable_file, help="a picture of the cost lines")] = None,
     json_file: JsonOption = None,
 ) -> None:
     """Print for which uplink rates each plan is the fastest."""
@@ -61,10 +85,12 @@ def plan(
 
 @planning_app.command()
 def simulate(
-    config: Annotated[Path, typer.Argument(help="scenario file, see examples/simulate-*.yaml")],
-    trace: Annotated[list[str] | None, typer.Option(help="instead of the scenario's traces; may be repeated")] = None,
+    config: Annotated[Path, typer.Argument(help="scenario file, such as examples/simulate-robot.yaml")],
+    trace: Annotated[
+        list[str] | None, typer.Option(help="trace to replay instead of the scenario's; may be repeated")
+    ] = None,
     out: Annotated[
-        Path, typer.Option(callback=writable_folder, help="folder for CSV, JSON, plots and the page")
+        Path, typer.Option(callback=writable_folder, help="folder for CSV, JSON, plots and the report")
     ] = Path("out"),
     emulate: Annotated[
         bool,
@@ -72,7 +98,10 @@ def simulate(
     ] = False,
     json_file: JsonOption = None,
 ) -> None:
-    """Replay traces under the policy, every fixed plan, JPEG by the link and the oracle. All times are simulated."""
+    """Replay traces under the policy, every fixed plan, JPEG adapted to the link, and an oracle.
+
+    All times are simulated from measured profiles.
+    """
     from rich.console import Console
 
     from orchestrator.simulator.console import save, show, stem

@@ -9,16 +9,17 @@ import typer
 
 from splitvlm.cli.output import JsonOption, write_json
 
-privacy_app = typer.Typer(help="Say what may leave a device.", no_args_is_help=True)
+privacy_app = typer.Typer(help="Print what may leave a device.", no_args_is_help=True)
 
 
 @privacy_app.command("check")
 def privacy_check(
-    config: Annotated[Path, typer.Argument(help="an edge node's configuration file")], json_file: JsonOption = None
+    config: Annotated[Path, typer.Argument(help="configuration file of an edge node")], json_file: JsonOption = None
 ) -> None:
-    """Print what of a picture may leave this device at most; exits 1 where nothing limits it, 2 on a mistake.
+    """Print how much of a picture may leave this device at most.
 
-    The first time on a machine the node's part of the model is measured, as at the node's start.
+    The exit code is 1 where nothing limits it, 2 where the file is invalid. The first time on a machine the node's part of
+    the model is measured, as at the node's start.
     """
     from rich.console import Console
 

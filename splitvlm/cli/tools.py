@@ -17,19 +17,20 @@ tools_app = typer.Typer()
 
 @tools_app.command()
 def demo(
-    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="of the pictures and questions")] = 7,
-    questions: Annotated[int, typer.Option(min=1, max=10_000)] = 60,
-    trace: Annotated[str, typer.Option(help="a trace file, synthetic:NAME or constant:RATE")] = "synthetic:far",
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="seed of the pictures and questions")] = 7,
+    questions: Annotated[int, typer.Option(min=1, max=10_000, help="number of questions")] = 60,
+    trace: Annotated[
+        str, typer.Option(help="link to emulate: a trace file, synthetic:NAME or constant:RATE")
+    ] = "synthetic:far",
     slowdown: Annotated[
-        float, typer.Option(callback=finite, min=1, help="EMULATION: the device's stages take so many times as long")
+        float,
+        typer.Option(callback=finite, min=1, help="factor by which the emulated device is slower than this machine"),
     ] = 5.0,
-    every: Annotated[
-        float, typer.Option(callback=finite, min=0, help="seconds from one question to the next: the camera's rate")
-    ] = 1.0,
+    every: Annotated[float, typer.Option(callback=finite, min=0, help="seconds from one question to the next")] = 1.0,
     out: Annotated[Path, typer.Option(callback=writable_folder, help="folder for the plot")] = Path("out"),
     json_file: JsonOption = None,
 ) -> None:
-    """Run the whole system on this machine: three processes, a shaped link, questions about drawn pictures."""
+    """Run the whole system on this machine: three processes, an emulated link, questions about drawn pictures."""
     from splitvlm.tools.demo import run_demo
 
     write_json(json_file, asyncio.run(run_demo(seed, questions, trace, slowdown, every, out)))
@@ -37,9 +38,11 @@ def demo(
 
 @tools_app.command()
 def draw(
-    domain: Annotated[str, typer.Argument(help="microscopy, aerial, road or orchard")],
-    file: Annotated[Path, typer.Argument(callback=writable_file, help="where the picture goes: .png, .jpg or .webp")],
-    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="the same seed draws the same picture")] = 0,
+    domain: Annotated[str, typer.Argument(help="kind of scene: microscopy, aerial, road or orchard")],
+    file: Annotated[Path, typer.Argument(callback=writable_file, help="picture file to write: .png, .jpg or .webp")],
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**31 - 1, help="seed of the picture: the same seed draws the same picture")
+    ] = 0,
 ) -> None:
     """Draw a picture of the kind that the embedded model knows, and print questions about it with their answers."""
     from splitvlm import scenes
@@ -57,18 +60,23 @@ def draw(
 
 @tools_app.command()
 def link(
-    trace: Annotated[str, typer.Option(help="a trace file, synthetic:NAME or constant:RATE")],
-    upstream: Annotated[str, typer.Option(help="host:port to forward to")],
-    listen: Annotated[str, typer.Option(help="host:port")] = "127.0.0.1:0",
-    down: Annotated[str | None, typer.Option(help="trace of the downlink; else the file's own, or 100 Mbit/s")] = None,
+    trace: Annotated[str, typer.Option(help="uplink to emulate: a trace file, synthetic:NAME or constant:RATE")],
+    upstream: Annotated[str, typer.Option(help="host:port to which connections are forwarded")],
+    listen: Annotated[str, typer.Option(help="host:port to listen on; port 0 lets the system choose")] = "127.0.0.1:0",
+    down: Annotated[
+        str | None, typer.Option(help="downlink to emulate; by default the trace file's own, or 100 Mbit/s")
+    ] = None,
     delay_ms: Annotated[
-        float | None, typer.Option(callback=finite, min=0, help="one way; else the file's own, or 0")
+        float | None,
+        typer.Option(
+            callback=finite, min=0, help="delay one way, in milliseconds; by default the trace file's own, or 0"
+        ),
     ] = None,
     log: Annotated[
-        Path | None, typer.Option(callback=writable_file, help="write the deliveries to this CSV file at the end")
+        Path | None, typer.Option(callback=writable_file, help="CSV file to which deliveries are written at the end")
     ] = None,
 ) -> None:
-    """Emulate a link: a TCP proxy shaped by a recorded or synthetic trace."""
+    """Emulate a link by a TCP proxy that follows a recorded or synthetic trace."""
     from splitvlm.link.emulator import run
     from splitvlm.settings import host_and_port
 

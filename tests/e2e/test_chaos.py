@@ -9,8 +9,6 @@ import pytest
 from splitvlm.scenes import MODEL_DIR
 from tests.e2e.chaos import FAULTS, chaos
 
-pytestmark = pytest.mark.alone
-
 
 @pytest.mark.skipif(not (MODEL_DIR / "model.safetensors").exists(), reason="the embedded model is missing")
 async def test_every_answer_is_that_without_the_fault(tmp_path: Path) -> None:
