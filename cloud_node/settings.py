@@ -9,8 +9,10 @@ from splitvlm.settings import Address, Logging, ModelChoice, NodeName, Section, 
 
 
 class CloudLimits(Section):
+    """What devices may take of this node. Whoever asks for more is told when to ask again."""
+
     max_sessions: int = Field(64, ge=1, le=10_000, description="open sessions of all devices together")
-    max_sessions_per_device: int = Field(8, ge=1, le=1_000)
+    max_sessions_per_device: int = Field(8, ge=1, le=1_000, description="open sessions of one device")
     requests_per_minute: float | None = Field(
         None, gt=0, le=1e6, description="of each device, and so many at once after a pause; null is no quota"
     )
@@ -24,7 +26,7 @@ class CloudLimits(Section):
     max_upload_s: float = Field(
         300.0, gt=0, description="a session whose request is not all there after so long is ended"
     )
-    max_new_tokens: int = Field(512, ge=1, le=4_096)
+    max_new_tokens: int = Field(512, ge=1, le=4_096, description="tokens that a device may ask for in one answer")
     idle_session_s: float = Field(600.0, gt=0, description="a session without a request is closed after so long")
     remembered_bytes: int = Field(
         512 * 2**20, ge=0, description="for pictures that were asked about, of all devices; 0 remembers none"
@@ -38,10 +40,10 @@ class CloudLimits(Section):
 class CloudSettings(Section):
     """`splitvlm cloud --config FILE`."""
 
-    node: NodeName = "cloud-1"
-    listen: Address = "127.0.0.1:7442"
+    node: NodeName = Field("cloud-1", description="name of this node, as in its certificate")
+    listen: Address = Field("127.0.0.1:7442", description="host:port for devices")
     advertise: Address | None = Field(None, description="where devices reach this node; null is `listen`")
-    orchestrator: Address | None = None
+    orchestrator: Address | None = Field(None, description="host:port of the orchestrator; null runs without one")
     model: ModelChoice = ModelChoice()
     cuts: list[CutText] = Field(
         [], description="cuts to serve; empty is all. Only the weights that they need are loaded"

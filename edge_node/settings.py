@@ -41,7 +41,7 @@ class Planning(Section):
         None, ge=1, description="for weights, caches and activations of the lower part"
     )
     expected_tokens: int = Field(8, ge=1, le=4096, description="length of a usual answer, for predictions")
-    max_new_tokens: int = Field(64, ge=1, le=4096)
+    max_new_tokens: int = Field(64, ge=1, le=4096, description="tokens of an answer, where the application names none")
 
     prefix_cache: bool = Field(
         True,
@@ -130,9 +130,9 @@ class Emulation(Section):
 class EdgeSettings(Section):
     """`splitvlm edge --config FILE`."""
 
-    node: NodeName = "edge-1"
+    node: NodeName = Field("edge-1", description="name of this node, as in its certificate")
     listen: Address = Field("127.0.0.1:7443", description="for applications on this machine")
-    orchestrator: Address | None = None
+    orchestrator: Address | None = Field(None, description="host:port of the orchestrator; null runs without one")
     cloud: Address | None = Field(
         None, description="the cloud node to use; null takes the one that the orchestrator names"
     )
@@ -147,7 +147,7 @@ class EdgeSettings(Section):
     emulation: Emulation = Emulation()
     security: Security = Security()
     logging: Logging = Logging()
-    drain_s: float = Field(10.0, ge=0)
+    drain_s: float = Field(10.0, ge=0, description="seconds that running questions have to end after SIGTERM")
 
     def plan_limits(self) -> PlanLimits:
         """What forbids plans: `planning`, and `privacy`."""

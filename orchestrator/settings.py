@@ -13,15 +13,15 @@ from splitvlm.settings import Address, Logging, NodeName, Section, Security
 class OrchestratorSettings(Section):
     """`splitvlm orchestrator --config FILE`."""
 
-    node: NodeName = "orchestrator"
-    listen: Address = "127.0.0.1:7441"
+    node: NodeName = Field("orchestrator", description="name of this node, as in its certificate")
+    listen: Address = Field("127.0.0.1:7441", description="host:port for all nodes")
     heartbeat_s: float = Field(0.75, ge=0.1, le=60, description="how often nodes beat; dead after three missed beats")
     accuracy: dict[PlanText, Annotated[float, Field(ge=0, le=1)]] = Field(
         {}, description="accuracy drop of plans, e.g. `tokens/int2: 0.004` for 0.4 points; 0 where nothing is said"
     )
     security: Security = Security()
     logging: Logging = Logging()
-    drain_s: float = Field(5.0, ge=0)
+    drain_s: float = Field(5.0, ge=0, description="seconds that running calls have to end after SIGTERM")
 
 
 CHANGEABLE = frozenset({"accuracy", "heartbeat_s", "logging", "drain_s"})

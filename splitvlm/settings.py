@@ -113,6 +113,8 @@ class Security(Section):
 
 
 class Logging(Section):
+    """What a node logs, on standard error."""
+
     level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="of splitvlm's own; libraries log warnings and errors only"
     )
@@ -127,8 +129,10 @@ class ModelChoice(Section):
         None,
         description="folder of what was learned about the model (docs/reference/bundles.md); null is the user's own",
     )
-    device: str = Field("cpu", pattern=r"^(cpu|cuda(:[0-9]+)?)$")
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    device: str = Field("cpu", pattern=r"^(cpu|cuda(:[0-9]+)?)$", description="`cpu`, `cuda` or `cuda:N`")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="precision; the same on both sides of a session"
+    )
     threads: int | None = Field(
         None, ge=1, le=256, description="torch threads of this process; null leaves the default"
     )

@@ -31,6 +31,13 @@ def test_the_committed_page_is_the_one_that_the_code_makes(generate: ModuleType,
     assert committed == generate.pages()[page], "Run `make docs` and commit what it writes."
 
 
+@pytest.mark.parametrize("page", ["configuration.md", "cli.md"])
+def test_every_key_and_option_says_what_it_means(generate: ModuleType, page: str) -> None:
+    rows = [line for line in generate.pages()[page].splitlines() if line.startswith("| `")]
+    assert len(rows) > 50
+    assert not [row for row in rows if row.endswith("|  |")], "Give it a description (a key) or a help (an option)."
+
+
 def test_every_error_has_its_row_with_text_and_advice() -> None:
     rows = ROW.findall((DOCS / "reference" / "errors.md").read_text("utf-8"))
     kinds = {
