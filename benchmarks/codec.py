@@ -61,7 +61,7 @@ from splitvlm.model.loading import load_whole, middle_cuts
 from splitvlm.model.processors import prompt_inputs
 from splitvlm.model.threads import use_threads
 from splitvlm.scenes.batches import ASIDE, pack, stack
-from splitvlm.scenes.lessons import IMAGE_START, normalised
+from splitvlm.scenes.losses import IMAGE_START, normalised
 from splitvlm.scenes.network import VISUAL_TOKENS
 from splitvlm.scenes.questions import HELD_OUT_SEEDS, QUESTIONS_A_PICTURE, TRAINED, ask, draw
 from splitvlm.scenes.scene import Question

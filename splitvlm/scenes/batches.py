@@ -31,30 +31,30 @@ WEIGHTS |= {"caption": 4.0, "position": 4.0, "comparison": 10.0}  # position wit
 BESIDES_A_PICTURE = 5  # left or right of another landmark: what is learned last
 RECODED_SHARE = 0.3  # of pictures that go through JPEG, as on one of the system's plans
 PREFIX = f"{BOS}User:{FAKE}{GLOBAL}{IMAGE * VISUAL_TOKENS}{FAKE}"
-ASIDE = -100  # label of tokens without loss
+IGNORED_LABEL = -100  # of tokens without loss (torch's `ignore_index`)
 NEAR_TOKENS = 4
 
 
 @dataclass(frozen=True)
 class Batch:
-    """pixels uint8 (B, 256, 256, 3); ids, positions, labels (B, L); mask bool (B, 1, L, L); grids (B, cells, C).
+    """Holds pixels uint8 (B, 256, 256, 3); ids, position_ids, labels (B, L); mask bool (B, 1, L, L); grids (B, cells, C).
 
-    places, differences float32 (B, L): see `places_of`; NaN where a token has no such lesson.
+    x_positions and x_differences, float32 (B, L), are regression targets (see `position_targets`), NaN where a token has none.
     """
 
     pixels: torch.Tensor
     ids: torch.Tensor
-    positions: torch.Tensor
+    position_ids: torch.Tensor
     labels: torch.Tensor
     mask: torch.Tensor
     patch_grid: torch.Tensor
     token_grid: torch.Tensor
-    places: torch.Tensor
-    differences: torch.Tensor
+    x_positions: torch.Tensor
+    x_differences: torch.Tensor
 
 
 class Batches(Dataset[Batch]):
-    """Item i is batch i, a pure function of (seed, i): a run that was stopped goes on with the same data."""
+    """Draws item i as batch i, a pure function of (seed, i), so that a run that was stopped goes on with the same data."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, seed: int, batch: int, steps: int) -> None:
         self.tokenizer, self.seed, self.batch, self.steps = tokenizer, seed, batch, steps
@@ -65,32 +65,31 @@ class Batches(Dataset[Batch]):
     def __getitem__(self, step: int) -> Batch:
         rng = np.random.default_rng([11, self.seed, step])
         scenes = []
-        for place in range(self.batch):
-            index = step * self.batch + place
+        for index in range(step * self.batch, (step + 1) * self.batch):
             scenes.append(draw(TRAINED[index % len(TRAINED)], training_seed(self.seed, index)))
-        questions = [asked(scene, rng) for scene in scenes]
-        packed = [pack(self.tokenizer, some) for some in questions]
-        pixels = np.stack([np.asarray(recoded(s.image, rng)) for s in scenes])
-        ids, positions, labels, mask = stack(packed, self.tokenizer.pad_token_id)
-        lessons = np.full((2, *ids.shape), np.nan, np.float32)
+        questions = [training_questions(scene, rng) for scene in scenes]
+        packed = [pack(self.tokenizer, scene_questions) for scene_questions in questions]
+        pixels = np.stack([np.asarray(recoded(scene.image, rng)) for scene in scenes])
+        ids, position_ids, labels, mask = stack(packed, self.tokenizer.pad_token_id)
+        targets = np.full((2, *ids.shape), np.nan, np.float32)
         names = landmark_ids(self.tokenizer)
-        for row, (scene, one, some) in enumerate(zip(scenes, packed, questions, strict=True)):
-            lessons[:, row, : len(one.ids)] = places_of(scene, one, some, names)
+        for row, (scene, tokens, scene_questions) in enumerate(zip(scenes, packed, questions, strict=True)):
+            targets[:, row, : len(tokens.ids)] = position_targets(scene, tokens, scene_questions, names)
         return Batch(
             torch.from_numpy(pixels),
             ids,
-            positions,
+            position_ids,
             labels,
             mask,
-            patch_grid=torch.from_numpy(np.stack([grid(s, PATCH_GRID) for s in scenes])),
-            token_grid=torch.from_numpy(np.stack([grid(s, TOKEN_GRID) for s in scenes])),
-            places=torch.from_numpy(lessons[0]),
-            differences=torch.from_numpy(lessons[1]),
+            patch_grid=torch.from_numpy(np.stack([grid(scene, PATCH_GRID) for scene in scenes])),
+            token_grid=torch.from_numpy(np.stack([grid(scene, TOKEN_GRID) for scene in scenes])),
+            x_positions=torch.from_numpy(targets[0]),
+            x_differences=torch.from_numpy(targets[1]),
         )
 
 
-def asked(scene: Scene, rng: np.random.Generator) -> list[Question]:
-    """The questions about one picture of a lesson: as `ask` draws them, and more of the relation that is learned last."""
+def training_questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
+    """Draws the questions about one picture of a batch: those of `ask`, and more of the relation that is learned last."""
     questions = ask(scene, rng, QUESTIONS_A_PICTURE, WEIGHTS)
     if scene.domain == aerial.NAME:
         questions += [question for _ in range(BESIDES_A_PICTURE) for question in aerial.beside(rng, scene)]
@@ -99,69 +98,70 @@ def asked(scene: Scene, rng: np.random.Generator) -> list[Question]:
 
 @dataclass(frozen=True)
 class Packed:
-    """One picture's tokens: ids, positions, labels (all of one length), and the block of each (0: the prefix)."""
+    """Holds one picture's tokens: ids, position_ids, labels (all of one length), and the block of each (0: the prefix)."""
 
     ids: list[int]
-    positions: list[int]
+    position_ids: list[int]
     labels: list[int]
     blocks: list[int]
 
 
 def pack(tokenizer: PreTrainedTokenizerBase, questions: list[Question]) -> Packed:
-    """The prefix and the questions one after another; the label of a token is the token that should follow it."""
+    """Packs the prefix and the questions one after another; the label of a token is the token that should follow it."""
     prefix = tokenizer.encode(PREFIX, add_special_tokens=False)
-    packed = Packed(list(prefix), list(range(len(prefix))), [ASIDE] * len(prefix), [0] * len(prefix))
+    packed = Packed(list(prefix), list(range(len(prefix))), [IGNORED_LABEL] * len(prefix), [0] * len(prefix))
     for block, question in enumerate(questions, start=1):
         asked = tokenizer.encode(f"{question.text}{EOS}\nAssistant:", add_special_tokens=False)
         answer = tokenizer.encode(f" {question.answer}{EOS}", add_special_tokens=False)
         tokens = [*asked, *answer[:-1]]
         packed.ids.extend(tokens)
-        packed.positions.extend(range(len(prefix), len(prefix) + len(tokens)))
-        packed.labels.extend([ASIDE] * (len(asked) - 1) + answer)
+        packed.position_ids.extend(range(len(prefix), len(prefix) + len(tokens)))
+        packed.labels.extend([IGNORED_LABEL] * (len(asked) - 1) + answer)
         packed.blocks.extend([block] * len(tokens))
     return packed
 
 
 def landmark_ids(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
-    """The token of each landmark's name, which is one word."""
+    """Returns the landmarks' names by their token ids; each name is one token."""
     return {tokenizer.encode(f" {name}", add_special_tokens=False)[0]: name for name in aerial.LANDMARKS}
 
 
-def places_of(scene: Scene, packed: Packed, questions: list[Question], names: dict[int, str]) -> np.ndarray:
-    """float32 (2, L): the abscissa of each landmark that is named, at its name; what a second one's is more than the
-    first's, from its name on for NEAR_TOKENS. From -1 to 1, and -2 to 2; NaN elsewhere.
+def position_targets(scene: Scene, packed: Packed, questions: list[Question], names: dict[int, str]) -> np.ndarray:
+    """Returns float32 (2, L), NaN where a token has no target.
 
-    Left of and right of need both at once: from answers alone the language model stays at chance for thousands of steps.
+    Row 0 holds, at each landmark's name, its x position (-1 to 1). Row 1 holds, from a second landmark's name on for
+    NEAR_TOKENS, how much larger its x is than the first's (-2 to 2). "Left of" and "right of" need both at once: from
+    answers alone the language model stays at chance for thousands of steps.
     """
-    abscissa = {thing.name: 2 * thing.x / EDGE - 1 for thing in scene.things if thing.name in aerial.LANDMARKS}
-    lessons = np.full((2, len(packed.ids)), np.nan, np.float32)
-    seen: dict[int, float] = {}
-    for place, (token, block) in enumerate(zip(packed.ids, packed.blocks, strict=True)):
-        x = abscissa.get(names.get(token, ""))
+    x_by_name = {thing.name: 2 * thing.x / EDGE - 1 for thing in scene.things if thing.name in aerial.LANDMARKS}
+    targets = np.full((2, len(packed.ids)), np.nan, np.float32)
+    first_x: dict[int, float] = {}
+    for index, (token, block) in enumerate(zip(packed.ids, packed.blocks, strict=True)):
+        x = x_by_name.get(names.get(token, ""))
         if x is None or not block:
             continue
-        lessons[0, place] = x
-        if block in seen and questions[block - 1].kind == "comparison":
-            end = place + NEAR_TOKENS
-            lessons[1, place:end] = np.where(np.array(packed.blocks[place:end]) == block, x - seen[block], np.nan)
-        seen.setdefault(block, x)
-    return lessons
+        targets[0, index] = x
+        if block in first_x and questions[block - 1].kind == "comparison":
+            end = index + NEAR_TOKENS
+            targets[1, index:end] = np.where(np.array(packed.blocks[index:end]) == block, x - first_x[block], np.nan)
+        first_x.setdefault(block, x)
+    return targets
 
 
 def stack(packed: list[Packed], pad: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """ids, positions, labels (B, L), and the mask (B, 1, L, L): True where a token (row) sees another (column)."""
+    """Returns ids, position_ids, labels (B, L), and the mask (B, 1, L, L): True where a token (row) sees another (column)."""
     longest = (max(len(p.ids) for p in packed) + 31) // 32 * 32  # few lengths: each may be compiled anew
     rows = []
-    for values, filler in (("ids", pad), ("positions", 0), ("labels", ASIDE), ("blocks", -1)):
+    for values, filler in (("ids", pad), ("position_ids", 0), ("labels", IGNORED_LABEL), ("blocks", -1)):
         rows.append(torch.tensor([getattr(p, values) + [filler] * (longest - len(p.ids)) for p in packed]))
-    ids, positions, labels, blocks = rows
+    ids, position_ids, labels, blocks = rows
     order = torch.arange(longest)
     alike = (blocks[:, :, None] == blocks[:, None, :]) | (blocks[:, None, :] == 0)
-    return ids, positions, labels, (alike & (order[:, None] >= order[None, :]))[:, None]
+    return ids, position_ids, labels, (alike & (order[:, None] >= order[None, :]))[:, None]
 
 
 def grid(scene: Scene, cells: int) -> np.ndarray:
-    """float32 (cells², C): 1 where a thing of the class stands.
+    """Returns float32 (cells², C): 1 where a thing of the class stands.
 
     The tower's grid is filled as far as things reach; in the tokens' grid a thing that is no broader than a cell has
     one cell, that of its middle, so that a sum over the grid is a count.
@@ -178,7 +178,7 @@ def grid(scene: Scene, cells: int) -> np.ndarray:
 
 
 def recoded(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """The picture, for some after JPEG of a random quality."""
+    """Returns the picture, a RECODED_SHARE of them after JPEG of a random quality."""
     if rng.random() > RECODED_SHARE:
         return image
     store = io.BytesIO()

@@ -24,6 +24,7 @@ POSITION_STD = 0.3  # of the tower's position embedding, against patch embedding
 
 
 def config(tokenizer: PreTrainedTokenizerBase) -> SmolVLMConfig:
+    """Returns the model's configuration, with the ids and the vocabulary (rounded up to 8) of the tokenizer."""
     ids = {name: getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
     special = {f"{name}_token_id": value for name, value in ids.items()}
     vocabulary = (len(tokenizer) + 7) // 8 * 8
@@ -42,7 +43,7 @@ def config(tokenizer: PreTrainedTokenizerBase) -> SmolVLMConfig:
 
 
 def fresh(tokenizer: PreTrainedTokenizerBase, seed: int) -> SmolVLMForConditionalGeneration:
-    """A model with random weights of the size that lets this small a text model learn.
+    """Returns a model with random weights of the size that lets this small a text model learn.
 
     With transformers' deviation of 0.02 the loss stays at the prior; 1/sqrt(inputs) everywhere, and less where a layer
     adds to the residual stream (GPT-2's rule), is what works.
@@ -65,7 +66,7 @@ def fresh(tokenizer: PreTrainedTokenizerBase, seed: int) -> SmolVLMForConditiona
 class GridHeads(nn.Module):
     """Says which classes of things stand in each cell, from the tower's patches and from the connector's tokens.
 
-    Only training has these; they give every place of a picture its own lesson. Logits (B, cells, classes).
+    Only training has these heads; they give each cell of a picture its own loss. Logits (B, cells, classes).
     """
 
     def __init__(self, classes: int) -> None:
@@ -74,24 +75,27 @@ class GridHeads(nn.Module):
         self.tokens = nn.Linear(TEXT["hidden_size"], classes)
 
     def forward(self, patches: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the logits of the patches' grid and of the tokens' grid; inputs (B, cells, width)."""
         return self.patches(patches), self.tokens(tokens)
 
 
-class PlaceHeads(nn.Module):
-    """Says where a named landmark stands, and how far two that are compared are apart, from inner states of the text model.
+class PositionHeads(nn.Module):
+    """Predicts where a named landmark stands, and how far two that are compared are apart, from states of the text model.
 
-    Only training has these. PLACES_AFTER and DIFFERENCES_AFTER layers: a comparison can't be made before its places are known.
+    Only training has these heads. They read the states after POSITIONS_AFTER and DIFFERENCES_AFTER layers: no comparison can
+    be made before both positions are known.
     """
 
-    PLACES_AFTER = 2
+    POSITIONS_AFTER = 2
     DIFFERENCES_AFTER = 3
 
     def __init__(self) -> None:
         super().__init__()
-        self.places = nn.Linear(TEXT["hidden_size"], 1)
+        self.positions = nn.Linear(TEXT["hidden_size"], 1)
         self.differences = nn.Linear(TEXT["hidden_size"], 1)
 
     def forward(self, states: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, L) each, from the states before each layer and after the last."""
-        places, differences = self.places(states[self.PLACES_AFTER]), self.differences(states[self.DIFFERENCES_AFTER])
-        return places[..., 0], differences[..., 0]
+        """Returns x positions and x differences, (B, L) each; `states` are those before each layer and after the last."""
+        positions = self.positions(states[self.POSITIONS_AFTER])
+        differences = self.differences(states[self.DIFFERENCES_AFTER])
+        return positions[..., 0], differences[..., 0]

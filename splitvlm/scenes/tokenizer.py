@@ -21,7 +21,7 @@ FAKE, GLOBAL, IMAGE = "<fake_token_around_image>", "<global-img>", "<image>"
 SPECIALS = (PAD, BOS, EOS, FAKE, GLOBAL, IMAGE)
 LARGEST_NUMBER = 20
 _SAMPLED_PICTURES = 150  # of each domain: enough to meet every word, which a test checks
-# Of transformers' SmolVLM template, for one question: an image, then its text.
+# The part of transformers' SmolVLM template that serves one question: an image, then its text.
 CHAT_TEMPLATE = (
     "<|im_start|>{% for message in messages %}{{ message['role'] | capitalize }}:"
     "{% if message['content'] is string %}{{ message['content'] | trim }}"
@@ -33,19 +33,20 @@ CHAT_TEMPLATE = (
 
 
 def words() -> list[str]:
-    """Every word and sign of all phrasings and answers, the domain that is not trained included, in a fixed order."""
+    """Returns every word of all phrasings and answers, the domain that is not trained included, in a fixed order."""
     texts = [value for name in dir(phrases) if name.isupper() for value in getattr(phrases, name)]
     rng = np.random.default_rng(0)
     for domain in DOMAIN_MODULES:
         for seed in range(_SAMPLED_PICTURES):
             for question in candidates(draw(domain, seed), rng):
                 texts += [question.text, question.answer]
-    found = {word for text in texts for word in re.findall(r"[A-Za-z]+", text)}
-    found |= {str(number) for number in range(LARGEST_NUMBER + 1)} | {"User", "Assistant"}
-    return sorted(found)
+    vocabulary = {word for text in texts for word in re.findall(r"[A-Za-z]+", text)}
+    vocabulary |= {str(number) for number in range(LARGEST_NUMBER + 1)} | {"User", "Assistant"}
+    return sorted(vocabulary)
 
 
-def build() -> PreTrainedTokenizerFast:
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """Returns the tokenizer, always with the same ids; it pads on the left."""
     vocabulary = {token: index for index, token in enumerate(SPECIALS)}
     pieces = [*sorted(pre_tokenizers.ByteLevel.alphabet())]
     for word in words():

@@ -10,15 +10,16 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedTokenizerFast
 
-from splitvlm.scenes import DOMAINS, ask, draw, folder, lessons, network, tokenizer, train
-from splitvlm.scenes.batches import ASIDE, LABELS, Batches, grid, pack, stack
+from splitvlm.scenes import DOMAINS, ask, draw, folder, losses, network, train
+from splitvlm.scenes.batches import IGNORED_LABEL, LABELS, Batches, grid, pack, stack
 from splitvlm.scenes.questions import candidates
 from splitvlm.scenes.scene import Question
+from splitvlm.scenes.tokenizer import build_tokenizer
 
 
 @pytest.fixture(scope="module")
 def words() -> PreTrainedTokenizerFast:
-    return tokenizer.build()
+    return build_tokenizer()
 
 
 @pytest.fixture(scope="module")
@@ -51,17 +52,17 @@ def test_packed_questions_equal_the_processor_s(words: PreTrainedTokenizerFast, 
     questions = ask(scene, 3, 4)
     processor = AutoProcessor.from_pretrained(untrained)
     model = AutoModelForImageTextToText.from_pretrained(untrained, dtype=torch.float32).eval()
-    ids, positions, labels, mask = stack([pack(words, questions)], words.pad_token_id)
+    ids, position_ids, labels, mask = stack([pack(words, questions)], words.pad_token_id)
     pixels = torch.from_numpy(np.array(scene.image))[None]
     with torch.no_grad():
-        tokens = model.model.connector(model.model.vision_model(lessons.normalised(pixels)).last_hidden_state)
+        tokens = model.model.connector(model.model.vision_model(losses.normalised(pixels)).last_hidden_state)
         embedded = model.get_input_embeddings()(ids)
-        embedded[:, lessons.IMAGE_START : lessons.IMAGE_START + network.VISUAL_TOKENS] = tokens
+        embedded[:, losses.IMAGE_START : losses.IMAGE_START + network.VISUAL_TOKENS] = tokens
         packed = model.lm_head(
             model.model.text_model(
-                inputs_embeds=embedded, attention_mask=mask, position_ids=positions
+                inputs_embeds=embedded, attention_mask=mask, position_ids=position_ids
             ).last_hidden_state
-        )[labels != ASIDE]
+        )[labels != IGNORED_LABEL]
         alone = torch.cat([_alone(model, processor, scene.image, question) for question in questions])
     torch.testing.assert_close(packed, alone, atol=2e-4, rtol=1e-4)
 
@@ -96,7 +97,7 @@ def test_the_folder_loads_and_answers(untrained: Path) -> None:
 def test_the_processor_gives_the_pixels_of_training(untrained: Path) -> None:
     scene = draw("aerial", 1)
     inputs = AutoProcessor.from_pretrained(untrained).image_processor(images=[scene.image], return_tensors="pt")
-    trained_on = lessons.normalised(torch.from_numpy(np.array(scene.image))[None])
+    trained_on = losses.normalised(torch.from_numpy(np.array(scene.image))[None])
     torch.testing.assert_close(inputs["pixel_values"][0], trained_on, atol=1e-5, rtol=0)
 
 
@@ -125,20 +126,37 @@ def test_a_stopped_run_goes_on_where_it_was(compiling: str, tmp_path: Path, monk
     told = json.loads((tmp_path / "model" / "training.json").read_text())
     assert (told["steps_run"], told["pictures"]) == (3, 6)
 
-    teach = train.teach
+    train_step = train.train_step
 
-    def interrupted(student: train.TrainState, *others: object) -> dict[str, float]:
-        shown = teach(student, *others)
-        if student.step == 2:
+    def interrupted(state: train.TrainState, *others: object) -> dict[str, float]:
+        figures = train_step(state, *others)
+        if state.step == 2:
             train.signal.raise_signal(train.signal.SIGINT)
-        return shown
+        return figures
 
-    monkeypatch.setattr(train, "teach", interrupted)
+    monkeypatch.setattr(train, "train_step", interrupted)
     arguments[1] = str(tmp_path / "again")
     with pytest.raises(SystemExit, match="stopped at step 2"):
         train.run(train.parse(arguments))
-    monkeypatch.setattr(train, "teach", teach)
+    monkeypatch.setattr(train, "train_step", train_step)
     train.run(train.parse([*arguments, "--resume"]))
     resumed = torch.load(tmp_path / "again.training" / train.CHECKPOINT, weights_only=True)
-    for name, value in whole["model"].items():
-        torch.testing.assert_close(resumed["model"][name], value, atol=1e-5, rtol=1e-4)
+    for weights in ("model", "average"):
+        for name, value in whole[weights].items():
+            torch.testing.assert_close(resumed[weights][name], value, atol=1e-5, rtol=1e-4)
+
+
+def test_the_average_of_weights_begins_with_the_starting_weights_and_forgets_early_steps_faster() -> None:
+    model = torch.nn.Linear(3, 2)
+    average = train.moving_average(model)
+    expected = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    for step in range(1, 12_000, 997):
+        average.n_averaged.fill_(step)
+        decay = min(train.AVERAGE_DECAY, step / (step + 10))
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.add_(1.0)
+                expected[name] = decay * expected[name] + (1 - decay) * parameter
+        average.update_parameters(model)
+    for name, value in average.module.state_dict().items():
+        torch.testing.assert_close(value, expected[name])
