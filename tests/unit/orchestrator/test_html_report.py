@@ -50,6 +50,15 @@ def test_the_page_begins_with_its_conclusion_and_explains_its_columns(comparison
     assert "@media (max-width" in text
 
 
+def test_what_a_scenario_says_is_text_on_the_page_and_never_markup(comparison, tmp_path):
+    hostile = replace(comparison, notes=("<script>alert('x')</script> & \"more\"",), scenario="</title><b>")
+    *_, page = write_report([hostile], tmp_path, stem)
+    text = page.read_text("utf-8")
+    assert "<script" not in text
+    assert "&lt;script&gt;" in text
+    assert "<title>Simulation: &lt;/title&gt;&lt;b&gt;</title>" in text
+
+
 def test_figures_that_nobody_can_read_are_not_there(comparison, tmp_path):
     huge = replace(comparison.summaries[1], regret=40.29, accuracy_drop=-1e-9)
     zero = replace(comparison.summaries[2], regret=-1e-12)
