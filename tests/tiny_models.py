@@ -111,12 +111,12 @@ def save(kind: str, folder: Path, *, repetition_penalty: float | None = None) ->
 
     from splitvlm.model.dummy_processor import stand_in_processor
     from splitvlm.model.random_weights import draw
-    from splitvlm.model.skeleton import build_skeleton, put
+    from splitvlm.model.skeleton import build_skeleton, load_weights
 
     config, image_settings = FAMILIES[kind]()
     model = build_skeleton(config, torch.float32)
     names = [name for name, _ in model.named_parameters()]
-    put(model, ((name, draw(model, name, kind)) for name in names), torch.device("cpu"), torch.float32)
+    load_weights(model, ((name, draw(model, name, kind)) for name in names), torch.device("cpu"), torch.float32)
     model.generation_config.eos_token_id = 4
     model.generation_config.repetition_penalty = repetition_penalty
     model.save_pretrained(folder)

@@ -90,13 +90,13 @@ def _known(name: str) -> tuple[Source, ModelSpec]:
 
 
 def _partial(source: Source, spec: ModelSpec, stages: frozenset[tuple[str, int]], device: str, dtype: str) -> Any:
-    from splitvlm.model.skeleton import build_skeleton, put
+    from splitvlm.model.skeleton import build_skeleton, load_weights
 
     family = family_of(source.config.model_type, spec.name)
     model = build_skeleton(source.config, _torch_dtype(dtype))
     model.generation_config = source.generation_config(model)
     wanted = {name for name, _ in model.named_parameters() if family.layout.stage_of(name) in stages}
-    put(model, source.tensors(model, wanted), _torch_device(device), _torch_dtype(dtype))
+    load_weights(model, source.tensors(model, wanted), _torch_device(device), _torch_dtype(dtype))
     return model
 
 

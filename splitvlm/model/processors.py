@@ -39,6 +39,11 @@ def load_processor(folder: Path, config: Any) -> Any:
             advice="The folder must hold what the model's processor saved, of a kind that these versions of transformers "
             "and tokenizers know.",
         ) from error
+    if not hasattr(tokenizer, "backend_tokenizer"):
+        raise UsageError(
+            f"The tokenizer in {folder} ({type(tokenizer).__name__}) is not one of the tokenizers library.",
+            advice="Fetch tokenizer.json from where the model is published.",
+        )
     _try_prompt(processor, config, folder)
     return processor
 

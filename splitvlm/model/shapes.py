@@ -17,7 +17,7 @@ import torch
 
 from splitvlm.errors import UsageError
 from splitvlm.model.random_weights import draw
-from splitvlm.model.skeleton import build_skeleton, put
+from splitvlm.model.skeleton import build_skeleton, load_weights
 from splitvlm.model.sources import Source
 
 _SEED = 1  # of all shapes; a new one makes new weights, and other hashes
@@ -58,7 +58,7 @@ class ShapeSource(Source):
     def whole(self, device: torch.device, dtype: torch.dtype) -> Any:
         model = build_skeleton(self.config, dtype)
         model.generation_config = self.generation_config(model)
-        put(model, self.tensors(model, {name for name, _ in model.named_parameters()}), device, dtype)
+        load_weights(model, self.tensors(model, {name for name, _ in model.named_parameters()}), device, dtype)
         return model
 
     def hashes(self) -> tuple[str, str]:

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
 
 from splitvlm.errors import UsageError
 from splitvlm.model.dummy_processor import byte_tokenizer
@@ -16,6 +18,57 @@ from splitvlm.model.pictures import MAX_PIXELS, open_picture, read_picture
 from splitvlm.model.text import TextStream
 
 TOKENIZER: Any = byte_tokenizer(300, {"<end>": 256}, eos_token="<end>")
+
+
+def sentencepiece_like(*, strips: bool) -> Any:
+    """A tokenizer of Llama's sort (`strips`) or Gemma's: word pieces, and bytes for what they cannot spell."""
+    pieces = [
+        "</s>",
+        *(f"<0x{byte:02X}>" for byte in range(256)),
+        "▁",
+        "▁hello",
+        "▁world",
+        "▁the",
+        "ing",
+        "a",
+        ".",
+        "é",
+        "日",
+    ]
+    core = Tokenizer(models.BPE({piece: index for index, piece in enumerate(pieces)}, [], byte_fallback=True))
+    strip = [decoders.Strip(" ", 1, 0)] if strips else []
+    core.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip])
+    core.add_special_tokens(["</s>"])
+    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>")
+
+
+SENTENCEPIECE_LIKE = {strips: sentencepiece_like(strips=strips) for strips in (True, False)}
+WORDS = ["▁", "▁hello", "▁world", "▁the", "ing", "a", ".", "é", "日", "</s>"]
+characters = st.characters(codec="utf-8", min_codepoint=128).map(lambda c: [f"<0x{byte:02X}>" for byte in c.encode()])
+
+
+@pytest.mark.parametrize("strips", [True, False])
+@settings(max_examples=100, deadline=None)
+@given(pieces=st.lists(st.sampled_from(WORDS).map(lambda word: [word]) | characters, max_size=12))
+def test_tokenizers_with_byte_fallback_give_the_whole_text_too(strips: bool, pieces: list[list[str]]) -> None:
+    tokenizer = SENTENCEPIECE_LIKE[strips]
+    ids = tokenizer.convert_tokens_to_ids([token for piece in pieces for token in piece])
+    stream = TextStream(tokenizer)
+    streamed = "".join([stream.push(i) for i in ids]) + stream.finish()
+    assert streamed == tokenizer.decode(ids, skip_special_tokens=True).lstrip()
+
+
+@pytest.mark.parametrize("strips", [True, False])
+@settings(max_examples=200, deadline=None)
+@given(ids=st.lists(st.integers(0, 256 + 9), max_size=16))
+@example(ids=[22, 209, 99, 176, 258, 163])
+def test_bytes_that_make_no_character_end_no_answer(strips: bool, ids: list[int]) -> None:
+    """A model may say any token after any other; the words after broken bytes still come."""
+    tokenizer = SENTENCEPIECE_LIKE[strips]
+    stream = TextStream(tokenizer)
+    for token_id in ids:
+        stream.push(token_id)
+    assert "hello" in "".join(stream.push(i) for i in tokenizer.convert_tokens_to_ids(["▁hello", "a"]))
 
 
 @settings(max_examples=60, deadline=None)
