@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from orchestrator.simulator.engine import Ask, Contender, Decision, World, answer_s
+from orchestrator.simulator.answer_costs import answer_s
+from orchestrator.simulator.world import Ask, Contender, Decision, World
 from splitvlm.domain import IMAGE
 from splitvlm.planning.costs import CostLine
 from splitvlm.planning.policy import LinkView, Policy

@@ -11,109 +11,18 @@ from __future__ import annotations
 import heapq
 import math
 from array import array
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
+from orchestrator.simulator.answer_costs import AnswerCosts, answer_costs
 from orchestrator.simulator.results import Run
+from orchestrator.simulator.world import Ask, Contender, Decision, Device, World
 from splitvlm.link.estimator import LinkEstimator
-from splitvlm.link.probing import CALL_BYTES, ProbeSchedule
-from splitvlm.link.traces import Trace
+from splitvlm.link.probing import CALL_BYTES
 from splitvlm.planning.costs import CostLine
-from splitvlm.planning.energy import EnergyModel
 
 FRAME_BYTES = 16 * 1024  # the transfer's first frame has arrived when the receiver's span begins (splitvlm.rpc.limits)
 HANDSHAKE_BYTES = 1_200  # of a session's set-up, device to cloud
 PROBE_LOOK_S = 0.5  # how often an edge node looks whether to probe
-
-
-@dataclass(slots=True)
-class Device:
-    """A device's link and what it has learnt of it."""
-
-    number: int
-    trace: Trace
-    offset_s: float  # where in the trace its clock begins
-    rtt_s: float
-    estimator: LinkEstimator | None  # None where the contender does not measure
-    free_s: float = 0.0
-    quiet_s: float = 0.0  # since when nothing of it crosses the link
-    schedule: ProbeSchedule = field(default_factory=ProbeSchedule)
-    probe_bytes: float = 0.0
-    last_plan: int = -1
-
-    def deliver_s(self, at_s: float, n_bytes: float) -> float:
-        """Seconds until so many bytes have crossed."""
-        return self.trace.time_to_deliver(self.offset_s + at_s, n_bytes)
-
-
-class Ask(NamedTuple):
-    """A request as it starts."""
-
-    device: Device
-    now_s: float
-    arrival_s: float
-    size: float  # its pictures' payload against the plan's median
-
-
-class Decision(NamedTuple):
-    """`hedge` is the device's own line that runs beside, `hedge_after_s` after the start."""
-
-    line: CostLine
-    hedge: CostLine | None = None
-    hedge_after_s: float = 0.0
-    predicted_s: float = 0.0
-
-
-class Contender(Protocol):
-    """Who decides."""
-
-    name: str
-    measures: bool  # whether its devices estimate the link, and probe
-
-    @property
-    def deciding_bps(self) -> Sequence[float]:
-        """Uplink rates at which its choice changes: what is worth a probe."""
-        ...
-
-    def decide(self, ask: Ask) -> Decision:
-        """The plan of a request."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """What is the same for every contender. Arrivals rise; without a period (closed) a device asks after its answer."""
-
-    trace: Trace
-    trace_name: str
-    lines: Sequence[CostLine]
-    workers: dict[str, int]  # by cloud
-    n_tokens: int
-    rtt_s: float
-    offsets_s: Sequence[float]  # one a device
-    arrivals_s: Sequence[Sequence[float]]  # by device; for closed loops the pauses
-    sizes: Sequence[float]
-    closed: bool = False
-    energy: EnergyModel = field(default_factory=EnergyModel)
-
-
-class _Costs(NamedTuple):
-    """A line with the answer's length put in."""
-
-    number: int
-    name: str
-    local: bool
-    before_s: float  # device and encoding
-    payload_bytes: int
-    token_bytes: int
-    cloud_first_s: float  # decoding and prefill
-    first_s: float  # of a local line
-    tokens_s: float
-    trips_per_token: int
-    cloud_rtt_s: float
-    drop: float
-    cloud: str
 
 
 class _Sending(NamedTuple):
@@ -121,14 +30,14 @@ class _Sending(NamedTuple):
 
     ask: Ask
     decision: Decision
-    costs: _Costs
+    costs: AnswerCosts
     ready_s: float
     sent_s: float
     payload_bytes: float
 
 
 def simulate(world: World, contender: Contender) -> Run:
-    """Every request of every device under one contender."""
+    """Simulates every request of every device under one contender."""
     return _Simulation(world, contender).run()
 
 
@@ -137,7 +46,7 @@ class _Simulation:
         self._world = world
         self._contender = contender
         self._run = Run(contender.name, world.trace_name)
-        self._costs: dict[int, _Costs] = {}
+        self._costs: dict[int, AnswerCosts] = {}
         self._free = {cloud: [0.0] * count for cloud, count in world.workers.items()}
         self._devices = [
             Device(number, world.trace, offset_s, world.rtt_s, LinkEstimator() if contender.measures else None)
@@ -153,39 +62,39 @@ class _Simulation:
                 self._shake_hands(device, device.estimator)
             self._await_next(device)
         while self._events:
-            at_s, _, what = heapq.heappop(self._events)
-            if isinstance(what, int):
-                self._start(self._devices[what], at_s)
+            at_s, _, event = heapq.heappop(self._events)
+            if isinstance(event, int):
+                self._start(self._devices[event], at_s)
             else:
-                self._at_cloud(what, at_s)
+                self._at_cloud(event, at_s)
         self._run.probe_bytes = sum(device.probe_bytes for device in self._devices)
         return self._run
 
-    def _push(self, at_s: float, what: _Sending | int) -> None:
+    def _push(self, at_s: float, event: _Sending | int) -> None:
         self._order += 1
-        heapq.heappush(self._events, (at_s, self._order, what))
+        heapq.heappush(self._events, (at_s, self._order, event))
 
     def _await_next(self, device: Device) -> None:
-        place = self._next[device.number]
+        request = self._next[device.number]
         arrivals = self._world.arrivals_s[device.number]
-        if place < len(arrivals):
-            self._push(max(device.free_s, self._arrival_s(device, place)), device.number)
+        if request < len(arrivals):
+            self._push(max(device.free_s, self._arrival_s(device, request)), device.number)
 
-    def _arrival_s(self, device: Device, place: int) -> float:
-        given = self._world.arrivals_s[device.number][place]
-        return device.free_s + given if self._world.closed else given
+    def _arrival_s(self, device: Device, request: int) -> float:
+        arrival_s = self._world.arrivals_s[device.number][request]
+        return device.free_s + arrival_s if self._world.closed else arrival_s
 
     def _start(self, device: Device, now_s: float) -> None:
-        place = self._next[device.number]
-        arrival_s = now_s if self._world.closed else self._world.arrivals_s[device.number][place]
-        self._next[device.number] = place + 1
-        size = self._world.sizes[(place + 7 * device.number) % len(self._world.sizes)]
+        request = self._next[device.number]
+        arrival_s = now_s if self._world.closed else self._world.arrivals_s[device.number][request]
+        self._next[device.number] = request + 1
+        size = self._world.sizes[(request + 7 * device.number) % len(self._world.sizes)]
         if device.estimator is not None:
             self._probe(device, now_s)
             device.schedule.asked(now_s)
         ask = Ask(device, now_s, arrival_s, size)
         decision = self._contender.decide(ask)
-        costs = self._of(decision.line)
+        costs = self._costs_of(decision.line)
         if costs.local:
             first_s = now_s + costs.first_s
             self._done(ask, decision, costs, first_s, first_s + costs.tokens_s, 0.0, 0.0, True)
@@ -225,7 +134,7 @@ class _Simulation:
     def _observe(
         self, estimator: LinkEstimator, device: Device, payload_bytes: float, ready_s: float, sent_s: float
     ) -> None:
-        """What the edge node would tell its estimator of this transfer (edge_node.cloud.link)."""
+        """Tells the estimator of a transfer what an edge node would tell it (edge_node.cloud.link)."""
         span_s, first = None, min(FRAME_BYTES, int(payload_bytes))
         if payload_bytes > FRAME_BYTES:
             span_s = sent_s - ready_s - device.deliver_s(ready_s, FRAME_BYTES)
@@ -233,7 +142,7 @@ class _Simulation:
         estimator.on_transfer(int(payload_bytes), span_s, heard_s - ready_s, 0.0, heard_s, first_frame_bytes=first)
 
     def _device_wins(self, sending: _Sending, done_s: float) -> None:
-        """The device's own answer is complete and goes out whole: until then the cloud's was hoped for."""
+        """Ends a request with the device's own answer, which goes out whole: until then the cloud's was waited for."""
         ask, decision, costs, ready_s, sent_s, payload_bytes = sending
         if done_s < sent_s:
             crossed = ask.device.trace.capacity_bytes(ask.device.offset_s + ready_s, ask.device.offset_s + done_s)
@@ -248,14 +157,14 @@ class _Simulation:
     def _device_done_s(self, ask: Ask, decision: Decision) -> float:
         if decision.hedge is None:
             return math.inf
-        local = self._of(decision.hedge)
+        local = self._costs_of(decision.hedge)
         return ask.now_s + decision.hedge_after_s + local.first_s + local.tokens_s
 
     def _done(
         self,
         ask: Ask,
         decision: Decision,
-        costs: _Costs,
+        costs: AnswerCosts,
         first_s: float,
         done_s: float,
         sending_s: float,
@@ -290,20 +199,20 @@ class _Simulation:
         run.predicted_s.append(decision.predicted_s)
         run.payload_bytes.append(sent_bytes)
         run.energy_j.append(joules)
-        run.accuracy_drop.append(self._of(decision.hedge).drop if device_won and decision.hedge else costs.drop)
+        run.accuracy_drop.append(self._costs_of(decision.hedge).drop if device_won and decision.hedge else costs.drop)
         if device.last_plan not in (-1, costs.number):
             run.switches += 1
         device.last_plan = costs.number
         self._await_next(device)
 
     def _shake_hands(self, device: Device, estimator: LinkEstimator) -> None:
-        """A session is opened when the node has started. Its bytes are counted apart."""
+        """Opens the session, as a node does at its start. Its bytes are counted apart."""
         estimator.on_rtt(device.rtt_s, -1.0)
         took_s = device.deliver_s(-1.0, HANDSHAKE_BYTES) + device.rtt_s
         estimator.on_transfer(HANDSHAKE_BYTES, None, took_s, 0.0, -1.0 + took_s)
 
     def _probe(self, device: Device, now_s: float) -> None:
-        """The probes between the last answer and now."""
+        """Sends the probes between the last answer and now."""
         estimator, schedule = device.estimator, device.schedule
         assert estimator is not None
         at_s = device.quiet_s
@@ -317,7 +226,7 @@ class _Simulation:
             at_s = self._probe_at(device, estimator, at_s)
 
     def _probe_at(self, device: Device, estimator: LinkEstimator, at_s: float) -> float:
-        """A look, and the probes that it wants; when their answers are here."""
+        """Looks whether to probe, and probes. Returns when the answers are here."""
         schedule = device.schedule
         size = schedule.size(estimator.estimate(at_s), self._contender.deciding_bps, at_s)
         if not size and schedule.empty_wait_s(at_s, estimator) > 0:
@@ -334,44 +243,10 @@ class _Simulation:
             estimator.on_transfer(size, None, took_s, 0.0, at_s, probe=True)
         return at_s
 
-    def _of(self, line: CostLine) -> _Costs:
+    def _costs_of(self, line: CostLine) -> AnswerCosts:
         costs = self._costs.get(id(line))
         if costs is None:
-            costs = _costs(line, len(self._run.plans), self._world.n_tokens)
+            costs = answer_costs(line, len(self._run.plans), self._world.n_tokens)
             self._costs[id(line)] = costs
             self._run.plans.append(costs.name)
         return costs
-
-
-def _costs(line: CostLine, index: int, n_tokens: int) -> _Costs:
-    name = f"{line.plan} at {line.cloud}" if line.cloud else str(line.plan)
-    return _Costs(
-        number=index,
-        name=name,
-        local=line.local,
-        before_s=line.device_s + line.encode_s,
-        payload_bytes=line.payload_bytes,
-        token_bytes=line.token_bytes,
-        cloud_first_s=line.decode_s + line.cloud_s,
-        first_s=line.device_s,
-        tokens_s=n_tokens * line.token_s,
-        trips_per_token=line.trips_per_token,
-        cloud_rtt_s=line.cloud_rtt_s,
-        drop=line.accuracy_drop,
-        cloud=line.cloud,
-    )
-
-
-def answer_s(world: World, ask: Ask, line: CostLine) -> tuple[float, float]:
-    """First and last token of a request under one line, after its start, by the true trace and without a queue."""
-    costs = _costs(line, 0, world.n_tokens)
-    if costs.local:
-        return costs.first_s, costs.first_s + costs.tokens_s
-    device, trip_s = ask.device, ask.device.rtt_s + costs.cloud_rtt_s
-    ready_s = ask.now_s + costs.before_s
-    at_s = ready_s + device.deliver_s(ready_s, costs.payload_bytes * ask.size) + trip_s + costs.cloud_first_s
-    done_s = at_s + costs.tokens_s
-    if costs.trips_per_token:
-        for _ in range(world.n_tokens):
-            done_s += trip_s + device.deliver_s(done_s, costs.token_bytes)
-    return at_s - ask.now_s, done_s - ask.now_s

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from orchestrator.simulator.baselines import Adaptive, everyone
-from orchestrator.simulator.engine import Contender, World, simulate
+from orchestrator.simulator.engine import simulate
 from orchestrator.simulator.results import Comparison, Run, summarise
 from orchestrator.simulator.scenario import Scenario
+from orchestrator.simulator.world import Contender, World
 from splitvlm.errors import UsageError
 from splitvlm.link.tracefiles import load_living
 from splitvlm.link.traces import LinkTrace

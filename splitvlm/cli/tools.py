@@ -77,7 +77,7 @@ def link(
     ] = None,
 ) -> None:
     """Emulate a link by a TCP proxy that follows a recorded or synthetic trace."""
-    from splitvlm.link.emulator import run
+    from splitvlm.link.command import run
     from splitvlm.settings import host_and_port
 
     delay_s = None if delay_ms is None else delay_ms / 1e3

@@ -6,4 +6,6 @@ tracefiles.py   traces from Mahimahi files, CSV files and short texts such as `c
 synthesis.py    makes the small traces of our own in synthetic/
 bottleneck.py   when which byte leaves a queue before a trace; `now_s` passed in
 emulator.py     a TCP proxy that replays a trace between real processes
+sockets.py      its sockets, with small buffers
+command.py      the process `splitvlm link`
 """

@@ -13,36 +13,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import math
-import signal
 import socket
-import struct
 import time
 from collections import defaultdict
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import TracebackType
 
-from splitvlm.errors import PortError, UsageError
-from splitvlm.link import tracefiles
-from splitvlm.link.bottleneck import PACKET_BYTES, Bottleneck
-from splitvlm.link.traces import LinkTrace, Trace
+from splitvlm.link.bottleneck import Bottleneck
+from splitvlm.link.sockets import connect, listen, reset, tune
+from splitvlm.link.traces import Trace
 
 log = logging.getLogger(__name__)
 
 DOWNLINK_BPS = 100e6  # where nothing is told of the downlink, it should not be what limits
 QUEUE_BYTES = 32_768  # about 20 packets: the depth of a small access router
-SOCKET_BUFFER_BYTES = 16_384  # the kernel doubles it; more would hide the queue from its sender
-SENDERS_WINDOW_BYTES = 2_048
-"""Receive buffer towards the device. A sender makes segments of half the largest window it has seen, and Linux takes a link on
-which no whole one fits for longer than TCP_USER_TIMEOUT (gRPC sets 10 s) for dead, even while parts of them pass. So half
-a window must fit into what one read makes free."""
 LOG_BIN_S = 0.1
 MAX_WAIT_S = 3600.0  # asyncio cannot wait for ever
-CONNECT_S = 10.0
 
 Delay = float | Callable[[float], float]
 """One-way propagation in seconds, fixed or by the time since the trace's start."""
@@ -50,7 +39,7 @@ Delay = float | Callable[[float], float]
 
 @dataclass
 class Direction:
-    """One way over the link, shared by all connections."""
+    """Holds the state of one way over the link, which all connections share."""
 
     name: str
     bottleneck: Bottleneck
@@ -59,11 +48,12 @@ class Direction:
     bins: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))  # delivered bytes by LOG_BIN_S
 
     def count(self, since_t0_s: float, n_bytes: int) -> None:
+        """Counts bytes that were delivered so many seconds after the trace's start."""
         self.delivered_bytes += n_bytes
         self.bins[int(since_t0_s / LOG_BIN_S)] += n_bytes
 
     def deliveries(self) -> list[tuple[float, int]]:
-        """(start of the bin in seconds since t0, bytes delivered in it), without empty bins."""
+        """Returns (start of the bin in seconds since t0, bytes delivered in it), without empty bins."""
         return [(round(number * LOG_BIN_S, 6), n_bytes) for number, n_bytes in sorted(self.bins.items())]
 
 
@@ -75,7 +65,7 @@ class LinkEmulator:
 
     def __init__(
         self,
-        listen: tuple[str, int],
+        address: tuple[str, int],
         upstream: tuple[str, int],
         trace_up: Trace,
         trace_down: Trace | None = None,
@@ -84,7 +74,7 @@ class LinkEmulator:
         queue_bytes: int = QUEUE_BYTES,
         t0_s: float | None = None,
     ) -> None:
-        self.listen, self.upstream = listen, upstream
+        self._address, self._upstream = address, upstream
         self.connections = 0  # accepted so far
         self.t0_s = t0_s if t0_s is not None else math.nan
         self._traces = (trace_up, trace_down or Trace.constant(DOWNLINK_BPS))
@@ -98,7 +88,7 @@ class LinkEmulator:
         self._listener: socket.socket | None = None
 
     async def __aenter__(self) -> LinkEmulator:
-        self._listener = _listen(self.listen)
+        self._listener = listen(self._address)
         if math.isnan(self.t0_s):
             self.t0_s = time.monotonic()
         self.up, self.down = (
@@ -119,12 +109,12 @@ class LinkEmulator:
 
     @property
     def port(self) -> int:
-        """The port that is listened on; the system's choice when 0 was asked for."""
+        """Returns the port that is listened on; the system's choice when 0 was asked for."""
         assert self._listener is not None, "not started"
         return int(self._listener.getsockname()[1])
 
     def cut(self, *, drop: bool = False) -> None:
-        """Nothing passes any more. `drop` also resets all connections and refuses new ones, as a dying host would."""
+        """Stops all traffic. With `drop` it also resets all connections and refuses new ones, as a dying host would."""
         self._passable.clear()
         if drop:
             self._refusing = True
@@ -132,14 +122,14 @@ class LinkEmulator:
                 task.cancel()
 
     def restore(self) -> None:
-        """Everything passes again; what waited in a silent cut goes on."""
+        """Lets everything pass again; what waited in a silent cut goes on."""
         for direction in (self.up, self.down):
             direction.bottleneck.hold(time.monotonic())
         self._refusing = False
         self._passable.set()
 
     def counters(self) -> dict[str, float]:
-        """TCP payload bytes that were delivered, connections accepted, and seconds since the trace began."""
+        """Returns TCP payload bytes that were delivered, connections accepted, and seconds since the trace began."""
         up, down = self.up.delivered_bytes, self.down.delivered_bytes
         seconds = round(time.monotonic() - self.t0_s, 3)
         return {
@@ -162,32 +152,32 @@ class LinkEmulator:
             client, _ = await loop.sock_accept(listener)
             self.connections += 1
             if self._refusing:
-                _reset(client)
+                reset(client)
             else:
                 task = self._spawn(self._serve(client))
                 self._serving.add(task)
                 task.add_done_callback(self._serving.discard)
 
     async def _serve(self, client: socket.socket) -> None:
-        """One connection, until both ways are at their end or one side breaks."""
+        """Serves one connection, until both ways are at their end or one side breaks."""
         sockets = [client]
         try:
-            _tune(client)
-            server = await _connect(self.upstream)
+            tune(client)
+            server = await connect(self._upstream)
             sockets.append(server)
             await self._both_ways(client, server)
         except asyncio.CancelledError:
-            _reset(*sockets)
+            reset(*sockets)
             raise
         except OSError as broken:
             log.info("link connection broke: %s", broken)
-            _reset(*sockets)
+            reset(*sockets)
         finally:
             for sock in sockets:
                 sock.close()
 
     async def _both_ways(self, client: socket.socket, server: socket.socket) -> None:
-        """Until both are at their end. Raises the OSError of the one that breaks first."""
+        """Carries both ways until both are at their end. Raises the OSError of the one that breaks first."""
         try:
             async with asyncio.TaskGroup() as ways:
                 ways.create_task(self._carry(client, server, self.up))
@@ -196,7 +186,7 @@ class LinkEmulator:
             raise _first_of(broken) from broken
 
     async def _carry(self, source: socket.socket, target: socket.socket, direction: Direction) -> None:
-        """One way of a connection: read, queue, and hand to `_deliver`. An empty packet is the end, in its place."""
+        """Carries one way of a connection: reads, queues, and hands to `_deliver`. An empty packet marks the end."""
         loop = asyncio.get_running_loop()
         air: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
         reading = asyncio.Event()  # a receiver that does not read stops its own sender, and nobody else
@@ -213,10 +203,10 @@ class LinkEmulator:
                     return
 
     async def _cross(self, n_bytes: int, direction: Direction) -> float:
-        """Wait for room in the queue, then take it; when the packet will have arrived at the other end."""
+        """Waits for room in the queue and takes it. Returns when the packet will have arrived at the other end."""
         async with direction.turn:
-            while (room_s := direction.bottleneck.room_at_s(time.monotonic())) > time.monotonic():
-                await _sleep_until(room_s)
+            while (free_at_s := direction.bottleneck.room_at_s(time.monotonic())) > time.monotonic():
+                await _sleep_until(free_at_s)
             await self._passable.wait()
             departure_s = direction.bottleneck.book(time.monotonic(), n_bytes)
         delay_s = self._delay if isinstance(self._delay, float | int) else self._delay(departure_s - self.t0_s)
@@ -245,107 +235,8 @@ class LinkEmulator:
             direction.count(time.monotonic() - self.t0_s, len(packet))
 
 
-async def run(
-    listen: tuple[str, int],
-    upstream: tuple[str, int],
-    trace: str,
-    *,
-    delay_s: float | None = None,
-    down: str | None = None,
-    queue_bytes: int = QUEUE_BYTES,
-    log_file: Path | None = None,
-) -> None:
-    """The process `splitvlm link`: a ready line, then shaping until SIGTERM or SIGINT, then a JSON line of counters.
-
-    The file's own downlink and round-trip times count unless `down` and `delay_s` (one way) say otherwise. `log_file`
-    gets the deliveries as CSV `seconds,direction,bytes` in bins of 0.1 s.
-    """
-    told = tracefiles.load(trace)
-    down_trace = tracefiles.load(down).up if down is not None else told.down
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    delay = _delay_of(told) if delay_s is None else delay_s
-    started_unix_s = time.time()
-    async with LinkEmulator(listen, upstream, told.up, down_trace, delay_s=delay, queue_bytes=queue_bytes) as link:
-        where = f"listen={listen[0]}:{link.port} upstream={upstream[0]}:{upstream[1]}"
-        print(f"link ready {where} trace={trace}", flush=True)
-        await stop.wait()
-        print(json.dumps({**link.counters(), "started_unix_s": round(started_unix_s, 3)}), flush=True)
-        if log_file is not None:
-            _write_log(log_file, link)
-
-
-def _delay_of(told: LinkTrace) -> Delay:
-    return (lambda since_t0_s: (told.rtt_s(since_t0_s) or 0.0) / 2) if told.rtt_knots else 0.0
-
-
-def _write_log(path: Path, link: LinkEmulator) -> None:
-    rows = sorted((at_s, way.name, n) for way in (link.up, link.down) for at_s, n in way.deliveries())
-    text = "seconds,direction,bytes\n" + "".join(f"{at_s:.1f},{name},{n}\n" for at_s, name, n in rows)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, "utf-8")
-    except OSError as error:
-        raise UsageError(f"Cannot write the log {path}: {error.strerror}.") from error
-
-
 async def _sleep_until(at_s: float) -> None:
     await asyncio.sleep(min(at_s - time.monotonic(), MAX_WAIT_S))
-
-
-def _listen(address: tuple[str, int]) -> socket.socket:
-    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Before listening: accepted sockets inherit them, and the window scale is fixed then.
-        _small_buffers(listener, SENDERS_WINDOW_BYTES)
-        listener.bind(address)
-        listener.listen(128)
-    except OSError as error:
-        listener.close()
-        raise PortError(
-            f"Cannot listen on {address[0]}:{address[1]}: {error.strerror}.", advice="Choose another port, or 0."
-        ) from error
-    listener.setblocking(False)
-    return listener
-
-
-async def _connect(address: tuple[str, int]) -> socket.socket:
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(*address, type=socket.SOCK_STREAM)
-    family, kind, proto, _, target = found[0]
-    sock = socket.socket(family, kind, proto)
-    try:
-        sock.setblocking(False)
-        _small_buffers(sock)
-        _tune(sock)
-        async with asyncio.timeout(CONNECT_S):
-            await loop.sock_connect(sock, target)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def _small_buffers(sock: socket.socket, receive_bytes: int = SOCKET_BUFFER_BYTES) -> None:
-    """Also a small segment: loopback's of 64 kB would not fit the buffer, and TCP would stall on it."""
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, PACKET_BYTES)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
-
-
-def _tune(sock: socket.socket) -> None:
-    sock.setblocking(False)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-def _reset(*sockets: socket.socket) -> None:
-    """Close so that the peers see a reset, and not an end of data that looks complete."""
-    for sock in sockets:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        sock.close()
 
 
 def _first_of(broken: BaseExceptionGroup[OSError]) -> OSError:

@@ -22,10 +22,11 @@ from rich.progress import Progress
 from rich.table import Table
 
 from orchestrator.simulator.baselines import Adaptive
-from orchestrator.simulator.engine import World, simulate
+from orchestrator.simulator.engine import simulate
 from orchestrator.simulator.results import Record
 from orchestrator.simulator.run import lines_of
 from orchestrator.simulator.scenario import Scenario
+from orchestrator.simulator.world import World
 from splitvlm.crypto.identity import Role
 from splitvlm.domain import DEVICE, IMAGE, TOKENS
 from splitvlm.errors import PeerUnavailable, UsageError

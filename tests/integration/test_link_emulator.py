@@ -246,7 +246,7 @@ async def test_a_saturated_recorded_link_delivers_its_trace_within_3_percent_ove
 async def test_the_process_says_ready_and_counts_until_it_is_stopped(tmp_path):
     log_file = tmp_path / "link.csv"
     program = (
-        "import asyncio, pathlib, sys; from splitvlm.link.emulator import run;"
+        "import asyncio, pathlib, sys; from splitvlm.link.command import run;"
         "asyncio.run(run(('127.0.0.1', 0), ('127.0.0.1', int(sys.argv[1])), 'constant:1mbit',"
         " delay_s=0.01, log_file=pathlib.Path(sys.argv[2])))"
     )

@@ -11,7 +11,7 @@ TELLS = {("time", "time"), ("time", "time_ns"), ("datetime", "now"), ("datetime"
 MAY = {
     "edge_node/audit.py": "when an answer was given, for whoever reads the audit log",
     "splitvlm/crypto/lifetime.py": "when a certificate is issued, and whether it is in date",
-    "splitvlm/link/emulator.py": "the date in the log of an emulated link",
+    "splitvlm/link/command.py": "the date in the log of an emulated link",
 }
 
 

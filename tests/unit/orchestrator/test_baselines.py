@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.simulator.baselines import Adaptive, Fixed, Oracle
-from orchestrator.simulator.engine import World, simulate
+from orchestrator.simulator.engine import simulate
+from orchestrator.simulator.world import World
 from splitvlm.domain import Plan
 from splitvlm.link.traces import Trace
 from splitvlm.planning.costs import CostLine

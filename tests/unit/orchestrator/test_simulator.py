@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from orchestrator.simulator.baselines import Fixed
-from orchestrator.simulator.engine import World, simulate
+from orchestrator.simulator.engine import simulate
 from orchestrator.simulator.results import percentile, summarise, write_csv, write_json
 from orchestrator.simulator.run import compare, lines_of
 from orchestrator.simulator.scenario import Scenario
+from orchestrator.simulator.world import World
 from splitvlm import settings
 from splitvlm.domain import Plan
 from splitvlm.errors import ConfigError, UsageError
