@@ -36,4 +36,5 @@ async def run(settings: OrchestratorSettings, source: Path | None = None) -> Non
 
 
 def accuracy_of(settings: OrchestratorSettings) -> dict[Plan, float]:
+    """Returns the accuracy drops that the configuration states, by plan."""
     return {Plan.parse(text): drop for text, drop in settings.accuracy.items()}

@@ -74,6 +74,7 @@ class PlanStreams:
         return stream
 
     def close(self, stream: PlanStream) -> None:
+        """Forgets a stream that has ended, unless another of the node has taken its place."""
         if self._streams.get(stream.node) is stream:
             del self._streams[stream.node]
 
@@ -89,4 +90,5 @@ class PlanStreams:
             stream.end(reason)
 
     def all(self) -> list[PlanStream]:
+        """Returns all open streams, at most one a device."""
         return list(self._streams.values())

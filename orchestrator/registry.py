@@ -166,6 +166,7 @@ class Registry:
             self._drop_from_pool(name)
 
     def nodes(self) -> list[Node]:
+        """Returns all registered nodes, silent ones included until they are dropped."""
         return [seat.node for seat in self._seats.values()]
 
     def silent_s(self, name: str, now_s: float) -> float:
@@ -173,9 +174,11 @@ class Registry:
         return now_s - self._seats[name].seen_s
 
     def is_alive(self, name: str, now_s: float) -> bool:
+        """Tells whether a registered node has sent a heartbeat lately enough. Raises KeyError for an unknown name."""
         return now_s <= self._seats[name].alive_until_s
 
     def edge(self, name: str) -> EdgeNode | None:
+        """Returns the edge node of that name, or None where no edge node has it."""
         seat = self._seats.get(name)
         return seat.node if seat is not None and isinstance(seat.node, EdgeNode) else None
 

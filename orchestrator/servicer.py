@@ -68,6 +68,7 @@ class ControlServicer(control_pb2_grpc.ControlServicer):
 
     @unary
     async def Register(self, request: pb.Registration, context: Any) -> pb.RegisterReply:
+        """Registers a node with its profile, and has plan tables rebuilt. Answers with the heartbeat's period."""
         check_registration(request)
         await self._admit(context, request.node, Role.EDGE if request.role == "edge" else Role.CLOUD)
         await self._keep(self._registration_pace, request.node)
@@ -81,6 +82,7 @@ class ControlServicer(control_pb2_grpc.ControlServicer):
 
     @unary
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Any) -> pb.HeartbeatReply:
+        """Notes that a node is alive, and how long requests wait at a cloud node."""
         check_beat(request)
         await self._admit(context, request.node, Role.EDGE, Role.CLOUD)
         queue_s = 1e-6 * request.queue_us
@@ -90,6 +92,7 @@ class ControlServicer(control_pb2_grpc.ControlServicer):
 
     @unary
     async def Leave(self, request: pb.LeaveRequest, context: Any) -> pb.LeaveReply:
+        """Takes a node out of service, as it asked before its end."""
         check_leave(request)
         await self._admit(context, request.node, Role.EDGE, Role.CLOUD)
         if self._registry.leave(request.node, request.instance):
@@ -99,6 +102,7 @@ class ControlServicer(control_pb2_grpc.ControlServicer):
 
     @unary
     async def Report(self, request: pb.LinkReport, context: Any) -> pb.ReportReply:
+        """Logs what a device measured of its link and which plans it used."""
         check_report(request)
         await self._admit(context, request.node, Role.EDGE)
         _log.debug(
@@ -115,6 +119,7 @@ class ControlServicer(control_pb2_grpc.ControlServicer):
 
     @streaming
     async def WatchPlans(self, request: pb.WatchRequest, context: Any) -> AsyncIterator[pb.PlanTable]:
+        """Streams plan tables to a device: one at once, then one whenever it changes."""
         check_watch(request)
         await self._admit(context, request.node, Role.EDGE)
         self._registry.check_holder(request.node, request.instance, time.monotonic())
@@ -130,6 +135,7 @@ class ControlServicer(control_pb2_grpc.ControlServicer):
 
     @unary
     async def Nodes(self, request: pb.NodesRequest, context: Any) -> pb.NodeList:
+        """Lists the registered nodes, those heard last first, as many as one message holds."""
         caller = require_role(context, *Role, plaintext=self._plaintext)
         await self._keep(self._pace, f"nodes/{caller or ''}")
         now_s = time.monotonic()

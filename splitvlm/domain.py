@@ -64,6 +64,7 @@ class Cut:
 
     @property
     def decodes_on_device(self) -> bool:
+        """Tells whether the device runs the whole model, so that nothing crosses the link."""
         return self.kind is CutKind.DEVICE
 
     @property

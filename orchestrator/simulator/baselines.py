@@ -29,6 +29,7 @@ class Adaptive:
         self.deciding_bps = deciding_rates(table.lines, rtt_s, n_tokens)
 
     def decide(self, ask: Ask) -> Decision:
+        """Chooses by the edge node's own policy, from what the device has learnt of its link."""
         device = ask.device
         policy = self._policies.get(device.number)
         if policy is None:
@@ -59,6 +60,7 @@ class Fixed:
         self._decision = Decision(line, hedge)
 
     def decide(self, ask: Ask) -> Decision:
+        """Chooses the same plan for each request."""
         return self._decision
 
 
@@ -74,6 +76,7 @@ class Oracle:
         self._lines = lines
 
     def decide(self, ask: Ask) -> Decision:
+        """Chooses the plan whose answer ends first on the true trace."""
         return Decision(min(self._lines, key=lambda line: answer_s(self._world, ask, line)[1]))
 
 

@@ -87,6 +87,7 @@ class ScenarioPlanning(Section):
     bytes_per_day: float | None = Field(None, gt=0, description="of each device's uplink")
 
     def limits(self) -> PlanLimits:
+        """Returns the limits that the plan table must keep."""
         return PlanLimits(
             max_accuracy_drop=self.max_accuracy_drop,
             max_kind_drop=self.max_kind_drop,
@@ -104,6 +105,7 @@ class ScenarioObjective(Section):
     energy_per_j: float = Field(0.0, ge=0, description="seconds that a joule is worth")
 
     def objective(self) -> Objective:
+        """Returns the weights by which the policy compares plans."""
         return Objective(self.latency, self.energy_per_j)
 
 

@@ -37,6 +37,7 @@ class ReconstructionNetwork(nn.Module):
         nn.init.zeros_(self.third.weight)
 
     def forward(self, x_NX: torch.Tensor) -> torch.Tensor:
+        """Returns the restored coefficients, float32 [N, columns], of inputs [N, X]."""
         hidden = functional.relu(self.second(functional.relu(self.first(x_NX))))
         restored: torch.Tensor = self.third(hidden)
         return restored

@@ -34,10 +34,12 @@ def with_dash(given: list[str]) -> list[str]:
 
 
 def piped(arguments: list[str]) -> bool:
+    """Tells from a command line whether its JSON goes to standard output, so that nothing else may be printed there."""
     return ("--json", "-") in itertools.pairwise(arguments)
 
 
 def write_json(file: Path | None, result: object) -> None:
+    """Writes `result` to a file, or to standard output for `-`; does nothing for None. Raises UsageError."""
     if file is None:
         return
     if str(file) == "-":

@@ -39,6 +39,7 @@ Tensors = dict[str, np.ndarray]  # type: ignore[type-arg]
 
 
 def write(path: Path, bases: Mapping[Cut, Basis]) -> None:
+    """Writes the bases of all cuts as one safetensors file: matrices as float16, which `read` restores as float32."""
     tensors: Tensors = {}
     for cut, basis in bases.items():
         tensors[f"{cut}.shape"] = np.array(basis.shape, np.int32)

@@ -79,6 +79,7 @@ class EntropyModel:
 
     @property
     def columns(self) -> int:
+        """Returns the number of columns (KLT coefficients) that the model covers."""
         return len(self.reach)
 
     def shared(self, columns: int) -> Iterator[tuple[int, int, F32]]:
@@ -98,6 +99,7 @@ def inputs_of(column: int, rows: int) -> int:
 
 
 def units_of(column: int) -> int:
+    """Returns the number of hidden units of a column's network: the leading columns, which hold most bits, get more."""
     return LEADING_UNITS if column < LEADING else HIDDEN_UNITS
 
 

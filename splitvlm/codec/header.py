@@ -72,6 +72,7 @@ class TensorHead:
 
     @property
     def elements(self) -> int:
+        """Returns the number of elements of the tensor."""
         return math.prod(self.shape)
 
 
@@ -101,15 +102,18 @@ class Cursor:
 
     @property
     def left(self) -> int:
+        """Returns the number of bytes that were not read yet."""
         return len(self._data) - self._place
 
     def take(self, count: int) -> memoryview:
+        """Returns the next `count` bytes without copying them. Raises ProtocolError where fewer are left."""
         if count > self.left:
             malformed("it ends too early")
         self._place += count
         return self._data[self._place - count : self._place]
 
     def byte(self) -> int:
+        """Returns the next byte. Raises ProtocolError at the end."""
         return self.take(1)[0]
 
     def varint(self, limit: int, what: str) -> int:
@@ -127,6 +131,7 @@ class Cursor:
         return value
 
     def end(self) -> None:
+        """Raises ProtocolError where bytes are left over."""
         if self.left:
             malformed("bytes are left over")
 

@@ -60,6 +60,7 @@ class Transform:
 
     @property
     def channels(self) -> int:
+        """Returns the number of channels that go into the transform."""
         return len(self.mean)
 
 
@@ -86,6 +87,7 @@ class Basis:
 
     @property
     def channels(self) -> int:
+        """Returns the number of channels of the boundary tensor that the basis codes."""
         return self.transform.channels
 
 

@@ -43,10 +43,12 @@ class Grouping(IntEnum):
 
     @property
     def length(self) -> int:
+        """Returns how many values share one scale."""
         return TOKEN_GROUP if self is Grouping.TOKEN else CHANNEL_GROUP
 
     @property
     def centred(self) -> bool:
+        """Tells whether each group's mean is taken off before its values are quantised."""
         return self is Grouping.CHANNEL_CENTRED
 
     def rows(self, x_TC: F32) -> F32:

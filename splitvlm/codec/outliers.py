@@ -33,6 +33,7 @@ class Apart:
 
 
 def find(x_TC: F32) -> Apart:
+    """Finds the channels, and then the tokens, of a tensor [T, C] whose largest value is an outlier."""
     sizes_TC = np.abs(x_TC)
     channels = _largest(sizes_TC.max(axis=0))
     sizes_TC[:, channels] = 0.0
@@ -50,6 +51,7 @@ def _largest(peaks: F32) -> Places:
 
 
 def pack_places(places: Places) -> bytes:
+    """Codes rising indices as their number and the gaps between them, each as a varint."""
     gaps = np.diff(places, prepend=-1) - 1
     return varint(len(places)) + b"".join(varint(int(gap)) for gap in gaps)
 
@@ -65,4 +67,5 @@ def read_places(cursor: Cursor, size: int) -> Places:
 
 
 def others(places: Places, size: int) -> Places:
+    """Returns the indices from 0 to `size` that are not among `places`, rising."""
     return np.setdiff1d(np.arange(size), places, assume_unique=True)

@@ -45,6 +45,7 @@ class Reconstructor:
 
     @property
     def columns(self) -> int:
+        """Returns the number of coefficients that the network restores."""
         return len(self.third_bias)
 
     def __call__(self, q_TK: Whole) -> F32:

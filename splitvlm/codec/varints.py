@@ -18,14 +18,17 @@ MAX_BYTES: Final = 10  # of one value of 64 bits
 
 
 def zigzag(values: npt.NDArray[np.int64]) -> U64:
+    """Maps signed numbers to unsigned ones (0, -1, 1, -2, ... to 0, 1, 2, 3, ...), so that small sizes stay small."""
     return ((values << 1) ^ (values >> 63)).view(np.uint64)
 
 
 def unzigzag(values: U64) -> npt.NDArray[np.int64]:
+    """Inverts `zigzag`."""
     return ((values >> np.uint64(1)) ^ (np.uint64(0) - (values & np.uint64(1)))).view(np.int64)
 
 
 def pack(values: U64) -> bytes:
+    """Codes each number as a varint (LEB128: seven bits a byte, least significant first)."""
     lengths = np.ones(len(values), np.int64)
     for count in range(1, MAX_BYTES):
         lengths += values >= np.uint64(1 << 7 * count)

@@ -36,6 +36,7 @@ _CLOCK_SKEW: Final = dt.timedelta(minutes=10)  # a device without a clock batter
 
 
 def node_uri(domain: str, role: str, node: str) -> str:
+    """Returns the URI that names a node in its certificate's subjectAltName."""
     return f"{SCHEME}://{domain}/{role}/{node}"
 
 

@@ -12,6 +12,7 @@ WARN_AT_MOST: Final = dt.timedelta(days=365)  # before its end: an authority's t
 
 
 def utc_now() -> dt.datetime:
+    """Returns the wall clock's time with its time zone, as certificates have it."""
     return dt.datetime.now(dt.UTC)
 
 
@@ -24,9 +25,11 @@ class Lifetime:
 
     @classmethod
     def of(cls, certificate: x509.Certificate) -> Self:
+        """Returns the time span in which a certificate is valid."""
         return cls(certificate.not_valid_before_utc, certificate.not_valid_after_utc)
 
     def has_expired(self, now: dt.datetime) -> bool:
+        """Tells whether the end has passed at `now`, which carries a time zone."""
         return now > self.end
 
     def is_expiring(self, now: dt.datetime) -> bool:

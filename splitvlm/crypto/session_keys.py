@@ -42,6 +42,7 @@ class SessionKeys:
 
 
 def derive(shared_secret: bytes, transcript_hash: bytes, context_hash: bytes) -> SessionKeys:
+    """Derives the keys of both directions and the session's id by HKDF-SHA256 (RFC 5869), salted with the transcript."""
     side = _KEY_BYTES + _IV_BYTES
     length = 2 * side + _ID_BYTES
     okm = HKDF(algorithm=hashes.SHA256(), length=length, salt=transcript_hash, info=_INFO).derive(shared_secret)

@@ -26,15 +26,18 @@ Row = tuple[float, float]  # seconds, uplink bit/s
 
 
 def constant() -> Iterator[Row]:
+    """Yields a link of 2 Mbit/s that never changes."""
     yield 0.0, 2e6
 
 
 def step() -> Iterator[Row]:
+    """Yields a link that drops from 5 Mbit/s to 200 kbit/s after 15 s."""
     yield 0.0, 5e6
     yield 15.0, 200e3  # the last row lasts as long as the one before
 
 
 def outage() -> Iterator[Row]:
+    """Yields a link of 2 Mbit/s that is dead from second 10 to second 15."""
     for second in range(25):
         yield float(second), 0.0 if 10 <= second < 15 else 2e6
 
@@ -62,6 +65,7 @@ def fade(seconds: int = 60, low_bps: float = 50e3, high_bps: float = 5e6) -> Ite
 
 
 def far() -> Iterator[Row]:
+    """Yields a slow link that fades between 15 kbit/s and 1 Mbit/s."""
     yield from fade(low_bps=15e3, high_bps=1e6)
 
 
@@ -96,14 +100,17 @@ def dips(
 
 
 def city() -> Iterator[Row]:
+    """Yields a link of a median of 12 Mbit/s with a dip every 50 s on average."""
     yield from dips(2, 12e6, 0.2, 50.0, 2.0, 30.0)
 
 
 def train() -> Iterator[Row]:
+    """Yields a fast link with long dips, of which three in ten are dead, as in tunnels."""
     yield from dips(3, 30e6, 0.5, 60.0, 4.0, 100.0, dead_share=0.3)
 
 
 def mall() -> Iterator[Row]:
+    """Yields a link of a median of 20 Mbit/s with short dips every minute on average."""
     yield from dips(4, 20e6, 0.4, 60.0, 3.0, 30.0)
 
 
@@ -126,6 +133,7 @@ def render(rows: Iterator[Row]) -> str:
 
 
 def main() -> None:
+    """Writes all synthetic traces as CSV files into the package's folder."""
     folder = Path(__file__).parent / "synthetic"
     folder.mkdir(exist_ok=True)
     for name, rows in TRACES.items():

@@ -34,6 +34,7 @@ class Trace:
 
     @classmethod
     def constant(cls, uplink_bps: float) -> Trace:
+        """Returns a trace of one rate (bit/s) that never changes."""
         return cls.of_rates(f"constant:{uplink_bps:g}bit", [(1.0, uplink_bps)])
 
     @property
@@ -43,6 +44,7 @@ class Trace:
 
     @property
     def mean_bps(self) -> float:
+        """Returns the mean rate (bit/s) over the trace."""
         return 8 * self.bytes_at[-1] / self.duration_s
 
     def capacity_bytes(self, t0_s: float, t1_s: float) -> float:

@@ -33,6 +33,7 @@ SIZES = "sizes"
 
 
 def boundary_bytes(boundary: Boundary) -> int:
+    """Returns the bytes of the boundary's tensors in memory, before any coding."""
     return sum(tensor.nbytes for tensor in boundary.values())
 
 

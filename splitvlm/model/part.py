@@ -54,9 +54,11 @@ class ModelPart:
 
     @on_stage.setter
     def on_stage(self, listener: OnStage | None) -> None:
+        """Sets who is told of each stage's name and seconds; None stops the clock."""
         self.clock.listener = listener
 
     def language_run(self, start: int, stop: int, *, ends: bool) -> LanguageRun:
+        """Returns a run of the language model's layers [start, stop) with its own cache, and with `ends` the final norm."""
         return LanguageRun(self.family, self.model, self.slice(start, stop, ends))
 
     def logits(self, states_QD: torch.Tensor) -> torch.Tensor:
@@ -66,6 +68,7 @@ class ModelPart:
         return scores
 
     def check(self, cut: Cut) -> None:
+        """Raises UsageError for a cut that the model does not have or that this part does not serve."""
         self.spec.check(cut)
         if cut not in self.cuts:
             served = ", ".join(str(cut) for cut in (self.cuts[0], self.cuts[-1])) if self.cuts else "none"

@@ -94,6 +94,7 @@ class LowerRun:
 
     @property
     def num_tiles(self) -> int:
+        """Returns into how many tiles the picture was divided; each can be run and sent by itself."""
         return len(self._inputs)
 
     @property
@@ -270,6 +271,10 @@ class CachedPrefixRun(UpperRun):
 
     @torch.inference_mode()
     def first(self, resume_token_id: int | None = None) -> int:
+        """Runs the rest of the prompt behind the cached prefix and returns the answer's first token.
+
+        `resume_token_id` is the token that another node has chosen already, if any.
+        """
         assert self._language is not None, "a model has layers above the cut `tokens`"
         part, ids_T = self._part, self._crossing[IDS]
         rest_S = ids_T[len(self._prefix.ids_P) :]
@@ -280,4 +285,5 @@ class CachedPrefixRun(UpperRun):
         return self._choose(self._language.resume(self._prefix.cache, states_SD, whole), resume_token_id)
 
     def prefix(self) -> Prefix | None:
+        """Returns the prefix that the run goes on from, which may be kept again."""
         return self._prefix

@@ -35,14 +35,17 @@ class ShapeSource(Source):
 
     @cached_property
     def config(self) -> Any:
+        """Returns the configuration of the known checkpoint of that shape."""
         return SHAPES[self._shape]()
 
     def processor(self) -> Any:
+        """Returns a processor that makes prompts of the right size, of bytes instead of a vocabulary."""
         from splitvlm.model.dummy_processor import stand_in_processor
 
         return stand_in_processor(self.config)
 
     def generation_config(self, model: Any) -> Any:
+        """Returns the skeleton's own generation config, with the repetition penalty of Qwen2.5-VL's checkpoints."""
         config = model.generation_config
         if self.config.model_type == "qwen2_5_vl":
             config.repetition_penalty = 1.05  # as in the checkpoints' generation_config.json
@@ -52,16 +55,19 @@ class ShapeSource(Source):
         """Does nothing: weights are drawn in the shapes of the skeleton."""
 
     def tensors(self, model: Any, wanted: set[str]) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yields the names and seeded random values, float32, of the wanted parameters."""
         for name in sorted(wanted):
             yield name, draw(model, name, f"{_SEED}:{self._shape}")
 
     def whole(self, device: torch.device, dtype: torch.dtype) -> Any:
+        """Returns the undivided model with all its weights."""
         model = build_skeleton(self.config, dtype)
         model.generation_config = self.generation_config(model)
         load_weights(model, self.tensors(model, {name for name, _ in model.named_parameters()}), device, dtype)
         return model
 
     def hashes(self) -> tuple[str, str]:
+        """Returns the weights' hash, computed from shape and seed, and the processor's hash, both as hexadecimal."""
         facts = json.dumps(self.config.to_diff_dict(), sort_keys=True, default=str)
         weights = hashlib.sha256(f"{self._shape}:{_SEED}:{facts}".encode()).hexdigest()
         return weights, hashlib.sha256(f"stand-in 1:{facts}".encode()).hexdigest()

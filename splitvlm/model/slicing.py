@@ -32,6 +32,7 @@ class Inlet(nn.Module):
     """Stands in for the embeddings of a stack whose states are given: returns its first argument."""
 
     def forward(self, given: Any = None, **kwargs: Any) -> Any:
+        """Returns the states that were passed in, in the place of the module that would have made them."""
         return given if given is not None else kwargs["pixel_values"]
 
 

@@ -31,10 +31,12 @@ class Source(ABC):
         """transformers' config of the model."""
 
     @abstractmethod
-    def processor(self) -> Any: ...
+    def processor(self) -> Any:
+        """Returns the processor of the model. Raises UsageError."""
 
     @abstractmethod
-    def generation_config(self, model: Any) -> Any: ...
+    def generation_config(self, model: Any) -> Any:
+        """Returns the generation config for `model`. Raises UsageError."""
 
     @abstractmethod
     def check(self, model: Any, needed: set[str]) -> None:
@@ -63,6 +65,7 @@ class FolderSource(Source):
 
     @cached_property
     def config(self) -> Any:
+        """Returns the configuration by transformers. Raises UsageError for another family, or a file that cannot be read."""
         from transformers import AutoConfig
 
         path = self.folder / "config.json"
@@ -76,11 +79,13 @@ class FolderSource(Source):
             ) from error
 
     def processor(self) -> Any:
+        """Returns the folder's processor, which made one prompt already. Raises UsageError."""
         from splitvlm.model.processors import load_processor
 
         return load_processor(self.folder, self.config)
 
     def generation_config(self, model: Any) -> Any:
+        """Returns generation_config.json's content, or the model's defaults without that file. Raises UsageError."""
         from transformers import GenerationConfig
 
         if not (self.folder / "generation_config.json").is_file():
@@ -94,9 +99,11 @@ class FolderSource(Source):
             ) from error
 
     def check(self, model: Any, needed: set[str]) -> None:
+        """Compares names and shapes in the folder with the skeleton's parameters. Raises UsageError."""
         matched(self._files, model, needed)
 
     def tensors(self, model: Any, wanted: set[str]) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yields the wanted parameters, file by file, each as a copy in memory. Raises UsageError."""
         if not wanted:
             return
         stored, tied = matched(self._files, model, wanted), tied_names(model)
@@ -108,6 +115,7 @@ class FolderSource(Source):
                         yield name, file.get_tensor(tensor.name).clone()  # off the mapping, which closes here
 
     def whole(self, device: torch.device, dtype: torch.dtype) -> Any:
+        """Returns the undivided model, loaded by transformers."""
         from transformers import AutoModelForImageTextToText
         from transformers.utils import logging
 
@@ -123,6 +131,7 @@ class FolderSource(Source):
         return loaded.eval().requires_grad_(False).to(device)
 
     def hashes(self) -> tuple[str, str]:
+        """Returns SHA-256 of weights with configuration, and of the processor's files, both as hexadecimal."""
         from splitvlm.model.processors import processor_files
 
         return _hash_of([*self._files, self.folder / "config.json"]), _hash_of(processor_files(self.folder))

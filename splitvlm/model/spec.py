@@ -30,6 +30,7 @@ class StageParameters:
 
     @property
     def total(self) -> int:
+        """Returns the number of parameters of the whole model."""
         ends = self.patches + self.connector + self.embed + self.norm + self.head
         return ends + sum(self.vision) + sum(self.lm)
 

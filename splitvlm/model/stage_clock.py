@@ -25,6 +25,7 @@ class StageClock:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
+        """Measures what runs inside and tells the listener its name and seconds, if there is a listener."""
         if self.listener is None:
             yield
             return

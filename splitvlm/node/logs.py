@@ -17,6 +17,7 @@ class JsonLines(logging.Formatter):
     """`time`, `level`, `logger`, `event`, then whatever the call gave as `extra`."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Returns the record as one line of JSON, with what the caller gave as `extra`."""
         entry: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),

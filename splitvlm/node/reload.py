@@ -48,6 +48,7 @@ class Reloader:
         self._apply: Callable[..., None] = apply
 
     def reload(self) -> None:
+        """Reads the configuration anew and applies what may change; an invalid one is logged and leaves all as it was."""
         try:
             new = load(self._source, type(self.settings))
             settings, kept = merged(self.settings, new, self._changeable)

@@ -66,6 +66,7 @@ class Kept(Generic[P]):
 
 
 def device_profile_to_bytes(profile: DeviceProfile) -> bytes:
+    """Returns the profile as a serialised `DeviceProfile` message, which is how it is kept and sent."""
     return device_profile_to_wire(profile).SerializeToString()
 
 

@@ -21,6 +21,7 @@ _NAMES = {
 def compatibility(
     *, model: str, weights_hash: str, processor_hash: str, codec_hash: str, dtype: str
 ) -> data_pb2.Compatibility:
+    """Returns what both sides of a session must have in common, with this code's protocol version."""
     return data_pb2.Compatibility(
         protocol_version=PROTOCOL_VERSION,
         model=model,

@@ -101,6 +101,7 @@ class ControlClient:
         return error
 
     async def close(self) -> None:
+        """Closes all channels to the orchestrator; running calls end with an error."""
         for channel in self._channels:
             await channel.close()
 

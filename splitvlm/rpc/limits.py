@@ -88,6 +88,7 @@ def max_connections() -> int:
 
 
 def client_options(max_message_bytes: int = MAX_MESSAGE_BYTES) -> list[tuple[str, int]]:
+    """Returns the gRPC options of a channel that dials out: message sizes, keepalive, reconnection, no proxy."""
     return [
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),
@@ -107,6 +108,7 @@ lets 40 Mbit/s through at a round trip of 100 ms."""
 
 
 def server_options(max_message_bytes: int = MAX_MESSAGE_BYTES) -> list[tuple[str, int]]:
+    """Returns the gRPC options of a server: windows, message sizes, and how often a client may ping."""
     return [
         ("grpc.http2.bdp_probe", 0),
         ("grpc.http2.lookahead_bytes", RECEIVE_WINDOW_BYTES),

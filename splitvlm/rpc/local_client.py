@@ -39,6 +39,7 @@ class EdgeClient:
             raise from_rpc(error, self.peer) from error
 
     async def status(self) -> pb.StatusReply:
+        """Returns the edge node's status. Raises SplitvlmError."""
         try:
             status: pb.StatusReply = await self._stub.Status(pb.StatusRequest(), timeout=10.0)
             return status
@@ -46,4 +47,5 @@ class EdgeClient:
             raise from_rpc(error, self.peer) from error
 
     async def close(self) -> None:
+        """Closes the channel to the edge node."""
         await self._channel.close()

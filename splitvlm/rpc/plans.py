@@ -28,6 +28,7 @@ from splitvlm.wire.v1 import control_pb2 as pb
 
 
 def device_profile_to_wire(profile: DeviceProfile) -> pb.DeviceProfile:
+    """Returns the message of a device's profile: times in seconds, sizes in bytes, leaks where measured."""
     return pb.DeviceProfile(
         cuts=_times(profile.cuts),
         coding=[
@@ -47,6 +48,7 @@ def device_profile_to_wire(profile: DeviceProfile) -> pb.DeviceProfile:
 
 
 def device_profile_from_wire(message: pb.DeviceProfile) -> DeviceProfile:
+    """Returns the profile in a message. Raises UsageError for numbers, cuts or counts out of bounds."""
     coding = _by_coding(message.coding)
     check_count("cuts with memory", message.memory, MAX_CUTS)
     check_numbers("memory", (m.bytes for m in message.memory), MAX_BYTES)
@@ -61,6 +63,7 @@ def device_profile_from_wire(message: pb.DeviceProfile) -> DeviceProfile:
 
 
 def cloud_profile_to_wire(profile: CloudProfile) -> pb.CloudProfile:
+    """Returns the message of a cloud node's profile: times in seconds."""
     return pb.CloudProfile(
         cuts=_times(profile.cuts),
         coding=[
@@ -73,6 +76,7 @@ def cloud_profile_to_wire(profile: CloudProfile) -> pb.CloudProfile:
 
 
 def cloud_profile_from_wire(message: pb.CloudProfile) -> CloudProfile:
+    """Returns the profile in a message. Raises UsageError for numbers, cuts or counts out of bounds."""
     check_numbers("queue_s", [message.queue_s], MAX_SECONDS)
     return CloudProfile(
         cuts=_by_cut(message.cuts),
@@ -83,10 +87,12 @@ def cloud_profile_from_wire(message: pb.CloudProfile) -> CloudProfile:
 
 
 def accuracy_to_wire(plan: Plan, drop: AccuracyDrop) -> pb.PlanAccuracy:
+    """Returns the message of a plan's measured accuracy drop."""
     return pb.PlanAccuracy(plan=str(plan), drop=drop.mean, worst_kind=_kind_to_wire(drop.worst_kind))
 
 
 def accuracy_from_wire(entries: Sequence[pb.PlanAccuracy]) -> dict[Plan, AccuracyDrop]:
+    """Returns the measured drops by plan. Raises UsageError for unknown plans or numbers out of bounds."""
     check_count("measured drops", entries, MAX_CODINGS)
     return {Plan.parse(entry.plan): AccuracyDrop(entry.drop, _kind_from_wire(entry)) for entry in entries}
 
@@ -103,6 +109,7 @@ def _kind_from_wire(message: pb.PlanAccuracy | pb.CostLine) -> KindDrop | None:
 
 
 def limits_to_wire(limits: PlanLimits) -> pb.PlanLimits:
+    """Returns the message of the limits that plans must keep; a limit that is not set stays unset."""
     return pb.PlanLimits(
         device_memory_bytes=limits.device_memory_bytes or 0,
         max_accuracy_drop=limits.max_accuracy_drop,
@@ -114,6 +121,7 @@ def limits_to_wire(limits: PlanLimits) -> pb.PlanLimits:
 
 
 def limits_from_wire(message: pb.PlanLimits) -> PlanLimits:
+    """Returns the limits in a message. Raises UsageError for numbers or counts out of bounds."""
     check_numbers("device_memory_bytes", [message.device_memory_bytes], MAX_BYTES)
     check_numbers(
         "max_accuracy_drop, max_kind_drop, max_leak",
@@ -135,6 +143,10 @@ def limits_from_wire(message: pb.PlanLimits) -> PlanLimits:
 def table_to_wire(
     table: PlanTable, *, cloud_node: str, cloud_address: str, standby: Sequence[str] = (), problem: str = ""
 ) -> pb.PlanTable:
+    """Returns the message of a plan table, with the cloud node that serves it and those on standby.
+
+    `problem` says why a device gets no better table; it is cut to MAX_PROBLEM_CHARS.
+    """
     return pb.PlanTable(
         version=table.version,
         cloud_node=cloud_node,
@@ -154,6 +166,7 @@ def table_to_wire(
 
 
 def table_from_wire(message: pb.PlanTable) -> PlanTable:
+    """Returns the plan table in a message. Raises UsageError for names, plans or numbers out of bounds."""
     for line in message.lines:
         if line.cloud:
             check_node(line.cloud)

@@ -41,6 +41,7 @@ class RevocationInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]], details: grpc.HandlerCallDetails
     ) -> Handler:
+        """Wraps each handler so that a caller whose certificate counts no more is refused, also while its stream runs."""
         handler = await continuation(details)
         if handler is None:
             return handler

@@ -83,6 +83,7 @@ class NodeServer:
         return joined(host, port)
 
     async def set_ready(self) -> None:
+        """Reports SERVING by the standard gRPC health service."""
         await self._set(health_pb2.HealthCheckResponse.SERVING)
 
     async def drain(self, grace_s: float) -> None:

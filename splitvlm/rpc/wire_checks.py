@@ -37,6 +37,7 @@ def check_numbers(what: str, numbers: Iterable[float], most: float) -> None:
 
 
 def check_count(what: str, items: Sized, most: int) -> None:
+    """Raises UsageError for more than `most` items."""
     if len(items) > most:
         raise UsageError(f"There are {len(items)} {what}, but {most} are the most.")
 
@@ -48,11 +49,13 @@ def check_line(what: str, text: str, most: int) -> None:
 
 
 def check_node(name: str) -> None:
+    """Raises UsageError for a node's name that is not a DNS label."""
     if _NODE.fullmatch(name) is None:
         raise UsageError(f"{name[:80]!r} is not a name of a node.", advice="A name is a DNS label: a-z, 0-9 and -.")
 
 
 def check_instance(instance: str) -> None:
+    """Raises UsageError for an invalid id of a node's process."""
     if _INSTANCE.fullmatch(instance) is None:
         raise UsageError(
             "A message names no instance of its node's process.", advice="Update the older of both nodes: they differ."
@@ -60,5 +63,6 @@ def check_instance(instance: str) -> None:
 
 
 def check_hash(what: str, text: str) -> None:
+    """Raises UsageError for a text that cannot be a hash in hexadecimal or base64."""
     if _HASH.fullmatch(text) is None:
         raise UsageError(f"{what} is not a hash.")

@@ -19,6 +19,7 @@ Circles = list[tuple[float, float, float]]
 
 
 def draw(rng: np.random.Generator, seed: int) -> Scene:
+    """Draws the picture of that seed; `rng` is seeded by domain and seed."""
     low, high = SOILS[rng.integers(len(SOILS))]
     picture = canvas.ground(rng, low, high, int(rng.integers(4, 9)), rng.uniform(3, 6))
     pen = ImageDraw.Draw(picture)
@@ -138,6 +139,7 @@ def beside(rng: np.random.Generator, scene: Scene) -> list[Question]:
 
 
 def caption(scene: Scene) -> str:
+    """Returns what stands in the picture, landmarks first, as one phrase."""
     parts = [f"a {name}" for name in LANDMARKS if scene.having(name)]
     if houses := len(scene.having("house")):
         parts.append(counted(houses, "house"))

@@ -53,6 +53,7 @@ def tint(rng: np.random.Generator, colour: Colour, spread: float) -> tuple[int, 
 
 
 def shade(colour: tuple[int, int, int], factor: float) -> tuple[int, int, int]:
+    """Returns the colour, brighter or darker by `factor`, clipped to 0..255."""
     red, green, blue = (int(min(255, max(0, c * factor))) for c in colour)
     return red, green, blue
 
@@ -75,6 +76,7 @@ def turned_box(x: float, y: float, width: float, height: float, angle: float) ->
 
 
 def disc(pen: ImageDraw.ImageDraw, x: float, y: float, radius: float, fill: tuple[int, int, int]) -> None:
+    """Draws a filled circle around (x, y); lengths are in pixels."""
     pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill)
 
 

@@ -124,6 +124,7 @@ def _spreads(number: int) -> Iterator[tuple[Array, Array]]:
 
 
 def main() -> None:
+    """Learns the description of drawn pictures anew, prints held-out distances, and writes the file."""
     known = learn()
     for name, distances in held_out_distances(known, DRAWN_A_DOMAIN // 2).items():
         median, high, furthest = np.quantile(distances, (0.5, 0.99, 1))

@@ -22,6 +22,7 @@ PLATES = (((236, 214, 214), (222, 196, 204)), ((232, 228, 208), (214, 208, 188))
 
 
 def draw(rng: np.random.Generator, seed: int) -> Scene:
+    """Draws the picture of that seed; `rng` is seeded by domain and seed."""
     low, high = PLATES[rng.integers(len(PLATES))]
     picture = canvas.ground(rng, low, high, int(rng.integers(3, 8)), rng.uniform(2, 5))
     pen = ImageDraw.Draw(picture)
@@ -113,6 +114,7 @@ def _about_one(rng: np.random.Generator, infected: list[Thing]) -> list[Question
 
 
 def caption(cells: int, infected: int) -> str:
+    """Returns the number of cells, and of infected ones, as one phrase."""
     if cells == 0:
         return "no cells"
     return f"{counted(cells, 'cell')}, {infected if infected else 'none'} infected"

@@ -21,6 +21,7 @@ LABELS = (*(f"{state} apple" for state in APPLES), *EXTRAS)
 
 
 def draw(rng: np.random.Generator, seed: int) -> Scene:
+    """Draws the picture of that seed; `rng` is seeded by domain and seed."""
     picture = canvas.ground(rng, (96, 136, 74), (128, 160, 96), int(rng.integers(4, 9)), rng.uniform(3, 6))
     pen = ImageDraw.Draw(picture)
     _leaves(rng, pen)
@@ -117,6 +118,7 @@ def ask(scene: Scene, rng: np.random.Generator) -> list[Question]:
 
 
 def caption(scene: Scene) -> str:
+    """Returns what stands in the picture, apples first, as one phrase."""
     parts = [f"{counted(scene.facts[s], s + ' apple')}" for s in APPLES if scene.facts[s]]
     parts += [f"a {name}" for name in EXTRAS if scene.having(name)]
     return listed(parts, "only leaves")

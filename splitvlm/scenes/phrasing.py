@@ -13,6 +13,7 @@ def put(rng: np.random.Generator, phrasings: Sequence[str], **words: str) -> str
 
 
 def yes(fact: bool) -> str:
+    """Returns the answer to a question about a fact: `yes` or `no`."""
     return "yes" if fact else "no"
 
 

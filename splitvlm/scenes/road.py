@@ -26,6 +26,7 @@ Circles = list[tuple[float, float, float]]
 
 
 def draw(rng: np.random.Generator, seed: int) -> Scene:
+    """Draws the picture of that seed; `rng` is seeded by domain and seed."""
     night = bool(rng.random() < 0.35)
     picture = _view(rng, night)
     pen = ImageDraw.Draw(picture)
@@ -199,6 +200,7 @@ def ask(scene: Scene, rng: np.random.Generator) -> list[Question]:
 
 
 def caption(scene: Scene) -> str:
+    """Returns what stands in the picture, the traffic light first, as one phrase."""
     lights, cars, people = scene.having("light"), scene.having("car"), scene.having("pedestrian")
     parts = [f"a {lights[0].colour} light"] if lights else []
     parts += [counted(len(people), "pedestrian")] if people else []

@@ -42,6 +42,7 @@ class Thing:
 
     @property
     def side(self) -> str:
+        """Returns the half of the picture in which the middle of the thing lies: `left` or `right`."""
         return "left" if self.x < MIDDLE else "right"
 
 
@@ -68,6 +69,7 @@ class Question:
 
 
 def select(things: Sequence[Thing], name: str, colour: str | None = None, mark: str | None = None) -> list[Thing]:
+    """Returns the things of that name, colour and mark; None matches all."""
     return [
         t
         for t in things

@@ -52,6 +52,7 @@ class Asked:
     answer: str
 
     def coded(self, picture_format: str) -> bytes:
+        """Returns the picture as a file of that format, JPEG at quality 75."""
         buffer = io.BytesIO()
         quality = {"quality": 75} if picture_format == "JPEG" else {}
         self.image.save(buffer, picture_format, **quality)

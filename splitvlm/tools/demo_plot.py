@@ -17,15 +17,24 @@ class Point(Protocol):
     """What is drawn of one request."""
 
     @property
-    def asked_at_s(self) -> float: ...
+    def asked_at_s(self) -> float:
+        """Returns when the question was asked, in seconds since the demo's start."""
+
     @property
-    def chosen(self) -> pb.Chosen: ...
+    def chosen(self) -> pb.Chosen:
+        """Returns the plan that the device chose, and by which estimate."""
+
     @property
-    def report(self) -> pb.RequestReport: ...
+    def report(self) -> pb.RequestReport:
+        """Returns the request report that came with the answer."""
+
     @property
-    def correct(self) -> bool: ...
+    def correct(self) -> bool:
+        """Tells whether the answer was the right one."""
+
     @property
-    def jpeg_bytes(self) -> int: ...
+    def jpeg_bytes(self) -> int:
+        """Returns the bytes of the same picture as JPEG, for comparison."""
 
 
 def plot(file: Path, points: Sequence[Point], trace: Trace, slowdown: float, rtt_s: float) -> Path:

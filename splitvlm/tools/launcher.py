@@ -38,6 +38,7 @@ class Node:
 
     @property
     def address(self) -> str:
+        """Returns host and port on which the process said that it listens."""
         return self.facts["listen"]
 
     async def stop(self) -> int:

@@ -46,6 +46,7 @@ class PictureHeader:
 
     @property
     def size(self) -> tuple[int, int]:
+        """Returns width and height in pixels."""
         return self.width, self.height
 
 

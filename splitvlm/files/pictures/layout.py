@@ -49,8 +49,10 @@ def within(data: bytes, start: int, length: int) -> bytes:
 
 
 def truncated() -> PictureRefused:
+    """Returns the error for a file that ends before what its header promises."""
     return PictureRefused("is damaged and cannot be read as a picture: the file ends too early")
 
 
 def too_many_blocks() -> PictureRefused:
+    """Returns the error for a file that is cut into more than MAX_BLOCKS blocks."""
     return PictureRefused(f"is not taken: it is cut into more than {MAX_BLOCKS:,} blocks")

@@ -123,6 +123,7 @@ class Family(ABC):
         return found
 
     def vision_layers(self, model: Any) -> nn.ModuleList:
+        """Returns the layers of the vision tower, all that the checkpoint has."""
         found: nn.ModuleList = model.get_submodule(self.layout.vision.rstrip("."))
         return found
 

@@ -27,32 +27,40 @@ class Gemma3(Family):
     needs_types = True
 
     def check_states(self, model: Any, boundary: Boundary, most_tokens: int) -> bool:
+        """Tells whether `hidden` and its side tensors at vision:k have shapes that this model's tower can make."""
         right_size = boundary[HIDDEN].shape[1] == self.patches_of_tile(model.config)
         return right_size and self.visual_tokens(model, boundary) <= most_tokens
 
     def visual_tokens(self, model: Any, boundary: Boundary) -> int:
+        """Returns the number of visual tokens, which is fixed for each crop."""
         return int(boundary[HIDDEN].shape[0] * model.config.mm_tokens_per_image)
 
     def pixel_bytes(self, config: Any, image_processor: Any, width: int, height: int) -> int:
+        """Returns a bound on the bytes of pixel values: the whole picture and each pan-and-scan crop have one fixed size."""
         size = image_processor.size
         crops = image_processor.pan_and_scan_max_num_crops if image_processor.do_pan_and_scan else 0
         return int(PIXEL_BYTES * size["height"] * size["width"] * (1 + crops))
 
     def stack(self, model: Any) -> nn.Module:
+        """Returns the language model: embed_tokens, layers, norm."""
         found: nn.Module = model.model.language_model
         return found
 
     def tiles(self, inputs: Mapping[str, torch.Tensor]) -> Sequence[Mapping[str, torch.Tensor]]:
+        """Divides the inputs by crops, which the tower sees one by one."""
         return [dict(inputs) | {"pixel_values": crops_NCHW} for crops_NCHW in batches(inputs["pixel_values"])]
 
     def lower_vision(self, model: Any, inputs: Mapping[str, torch.Tensor], layers: int) -> Boundary:
+        """Runs patches and the first `layers` layers of the tower. Returns `hidden` and its side tensors."""
         return {HIDDEN: tower_slice(model.model.vision_tower, 0, layers, inputs["pixel_values"].to(model.dtype))}
 
     def upper_vision(self, model: Any, boundary: Boundary, layers: int) -> torch.Tensor:
+        """Runs the tower's layers from `layers` on, with its end. Returns states for `connect`."""
         depth = self.vision_depth(model.config)
         return tower_slice(model.model.vision_tower, layers, depth, boundary[HIDDEN], ends=True)
 
     def connect(self, model: Any, states: torch.Tensor, boundary: Boundary) -> torch.Tensor:
+        """Runs the connector. Returns visual tokens [V, D]."""
         tokens_NVD: torch.Tensor = model.model.multi_modal_projector(states)
         return tokens_NVD.flatten(0, 1)
 
@@ -70,6 +78,7 @@ class Gemma3(Family):
         )
 
     def shrunk(self, image_processor: Any, picture_CHW: Any) -> Any:
+        """Returns the picture in the tower's input size; None with pan and scan, whose crops come from the original."""
         if image_processor.do_pan_and_scan:
             return None  # crops are taken from the original
         return image_processor.resize(picture_CHW, size=image_processor.size, resample=image_processor.resample)

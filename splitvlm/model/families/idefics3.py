@@ -30,12 +30,14 @@ class Idefics3(Family):
     causal = True
 
     def check_states(self, model: Any, boundary: Boundary, most_tokens: int) -> bool:
+        """Tells whether the states are of square tiles that the pixel shuffle takes, and the patches' mask fits them."""
         num_patches = boundary[HIDDEN].shape[1]
         side = math.isqrt(num_patches)  # the pixel shuffle takes squares
         is_tile = side**2 == num_patches <= self.patches_of_tile(model.config) and side % model.config.scale_factor == 0
         return is_tile and _is_mask(boundary) and self._num_tokens(model, boundary) <= most_tokens
 
     def visual_tokens(self, model: Any, boundary: Boundary) -> int | None:
+        """Returns the number of visual tokens; None where the patches' mask holds more than zeros and ones."""
         patches = boundary.get(PATCHES)
         if patches is not None and not bool((patches <= 1).all()):
             return None
@@ -46,14 +48,17 @@ class Idefics3(Family):
         return int(tiles * num_patches // model.config.scale_factor**2)
 
     def pixel_bytes(self, config: Any, image_processor: Any, width: int, height: int) -> int:
+        """Returns a bound on the bytes of pixel values: square tiles of the longest edge, and the whole picture."""
         longest, edge = image_processor.size["longest_edge"], image_processor.max_image_size["longest_edge"]
         return int(PIXEL_BYTES * edge**2 * (1 + (-(-longest // edge)) ** 2))
 
     def stack(self, model: Any) -> nn.Module:
+        """Returns the language model: embed_tokens, layers, norm."""
         found: nn.Module = model.model.text_model
         return found
 
     def tiles(self, inputs: Mapping[str, torch.Tensor]) -> Sequence[Mapping[str, torch.Tensor]]:
+        """Divides the inputs by tiles; padded or empty ones stay together, because transformers drops and masks some."""
         pixels_BNCHW, mask_BNHW = inputs["pixel_values"], inputs.get("pixel_attention_mask")
         padded = mask_BNHW is not None and not bool(mask_BNHW.all())
         empty = not bool(pixels_BNCHW.flatten(2).any(dim=2).all())  # transformers takes such tiles away
@@ -63,6 +68,10 @@ class Idefics3(Family):
         return [dict(inputs) | {"pixel_values": tiles_BNCHW} | _all_seen(tiles_BNCHW) for tiles_BNCHW in tiles]
 
     def lower_vision(self, model: Any, inputs: Mapping[str, torch.Tensor], layers: int) -> Boundary:
+        """Runs patches and the first `layers` layers of the tower, through transformers' own handling of empty tiles.
+
+        Returns `hidden` [N, P, D], and the patches' mask where some patches are padding.
+        """
         tap = _Tap(_tower(model, 0, layers, ends=False))
         whole = twin(model.model, vision_model=tap, connector=nn.Identity())
         forward_features = type(model.model).get_image_features  # it drops empty tiles and makes the patches' mask
@@ -73,6 +82,7 @@ class Idefics3(Family):
         return boundary
 
     def upper_vision(self, model: Any, boundary: Boundary, layers: int) -> torch.Tensor:
+        """Runs the tower's layers from `layers` on, with its end. Returns states for `connect`."""
         states_NPD = boundary[HIDDEN]
         patches = boundary.get(PATCHES)
         if patches is None:
@@ -82,10 +92,12 @@ class Idefics3(Family):
         return found
 
     def connect(self, model: Any, states: torch.Tensor, boundary: Boundary) -> torch.Tensor:
+        """Runs the connector. Returns visual tokens [V, D]."""
         tokens_NVD: torch.Tensor = model.model.connector(states)
         return tokens_NVD.flatten(0, 1)
 
     def shrunk(self, image_processor: Any, picture_CHW: Any) -> Any:
+        """Returns the picture after the processor's own resize; None where it needs the original."""
         size = image_processor.size
         return image_processor.resize(picture_CHW, size=size, resample=image_processor.resample)
 

@@ -33,6 +33,7 @@ class LlavaOnevision(Family):
     tokens_by_tile = False  # rows of several crops are packed into one another
 
     def check_states(self, model: Any, boundary: Boundary, most_tokens: int) -> bool:
+        """Tells whether tiles [N, P, D] are no more, and no larger, than the configuration's grids allow."""
         config, (tiles, num_patches, _) = model.config, boundary[HIDDEN].shape
         most_tiles = max(_num_tiles(config, size) for size in config.image_grid_pinpoints)
         return num_patches == self.patches_of_tile(config) and bool(tiles <= most_tiles)
@@ -60,25 +61,31 @@ class LlavaOnevision(Family):
         return layer if layer >= 0 else depth + 1 + layer
 
     def pixel_bytes(self, config: Any, image_processor: Any, width: int, height: int) -> int:
+        """Returns a bound on the bytes of pixel values: the picture's tiles by the best grid, all of one size."""
         size = image_processor.size
         return int(PIXEL_BYTES * size["height"] * size["width"] * _num_tiles(config, (height, width)))
 
     def stack(self, model: Any) -> nn.Module:
+        """Returns the language model: embed_tokens, layers, norm."""
         found: nn.Module = model.model.language_model
         return found
 
     def tiles(self, inputs: Mapping[str, torch.Tensor]) -> Sequence[Mapping[str, torch.Tensor]]:
+        """Divides the processor's inputs into those of single tiles (of many, a few are one)."""
         return [dict(inputs) | {"pixel_values": crop} for crop in batches(inputs["pixel_values"], dim=1)]
 
     def lower_vision(self, model: Any, inputs: Mapping[str, torch.Tensor], layers: int) -> Boundary:
+        """Runs patches and the first `layers` layers. Returns `hidden` [N, P, D] and the picture's size, for packing."""
         pixels_NCHW = inputs["pixel_values"].flatten(0, 1).to(model.dtype)
         states_NPD = tower_slice(model.model.vision_tower, 0, layers, pixels_NCHW)
         return {HIDDEN: states_NPD, SIZES: inputs["image_sizes"]}
 
     def upper_vision(self, model: Any, boundary: Boundary, layers: int) -> torch.Tensor:
+        """Runs the tower's layers from `layers` on, with its end. Returns states for `connect`."""
         return tower_slice(model.model.vision_tower, layers, self.vision_depth(model.config), boundary[HIDDEN])
 
     def connect(self, model: Any, states: torch.Tensor, boundary: Boundary) -> torch.Tensor:
+        """Runs the connector and packs the tiles' tokens, with a newline token after each row. Returns [V, D]."""
         if model.config.vision_feature_select_strategy == "default":
             states = states[:, 1:]  # a tower with a class token
         tokens_NPD = model.model.multi_modal_projector(states)

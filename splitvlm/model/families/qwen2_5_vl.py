@@ -31,13 +31,16 @@ class Qwen25Vl(Family):
     states_axes = 2
 
     def check_states(self, model: Any, boundary: Boundary, most_tokens: int) -> bool:
+        """Tells whether the patches [P, D] are whole merge windows, and no more than the prompt has room for."""
         merged = boundary[HIDDEN].shape[0] % model.config.vision_config.spatial_merge_size**2 == 0
         return merged and self.visual_tokens(model, boundary) <= most_tokens
 
     def visual_tokens(self, model: Any, boundary: Boundary) -> int:
+        """Returns the number of visual tokens: one of each merge window of patches."""
         return int(boundary[HIDDEN].shape[0] // model.config.vision_config.spatial_merge_size**2)
 
     def check_sides(self, model: Any, boundary: Boundary, visual_tokens: int) -> bool:
+        """Tells whether the grid is one still picture in one piece of the prompt, and has so many visual tokens."""
         grid, merge = boundary[GRID], model.config.vision_config.spatial_merge_size
         places = self.types(model, boundary).nonzero().flatten()
         if len(places) == 0 or places[-1] - places[0] + 1 != len(places):  # one picture, in one piece
@@ -48,22 +51,27 @@ class Qwen25Vl(Family):
         return bool(height * width == visual_tokens * merge**2)
 
     def vision_depth(self, config: Any) -> int:
+        """Returns how many layers the vision tower has."""
         return int(config.vision_config.depth)
 
     def patches_of_tile(self, config: Any) -> int:
+        """Returns the patches of a picture of 900 x 900 pixels, a usual size; the tower takes any."""
         return 4096  # of a picture of 900 x 900; the tower takes any size
 
     def pixel_bytes(self, config: Any, image_processor: Any, width: int, height: int) -> int:
+        """Returns a bound on the bytes of pixel values: sides are rounded to merge windows, a still is repeated in time."""
         size, factor = image_processor.size, image_processor.patch_size * image_processor.merge_size
         rounded = (width + factor) * (height + factor)
         num_pixels = min(max(rounded, size["shortest_edge"] + factor**2), size["longest_edge"] + factor**2)
         return int(PIXEL_BYTES * num_pixels * image_processor.temporal_patch_size)  # a still is repeated
 
     def stack(self, model: Any) -> nn.Module:
+        """Returns the language model: embed_tokens, layers, norm."""
         found: nn.Module = model.model.language_model
         return found
 
     def lower_vision(self, model: Any, inputs: Mapping[str, torch.Tensor], layers: int) -> Boundary:
+        """Runs patches and the first `layers` layers. Returns `hidden` [P, D], in the picture's order, and the grid."""
         tower, grid = model.model.visual, inputs["image_grid_thw"]
         part = _tower(tower, 0, layers, merger=_First(tower.spatial_merge_unit))
         states_PD = forward(part, inputs["pixel_values"].to(model.dtype), grid_thw=grid).last_hidden_state
@@ -78,9 +86,11 @@ class Qwen25Vl(Family):
         return tokens_VD
 
     def connect(self, model: Any, states: torch.Tensor, boundary: Boundary) -> torch.Tensor:
+        """Returns the states as they are: the merger, which is this family's connector, belongs to the tower's end."""
         return states
 
     def positions(self, model: Any, boundary: Boundary) -> tuple[torch.Tensor, int]:
+        """Returns position ids [3, 1, T] (time, height, width), and the offset of later tokens' positions."""
         types_BT = self.types(model, boundary)[None]
         positions_3BT, delta = model.model.get_rope_index(  # it reads of the ids only their shape
             torch.zeros_like(types_BT), mm_token_type_ids=types_BT, image_grid_thw=boundary[GRID]
@@ -88,9 +98,11 @@ class Qwen25Vl(Family):
         return positions_3BT, int(delta)
 
     def later_positions(self, position: int, device: torch.device) -> torch.Tensor:
+        """Returns position ids [3, 1, 1] of one later token: alike in time, height and width."""
         return torch.full((3, 1, 1), position, device=device)
 
     def shrunk(self, image_processor: Any, picture_CHW: Any) -> Any:
+        """Returns the picture after the processor's own resize; None where it needs the original."""
         factor = image_processor.patch_size * image_processor.merge_size
         return image_processor.resize(
             picture_CHW, size=image_processor.size, resample=image_processor.resample, factor=factor
