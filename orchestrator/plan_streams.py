@@ -33,12 +33,12 @@ class PlanStream:
         self._changed = asyncio.Event()
 
     def put(self, message: pb.PlanTable) -> None:
-        """The next message; one that was not taken yet is dropped."""
+        """Puts the next message; one that was not taken yet is dropped."""
         self._newest = message
         self._changed.set()
 
     def end(self, reason: SplitvlmError) -> None:
-        """What was put before is not sent any more."""
+        """Ends the stream: what was put before is not sent any more."""
         self._end = reason
         self._changed.set()
 
@@ -63,7 +63,10 @@ class PlanStreams:
         self._end: SplitvlmError | None = None
 
     def open(self, node: str, instance: str) -> PlanStream:
-        """A stream that takes the place of the node's older one. Raises CapacityError, or the reason of the end of all."""
+        """Opens a stream that takes the place of the node's older one.
+
+        Raises CapacityError, or the reason of the end of all.
+        """
         if self._end is not None:
             raise self._end
         if (older := self._streams.get(node)) is not None:
@@ -79,7 +82,7 @@ class PlanStreams:
             del self._streams[stream.node]
 
     def has(self, node: str, instance: str) -> bool:
-        """Whether this process of the node has one open."""
+        """Tells whether this process of the node has a stream open."""
         stream = self._streams.get(node)
         return stream is not None and stream.instance == instance
 

@@ -57,7 +57,7 @@ def view(profiles: Profiles, limits: PlanLimits, rtt_s: float, n_tokens: int) ->
 
 
 def show(seen: View, console: Console, *, every: bool, explain: bool) -> None:
-    """The spans, then what was left out."""
+    """Prints the spans, then what was left out."""
     title = f"{seen.profiles.model}: the fastest plan, RTT {1e3 * seen.rtt_s:g} ms, {seen.n_tokens} decoding steps"
     table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
     for name in ("kbit/s up", "plan", "s there", "bytes", "drop", "leak", "MiB"):
@@ -94,13 +94,13 @@ def _between(span: Span) -> str:
 
 
 def _kbit(bps: float) -> str:
-    """Three digits that count, and no exponent."""
+    """Writes a rate in kbit/s with three digits that count, and no exponent."""
     kbit = float(f"{bps / 1e3:.3g}")
     return f"{kbit:,.0f}" if kbit >= 100 else f"{kbit:.3g}"
 
 
 def _seconds(span: Span, seen: View) -> str:
-    """Latency at both ends of the span, `0.082..0.075`; without an end, the limit."""
+    """Writes the latency at both ends of the span, `0.082..0.075`; without an end, the limit."""
     ends = (span.low_bps, span.high_bps)
     times = [span.line.latency_s(bps, seen.rtt_s, seen.n_tokens) if bps else None for bps in ends]
     if times[0] is None:
@@ -121,7 +121,7 @@ def _left_out(seen: View, console: Console, every: bool) -> None:
 
 
 def reasons(seen: View) -> Iterator[str]:
-    """Why one plan follows another, with the numbers of the crossing; and what the device alone means."""
+    """Yields why one plan follows another, with the numbers of the crossing; and what the device alone means."""
     for faster, slower in zip(seen.spans, seen.spans[1:], strict=False):
         a, b = faster.line, slower.line
         fewer = (a.bits_of(seen.n_tokens) - b.bits_of(seen.n_tokens)) / 8
@@ -149,7 +149,7 @@ def reasons(seen: View) -> Iterator[str]:
 
 
 def suffering(seen: View) -> Iterator[str]:
-    """Which plans a kind of question forbids, and which of the table nobody measured by kind."""
+    """Yields which plans a kind of question forbids, and which of the table nobody measured by kind."""
     for line, names in seen.forbidden:
         if "max_kind_drop" in names and line.worst_kind is not None:
             yield (
@@ -166,7 +166,7 @@ def _limit_s(line: CostLine, seen: View) -> float:
 
 
 def as_json(seen: View) -> dict[str, object]:
-    """The spans, fastest links first."""
+    """Returns the spans, fastest links first."""
     return {
         "model": seen.profiles.model,
         "rtt_s": seen.rtt_s,
@@ -189,7 +189,7 @@ def as_json(seen: View) -> dict[str, object]:
 
 
 def draw(seen: View, file: Path) -> None:
-    """PNG: latency over the uplink rate, the fastest plan's span coloured. Raises UsageError."""
+    """Draws latency over the uplink rate as a PNG, the fastest plan's span coloured. Raises UsageError."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -221,7 +221,7 @@ def draw(seen: View, file: Path) -> None:
 
 
 def axis_of(seen: View) -> tuple[float, float]:
-    """The rates from which to which the picture goes: a span that lies off it would be a colour that nobody finds."""
+    """Returns the rates from which to which the picture goes: a span that lies off it would be a colour that nobody finds."""
     crossings = [span.low_bps for span in seen.spans if span.low_bps]
     return min([SLOWEST_BPS, *(bps / 3 for bps in crossings)]), max([FASTEST_BPS, *(3 * bps for bps in crossings)])
 

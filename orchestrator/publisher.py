@@ -42,18 +42,18 @@ class Publisher:
         self._urgent = asyncio.Event()
 
     def use(self, accuracy: Mapping[Plan, float]) -> None:
-        """Other drops, from the next tables on, which are sent at once."""
+        """Uses other drops, from the next tables on, which are sent at once."""
         self._tables = Tables(accuracy)
         self._settings_generation += 1
         self.changed()
 
     def changed(self) -> None:
-        """A node came, left or died, or a stream was opened: a round follows at once."""
+        """Has a round follow at once: a node came, left or died, or a stream was opened."""
         self._due.set()
         self._urgent.set()
 
     def load_changed(self) -> None:
-        """A cloud node's queue moved: a round follows after the pause."""
+        """Has a round follow after the pause: a cloud node's queue moved."""
         self._due.set()
 
     async def run(self) -> None:

@@ -38,7 +38,7 @@ class Origin:
     listen: str  # host:port at which it listens on its own machine
 
     def may_succeed(self, other: Origin) -> bool:
-        """Whether this process can be the other one, started again."""
+        """Tells whether this process can be the other one, started again."""
         return (self.host, self.listen) == (other.host, other.listen)
 
     def __str__(self) -> str:
@@ -95,15 +95,15 @@ class Registry:
         self._counter = itertools.count(1)
 
     def expect_beats(self, heartbeat_s: float) -> None:
-        """Another period of beats from now on."""
+        """Sets another period of heartbeats from now on."""
         self._heartbeat_s = heartbeat_s
 
     def period_of(self, name: str) -> float:
-        """How often the node of that name is to beat, in seconds."""
+        """Returns how often the node of that name is to beat, in seconds."""
         return self.period_s(self._seats[name].node)
 
     def period_s(self, node: Node) -> float:
-        """How often the node is to beat."""
+        """Returns how often the node is to beat."""
         if isinstance(node, CloudNode):
             return self._heartbeat_s
         return max(self._heartbeat_s, min(EDGE_BEATS * self._heartbeat_s, MOST_EDGE_BEAT_S))
@@ -145,7 +145,7 @@ class Registry:
         return self._drop_from_pool(name)
 
     def stream_changed(self, name: str, instance: str, now_s: float, *, is_open: bool) -> None:
-        """Whether a device has its plan stream open: without one it is dead as soon as a cloud node that does not beat."""
+        """Notes whether a device has its plan stream open: without one it is dead as soon as a silent cloud node."""
         seat = self._seats.get(name)
         if seat is not None and seat.node.origin.instance != instance:
             seat = seat.predecessor
@@ -170,7 +170,7 @@ class Registry:
         return [seat.node for seat in self._seats.values()]
 
     def silent_s(self, name: str, now_s: float) -> float:
-        """Seconds since the node's last sign of life."""
+        """Returns seconds since the node's last sign of life."""
         return now_s - self._seats[name].seen_s
 
     def is_alive(self, name: str, now_s: float) -> bool:
@@ -189,15 +189,15 @@ class Registry:
             raise _name_taken(seat.node)
 
     def clouds_for(self, edge: EdgeNode) -> tuple[CloudNode, ...]:
-        """Living cloud nodes with the device's weights."""
+        """Returns living cloud nodes with the device's weights."""
         return tuple(self._living_clouds.get(edge.weights_hash, {}).values())
 
     def generation(self, weights_hash: str) -> int:
-        """Another number whenever `clouds_for` devices with these weights gives something else."""
+        """Returns another number whenever `clouds_for` devices with these weights gives something else."""
         return self._generations.get(weights_hash, 0)
 
     def _succeed(self, seat: _Seat, node: Node, now_s: float) -> _Seat:
-        """The name's new seat, for a process that does not hold it. Raises ConfigError."""
+        """Returns the name's new seat, for a process that does not hold it. Raises ConfigError."""
         if (reinstated := self._reinstated(seat, node.origin.instance, now_s)) is not None:
             reinstated.node = node
             self._drop_from_pool(seat.node.name)
@@ -224,7 +224,7 @@ class Registry:
         raise UsageError(f"{name} is not registered.", advice="Register first.")
 
     def _reinstated(self, seat: _Seat, instance: str, now_s: float) -> _Seat | None:
-        """The seat of a predecessor that was taken for dead and speaks."""
+        """Returns the seat of a predecessor that was taken for dead and speaks."""
         before = seat.predecessor
         if before is None or before.node.origin.instance != instance or now_s > before.alive_until_s:
             return None

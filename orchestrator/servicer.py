@@ -56,14 +56,14 @@ class ControlServicer(control_pb2_grpc.ControlServicer):
         await self._publisher.run()
 
     def use(self, heartbeat_s: float, accuracy: Mapping[Plan, float]) -> None:
-        """Other settings, from the next table and the next registration on; open plan streams follow at once."""
+        """Uses other settings, from the next table and the next registration on; open plan streams follow at once."""
         self._heartbeat_s = heartbeat_s
         self._registry.expect_beats(heartbeat_s)
         self._pace.rate_per_s = _calls_per_s(heartbeat_s)
         self._publisher.use(accuracy)
 
     def end_streams(self) -> None:
-        """Before the server stops: plan streams would keep it waiting."""
+        """Ends the plan streams before the server stops: they would keep it waiting."""
         self._streams.end_all(Cancelled("The orchestrator is stopping."))
 
     @unary
@@ -148,7 +148,7 @@ class ControlServicer(control_pb2_grpc.ControlServicer):
         return math.ceil(1e3 * self._registry.period_of(name))
 
     def _note_stream(self, request: pb.Registration | pb.WatchRequest) -> None:
-        """Whether this process has a plan stream open is a sign of its life."""
+        """Notes whether this process has a plan stream open, which is a sign of its life."""
         is_open = self._streams.has(request.node, request.instance)
         self._registry.stream_changed(request.node, request.instance, time.monotonic(), is_open=is_open)
 
@@ -185,7 +185,7 @@ def _calls_per_s(heartbeat_s: float) -> float:
 
 
 def _node(request: pb.Registration, host: str) -> Node:
-    """The node of a registration that was checked."""
+    """Returns the node of a registration that was checked."""
     origin = Origin(request.instance, host, request.listen)
     if request.role == "edge":
         limits = limits_from_wire(request.limits)
@@ -208,5 +208,7 @@ def _kind(request: pb.Registration) -> bytes:
 
 
 def _host_of(peer: str) -> str:
-    """The host in gRPC's name of a connection's other end, `ipv4:10.0.0.7:51234`: every connection has a port of its own."""
+    """Returns the host in gRPC's name of a connection's other end, `ipv4:10.0.0.7:51234`: every connection has a port of its
+    own.
+    """
     return peer.partition(":")[2].rpartition(":")[0] or peer

@@ -32,7 +32,7 @@ class DeviceTable:
     problem: str = ""  # one sentence: why there are no lines
 
     def same_as(self, other: DeviceTable | None) -> bool:
-        """Whether a device would gain nothing from being sent this one after the other."""
+        """Tells whether a device would gain nothing from being sent this one after the other."""
         return (
             other is not None
             and self.lines == other.lines
@@ -59,7 +59,7 @@ class Tables:
         self._built: dict[tuple[bytes, int], _Built] = {}
 
     def table_for(self, edge: EdgeNode, clouds: Sequence[CloudNode]) -> DeviceTable:
-        """The table with the cloud node that suits the device best."""
+        """Returns the table with the cloud node that suits the device best."""
         ranked = ranking(edge.name, clouds)
         cloud = ranked[0] if ranked else None
         built = self._lines(edge, cloud)
@@ -88,7 +88,7 @@ class Tables:
 
 
 def ranking(device: str, clouds: Sequence[CloudNode]) -> list[CloudNode]:
-    """The shortest queue first; of equals, by the hash of both names."""
+    """Sorts cloud nodes by their queues, the shortest first; of equals, by the hash of both names."""
     return sorted(clouds, key=lambda cloud: (cloud.queue_s, _rendezvous(device, cloud.name)))
 
 

@@ -83,7 +83,7 @@ class Oracle:
 def everyone(
     world: World, table: PlanTable, allowed: Sequence[CostLine], options: dict[str, object]
 ) -> Iterable[Contender]:
-    """All contenders. `allowed` are the lines that the limits leave, dominated ones among them: a user may fix any.
+    """Yields all contenders. `allowed` are the lines that the limits leave, dominated ones among them: a user may fix any.
 
     Adaptive pictures come with and without a hedge: where the device can answer, they may use it as freely as we do.
     """

@@ -18,7 +18,7 @@ MOST_ROWS = 14
 
 
 def show(comparison: Comparison, console: Console) -> None:
-    """The contenders by their mean; all of them are in the files."""
+    """Prints the contenders by their mean; all of them are in the files."""
     title = f"{comparison.scenario} over {Path(comparison.trace).name} (simulated; seconds, drop in points)"
     table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
     late = comparison.summaries[0].deadline_misses is not None
@@ -53,7 +53,10 @@ def _cells(summary: Summary) -> tuple[str, ...]:
 
 
 def save(comparison: Comparison, folder: Path) -> list[Path]:
-    """`<scenario>-<trace>.csv` and `.json`. Raises UsageError where the folder cannot be written."""
+    """Writes `<scenario>-<trace>.csv` and `.json`; returns their paths.
+
+    Raises UsageError where the folder cannot be written.
+    """
     files = [folder / f"{stem(comparison)}.csv", folder / f"{stem(comparison)}.json"]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -67,5 +70,5 @@ def save(comparison: Comparison, folder: Path) -> list[Path]:
 
 
 def stem(comparison: Comparison) -> str:
-    """The beginning of a comparison's file names."""
+    """Returns the beginning of a comparison's file names."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", f"{comparison.scenario}-{Path(comparison.trace).name}").strip("-")

@@ -24,7 +24,7 @@ MOST_BARS = 8
 
 
 def timeline(comparison: Comparison) -> tuple[bytes, str]:
-    """PNG and its caption: uplink, each request's plan as a band under it, and the latencies; of the first device.
+    """Returns PNG and its caption: uplink, each request's plan as a band under it, and the latencies; of the first device.
 
     It shows one repetition of the trace at most: where the plans change most often.
     """
@@ -55,7 +55,9 @@ def timeline(comparison: Comparison) -> tuple[bytes, str]:
 
 
 def busiest(rows: Sequence[Record], repetition_s: float) -> Sequence[Record]:
-    """The rows of the span in which the plan changes most often, as long as the trace until it repeats; the first of equals."""
+    """Returns the rows of the span in which the plan changes most often, as long as the trace until it repeats; the first of
+    equals.
+    """
     long_enough_s = rows[min(LEAST_REQUESTS, len(rows)) - 1].start_s - rows[0].start_s
     length_s = min(MOST_SECONDS, max(repetition_s, long_enough_s))
     best, most, last = (0, len(rows)), -1, 0
@@ -96,7 +98,7 @@ def _link(axis: Any, trace: str, start_s: float, end_s: float) -> None:
 
 
 def spread(comparison: Comparison) -> tuple[bytes, str]:
-    """PNG and its caption: the cumulative distribution of latency of the contenders that matter."""
+    """Returns PNG and its caption: the cumulative distribution of latency of the contenders that matter."""
     plt = _pyplot()
     figure, axis = plt.subplots(figsize=(WIDTH_IN, 3.6), layout="constrained")
     fixed = min(fixed_plans(comparison), key=lambda summary: summary.mean_s).contender
@@ -112,7 +114,10 @@ def spread(comparison: Comparison) -> tuple[bytes, str]:
 
 
 def _plain(axis: Any) -> None:
-    """Seconds on a logarithmic axis as people write them; within half a decade every step is named, else 1, 2 and 5."""
+    """Labels a logarithmic axis with seconds as people write them.
+
+    Within half a decade every step is named, else 1, 2 and 5.
+    """
     from matplotlib.ticker import FuncFormatter
 
     low, high = axis.get_view_interval()
@@ -131,7 +136,7 @@ def _cumulative(run: Run) -> tuple[list[float], list[float]]:
 
 
 def regret(comparison: Comparison) -> tuple[bytes, str]:
-    """PNG and its caption: mean latency above the oracle's, of those nearest to it."""
+    """Returns PNG and its caption: mean latency above the oracle's, of those nearest to it."""
     plt = _pyplot()
     ranked = sorted((s for s in comparison.summaries if s.contender != "oracle"), key=lambda s: s.mean_s)[:MOST_BARS]
     figure, axis = plt.subplots(figsize=(WIDTH_IN, 3.0), layout="constrained")

@@ -57,7 +57,7 @@ class Run:
     switches: int = 0
 
     def records(self) -> Iterator[Record]:
-        """Row by row, in the order in which the requests ended."""
+        """Yields the rows in the order in which the requests ended."""
         for row in zip(*(getattr(self, name) for name in FIELDS), strict=True):
             values = dict(zip(FIELDS, row, strict=True))
             values |= {"plan": self.plans[row[3]], "hedged": bool(row[4]), "device_won": bool(row[5])}
@@ -88,7 +88,7 @@ class Summary:
 
 
 def summarise(run: Run, deadline_s: float | None, oracle_mean_s: float | None) -> Summary:
-    """The figures of one run."""
+    """Returns the figures of one run."""
     count = len(run.latency_s)
     ordered = sorted(run.latency_s)
     mean_s = sum(ordered) / count
@@ -132,18 +132,18 @@ class Comparison:
     summaries: tuple[Summary, ...]
 
     def of(self, contender: str) -> Summary:
-        """The summary of one contender."""
+        """Returns the summary of one contender."""
         return next(summary for summary in self.summaries if summary.contender == contender)
 
     @property
     def best_fixed(self) -> tuple[Summary, Summary]:
-        """The best choices that a user could have made by hand, in hindsight: by the mean and by the 95th percentile."""
+        """Returns the best choices that a user could have made by hand, in hindsight: by mean and by 95th percentile."""
         fixed = [s for s in self.summaries if s.contender not in ("adaptive", "adaptive-nohedge", "oracle")]
         return min(fixed, key=lambda s: s.mean_s), min(fixed, key=lambda s: s.p95_s)
 
 
 def write_csv(path: Path, comparison: Comparison) -> None:
-    """One row a request and contender."""
+    """Writes one row a request and contender."""
     with path.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(("contender", *FIELDS))
@@ -152,7 +152,7 @@ def write_csv(path: Path, comparison: Comparison) -> None:
 
 
 def write_json(path: Path, comparison: Comparison) -> None:
-    """The summaries."""
+    """Writes the summaries."""
     content = {
         "scenario": comparison.scenario,
         "trace": comparison.trace,

@@ -23,7 +23,7 @@ NOT_SHOWN = "Not compared: a quantised device variant and random token drop, whi
 
 
 def compare(scenario: Scenario, *, traces: Sequence[str] = ()) -> Iterator[Comparison]:
-    """One comparison a trace. `traces` replace the scenario's. Raises UsageError, ConfigError."""
+    """Yields one comparison a trace. `traces` replace the scenario's. Raises UsageError, ConfigError."""
     profiles = read(scenario.profiles)
     lines = lines_of(scenario, profiles)
     limits = scenario.planning.limits()
@@ -34,7 +34,10 @@ def compare(scenario: Scenario, *, traces: Sequence[str] = ()) -> Iterator[Compa
 
 
 def lines_of(scenario: Scenario, profiles: Profiles) -> list[CostLine]:
-    """The cost lines of all clouds, scaled; the device's own ones once. Framing counts as payload. Raises UsageError."""
+    """Returns the cost lines of all clouds, scaled; the device's own ones once.
+
+    Framing counts as payload. Raises UsageError.
+    """
     _known_cuts(scenario, profiles)
     lines: dict[tuple[object, str], CostLine] = {}
     several = len(scenario.clouds) > 1
@@ -134,7 +137,7 @@ def _sizes(profiles: Profiles, rng: random.Random) -> list[float]:
 
 
 def notes_of(scenario: Scenario, profiles: Profiles) -> tuple[str, ...]:
-    """What a reader must know to believe the figures."""
+    """Returns what a reader must know to believe the figures."""
     devices = scenario.devices
     clouds = "; ".join(
         f"{cloud.name}: {cloud.workers} x {cloud.speedup:g} times as fast ({cloud.stands_for})"
@@ -156,7 +159,7 @@ def notes_of(scenario: Scenario, profiles: Profiles) -> tuple[str, ...]:
 
 
 def oracle_plans(run: Run, least_share: float) -> int:
-    """How many plans the run used for at least that share of its requests."""
+    """Returns how many plans the run used for at least that share of its requests."""
     counts = [0] * len(run.plans)
     for index in run.plan:
         counts[index] += 1

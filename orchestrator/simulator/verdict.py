@@ -39,7 +39,7 @@ class Verdict:
 
     @property
     def sentence(self) -> str:
-        """The conclusion, with its numbers, as a person would say it."""
+        """Returns the conclusion, with its numbers, as a person would say it."""
         ours, fixed = self.ours, self.fixed
         saved = self._saved()
         figures = (
@@ -58,7 +58,7 @@ class Verdict:
 
     @property
     def in_short(self) -> str:
-        """`take adaptive: 12 % ± 3 % less time than image/webp50xs`."""
+        """Returns the verdict in short: `take adaptive: 12 % ± 3 % less time than image/webp50xs`."""
         if len(self.take) == 2:
             return f"take {' or '.join(self.take)}: no difference that can be told or matters{self._beside()}"
         other = self.fixed if self.take == (OURS,) else self.ours
@@ -68,7 +68,7 @@ class Verdict:
         )
 
     def _beside(self) -> str:
-        """What the better of the two saves against each baseline that is slower."""
+        """Returns what the better of the two saves against each baseline that is slower."""
         best_s = min(self.ours.mean_s, self.fixed.mean_s)
         slower = [(words, seconds) for words, seconds in self.baselines if seconds > (1 + MATTERS) * best_s]
         return "".join(f"; {percent(1 - best_s / seconds, 0)} less than {words}" for words, seconds in slower)
@@ -87,12 +87,12 @@ class Verdict:
 
 
 def fixed_plans(comparison: Comparison) -> list[Summary]:
-    """The contenders that keep one plan, alone or with the device beside it: what a user could set by hand."""
+    """Returns the contenders that keep one plan, alone or with the device beside it: what a user could set by hand."""
     return [summary for summary in comparison.summaries if "/" in summary.contender]
 
 
 def verdict(comparison: Comparison) -> Verdict | None:
-    """The conclusion over one trace; None where the scenario left the comparison out."""
+    """Returns the conclusion over one trace; None where the scenario left the comparison out."""
     fixed = min(fixed_plans(comparison), key=lambda summary: summary.mean_s, default=None)
     if fixed is None:
         return None
@@ -108,7 +108,7 @@ def verdict(comparison: Comparison) -> Verdict | None:
 
 
 def difference(one: Run, other: Run) -> tuple[float, float]:
-    """By how many seconds a request of `one` takes longer, on average, and half of the 95 % interval of that."""
+    """Returns by how many seconds a request of `one` takes longer, on average, and half of the 95 % interval of that."""
     pairs = sorted(
         (one.arrival_s[a], one.latency_s[a] - other.latency_s[b])
         for a, b in zip(_in_order(one), _in_order(other), strict=True)
@@ -126,7 +126,7 @@ def _in_order(run: Run) -> list[int]:
 
 
 def over_all(comparisons: Sequence[Comparison]) -> str:
-    """Which one fixed plan would serve all links best, beside the adaptive policy; empty for a single link."""
+    """Returns which one fixed plan would serve all links best, beside the adaptive policy; empty for a single link."""
     if len(comparisons) < 2 or not all(map(fixed_plans, comparisons)):
         return ""
     means = {

@@ -21,7 +21,7 @@ MAX_PICTURE_BYTES = 32 * 2**20
 
 
 def read_picture_file(path: Path) -> bytes:
-    """The file's bytes. Raises UsageError where it is missing, a folder, or too large; the node checks the format."""
+    """Returns the file's bytes. Raises UsageError where it is missing, a folder, or too large; the node checks the format."""
     try:
         size = path.stat().st_size
         if size > MAX_PICTURE_BYTES:
@@ -72,7 +72,7 @@ async def ask_once(
 
 
 def describe(report: pb.RequestReport, reason: str = "") -> str:
-    """What happened to a request: a line, and one more for each node that failed."""
+    """Returns what happened to a request: a line, and one more for each node that failed."""
     emulated = f", emulated slow-down {report.emulated_slowdown:g} x" if report.emulated_slowdown > 1 else ""
     known = ", picture remembered" if report.prefix_cached else ""
     hedged = ", with the device beside it" if report.hedged else ""
@@ -116,7 +116,7 @@ async def show_status(address: str, identity: Identity | None) -> dict[str, obje
 
 
 def status_lines(status: pb.StatusReply) -> list[str]:
-    """An edge node's status for people."""
+    """Returns an edge node's status for people."""
     cloud = f"{status.cloud_address}, {_reached(status.cloud_reachable)}" if status.cloud_address else "none"
     link = (
         f"{rate(status.uplink_bps)} up, round trip {_ms(status.rtt_s)} ms, predictions within {percent(status.spread, 0)}"
@@ -153,7 +153,7 @@ async def show_nodes(address: str, identity: Identity | None) -> list[dict[str, 
 
 
 def plain(message: Message) -> dict[str, object]:
-    """A message's fields by name as JSON has them: numbers stay numbers, absent optional ones are None."""
+    """Returns a message's fields by name as JSON has them: numbers stay numbers, absent optional ones are None."""
     return {field.name: _plain_field(message, field) for field in message.DESCRIPTOR.fields}
 
 

@@ -32,7 +32,7 @@ def config_check(
 
 
 def _check_node(kind: str, chosen: Any) -> str:
-    """What the settings were checked against, in words. Raises ConfigError."""
+    """Returns what the settings were checked against, in words. Raises ConfigError."""
     if kind == "cloud":
         from cloud_node.control import check_advertised
 

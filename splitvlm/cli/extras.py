@@ -10,7 +10,7 @@ _REQUIREMENT = re.compile(r"""([A-Za-z0-9._-]+).*extra == ["']([a-z]+)["']""")
 
 
 def extra_with(module: str) -> str | None:
-    """The extra that installs this module's library; None where it is none of ours."""
+    """Returns the extra that installs this module's library; None where it is none of ours."""
     top = module.partition(".")[0]
     wanted = _DISTRIBUTIONS.get(top, top).lower().replace("_", "-")
     for requirement in metadata.requires("splitvlm") or ():

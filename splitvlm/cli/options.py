@@ -49,5 +49,5 @@ def writable_folder(path: Path) -> Path:
 
 
 def _may(path: Path, mode: int) -> bool:
-    """Whether this process may, by what it may really do: a container's user may have capabilities beyond its number's."""
+    """Tells whether this process may, by what it may really do: a container's user may have more rights than its number."""
     return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)

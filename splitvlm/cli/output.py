@@ -24,7 +24,7 @@ JsonOption = Annotated[
 
 
 def with_dash(given: list[str]) -> list[str]:
-    """With `-` after each `--json` that names no file: typer's options take a value always."""
+    """Returns the arguments with `-` after each `--json` that names no file: typer's options take a value always."""
     following = [*given[1:], "--"]
     return [
         part

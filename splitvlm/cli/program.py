@@ -94,7 +94,10 @@ def main() -> None:
 
 
 def _texts(arguments: list[str]) -> list[str]:
-    """The arguments. Ends where one is not UTF-8: Python holds its bytes as halves of characters that nobody can print."""
+    """Returns the arguments.
+
+    Ends where one is not UTF-8: Python holds its bytes as halves of characters that nobody can print.
+    """
     for argument in arguments:
         if not argument.isprintable() and any("\udc80" <= sign <= "\udcff" for sign in argument):
             shown = os.fsencode(argument).decode("utf-8", "backslashreplace")

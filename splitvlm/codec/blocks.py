@@ -37,7 +37,7 @@ _coders = _Coders()
 
 
 def block(data: bytes) -> bytes:
-    """`data` as a block, the smaller of stored and compressed."""
+    """Returns `data` as a block, the smaller of stored and compressed."""
     if len(data) >= _SMALLEST:
         packed = _coders.compressor.compress(data)
         if len(packed) < len(data):
@@ -46,7 +46,7 @@ def block(data: bytes) -> bytes:
 
 
 def read_block(cursor: Cursor, decoded_bytes: int) -> bytes:
-    """The next block, which must decode to exactly `decoded_bytes`. Raises ProtocolError."""
+    """Returns the next block, which must decode to exactly `decoded_bytes`. Raises ProtocolError."""
     head = cursor.varint(2 * decoded_bytes + 1, "a block's length")
     raw = bytes(cursor.take(head >> 1))
     data = _decompress(raw, decoded_bytes) if head & 1 else raw
@@ -65,7 +65,7 @@ def _decompress(raw: bytes, decoded_bytes: int) -> bytes:
 
 
 def _is_one_frame(raw: bytes) -> bool:
-    """Whether `raw` is one frame and nothing else, and its header declares no size, which the library would allocate.
+    """Tells whether `raw` is one frame and nothing else, and its header declares no size, which the library would allocate.
 
     RFC 8878 3.1.1: descriptor 0 (no content size, checksum, dictionary), window u8, then blocks, each headed by
     24 bits: last (1), type (2: stored, one repeated byte, compressed), size (21). The library accepts trailing bytes.

@@ -40,7 +40,7 @@ _SAME_WIDTH: Final = {2: torch.int16, 4: torch.int32}  # numpy knows no bfloat16
 
 
 def encode(boundary: dict[str, torch.Tensor], level: str, basis: Basis | None = None) -> bytes:
-    """All tensors of a boundary, at one of FEATURE_LEVELS, or of KLT_STEPS with the `basis` of its tensor `hidden`.
+    """Codes all tensors of a boundary, at one of FEATURE_LEVELS, or of KLT_STEPS with the `basis` of its tensor `hidden`.
 
     Raises UsageError for an unknown level, a dtype that does not cross cuts, and NaN or infinity.
     """
@@ -60,7 +60,7 @@ def encode(boundary: dict[str, torch.Tensor], level: str, basis: Basis | None = 
 
 
 def decode(data: bytes, *, limits: CodecLimits, basis: Basis | None = None) -> dict[str, torch.Tensor]:
-    """The tensors of a coded boundary, on the CPU, in their own dtypes and order. Raises ProtocolError."""
+    """Returns the tensors of a coded boundary, on the CPU, in their own dtypes and order. Raises ProtocolError."""
     cursor = Cursor(data)
     version = cursor.byte()
     if version >= header.SHORT:
@@ -69,7 +69,10 @@ def decode(data: bytes, *, limits: CodecLimits, basis: Basis | None = None) -> d
 
 
 def outline(data: bytes, *, limits: CodecLimits, basis: Basis | None = None) -> dict[str, torch.Tensor]:
-    """What `decode` would return, as tensors without data (on the device "meta"): nothing is decoded. Raises ProtocolError."""
+    """Returns what `decode` would return, as tensors without data (on the device "meta"): nothing is decoded.
+
+    Raises ProtocolError.
+    """
     cursor = Cursor(data)
     version = cursor.byte()
     if version < header.SHORT:
@@ -81,14 +84,14 @@ def outline(data: bytes, *, limits: CodecLimits, basis: Basis | None = None) -> 
 
 
 def decoding_bytes(outline: Mapping[str, torch.Tensor]) -> int:
-    """Peak memory that decoding a boundary of this outline takes, beside its bytes: an upper bound for every level."""
+    """Returns peak memory that decoding a boundary of this outline takes, beside its bytes: an upper bound for every level."""
     return sum(
         tensor.numel() * (FLOAT_BYTES if tensor.is_floating_point() else INTEGER_BYTES) for tensor in outline.values()
     )
 
 
 def _bodies(cursor: Cursor, version: int, limits: CodecLimits) -> list[tuple[TensorHead, Cursor]]:
-    """Each tensor's head, held against the limits of all together, and its body."""
+    """Returns each tensor's head, held against the limits of all together, and its body."""
     if version != header.VERSION:
         malformed("its version is unknown")
     count = cursor.byte()
@@ -219,5 +222,5 @@ def _all_finite(tensor: torch.Tensor) -> bool:
 
 
 def _channels(shape: tuple[int, ...]) -> int:
-    """The length of the last dimension; all others are tokens."""
+    """Returns the length of the last dimension; all others are tokens."""
     return shape[-1] if shape else 1

@@ -60,7 +60,7 @@ def write(path: Path, bases: Mapping[Cut, Basis]) -> None:
 
 
 def read(path: Path) -> tuple[dict[Cut, Basis], str]:
-    """The bases, and the file's hex SHA-256. Raises UsageError, which names the tensor that is wrong."""
+    """Returns the bases, and the file's hex SHA-256. Raises UsageError, which names the tensor that is wrong."""
     advice = "Make it again: `splitvlm calibrate MODEL`."
     try:
         data = path.read_bytes()
@@ -76,7 +76,7 @@ def read(path: Path) -> tuple[dict[Cut, Basis], str]:
 
 
 def _taken(tensors: Tensors, name: str, dtype: type, *shape: int) -> np.ndarray:  # type: ignore[type-arg]
-    """A tensor of that dtype and shape, -1 for any size, whose numbers are finite. Raises KeyError, ValueError."""
+    """Returns a tensor of that dtype and shape, -1 for any size, whose numbers are finite. Raises KeyError, ValueError."""
     found = tensors[name]
     fits = len(found.shape) == len(shape) and all(
         want in (-1, size) for size, want in zip(found.shape, shape, strict=True)
@@ -183,7 +183,7 @@ def _density(tensors: Tensors, prefix: str) -> EntropyModel:
 
 
 def _divided(tensors: Tensors, name: str, dtype: type, shapes: list[tuple[int, ...]]) -> tuple[np.ndarray, ...]:  # type: ignore[type-arg]
-    """The float32 matrices of those shapes that are stored one after another. Raises KeyError, ValueError."""
+    """Returns the float32 matrices of those shapes that are stored one after another. Raises KeyError, ValueError."""
     joined = _taken(tensors, name, dtype, -1)
     ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
     if len(joined) != (int(ends[-1]) if len(ends) else 0):

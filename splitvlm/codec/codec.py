@@ -26,21 +26,21 @@ class Codec:
 
     @classmethod
     def from_file(cls, path: Path | None) -> Codec:
-        """With the calibration in `path`, or without one. Raises UsageError."""
+        """Returns a codec with the calibration in `path`, or without one. Raises UsageError."""
         return cls() if path is None else cls(*calibration_file.read(path))
 
     def levels(self, cut: Cut) -> tuple[str, ...]:
-        """The levels at a cut, lossless first."""
+        """Returns the levels at a cut, lossless first."""
         plain = picture_levels() if cut == IMAGE else levels.levels_of(cut)
         return (*plain, *KLT_STEPS) if cut in self._bases else plain
 
     @property
     def channels(self) -> dict[Cut, int]:
-        """How many channels the tensors of each calibrated cut have."""
+        """Returns how many channels the tensors of each calibrated cut have."""
         return {cut: basis.transform.channels for cut, basis in self._bases.items()}
 
     def basis(self, cut: Cut) -> Basis:
-        """What calibration learned of a cut. Raises UsageError where there is none."""
+        """Returns what calibration learned of a cut. Raises UsageError where there is none."""
         if cut not in self._bases:
             raise UsageError(f"The cut {cut} is not calibrated.", advice="`splitvlm calibrate MODEL` does that.")
         return self._bases[cut]
@@ -52,14 +52,14 @@ class Codec:
             raise UsageError(f"The cut {cut} has no codec level '{level}'.", advice=f"Its levels are {known}.")
 
     def encode(self, cut: Cut, tensors: dict[str, torch.Tensor], level: str) -> bytes:
-        """The boundary at `cut` as bytes. Raises UsageError."""
+        """Returns the boundary at `cut` as bytes. Raises UsageError."""
         self.check(cut, level)
         return boundary.encode(tensors, level, self._bases.get(cut))
 
     def outline(self, cut: Cut, data: bytes, limits: CodecLimits | None = None) -> dict[str, torch.Tensor]:
-        """What `decode` would return, as tensors without data: nothing is decoded. Raises ProtocolError."""
+        """Returns what `decode` would return, as tensors without data: nothing is decoded. Raises ProtocolError."""
         return boundary.outline(data, limits=limits or CodecLimits(), basis=self._bases.get(cut))
 
     def decode(self, cut: Cut, data: bytes, limits: CodecLimits | None = None) -> dict[str, torch.Tensor]:
-        """The boundary at `cut` from a peer's bytes. Raises ProtocolError."""
+        """Returns the boundary at `cut` from a peer's bytes. Raises ProtocolError."""
         return boundary.decode(data, limits=limits or CodecLimits(), basis=self._bases.get(cut))

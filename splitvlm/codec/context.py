@@ -86,12 +86,12 @@ class Context:
         self._between_XT = np.full((BETWEEN, num_tokens - self.grid.num_first), SECOND, np.float32)
 
     def passes(self, column: int) -> Sequence[slice]:
-        """The tokens of each pass through a column; `weights` and `learn` want them in turn."""
+        """Returns the tokens of each pass through a column; `weights` and `learn` want them in turn."""
         middle, end = self.grid.num_first, len(self._column_T) - 1
         return (slice(0, middle), slice(middle, end)) if column < LEADING and 0 < middle < end else (slice(0, end),)
 
     def weights(self, column: int, tokens: slice) -> F32:
-        """[tokens, V] of one of K columns, whole numbers from 1 to 65536; not normalised."""
+        """Returns [tokens, V] of one of K columns, whole numbers from 1 to 65536; not normalised."""
         if tokens.start == 0:
             self._sums_HT = self._first_layer(column)
             self._column_T[tokens.stop :] = 0

@@ -49,7 +49,7 @@ def encode(q_TK: Whole, entropy_model: EntropyModel) -> bytes:
 
 
 def decode(data: bytes, num_tokens: int, columns: int, entropy_model: EntropyModel, *, dense: int = 0) -> Coefficients:
-    """[T, columns], of which at least the first `dense` are an array. Raises ProtocolError."""
+    """Returns [T, columns], of which at least the first `dense` are an array. Raises ProtocolError."""
     words = np.frombuffer(data + bytes(-len(data) % _WORD.itemsize), _WORD).astype(np.uint32)
     coder = constriction.stream.queue.RangeDecoder(words)
     context = Context(entropy_model, num_tokens)
@@ -120,7 +120,7 @@ def _encode_sparse(coder: Any, q_N: Whole, weights_V: F32) -> None:
 
 
 def _decode_sparse(coder: Any, weights_V: F32, count: int) -> tuple[I64, Whole]:
-    """Where the values of a band stand, rising, and what they are."""
+    """Returns where the values of a band stand, rising, and what they are."""
     gap_weights, value_weights_V = gaps.models_of(weights_V)
     told = int(coder.decode(_models.Uniform(count + 1)))
     places = gaps.places_of(coder.decode(_same_for_all(gap_weights, lazy=False), told))

@@ -83,7 +83,7 @@ class EntropyModel:
         return len(self.reach)
 
     def shared(self, columns: int) -> Iterator[tuple[int, int, F32]]:
-        """The first `columns` columns from K on, in runs that share weights [V]: start, stop, weights."""
+        """Yields the first `columns` columns from K on, in runs that share weights [V]: start, stop, weights."""
         for place, weights_V in enumerate(self.bands):
             start = self.columns + BAND * place
             if start < columns:
@@ -94,7 +94,9 @@ class EntropyModel:
 
 
 def inputs_of(column: int, rows: int) -> int:
-    """How much column c is told: places, then of each earlier column the token's own value and, of the first, neighbours'."""
+    """Returns how much column c is told: places, then of each earlier column the token's own value and, of the first,
+    neighbours'.
+    """
     return (PLACES if rows else 0) + column + NEIGHBOURS * min(column, AROUND)
 
 
@@ -109,6 +111,6 @@ def rows_of(column: int, rows: int) -> int:
 
 
 def companded(q: npt.NDArray[Any]) -> F32:
-    """Whole numbers of any size as the networks' inputs, -56 to 56."""
+    """Returns whole numbers of any size as the networks' inputs, -56 to 56."""
     inputs: F32 = _COMPANDED.take(q + (_KNOWN - 1), mode="clip")
     return inputs

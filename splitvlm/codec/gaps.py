@@ -29,12 +29,12 @@ _LARGEST_WEIGHT: Final = 65535
 
 
 def pays(num_tokens: int, num_values: int, weights_V: F32) -> bool:
-    """Whether a band is coded so; both sides must say the same."""
+    """Tells whether a band is coded so; both sides must say the same."""
     return num_tokens >= MANY_TOKENS and num_values <= MOST_VALUES and _zeros(weights_V) >= SPARSE
 
 
 def symbols_of(places: I64) -> I32:
-    """From where the values stand, rising."""
+    """Returns the symbols for values that stand at `places`, rising."""
     zeros = np.diff(places, prepend=-1) - 1
     long = zeros // LONGEST
     last = np.cumsum(long + 1) - 1  # of each value's symbols
@@ -44,7 +44,7 @@ def symbols_of(places: I64) -> I32:
 
 
 def places_of(symbols: I32) -> I64:
-    """Where the values stand; the inverse of `symbols_of`."""
+    """Returns where the values stand; the inverse of `symbols_of`."""
     value = symbols < LONGEST
     places: I64 = np.cumsum(symbols + value, dtype=np.int64)[value] - 1
     return places
@@ -67,5 +67,5 @@ def _models_of(weights: bytes) -> tuple[F32, F32]:
 
 
 def _zeros(weights_V: npt.NDArray[Any]) -> float:
-    """The share of zeros."""
+    """Returns the share of zeros."""
     return float(weights_V[len(weights_V) // 2 - 1]) / float(weights_V.sum(dtype=np.float64))

@@ -33,7 +33,7 @@ class TokenGrid:
 
 
 def offsets(stride: int) -> tuple[int, ...]:
-    """Where a token's neighbours stand in the numbering of tokens. Rows run on into each other: that is learned."""
+    """Returns where a token's neighbours stand in the numbering of tokens. Rows run on into each other: that is learned."""
     return -1, 1, -stride, stride
 
 
@@ -59,7 +59,7 @@ def grid_of(num_tokens: int, stride: int, rows: int) -> TokenGrid:
 
 @functools.lru_cache(maxsize=16)
 def places_of(num_tokens: int, stride: int, rows: int) -> F32:
-    """[PLACES, T] of tokens as they are numbered, -56 to 56; [0, T] without rows."""
+    """Returns [PLACES, T] of tokens as they are numbered, -56 to 56; [0, T] without rows."""
     numbers = np.arange(num_tokens)
     if not rows:
         return np.zeros((0, num_tokens), np.float32)
@@ -67,8 +67,10 @@ def places_of(num_tokens: int, stride: int, rows: int) -> F32:
 
 
 def _waves(size: int) -> F32:
-    """[WAVES, size], whole numbers. Both sides round alike: a cosine of these angles is rational only where 56 times it is
-    whole (Niven), and no other lies as near to a half as a mathematical library may err.
+    """Returns [WAVES, size], whole numbers.
+
+    Both sides round alike: a cosine of these angles is rational only where 56 times it is whole (Niven), and no other lies
+    as near to a half as a mathematical library may err.
     """
     table = [
         [round(LARGEST_INPUT * math.cos(math.pi * wave * (2 * place + 1) / (2 * size))) for place in range(size)]

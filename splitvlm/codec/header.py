@@ -82,7 +82,7 @@ def malformed(what: str) -> NoReturn:
 
 
 def varint(value: int) -> bytes:
-    """A non-negative integer as LEB128."""
+    """Returns a non-negative integer as LEB128."""
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -117,7 +117,7 @@ class Cursor:
         return self.take(1)[0]
 
     def varint(self, limit: int, what: str) -> int:
-        """A varint that must not exceed `limit`."""
+        """Reads a varint that must not exceed `limit`."""
         value = 0
         for place in range(_MAX_VARINT_BYTES):
             byte = self.byte()
@@ -152,7 +152,7 @@ def pack_head(head: TensorHead) -> bytes:
 
 
 def read_head(cursor: Cursor, limits: CodecLimits) -> TensorHead:
-    """The head of the next tensor, its sizes held against `limits`. Raises ProtocolError."""
+    """Reads the head of the next tensor, its sizes held against `limits`. Raises ProtocolError."""
     name = _read_name(cursor)
     kind = cursor.byte()
     if kind & 15 >= len(DTYPES) or kind >> 4 >= len(Coding):

@@ -35,7 +35,7 @@ _ROOM: Final = 32
 
 
 def encode(values: npt.NDArray[np.generic]) -> bytes:
-    """A flat array of int64, int32, uint8 or bool as a body."""
+    """Returns a flat array of int64, int32, uint8 or bool as a body."""
     wide = values.astype(np.int64)
     steps = np.diff(wide, prepend=np.int64(0))  # wraps around at 64 bits, as its inverse does
     planes = lossless.encode(values.view(np.uint8) if values.dtype == np.bool_ else values)
@@ -47,7 +47,7 @@ def encode(values: npt.NDArray[np.generic]) -> bytes:
 
 
 def decode(cursor: Cursor, dtype: np.dtype[np.generic], elements: int) -> npt.NDArray[np.generic]:
-    """`elements` values of `dtype`. Raises ProtocolError, also where a value does not fit the dtype."""
+    """Returns `elements` values of `dtype`. Raises ProtocolError, also where a value does not fit the dtype."""
     form = cursor.byte()
     if form == _PLANES:
         raw = np.dtype(np.uint8) if dtype == np.bool_ else dtype

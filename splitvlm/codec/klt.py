@@ -110,7 +110,7 @@ def transform_of(x_NC: F32, sensitivity_CC: F64 | None = None, unit: float = 1.0
 
 
 def _roots(sensitivity_CC: F64 | None, channels: int) -> tuple[F64, F64]:
-    """The symmetric square root of G, and its inverse. A floor keeps directions that no answer looked at finite."""
+    """Returns the symmetric square root of G, and its inverse. A floor keeps directions that no answer looked at finite."""
     if sensitivity_CC is None:
         return np.eye(channels), np.eye(channels)
     values, vectors = np.linalg.eigh(sensitivity_CC)
@@ -119,14 +119,14 @@ def _roots(sensitivity_CC: F64 | None, channels: int) -> tuple[F64, F64]:
 
 
 def quantised(x_TC: F32, transform: Transform, level: str) -> I32:
-    """q [T, C] of an array whose coefficients all have room in an escape."""
+    """Returns q [T, C] of an array whose coefficients all have room in an escape."""
     q_TC = _quantised(x_TC, transform, level)
     assert q_TC is not None, "a coefficient beyond what an escape holds"
     return q_TC
 
 
 def coefficients(x_TC: F32, transform: Transform, level: str) -> F32:
-    """y / step [T, C]. Each column in one run: so they are coded."""
+    """Returns y / step [T, C]. Each column in one run: so they are coded."""
     y_CT: F32 = np.matmul(transform.analysis.T, (x_TC - transform.mean).T, dtype=np.float32)
     y_CT /= np.float32(KLT_STEPS[level])
     return y_CT.T
@@ -141,7 +141,7 @@ def _quantised(x_TC: F32, transform: Transform, level: str) -> I32 | None:
 
 
 def centres_of(x_NC: F32, transform: Transform, level: str) -> F32:
-    """c [C, 2] of tokens of the calibration pictures."""
+    """Returns c [C, 2] of tokens of the calibration pictures."""
     magnitude_NC = np.abs(coefficients(x_NC, transform, level))
     q_NC = np.floor(magnitude_NC + np.float32(ROUNDING))
     beyond_NC = magnitude_NC - q_NC
@@ -155,7 +155,7 @@ def centres_of(x_NC: F32, transform: Transform, level: str) -> F32:
 
 
 def encode(x_TC: F32, basis: Basis, level: str) -> bytes | None:
-    """An array [T, C] as a body; None where it is none for this basis, or a coefficient has no room in an escape."""
+    """Codes an array [T, C] as a body; None where it does not fit this basis, or a coefficient has no room in an escape."""
     if x_TC.shape[1] != basis.channels or not len(x_TC):
         return None
     q_TC = _quantised(x_TC, basis.transform, level)
@@ -168,7 +168,7 @@ def encode(x_TC: F32, basis: Basis, level: str) -> bytes | None:
 
 
 def decode(cursor: Cursor, num_tokens: int, basis: Basis, code: int) -> F32:
-    """An array [T, C] from a body after its level. Raises ProtocolError."""
+    """Returns an array [T, C] from a body after its level. Raises ProtocolError."""
     if code >= len(_LEVELS):
         malformed("its level is unknown")
     level = _LEVELS[code]
@@ -192,7 +192,7 @@ def decode(cursor: Cursor, num_tokens: int, basis: Basis, code: int) -> F32:
 
 
 def restored(q_TK: npt.NDArray[np.signedinteger[Any]], learned: Learned) -> F32:
-    """y / step [T, K], or with as many columns as the level's restorer has."""
+    """Returns y / step [T, K], or with as many columns as the level's restorer has."""
     y_TK = centred(q_TK, learned.centres)
     if learned.reconstructor is None or not q_TK.shape[1]:
         return y_TK
@@ -213,7 +213,7 @@ def restored(q_TK: npt.NDArray[np.signedinteger[Any]], learned: Learned) -> F32:
 
 
 def centred(q_TK: npt.NDArray[np.signedinteger[Any]], centres: F32) -> F32:
-    """y / step where nothing but each value itself tells where it lay. Each column in one run."""
+    """Returns y / step where nothing but each value itself tells where it lay. Each column in one run."""
     y_KT = np.empty(q_TK.shape[::-1], np.float32)
     near_K1, far_K1 = centres[: len(y_KT), :1], centres[: len(y_KT), 1:]
     at_two_K1 = far_K1 - near_K1

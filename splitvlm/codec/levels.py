@@ -79,14 +79,14 @@ CODEC_VERSION = "1"
 
 
 def levels_of(cut: Cut) -> tuple[str, ...]:
-    """The levels that a cut can be coded at, from exact to smallest. `device` sends nothing: its level is `none`."""
+    """Returns the levels that a cut can be coded at, from exact to smallest. `device` sends nothing: its level is `none`."""
     if cut.kind is CutKind.DEVICE:
         return (NONE,)
     return PICTURE_LEVELS if cut.kind is CutKind.IMAGE else FEATURE_LEVELS
 
 
 def codec_hash() -> str:
-    """SHA-256 (hex) of the format's version and tables. Nodes compare it in the handshake, and refuse what differs."""
+    """Returns SHA-256 (hex) of the format's version and tables. Nodes compare it in the handshake, and refuse what differs."""
     tables = {
         "version": CODEC_VERSION,
         "names": header.NAMES,

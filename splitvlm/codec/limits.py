@@ -19,7 +19,7 @@ class CodecLimits:
     max_decoded_bytes: int = 1 << 26  # of all tensors together, in their own dtypes
 
     def less(self, elements: int, decoded_bytes: int) -> CodecLimits:
-        """What is left of them after a tensor of that size."""
+        """Returns the limits that are left after a tensor of that size."""
         return replace(
             self,
             max_elements=self.max_elements - elements,

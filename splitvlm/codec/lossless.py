@@ -21,13 +21,13 @@ assert sys.byteorder == "little", "the planes are cut from little-endian values"
 
 
 def encode(values: npt.NDArray[np.generic]) -> bytes:
-    """A flat array of integers as a body."""
+    """Returns a flat array of integers as a body."""
     planes = values.view(np.uint8).reshape(len(values), values.dtype.itemsize)
     return b"".join(block(planes[:, place].tobytes()) for place in reversed(range(values.dtype.itemsize)))
 
 
 def decode(cursor: Cursor, dtype: np.dtype[np.generic], elements: int) -> npt.NDArray[np.generic]:
-    """`elements` integers of `dtype`. Raises ProtocolError."""
+    """Returns `elements` integers of `dtype`. Raises ProtocolError."""
     planes = np.empty((elements, dtype.itemsize), np.uint8)
     for place in reversed(range(dtype.itemsize)):
         planes[:, place] = np.frombuffer(read_block(cursor, elements), np.uint8)
@@ -35,12 +35,12 @@ def decode(cursor: Cursor, dtype: np.dtype[np.generic], elements: int) -> npt.ND
 
 
 def encode_floats(bits: npt.NDArray[np.generic]) -> bytes:
-    """A flat array of floats, given as unsigned integers of their width."""
+    """Returns a flat array of floats, given as unsigned integers of their width."""
     return encode(_rotated(bits, 1))
 
 
 def decode_floats(cursor: Cursor, dtype: np.dtype[np.generic], elements: int) -> npt.NDArray[np.generic]:
-    """`elements` floats, as unsigned integers of `dtype`. Raises ProtocolError."""
+    """Returns `elements` floats, as unsigned integers of `dtype`. Raises ProtocolError."""
     return _rotated(decode(cursor, dtype, elements), 8 * dtype.itemsize - 1)
 
 

@@ -52,7 +52,7 @@ class Grouping(IntEnum):
         return self is Grouping.CHANNEL_CENTRED
 
     def rows(self, x_TC: F32) -> F32:
-        """The array turned so that groups lie along its rows; its own inverse."""
+        """Returns the array turned so that groups lie along its rows; its own inverse."""
         return x_TC if self is Grouping.TOKEN else np.ascontiguousarray(x_TC.T)
 
 
@@ -72,12 +72,12 @@ class _Fitted:
 
 
 def fits(x_TC: F32) -> bool:
-    """Whether a lossy level may code it; what it may not is coded losslessly."""
+    """Tells whether a lossy level may code it; what it may not is coded losslessly."""
     return x_TC.size >= SMALLEST_ELEMENTS and float(np.abs(x_TC).max()) <= LARGEST_MAGNITUDE
 
 
 def encode(x_TC: F32, bits: int) -> bytes:
-    """An array [T, C] that `fits`, as a body."""
+    """Returns an array [T, C] that `fits`, as a body."""
     apart = outliers.find(x_TC)
     tokens = outliers.others(apart.tokens, x_TC.shape[0])
     channels = outliers.others(apart.channels, x_TC.shape[1])
@@ -96,7 +96,7 @@ def encode(x_TC: F32, bits: int) -> bytes:
 
 
 def decode(cursor: Cursor, num_tokens: int, num_channels: int) -> F32:
-    """An array [T, C]. Raises ProtocolError."""
+    """Returns an array [T, C]. Raises ProtocolError."""
     kind = cursor.byte()
     bits = kind & 31
     if bits not in BITS.values() or kind >> 5 >= len(Grouping):

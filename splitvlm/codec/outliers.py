@@ -57,7 +57,7 @@ def pack_places(places: Places) -> bytes:
 
 
 def read_places(cursor: Cursor, size: int) -> Places:
-    """Rising places below `size`. Raises ProtocolError."""
+    """Returns rising places below `size`. Raises ProtocolError."""
     count = cursor.varint(size // OUTLIER_SHARE, "the number of outliers")
     gaps = [cursor.varint(size, "an outlier's place") for _ in range(count)]
     places = np.cumsum(np.array(gaps, np.int64) + 1) - 1

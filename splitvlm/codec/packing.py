@@ -38,7 +38,7 @@ def pack(codes: U16, bits: int) -> bytes:
 
 
 def unpack(cursor: Cursor, count: int, bits: int) -> U16:
-    """`count` codes. Raises ProtocolError."""
+    """Returns `count` codes. Raises ProtocolError."""
     if bits == 16:
         return lossless.decode(cursor, _WIDE, count).astype(np.uint16)
     layout = cursor.byte()

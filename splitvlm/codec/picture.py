@@ -40,13 +40,13 @@ _BEST: Final[dict[str, dict[str, Any]]] = {
 
 @cache
 def picture_levels() -> tuple[str, ...]:
-    """Those of PICTURE_LEVELS that Pillow can code here: it may have been built without AVIF."""
+    """Returns those of PICTURE_LEVELS that Pillow can code here: it may have been built without AVIF."""
     avif = bool(features.check("avif"))
     return tuple(level for level in PICTURE_LEVELS if avif or PICTURE_FORMATS.get(level, ("",))[0] != "AVIF")
 
 
 def encode_picture(picture: Image.Image, level: str) -> bytes:
-    """RGB pixels at one of `picture_levels()`. Other modes are converted to RGB first. Raises UsageError."""
+    """Codes RGB pixels at one of `picture_levels()`. Other modes are converted to RGB first. Raises UsageError."""
     if level not in picture_levels():
         raise UsageError(
             f"'{level}' is no codec level of pictures.", advice=f"Known levels: {', '.join(picture_levels())}."
@@ -72,7 +72,10 @@ def encode_picture(picture: Image.Image, level: str) -> bytes:
 
 
 def decode_picture(data: bytes, *, max_pixels: int) -> Image.Image:
-    """The RGB picture in `data`: JPEG, WebP, AVIF or PNG, a single frame, at most `max_pixels` large. Raises ProtocolError."""
+    """Returns the RGB picture in `data`: JPEG, WebP, AVIF or PNG, a single frame, at most `max_pixels` large.
+
+    Raises ProtocolError.
+    """
     size, file = _unwrapped(data, max_pixels)
     with _refusals():
         restored = pictures.opened(file, max_pixels=max_pixels, formats=_FORMATS, animated=False)
@@ -80,7 +83,10 @@ def decode_picture(data: bytes, *, max_pixels: int) -> Image.Image:
 
 
 def inspect_coded_picture(data: bytes, *, max_pixels: int) -> PictureHeader:
-    """The header of what `decode_picture` would decode; `decoded_bytes` bounds its peak memory. Raises ProtocolError."""
+    """Returns the header of what `decode_picture` would decode; `decoded_bytes` bounds its peak memory.
+
+    Raises ProtocolError.
+    """
     size, file = _unwrapped(data, max_pixels)
     with _refusals():
         header = pictures.inspect(file, max_pixels=max_pixels, formats=_FORMATS, animated=False)
@@ -91,7 +97,7 @@ def inspect_coded_picture(data: bytes, *, max_pixels: int) -> PictureHeader:
 
 
 def _unwrapped(data: bytes, max_pixels: int) -> tuple[tuple[int, int] | None, bytes]:
-    """The size that the picture is brought back to, where there is one, and its file."""
+    """Returns the size that the picture is brought back to, where there is one, and its file."""
     if data[:1] != bytes((_SCALED,)):
         return None, data
     cursor = Cursor(memoryview(data)[1:])

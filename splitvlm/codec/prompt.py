@@ -29,7 +29,7 @@ class Template:
     vocabulary: int = LARGEST_VOCABULARY
 
     def encode(self, ids: Sequence[int]) -> bytes | None:
-        """None where the ids do not follow the template."""
+        """Codes a prompt's ids against the template; None where they do not follow it."""
         start, stop = len(self.before), len(ids) - len(self.after)
         own = ids[start:stop] if start <= stop else ids
         if (*self.before, *own, *self.after) != tuple(ids) or len(own) > MOST_OWN:
@@ -42,14 +42,14 @@ class Template:
         return varint(len(own)) + number.to_bytes(self._num_bytes(len(own)), "big")
 
     def length(self, cursor: Cursor, most: int) -> int:
-        """How many ids follow, at most so many; the cursor stands behind that number. Raises ProtocolError."""
+        """Reads how many ids follow, at most so many; the cursor stands behind that number. Raises ProtocolError."""
         known = len(self.before) + len(self.after)
         if known > most:
             malformed("its prompt is too long")
         return known + cursor.varint(min(MOST_OWN, most - known), "the number of ids")
 
     def decode(self, cursor: Cursor, most: int) -> list[int]:
-        """At most so many ids. Raises ProtocolError."""
+        """Reads at most so many ids. Raises ProtocolError."""
         count = self.length(cursor, most) - len(self.before) - len(self.after)
         number = int.from_bytes(cursor.take(self._num_bytes(count)), "big")
         own = []
@@ -69,7 +69,7 @@ NO_TEMPLATE: Final = Template()
 
 
 def template_of(prompts: Sequence[Sequence[int]], vocabulary: int) -> Template:
-    """What prompts with different questions have in common, at both ends."""
+    """Returns what prompts with different questions have in common, at both ends."""
     shortest = min(map(len, prompts))
     before = _common(prompts, shortest)
     after = _common([prompt[::-1] for prompt in prompts], shortest - len(before))

@@ -33,7 +33,7 @@ _ROUNDING: Final = 1.02  # rounding raises h by up to 2**-7, that of a centre by
 
 
 def error_bound(level: str) -> float:
-    """The law of a lossy level: for every value x of a tensor and what is decoded for it, x',
+    """Returns the bound of a lossy level's error: for every value x of a tensor and what is decoded for it, x',
 
         |x - x'| <= error_bound(level) * M  +  half a unit in the last place of the dtype at M,
 
@@ -51,13 +51,13 @@ class QuantisationGrid:
     centre_NG: F32 | None
 
     def log_step(self) -> float:
-        """Mean binary logarithm of the half-ranges: what a grouping is judged by. Those of 0 count as very small."""
+        """Returns mean binary logarithm of the half-ranges: what a grouping is judged by. Those of 0 count as very small."""
         floor = max(float(self.half_NG.max(initial=0.0)) * 1e-6, 1e-37)
         return float(np.log2(np.maximum(self.half_NG, np.float32(floor))).mean())
 
 
 def fit(x_NM: F32, length: int, *, centred: bool) -> QuantisationGrid:
-    """The narrowest grids around groups of at most `length` consecutive values of each row."""
+    """Fits the narrowest grids around groups of at most `length` consecutive values of each row."""
     starts = np.arange(0, x_NM.shape[1], length)
     high_NG = np.maximum.reduceat(x_NM, starts, axis=1)
     low_NG = np.minimum.reduceat(x_NM, starts, axis=1)
@@ -68,13 +68,13 @@ def fit(x_NM: F32, length: int, *, centred: bool) -> QuantisationGrid:
 
 
 def encode(x_NM: F32, grid: QuantisationGrid, length: int, bits: int) -> bytes:
-    """half-ranges · centres, if centred · codes."""
+    """Codes an array as half-ranges · centres, if centred · codes."""
     centres = b"" if grid.centre_NG is None else _pack_bf16(grid.centre_NG)
     return _pack_bf16(grid.half_NG) + centres + packing.pack(_codes(x_NM, grid, length, bits), bits)
 
 
 def decode(cursor: Cursor, rows: int, columns: int, length: int, bits: int, *, centred: bool) -> F32:
-    """An array [rows, columns], finite except where c + h leaves float32's range. Raises ProtocolError."""
+    """Returns an array [rows, columns], finite except where c + h leaves float32's range. Raises ProtocolError."""
     groups = -(-columns // length)
     half_NG = _read_bf16(cursor, rows, groups)
     if np.signbit(half_NG).any():
@@ -102,17 +102,17 @@ def _codes(x_NM: F32, grid: QuantisationGrid, length: int, bits: int) -> U16:
 
 
 def _spread(of_groups_NG: F32, columns: int, length: int) -> F32:
-    """Each group's number, for each of its values: [N, G] -> [N, M]."""
+    """Returns each group's number, for each of its values: [N, G] -> [N, M]."""
     return np.repeat(of_groups_NG, length, axis=1)[:, :columns] if of_groups_NG.shape[1] > 1 else of_groups_NG
 
 
 def _rounded_up(sizes: F32) -> F32:
-    """The least bfloat16 that is not below; of non-negative numbers, -0.0 among them."""
+    """Returns the least bfloat16 that is not below; of non-negative numbers, -0.0 among them."""
     return ((np.abs(sizes).view(np.uint32) + _BF16_ONE_ULP) & _BF16_KEPT).view(np.float32)
 
 
 def _rounded(numbers: F32) -> F32:
-    """The nearest bfloat16."""
+    """Returns the nearest bfloat16."""
     return ((numbers.view(np.uint32) + np.uint32(0x8000)) & _BF16_KEPT).view(np.float32)
 
 

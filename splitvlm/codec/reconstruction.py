@@ -49,7 +49,7 @@ class Reconstructor:
         return len(self.third_bias)
 
     def __call__(self, q_TK: Whole) -> F32:
-        """r [T, R] from the columns that were sent, in cells. Each column in one run."""
+        """Returns r [T, R] from the columns that were sent, in cells. Each column runs by itself."""
         x_KT = companded(q_TK[:, : self.first.shape[1]].T)
         x_KT /= UNIT
         places_PT = places_of(x_KT.shape[1], self.stride, self.rows)
@@ -68,7 +68,7 @@ class Reconstructor:
 
 
 def _overlap(num_tokens: int, offset: int) -> tuple[slice, slice]:
-    """The tokens that have a neighbour at `offset`, as that neighbour and as themselves."""
+    """Returns the tokens that have a neighbour at `offset`, as that neighbour and as themselves."""
     if offset < 0:
         return slice(0, max(0, num_tokens + offset)), slice(min(-offset, num_tokens), num_tokens)
     return slice(min(offset, num_tokens), num_tokens), slice(0, max(0, num_tokens - offset))

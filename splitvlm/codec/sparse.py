@@ -31,7 +31,9 @@ class Coefficients:
     values: Whole  # [N]
 
     def product(self, centres: F32, matrix_KC: F32) -> F32:
-        """[T, C]: of the columns after D with their part of a matrix; a value stands at its centre [K, 2] (klt.py)."""
+        """Returns the product [T, C] of the columns after D with their part of a matrix; values stand at centres [K, 2]
+        (klt.py).
+        """
         num_tokens = len(self.dense)
         columns, tokens = np.divmod(self.places, num_tokens)
         weights = self.values.astype(np.float32)

@@ -42,7 +42,7 @@ def pack(values: U64) -> bytes:
 
 
 def unpack(data: bytes, max_count: int) -> U64:
-    """All values in `data`, at most `max_count`. Raises ProtocolError if a value is cut off or longer than 64 bits."""
+    """Returns all values in `data`, at most `max_count`. Raises ProtocolError if a value is cut off or longer than 64 bits."""
     raw = np.frombuffer(data, np.uint8)
     ends = np.flatnonzero(raw < 0x80)
     if (len(raw) and raw[-1] >= 0x80) or len(ends) > max_count:

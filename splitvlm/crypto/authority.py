@@ -86,7 +86,7 @@ def issue(folder: Path, node: str, role: Role, *, hosts: Sequence[str] = LOOPBAC
 
 
 def rotate(folder: Path, node: str, *, days: float = NODE_DAYS) -> Path:
-    """Another key and certificate for a node, of the same role and names, in its folder; return that.
+    """Makes another key and certificate for a node, of the same role and names, in its folder; returns that.
 
     The old certificate counts until its end, or until the node is revoked. Raises KeysError.
     """
@@ -122,7 +122,7 @@ def revoke(folder: Path, node: str) -> Path:
 
 
 def show(folder: Path) -> list[Row]:
-    """The authority, then the certificates of nodes by name: those in the folders here, and others that count still.
+    """Returns the authority, then the certificates of nodes by name: those in the folders here, and others that count still.
 
     Raises KeysError.
     """
@@ -157,7 +157,10 @@ class _Authority:
     def certified(
         self, key: ec.EllipticCurvePrivateKey, node: str, role: Role, hosts: Sequence[str], days: float
     ) -> x509.Certificate:
-        """A certificate that ends in `days`, or with the authority. Raises KeysError where one of `hosts` is none."""
+        """Returns a certificate that ends in `days`, or with the authority.
+
+        Raises KeysError where one of `hosts` is invalid.
+        """
         domain, serves = certificates.domain_of(self.certificate), role is not Role.APP
         try:
             names = certificates.names_of_node(domain, role, node, hosts, serves=serves)
@@ -175,7 +178,7 @@ class _Authority:
 
 @contextlib.contextmanager
 def _opened(folder: Path) -> Iterator[_Authority]:
-    """The authority in `folder`, while no other process changes it; what its nodes' folders hold is in its ledger."""
+    """Opens the authority in `folder`, while no other process changes it; what its nodes' folders hold is in its ledger."""
     with locked(folder / AUTHORITY_KEY_FILE):
         certificate, key = _load_authority(folder)
         found = map(_load_certificate, _node_files(folder))

@@ -43,7 +43,7 @@ def node_uri(domain: str, role: str, node: str) -> str:
 def authority_certificate(
     key: ec.EllipticCurvePrivateKey, domain: str, now: dt.datetime, days: float
 ) -> x509.Certificate:
-    """Self-signed; may sign node certificates, and no further authorities."""
+    """Returns a self-signed certificate, which may sign node certificates, and no further authorities."""
     name = _name(domain, "splitvlm authority")
     builder = _dated(name, name, key.public_key(), now, days)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -60,7 +60,7 @@ def node_certificate(
     now: dt.datetime,
     days: float,
 ) -> x509.Certificate:
-    """Signed by the authority, for TLS servers and clients and for signatures in the handshake."""
+    """Returns a certificate that the authority signed, for TLS servers and clients and for signatures in the handshake."""
     subject = _name(domain_of(authority), "splitvlm node")  # the names that count are in the extension
     builder = _dated(subject, authority.subject, public_key, now, days)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -74,12 +74,13 @@ def node_certificate(
 
 
 def domain_of(authority: x509.Certificate) -> str:
-    """The domain that an authority was made for: the organisation in its subject."""
+    """Returns the domain that an authority was made for: the organisation in its subject."""
     return str(authority.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)[0].value)
 
 
 def names_of_node(domain: str, role: str, node: str, hosts: Sequence[str], *, serves: bool) -> list[x509.GeneralName]:
-    """The URI, the node's DNS name, `hosts` (DNS names, IP addresses), and their server names if it `serves`, each once.
+    """Returns the URI, the node's DNS name, `hosts` (DNS names, IP addresses), and their server names if it `serves`, each
+    once.
 
     Raises ValueError for a host that is none, or that is a server name.
     """
@@ -91,14 +92,14 @@ def names_of_node(domain: str, role: str, node: str, hosts: Sequence[str], *, se
 
 
 def hosts_in(certificate: x509.Certificate) -> list[str]:
-    """The DNS names and IP addresses of a node's certificate, without its server names."""
+    """Returns the DNS names and IP addresses of a node's certificate, without its server names."""
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     dns = [name for name in names.get_values_for_type(x509.DNSName) if not _is_server_name(name)]
     return [*dns, *map(str, names.get_values_for_type(x509.IPAddress))]
 
 
 def server_name(role: str, host: str) -> str:
-    """The DNS name of `host`, a DNS name or IP address, as a server of that role."""
+    """Returns the DNS name of `host`, a DNS name or IP address, as a server of that role."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:

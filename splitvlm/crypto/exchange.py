@@ -26,7 +26,7 @@ CIPHERTEXT_BYTES: Final = 1088
 
 @cache
 def has_mlkem() -> bool:
-    """Whether the library under `cryptography` knows ML-KEM."""
+    """Tells whether the library under `cryptography` knows ML-KEM."""
     try:
         MLKEM768PrivateKey.generate()
     except UnsupportedAlgorithm:
@@ -38,7 +38,7 @@ class DeviceKeys:
     """The device's, for one handshake."""
 
     def __init__(self, *, hybrid: bool | None = None) -> None:
-        """`hybrid` None: where it is there."""
+        """Makes fresh keys. `hybrid` adds ML-KEM; None adds it where the library has it."""
         self._curve = X25519PrivateKey.generate()
         self._lattice = MLKEM768PrivateKey.generate() if (has_mlkem() if hybrid is None else hybrid) else None
         self.public = self._curve.public_key().public_bytes_raw()
@@ -46,7 +46,7 @@ class DeviceKeys:
             self.public += self._lattice.public_key().public_bytes_raw()
 
     def shared(self, cloud_public: bytes) -> bytes:
-        """The secret. Raises ProtocolError."""
+        """Returns the secret. Raises ProtocolError."""
         secret = _exchanged(self._curve, cloud_public[:X25519_BYTES])
         ciphertext = cloud_public[X25519_BYTES:]
         if not ciphertext:  # a cloud node without ML-KEM, which has signed that it has none
@@ -57,7 +57,7 @@ class DeviceKeys:
 
 
 def answer(device_public: bytes, *, hybrid: bool | None = None) -> tuple[bytes, bytes]:
-    """The cloud's side: its public bytes and the secret, fresh for each call. Raises ProtocolError."""
+    """Answers a device: returns the cloud's public bytes and the secret, fresh for each call. Raises ProtocolError."""
     curve = X25519PrivateKey.generate()
     secret = _exchanged(curve, device_public[:X25519_BYTES])
     public, encapsulation = curve.public_key().public_bytes_raw(), device_public[X25519_BYTES:]

@@ -30,7 +30,7 @@ class Followed(Generic[T]):
         self._complaint = ""
 
     def newest(self) -> T:
-        """The value of the files as they are, or, where they cannot be read, as they were."""
+        """Returns the value of the files as they are, or, where they cannot be read, as they were."""
         stamps = self._look()
         if stamps != self._stamps:
             try:
@@ -47,7 +47,7 @@ class Followed(Generic[T]):
 
 
 def stamp_of(path: Path) -> Stamp:
-    """What changes with a file's contents, owner or rights; empty where it cannot be seen."""
+    """Returns what changes with a file's contents, owner or rights; empty where it cannot be seen."""
     try:
         found = path.stat()
     except OSError:

@@ -72,18 +72,18 @@ class DeviceHandshake:
     """The device's side, for one session."""
 
     def __init__(self, identity: Identity | None, context: bytes, *, clock: Clock = utc_now) -> None:
-        """An identity whose role is not `edge` is a KeysError."""
+        """Raises KeysError for an identity whose role is not `edge`."""
         self._signer = _Signer(identity, Role.EDGE, clock)
         self._context_hash = hashlib.sha256(context).digest()
         self._ephemeral: DeviceKeys | None = DeviceKeys()
         self._hello = self._make_hello(self._ephemeral)
 
     def hello(self) -> Hello:
-        """The message to send. It stays the same when asked for again."""
+        """Returns the message to send. It stays the same when asked for again."""
         return self._hello
 
     def finish(self, reply: Reply) -> SessionKeys:
-        """The session's keys, once. Raises HandshakeRefused, KeysError, PermissionRefused, ProtocolError."""
+        """Returns the session's keys, once. Raises HandshakeRefused, KeysError, PermissionRefused, ProtocolError."""
         ephemeral, self._ephemeral = self._ephemeral, None
         if ephemeral is None:
             raise ProtocolError("A handshake can be finished only once.")
@@ -102,12 +102,12 @@ class CloudHandshake:
     """The cloud worker's side, for one session."""
 
     def __init__(self, identity: Identity | None, context: bytes, *, clock: Clock = utc_now) -> None:
-        """An identity whose role is not `cloud` is a KeysError."""
+        """Raises KeysError for an identity whose role is not `cloud`."""
         self._signer = _Signer(identity, Role.CLOUD, clock)
         self._context_hash = hashlib.sha256(context).digest()
 
     def accept(self, hello: Hello) -> tuple[Reply, SessionKeys]:
-        """The message to send back, and the session's keys: fresh ones for each call.
+        """Returns the message to send back, and the session's keys: fresh ones for each call.
 
         Raises HandshakeRefused, KeysError, PermissionRefused, ProtocolError.
         """

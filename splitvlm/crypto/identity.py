@@ -75,16 +75,16 @@ class Identity:
     renewal: Renewal | None = field(default=None, repr=False, compare=False)
 
     def newest(self) -> Identity:
-        """The identity that the folder holds now: another object where it was renewed since."""
+        """Returns the identity that the folder holds now: another object where it was renewed since."""
         return self if self.renewal is None else self.renewal.newest()
 
     @property
     def lifetime(self) -> Lifetime:
-        """The lifetime of its certificate."""
+        """Returns the lifetime of its certificate."""
         return Lifetime.of(x509.load_pem_x509_certificate(self.certificate_pem))
 
     def has_expired(self) -> bool:
-        """Whether its certificate counts no more, by the clock."""
+        """Tells whether its certificate counts no more, by the clock."""
         return self.lifetime.has_expired(utc_now())
 
 
@@ -101,7 +101,9 @@ class Renewal:
         self._files = Followed(paths, self._read)
 
     def newest(self) -> Identity:
-        """The identity in the folder, or the one before it while the folder holds none that is whole, valid and this node's."""
+        """Returns the identity in the folder, or the one before it while the folder holds none that is whole, valid and this
+        node's.
+        """
         return self._files.newest()
 
     def _read(self) -> Identity:
@@ -118,7 +120,7 @@ class Renewal:
 
 
 def load_identity(folder: Path, *, now: dt.datetime | None = None, require_post_quantum: bool = True) -> Identity:
-    """The identity in a node's folder, checked at `now` (default: the clock).
+    """Returns the identity in a node's folder, checked at `now` (default: the clock).
 
     Raises KeysError if a file is missing or is none, others may read the key, the key is another certificate's, the
     certificate is another authority's or revoked, or the time is outside of the certificate's.
@@ -149,7 +151,7 @@ def _load(folder: Path, now: dt.datetime) -> Identity:
 
 
 def peer_identity(certificate: bytes) -> tuple[str, Role]:
-    """The node and role that a certificate (PEM or DER) names. Raises KeysError.
+    """Returns the node and role that a certificate (PEM or DER) names. Raises KeysError.
 
     It does not say that the certificate is to be trusted: TLS (or splitvlm.crypto.trust) has said that before.
     """
@@ -162,7 +164,7 @@ def peer_identity(certificate: bytes) -> tuple[str, Role]:
 
 
 def name_in(certificate: x509.Certificate) -> tuple[str, Role]:
-    """The node and role in the one URI `splitvlm://<domain>/<role>/<node>`. Raises KeysError."""
+    """Returns the node and role in the one URI `splitvlm://<domain>/<role>/<node>`. Raises KeysError."""
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         (uri,) = names.get_values_for_type(x509.UniformResourceIdentifier)
@@ -193,7 +195,8 @@ def _read(path: Path) -> bytes:
 
 
 def read_private(path: Path) -> bytes:
-    """The contents of a key file that its user alone may read, or a group of this process too, as containers mount secrets.
+    """Returns the contents of a key file that its user alone may read, or a group of this process too, as containers mount
+    secrets.
 
     Raises KeysError.
     """

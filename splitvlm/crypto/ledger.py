@@ -37,13 +37,13 @@ class Issued:
 
     @classmethod
     def of(cls, certificate: x509.Certificate) -> Self:
-        """The entry of a node's certificate. Raises KeysError."""
+        """Returns the entry of a node's certificate. Raises KeysError."""
         node, role = name_in(certificate)
         return cls(certificate.serial_number, node, str(role), certificate.not_valid_after_utc)
 
     @classmethod
     def parse(cls, line: str) -> Self:
-        """The entry of a line of the file. Raises ValueError."""
+        """Returns the entry of a line of the file. Raises ValueError."""
         try:
             values = parse_json(line, LEDGER_FILE)
             until = dt.datetime.fromisoformat(values["until"])
@@ -52,13 +52,13 @@ class Issued:
             raise ValueError(line) from error
 
     def line(self) -> str:
-        """The entry as a line of the file."""
+        """Returns the entry as a line of the file."""
         values = {"serial": f"{self.serial:x}", "node": self.node, "role": self.role, "until": self.until.isoformat()}
         return json.dumps(values) + "\n"
 
 
 def read_ledger(folder: Path) -> dict[int, Issued]:
-    """The ledger of the authority in `folder` by serial number, empty where there is no file. Raises KeysError."""
+    """Returns the ledger of the authority in `folder` by serial number, empty where there is no file. Raises KeysError."""
     path = folder / LEDGER_FILE
     try:
         lines = path.read_text("utf-8").removesuffix("\n").split("\n")

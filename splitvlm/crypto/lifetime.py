@@ -33,11 +33,11 @@ class Lifetime:
         return now > self.end
 
     def is_expiring(self, now: dt.datetime) -> bool:
-        """Whether its last third has begun, or its end has passed."""
+        """Tells whether its last third has begun, or its end has passed."""
         return now > self.end - min((self.end - self.begin) / 3, WARN_AT_MOST)
 
     def expiry(self, now: dt.datetime) -> str:
-        """When it expires or expired, in words: "expires in 9 days (2026-01-31 12:00 UTC)"."""
+        """Returns when it expires or expired, in words: "expires in 9 days (2026-01-31 12:00 UTC)"."""
         at = f"({self.end:%Y-%m-%d %H:%M} UTC)"
         if self.has_expired(now):
             return f"expired {_rough(now - self.end)} ago {at}"
@@ -45,7 +45,7 @@ class Lifetime:
 
 
 def _rough(span: dt.timedelta) -> str:
-    """A span to the unit that counts."""
+    """Returns a span to the unit that counts."""
     for unit, seconds in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
         if (number := int(span.total_seconds() // seconds)) >= (1 if unit == "minute" else 2):
             return f"{number} {unit}s" if number > 1 else f"1 {unit}"

@@ -69,7 +69,7 @@ def serials_in(path: Path, authority_pem: bytes) -> frozenset[int]:
 def signed_list(
     serials: Iterable[int], authority: x509.Certificate, authority_key: ec.EllipticCurvePrivateKey, now: dt.datetime
 ) -> bytes:
-    """The list in PEM."""
+    """Returns the list in PEM."""
     builder = x509.CertificateRevocationListBuilder().issuer_name(authority.subject)
     builder = builder.last_update(now).next_update(now + _VALID)
     for serial in sorted(serials):

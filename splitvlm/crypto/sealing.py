@@ -49,7 +49,7 @@ class _Direction:
         self._frames_left, self._bytes_left = REKEY_FRAMES, REKEY_BYTES
 
     def next(self, sealed_bytes: int) -> tuple[bytes, bytes]:
-        """Nonce and associated data of the next frame, whose key is `cipher`'s from now on."""
+        """Returns nonce and associated data of the next frame, whose key is `cipher`'s from now on."""
         if self._frames_left <= 0 or self._bytes_left < sealed_bytes:
             self._use(following(self._key))
         self._frames_left -= 1
@@ -66,16 +66,16 @@ class Sealer:
 
     @classmethod
     def of_device(cls, keys: SessionKeys) -> Sealer:
-        """The device's, for what it sends."""
+        """Returns the device's sealer, for what it sends."""
         return cls(keys, _DEVICE)
 
     @classmethod
     def of_cloud(cls, keys: SessionKeys) -> Sealer:
-        """The cloud worker's, for what it sends."""
+        """Returns the cloud worker's sealer, for what it sends."""
         return cls(keys, _CLOUD)
 
     def seal(self, plaintext: bytes) -> bytes:
-        """The next frame, OVERHEAD_BYTES longer."""
+        """Seals the next frame, which becomes OVERHEAD_BYTES longer."""
         nonce, associated = self._direction.next(len(plaintext) + OVERHEAD_BYTES)
         return self._direction.cipher.encrypt(nonce, plaintext, associated)
 
@@ -88,16 +88,16 @@ class Opener:
 
     @classmethod
     def of_device(cls, keys: SessionKeys) -> Opener:
-        """The device's, for what the cloud sends."""
+        """Returns the device's opener, for what the cloud sends."""
         return cls(keys, _CLOUD)
 
     @classmethod
     def of_cloud(cls, keys: SessionKeys) -> Opener:
-        """The cloud worker's, for what the device sends."""
+        """Returns the cloud worker's opener, for what the device sends."""
         return cls(keys, _DEVICE)
 
     def open(self, ciphertext: bytes) -> bytes:
-        """The plaintext of the next frame.
+        """Opens the next frame and returns its plaintext.
 
         Raises ProtocolError, with the same sentence whatever is wrong, and from then on always: the keys are dropped.
         """

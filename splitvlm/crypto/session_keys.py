@@ -50,7 +50,7 @@ def derive(shared_secret: bytes, transcript_hash: bytes, context_hash: bytes) ->
 
 
 def following(key: DirectionKey) -> DirectionKey:
-    """The key after this one. There is no way back."""
+    """Returns the key after this one. There is no way back."""
     side = _KEY_BYTES + _IV_BYTES
     return _direction(HKDFExpand(algorithm=hashes.SHA256(), length=side, info=_NEXT).derive(key.key))
 

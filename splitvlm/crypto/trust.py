@@ -30,7 +30,7 @@ def require_current(certificate: x509.Certificate, revoked: Revoked | None, now:
 
 
 def still_trusted(certificate_der: bytes, identity: Identity | None) -> Callable[[], None]:
-    """What the owner of `identity` calls before each request of a session whose handshake trusted this certificate.
+    """Returns what the owner of `identity` calls before each request of a session whose handshake trusted this certificate.
 
     It raises KeysError where the certificate counts no more; without an identity (in plaintext) it never does.
     """
@@ -50,7 +50,7 @@ def _whose(certificate: x509.Certificate) -> str:
 def trusted_key(
     certificate_der: bytes, authority_pem: bytes, role: Role, now: dt.datetime, revoked: Revoked | None = None
 ) -> ec.EllipticCurvePublicKey:
-    """The public key in a peer's certificate, after RFC 5280 path validation at `now` (UTC).
+    """Returns the public key in a peer's certificate, after RFC 5280 path validation at `now` (UTC).
 
     Raises KeysError if the certificate is malformed, expired, revoked or of another authority; PermissionRefused if its role is
     not `role`.

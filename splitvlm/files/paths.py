@@ -15,7 +15,7 @@ from splitvlm.errors import UsageError
 
 
 def path_of(text: str, base: Path = Path()) -> Path:
-    """The path that a setting names; relative ones count from `base`. Raises UsageError."""
+    """Returns the path that a setting names; relative ones count from `base`. Raises UsageError."""
     try:
         filled = Template(text).substitute(os.environ)
     except KeyError as error:
@@ -33,5 +33,5 @@ def path_of(text: str, base: Path = Path()) -> Path:
 
 
 def looks_like_path(text: str) -> bool:
-    """Whether a model's name can only be a path: nothing that the Hugging Face Hub knows begins so."""
+    """Tells whether a model's name can only be a path: nothing that the Hugging Face Hub knows begins so."""
     return text.startswith(("/", "./", "../", "~", "$")) or text in (".", "..")

@@ -29,7 +29,10 @@ _MERGE_TAG = "tag:yaml.org,2002:merge"
 def read_text(
     path: Path, what: str = "file", *, error: type[SplitvlmError] = UsageError, advice: str = "", most: int = MAX_BYTES
 ) -> str:
-    """The file's text with LF line ends. `what` is what the file is to its reader, as in "Cannot read the trace x.csv"."""
+    """Returns the file's text with LF line ends.
+
+    `what` is what the file is to its reader, as in "Cannot read the trace x.csv".
+    """
     try:
         with path.open("rb") as file:
             data = file.read(most + 1)
@@ -48,7 +51,7 @@ def read_text(
 def parse_json(
     text: str, source: str, *, error: type[SplitvlmError] = UsageError, first_line: int = 1, advice: str = ""
 ) -> Any:
-    """The value of a JSON text that begins at `first_line` of `source`."""
+    """Returns the value of a JSON text that begins at `first_line` of `source`."""
     try:
         return json.loads(  # noqa: TID251  the one place
             text, object_pairs_hook=_without_duplicates, parse_constant=_no_number, parse_float=_finite_float
@@ -65,19 +68,19 @@ def parse_json(
 
 
 def read_json(path: Path, what: str = "file", *, advice: str = "", most: int = MAX_BYTES) -> Any:
-    """The value of a JSON file. Raises UsageError."""
+    """Returns the value of a JSON file. Raises UsageError."""
     return parse_json(read_text(path, what, advice=advice, most=most), str(path), advice=advice)
 
 
 def read_json_lines(path: Path, what: str = "file", *, advice: str = "") -> Iterator[tuple[str, Any]]:
-    """("file:line", value) for each line of a JSON-lines file that is not blank. Raises UsageError."""
+    """Yields ("file:line", value) for each line of a JSON-lines file that is not blank. Raises UsageError."""
     for number, line in enumerate(read_text(path, what, advice=advice, most=2**30).split("\n"), start=1):
         if line.strip():
             yield f"{path}:{number}", parse_json(line, str(path), first_line=number)
 
 
 def parse_yaml(text: str, source: str, *, error: type[SplitvlmError] = UsageError) -> Any:
-    """The value of a YAML text: the safe tags only."""
+    """Returns the value of a YAML text: the safe tags only."""
     try:
         return yaml.load(text, _Loader)  # noqa: TID251  _Loader is the safe one, and stricter
     except _Refused as cause:
@@ -121,7 +124,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _first_duplicate(text: str) -> tuple[str, int]:
-    """The first key that stands twice in one object of a JSON text, with its line. The text has one."""
+    """Returns the first key that stands twice in one object of a JSON text, with its line. The text has one."""
     open_keys: list[set[str]] = []
     for token in _JSON_TOKEN.finditer(text):
         if token[0] in ("{", "["):

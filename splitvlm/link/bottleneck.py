@@ -30,16 +30,16 @@ class Bottleneck:
         self._backlog_bytes = 0
 
     def turn(self, trace: Trace) -> None:
-        """Another link from now on. What has been taken already leaves as it was booked."""
+        """Takes another link from now on. What has been taken already leaves as it was booked."""
         self._trace = trace
 
     def quantum_bytes(self, now_s: float) -> int:
-        """How many bytes to take from a sender at once: one packet, or what crosses in a quantum."""
+        """Returns how many bytes to take from a sender at once: one packet, or what crosses in a quantum."""
         crossing = self._trace.capacity_bytes(now_s - self._t0_s, now_s - self._t0_s + QUANTUM_S)
         return int(min(max(crossing, PACKET_BYTES), MAX_QUANTUM_BYTES))
 
     def room_at_s(self, now_s: float) -> float:
-        """When the queue next has room: `now_s`, a later time, or never (infinite)."""
+        """Returns when the queue next has room: `now_s`, a later time, or never (infinite)."""
         self._drain(now_s)
         limit = max(self._queue_bytes, self._trace.capacity_bytes(now_s - self._t0_s, now_s - self._t0_s + MIN_QUEUE_S))
         surplus = self._backlog_bytes - limit
@@ -51,7 +51,7 @@ class Bottleneck:
         return now_s
 
     def book(self, now_s: float, n_bytes: int) -> float:
-        """Take a packet into the queue; when its last byte has crossed (infinite on a dead link)."""
+        """Takes a packet into the queue. Returns when its last byte has crossed (infinite on a dead link)."""
         start_s = max(now_s, self._free_s)
         if math.isfinite(start_s):
             self._free_s = start_s + self._trace.time_to_deliver(start_s - self._t0_s, n_bytes)
@@ -60,7 +60,7 @@ class Bottleneck:
         return self._free_s
 
     def hold(self, until_s: float) -> None:
-        """Nothing more leaves before this time: the link was cut until then. Waiting packets go first, at once."""
+        """Lets nothing more leave before this time: the link was cut until then. Waiting packets go first, at once."""
         self._free_s = max(self._free_s, until_s)
 
     def _drain(self, now_s: float) -> None:

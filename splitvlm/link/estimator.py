@@ -58,11 +58,11 @@ class LinkEstimate(NamedTuple):
     tail_bps: float = 0.0  # one transfer in twenty is slower; 0: not known
 
     def transfer_s(self, payload_bytes: float) -> float:
-        """Seconds until the answer to so many bytes could be here: serialisation and a round trip."""
+        """Returns seconds until the answer to so many bytes could be here: serialisation and a round trip."""
         return 8 * payload_bytes / self.uplink_bps + self.rtt_s
 
     def pessimistic(self) -> LinkEstimate:
-        """The conservative end of the spread, as an estimate without one."""
+        """Returns the conservative end of the spread, as an estimate without one."""
         slow = 1 + self.spread
         return LinkEstimate(self.uplink_bps / slow, self.rtt_s * slow, 0.0, self.age_s, self.samples)
 
@@ -109,7 +109,7 @@ class LinkEstimator:
         self._sat_out = False  # whether the last sample was an outage, waited for to its end
 
     def on_rtt(self, rtt_s: float, now_s: float) -> None:
-        """A round trip of next to no bytes, without the server's time."""
+        """Notes a round trip of next to no bytes, without the server's time."""
         if not 0 < rtt_s < math.inf:
             return
         while self._rtts and self._rtts[-1][1] >= rtt_s:
@@ -127,7 +127,7 @@ class LinkEstimator:
         first_frame_bytes: int | None = None,
         probe: bool = False,
     ) -> None:
-        """A transfer that was answered. What a `probe` does not tell no other of its size would.
+        """Notes a transfer that was answered. What a `probe` does not tell no other of its size would.
 
         `receive_span_s` is from the first to the last frame by the receiver's clock, None for a single frame;
         `first_frame_bytes` had already arrived when the span began, and are not of it; unless they are known, the span
@@ -152,13 +152,13 @@ class LinkEstimator:
             self._told_s = now_s
 
     def _rtt_s(self, now_s: float, otherwise_s: float) -> float:
-        """The least of the window, which ends now; the last one for as long as there is no other."""
+        """Returns the least of the window, which ends now; the last one for as long as there is no other."""
         while len(self._rtts) > 1 and now_s - self._rtts[0][0] > RTT_WINDOW_S:
             self._rtts.popleft()
         return self._rtts[0][1] if self._rtts else otherwise_s
 
     def _on_whole(self, payload_bytes: int, away_s: float, now_s: float) -> None:
-        """By the sender's clock: what is left after the round trip is serialisation, if it can be told from noise."""
+        """Learns from the sender's clock: what is left after the round trip is serialisation, if it can be told from noise."""
         rtt_s = self._rtt_s(now_s, 0.0)
         serialisation_s = away_s - rtt_s
         telling = payload_bytes >= TELLING_BYTES or serialisation_s >= TELLING_S
@@ -173,7 +173,7 @@ class LinkEstimator:
             self._history.add(self._level_bps, payload_bytes, now_s, (self._level_bps, self._spread))
 
     def _on_rate(self, bps: float, payload_bytes: float, now_s: float, *, over: bool = True) -> None:
-        """A sample; `over`: the transfer ended, and with it an outage that it may have sat out."""
+        """Notes a sample; with `over` the transfer ended, and with it an outage that it may have sat out."""
         bps = MIN_BPS if bps < MIN_BPS else MAX_BPS if bps > MAX_BPS else bps
         small = payload_bytes <= FULL_WEIGHT_BYTES
         outage = over and small and 8 * payload_bytes / bps > OUTAGE_S and bps * STEP < self._level_bps
@@ -215,14 +215,14 @@ class LinkEstimator:
         self._streak = (0, 0)
 
     def _is_step(self, predicted: float, bps: float) -> bool:
-        """Whether this is the second surprise in a row on one side: another link, and its past is no guide."""
+        """Tells whether this is the second surprise in a row on one side: another link, and its past is no guide."""
         side = 1 if bps > STEP * predicted else -1 if bps * STEP < predicted else 0
         count = self._streak[1] + 1 if side and side == self._streak[0] else abs(side)
         self._streak = (side, count)
         return count == 2
 
     def estimate(self, now_s: float) -> LinkEstimate:
-        """The link as of now. Without a new sample the conservative end never falls."""
+        """Returns the link as of now. Without a new sample the conservative end never falls."""
         rtt_s = self._rtt_s(now_s, self._prior_rtt_s)
         if not self._samples:
             return LinkEstimate(self._prior_bps, rtt_s, PRIOR_ERROR, math.inf, 0, self._prior_bps)
@@ -244,7 +244,7 @@ class LinkEstimator:
         )
 
     def on_stall(self, sent_bytes: float, elapsed_s: float, now_s: float) -> None:
-        """A transfer that was given up: at most so many bytes crossed in so long, and a packet that has not arrived yet.
+        """Notes a transfer that was given up: at most so many bytes crossed in so long, and a packet that has not arrived yet.
 
         Tells something if that was slow. Half a second without a byte means less than 24 kbit/s, not none.
         """
@@ -258,22 +258,22 @@ class LinkEstimator:
 
     @property
     def heard_s(self) -> float | None:
-        """When the other side last answered; None before it did."""
+        """Returns when the other side last answered; None before it did."""
         return self._heard_s
 
     @property
     def last_bps(self) -> float:
-        """The last reading; what stands for one where there is none."""
+        """Returns the last reading; what stands for one where there is none."""
         return self._samples[-1][1] if self._samples else self._prior_bps
 
     @property
     def rtt_at_s(self) -> float:
-        """When a round trip was last measured."""
+        """Returns when a round trip was last measured."""
         return self._rtts[-1][0] if self._rtts else -math.inf
 
     @property
     def told_s(self) -> float:
-        """When something last told of the rate."""
+        """Returns when something last told of the rate."""
         return self._told_s
 
     def _aged_bps(self, age_s: float) -> float:
@@ -287,7 +287,7 @@ class LinkEstimator:
 
 
 def _harmonic_mean_bps(samples: Sequence[_Sample]) -> float:
-    """The younger and the larger weighing more."""
+    """Returns the harmonic mean of the rates, the younger and the larger weighing more."""
     last_s = samples[-1][0]  # not now: weights are relative, and must not underflow together
     total = spent = 0.0
     for at_s, bps, size in samples:

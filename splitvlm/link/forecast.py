@@ -84,7 +84,7 @@ class History:
         )
 
     def forecast(self, level_bps: float, spread: float, age_s: float) -> tuple[Point, ...]:
-        """The points that stand for the next transfer; `level_bps` and `spread` are the estimate's, `age_s` its age."""
+        """Returns the points that stand for the next transfer; `level_bps` and `spread` are the estimate's, `age_s` its age."""
         wide = exp(max(LEAST_SCALE, math.log1p(spread)))
         if len(self._logs) < LEAST_HISTORY:
             return (0.25, level_bps / wide, 0.0), (0.5, level_bps, 0.0), (0.25, level_bps * wide, 0.0)
@@ -108,7 +108,10 @@ class History:
         )
 
     def tail_bps(self, level_bps: float, spread: float) -> float:
-        """The rate below which about one transfer in twenty was; before there were so many, the slow end of the level."""
+        """Returns the rate below which about one transfer in twenty was.
+
+        Before there were so many, the slow end of the level.
+        """
         if len(self._ordered) < 16:
             return level_bps / (1 + spread)
         return exp(self._ordered[len(self._ordered) // 16])
@@ -121,6 +124,6 @@ class History:
         return weight, median_bps, 8 * payload_bytes * (1 / bps - 1 / median_bps)
 
     def _usual(self) -> tuple[float, float, float]:
-        """The samples that stand for the history: the middles of its slow, its middle and its fast third."""
+        """Returns the samples that stand for the history: the middles of its slow, its middle and its fast third."""
         ordered, count = self._ordered, len(self._ordered)
         return ordered[count // 6], ordered[count // 2], ordered[5 * count // 6]

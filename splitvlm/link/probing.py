@@ -46,23 +46,23 @@ class ProbeSchedule:
         self._sent = False  # whether the last question went to the cloud
 
     def asked(self, now_s: float) -> None:
-        """A question came, wherever it is answered."""
+        """Notes that a question came, wherever it is answered."""
         if self._asked_s is not None and not self._sent:
             self._earn(LOCAL_CREDIT_BYTES)
         self._sent = False
         self._asked_s = now_s
 
     def sent(self, request_bytes: float) -> None:
-        """A question sent so many bytes to the cloud."""
+        """Notes that a question sent so many bytes to the cloud."""
         self._sent = True
         self._earn(SHARE * request_bytes)
 
     def spent(self, probe_bytes: int) -> None:
-        """A sized probe was sent."""
+        """Notes that a sized probe was sent."""
         self._credit_bytes -= probe_bytes + CALL_BYTES
 
     def wait_s(self, now_s: float, estimator: LinkEstimator) -> float:
-        """Seconds until there may be something to probe."""
+        """Returns seconds until there may be something to probe."""
         self._begin(now_s)
         alone_wait_s = self.empty_wait_s(now_s, estimator)
         if estimator.heard_s is None or self._credit_bytes < MIN_PROBE_BYTES + CALL_BYTES:
@@ -71,7 +71,7 @@ class ProbeSchedule:
         return min(alone_wait_s, told_s + max(UNTOLD_S, self._pause_s(estimator.heard_s)) - now_s)
 
     def empty_wait_s(self, now_s: float, estimator: LinkEstimator) -> float:
-        """Seconds until an empty probe is wanted: whether anybody is there, and how far away."""
+        """Returns seconds until an empty probe is wanted: whether anybody is there, and how far away."""
         if estimator.heard_s is None:
             return 0.0
         pause_s = self._pause_s(estimator.heard_s)
@@ -79,12 +79,12 @@ class ProbeSchedule:
         return min(wanted_s) - now_s
 
     def unreachable_wait_s(self, now_s: float, tried_s: float) -> float:
-        """Seconds until a node that is away is looked for again."""
+        """Returns seconds until a node that is away is looked for again."""
         self._begin(now_s)
         return tried_s + min(self._pause_s(tried_s), MOST_UNREACHABLE_S) - now_s
 
     def size(self, estimate: LinkEstimate, deciding_bps: Sequence[float], now_s: float) -> int:
-        """Bytes of the probe that could change the choice of plan and can be paid; 0: none could."""
+        """Returns bytes of the probe that could change the choice of plan and can be paid; 0: none could."""
         self._considered_s = now_s
         size = telling_bytes(estimate, deciding_bps)
         return size if size + CALL_BYTES <= self._credit_bytes else 0
@@ -98,13 +98,13 @@ class ProbeSchedule:
             self._asked_s = now_s
 
     def _pause_s(self, heard_s: float) -> float:
-        """Next to nothing while questions come; without them, a share of the time since the last one."""
+        """Returns next to nothing while questions come; without them, a share of the time since the last one."""
         idle_s = max(0.0, heard_s - self._asked_s) if self._asked_s is not None else 0.0
         return OF_IDLE * idle_s if idle_s < QUIET_AFTER_S else QUIET_S
 
 
 def telling_bytes(estimate: LinkEstimate, deciding_bps: Sequence[float]) -> int:
-    """The size that tells on which side of the deciding rate the link is, of those within the forecast; 0 without one.
+    """Returns the size that tells on which side of the deciding rate the link is, of those within the forecast; 0 without one.
 
     Of several it is the next one above the estimate: a link that became slower shows in the questions.
     """

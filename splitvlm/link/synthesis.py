@@ -54,7 +54,7 @@ def walk(seconds: int = 120, low_bps: float = 100e3, high_bps: float = 10e6) -> 
 
 
 def fade(seconds: int = 60, low_bps: float = 50e3, high_bps: float = 5e6) -> Iterator[Row]:
-    """A cosine in the logarithm from high to low and back; shadowing of 0.2 with a memory of about 2 s on top."""
+    """Yields a cosine in the logarithm from high to low and back; shadowing of 0.2 with a memory of about 2 s on top."""
     chance = random.Random(SEED + 1)
     middle, swing = math.log(low_bps * high_bps) / 2, math.log(high_bps / low_bps) / 2
     shadow = 0.0
@@ -79,7 +79,7 @@ def dips(
     dead_share: float = 0.0,
     seconds: int = 240,
 ) -> Iterator[Row]:
-    """A rate around its usual one, with a memory of 2 s, and dips.
+    """Yields a rate around its usual one, with a memory of 2 s, and dips.
 
     `spread` is of the logarithm; a dip comes after `every_s` on average, lasts up to `most_s` and divides the rate by up to
     `depth`, and that share of them carries nothing.
@@ -128,7 +128,7 @@ TRACES = {
 
 
 def render(rows: Iterator[Row]) -> str:
-    """CSV for tracefiles.py; whole bits a second."""
+    """Returns CSV for tracefiles.py; whole bits a second."""
     return "seconds,uplink_bps\n" + "".join(f"{seconds:g},{bps:.0f}\n" for seconds, bps in rows)
 
 

@@ -37,7 +37,7 @@ _ADVICE = "A trace is constant:RATE, step:RATE@SECONDS,..., outage:RATE@SECONDS,
 
 
 def load(text: str) -> LinkTrace:
-    """A trace from its text or file name. Raises UsageError, naming file and line."""
+    """Returns a trace from its text or file name. Raises UsageError, naming file and line."""
     kind, colon, rest = text.partition(":")
     maker = _MAKERS.get(kind) if colon else None
     if maker is not None:
@@ -46,7 +46,7 @@ def load(text: str) -> LinkTrace:
 
 
 def names_a_file(text: str) -> bool:
-    """Whether a trace's text is a file's name, not one of the short texts."""
+    """Tells whether a trace's text is a file's name, not one of the short texts."""
     kind, colon, _ = text.partition(":")
     return not (colon and kind in _MAKERS)
 
@@ -63,7 +63,7 @@ def load_living(text: str) -> LinkTrace:
 
 
 def parse(content: str, *, source: str) -> LinkTrace:
-    """A trace from a file's content. `source` is named in errors."""
+    """Returns a trace from a file's content. `source` is named in errors."""
     lines = content.split("\n")
     if not any(line.strip() for line in lines):
         raise UsageError(f"{source} is empty.", advice="A trace has at least one line.")
@@ -72,7 +72,7 @@ def parse(content: str, *, source: str) -> LinkTrace:
 
 
 def parse_rate(text: str) -> float:
-    """`2mbit`, `500kbit` or plain bit/s. Raises UsageError."""
+    """Returns the bit/s of `2mbit`, `500kbit` or a plain number. Raises UsageError."""
     match = _RATE.fullmatch(text.strip().lower())
     if match is None:
         raise UsageError(f"'{text}' is not a rate.", advice="A rate is like 500kbit, 2.5mbit or 1000000.")

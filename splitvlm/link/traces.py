@@ -27,7 +27,7 @@ class Trace:
 
     @classmethod
     def of_rates(cls, name: str, spans: Sequence[tuple[float, float]]) -> Trace:
-        """From (seconds, bit/s) spans in their order."""
+        """Returns a trace of (seconds, bit/s) spans in their order."""
         knots_s = tuple(accumulate((seconds for seconds, _ in spans), initial=0.0))
         bytes_at = tuple(accumulate((seconds * bps / 8 for seconds, bps in spans), initial=0.0))
         return cls(name, knots_s, bytes_at)
@@ -39,7 +39,7 @@ class Trace:
 
     @property
     def duration_s(self) -> float:
-        """After so long the trace starts over."""
+        """Returns the seconds after which the trace starts over."""
         return self.knots_s[-1]
 
     @property
@@ -48,15 +48,15 @@ class Trace:
         return 8 * self.bytes_at[-1] / self.duration_s
 
     def capacity_bytes(self, t0_s: float, t1_s: float) -> float:
-        """Bytes that can cross from t0 to t1."""
+        """Returns how many bytes can cross from t0 to t1 (seconds)."""
         return self._bytes_by(t1_s) - self._bytes_by(t0_s)
 
     def rate_bps(self, t_s: float, window_s: float = 1.0) -> float:
-        """Mean rate of the window that begins at t."""
+        """Returns mean rate of the window that begins at t."""
         return 8 * self.capacity_bytes(t_s, t_s + window_s) / window_s
 
     def time_to_deliver(self, t0_s: float, n_bytes: float) -> float:
-        """Seconds from t0 until n bytes have crossed; infinite on a link that is dead for ever."""
+        """Returns seconds from t0 until n bytes have crossed; infinite on a link that is dead for ever."""
         loop_bytes = self.bytes_at[-1]
         if n_bytes <= 0:
             return 0.0
@@ -97,7 +97,7 @@ class LinkTrace:
     rtt_knots: tuple[tuple[float, float], ...] = ()  # (seconds, rtt_s), each until the next
 
     def rtt_s(self, t_s: float) -> float | None:
-        """The round-trip time at t, or None where the file tells none."""
+        """Returns the round-trip time at t, or None where the file tells none."""
         if not self.rtt_knots:
             return None
         i = bisect_right(self.rtt_knots, (t_s % self.up.duration_s, math.inf))
@@ -105,6 +105,6 @@ class LinkTrace:
 
 
 def spans(trace: Trace) -> tuple[tuple[float, float], ...]:
-    """The trace as (seconds, bit/s), for plots and files."""
+    """Returns the trace as (seconds, bit/s), for plots and files."""
     rows = zip(pairwise(trace.knots_s), pairwise(trace.bytes_at), strict=True)
     return tuple((t1 - t0, 8 * (b1 - b0) / (t1 - t0)) for (t0, t1), (b0, b1) in rows)

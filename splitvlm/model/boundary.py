@@ -38,7 +38,7 @@ def boundary_bytes(boundary: Boundary) -> int:
 
 
 def joined(tiles: Sequence[Boundary]) -> Boundary:
-    """One boundary of its tiles: the first's tensors, `hidden` of all. Raises ProtocolError where they do not fit."""
+    """Returns one boundary of its tiles: the first's tensors, `hidden` of all. Raises ProtocolError where they do not fit."""
     first, *others = tiles
     if not others:
         return first

@@ -130,7 +130,7 @@ def _check_prompt_shape(part: ModelPart, cut: Cut, boundary: Boundary) -> None:
 
 
 def _check_ids(part: ModelPart, boundary: Boundary) -> int:
-    """The number of image tokens in the prompt, 0 where nothing tells; checks the values of `ids` and `types`."""
+    """Returns the number of image tokens in the prompt, 0 where nothing tells; checks the values of `ids` and `types`."""
     image_token = part.model.config.image_token_id
     if IDS in boundary:
         ids = boundary[IDS]
@@ -146,7 +146,7 @@ def _check_ids(part: ModelPart, boundary: Boundary) -> int:
 
 
 def _visual_tokens(part: ModelPart, cut: Cut, boundary: Boundary) -> int:
-    """How many visual tokens a boundary at vision:k or tokens brings."""
+    """Returns how many visual tokens a boundary at vision:k or tokens brings."""
     if cut.kind is CutKind.TOKENS:
         return boundary[HIDDEN].shape[0]
     found = part.family.visual_tokens(part.model, boundary)

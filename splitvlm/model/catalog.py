@@ -17,14 +17,14 @@ Row = dict[str, object]
 
 
 def rows() -> list[Row]:
-    """One row for each model that needs no download. Memory is in bytes, in float32, with 1024 tokens of context."""
+    """Returns one row for each model that needs no download. Memory is in bytes, in float32, with 1024 tokens of context."""
     from splitvlm.model.shapes import SHAPES
 
     return [_row(name) for name in ("scenes", *(f"shape:{shape}" for shape in SHAPES))]
 
 
 def table(listed: list[Row]) -> Table:
-    """The rows for people; memory in MiB."""
+    """Returns the rows for people; memory in MiB."""
     from rich.table import Table
 
     made = Table(

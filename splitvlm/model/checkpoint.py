@@ -36,7 +36,7 @@ class StoredTensor:
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
-    """The files that hold the model's weights. Raises UsageError."""
+    """Returns the files that hold the model's weights. Raises UsageError."""
     if (folder / _SINGLE).is_file():
         return (folder / _SINGLE,)
     if not (folder / _INDEX).is_file():
@@ -67,7 +67,7 @@ def _shard(folder: Path, name: str) -> Path:
 
 
 def opened(path: Path) -> Any:
-    """A safetensors file, open for reading. Raises UsageError."""
+    """Returns a safetensors file, open for reading. Raises UsageError."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -79,7 +79,8 @@ def opened(path: Path) -> Any:
 
 
 def matched(files: Collection[Path], model: Any, needed: Collection[str]) -> dict[str, StoredTensor]:
-    """Where each parameter of a skeleton is stored, by its name in the model; of a shared one, by each name that is stored.
+    """Returns where each parameter of a skeleton is stored, by its name in the model; of a shared one, by each name that is
+    stored.
 
     Raises UsageError for tensors that are left over, missing, of another size, or quantised.
     """
@@ -118,7 +119,7 @@ def _stored(files: Collection[Path]) -> Iterator[StoredTensor]:
 
 
 def _renamer(model: Any, parameters: Mapping[str, torch.Tensor]) -> Any:
-    """transformers' renaming of stored tensors to today's names (older checkpoints call them otherwise)."""
+    """Returns transformers' renaming of stored tensors to today's names (older checkpoints call them otherwise)."""
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightRenaming, rename_source_key
 

@@ -19,7 +19,7 @@ _SMOL_TEMPLATE = (
 
 
 def _turns(start: str, end: str, image: str, answerer: str, first: str = "") -> str:
-    """A chat template of turns between `start` and `end` tokens."""
+    """Returns a chat template of turns between `start` and `end` tokens."""
     return (
         first + "{% for message in messages %}" + start + "{{ message['role'] }}\n"
         "{% for line in message['content'] %}{% if line['type'] == 'image' %}" + image + "{% else %}{{ line['text'] }}"
@@ -29,7 +29,7 @@ def _turns(start: str, end: str, image: str, answerer: str, first: str = "") -> 
 
 
 def stand_in_processor(config: Any, image_settings: Mapping[str, Any] | None = None) -> Any:
-    """The processor of `config`'s family, fitted to its sizes. `image_settings` override the image processor's."""
+    """Returns the processor of `config`'s family, fitted to its sizes. `image_settings` override the image processor's."""
     make = {
         "smolvlm": _idefics3,
         "idefics3": _idefics3,
@@ -41,7 +41,7 @@ def stand_in_processor(config: Any, image_settings: Mapping[str, Any] | None = N
 
 
 def byte_tokenizer(vocab_size: int, special: Mapping[str, int], **names: Any) -> Any:
-    """A tokenizer of bytes with `special` tokens at their ids. `names` such as eos_token go to transformers."""
+    """Returns a tokenizer of bytes with `special` tokens at their ids. `names` such as eos_token go to transformers."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

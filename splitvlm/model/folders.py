@@ -55,7 +55,7 @@ def check_folder(folder: Path) -> None:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. Raises UsageError."""
+    """Returns the JSON object in a file. Raises UsageError."""
     advice = "The file is damaged or cut off: fetch it again."
     found = read_json(path, "settings", advice=advice)
     if not isinstance(found, dict):
@@ -64,7 +64,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def no_weights(folder: Path) -> UsageError:
-    """The error for a folder without safetensors, which says what is there instead."""
+    """Returns the error for a folder without safetensors, which says what is there instead."""
     others = sorted({kind for path in folder.iterdir() if (kind := _OTHER_FORMATS.get(path.suffix))})
     found = f"; it holds {' and '.join(others)}, which are not loaded" if others else ""
     return UsageError(
@@ -126,7 +126,7 @@ def _method(name: str, settings: Any) -> str:
 
 
 def _objects_in(settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """An object, and those inside it: composite models keep settings for each of their parts."""
+    """Yields an object, and those inside it: composite models keep settings for each of their parts."""
     waiting = [settings]
     while waiting:
         holder = waiting.pop()

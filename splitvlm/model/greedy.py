@@ -25,12 +25,12 @@ class Greedy:
         self.finished = limit <= 0
 
     def choose(self, logits_V: torch.Tensor) -> int:
-        """The next token by its logits; afterwards `finished` says whether it was the last."""
+        """Returns the next token by its logits; afterwards `finished` says whether it was the last."""
         scores_BV = self._processors(self._ids_BT, logits_V[None].to(dtype=torch.float32, copy=True))
         return self.take(int(torch.argmax(scores_BV, dim=-1)))
 
     def take(self, token: int) -> int:
-        """A token that was chosen elsewhere, by a run that could not finish."""
+        """Takes a token that was chosen elsewhere, by a run that could not finish."""
         self._ids_BT = torch.cat([self._ids_BT, self._ids_BT.new_tensor([[token]])], dim=-1)
         self._left -= 1
         self.finished = self._left <= 0 or token in self._eos
@@ -38,13 +38,13 @@ class Greedy:
 
 
 def end_token_ids(model: Any) -> frozenset[int]:
-    """The ids that end an answer, by the model's own generation config."""
+    """Returns the ids that end an answer, by the model's own generation config."""
     ends = _generation_config(model, 1, 1, torch.device("cpu"))._eos_token_tensor
     return frozenset() if ends is None else frozenset(map(int, ends.tolist()))
 
 
 def reads_prompt(model: Any) -> bool:
-    """Whether some rule (such as Qwen's repetition penalty) reads the prompt's ids, which then must cross at lm:k too."""
+    """Tells whether some rule (such as Qwen's repetition penalty) reads the prompt's ids, which then must cross at lm:k too."""
     device = torch.device("cpu")
     return len(_processors(model, _generation_config(model, 1, 1, device), 1, device)) > 0
 

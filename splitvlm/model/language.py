@@ -32,7 +32,7 @@ class LanguageRun:
         self._offset = 0
 
     def prefill(self, boundary: Boundary) -> torch.Tensor:
-        """`hidden` [T, D] with what tells positions and masks -> states [T, D]."""
+        """Runs `hidden` [T, D] with what tells positions and masks. Returns states [T, D]."""
         states_BTD = boundary[HIDDEN][None]
         positions, self._offset = self._family.positions(self._model, boundary)
         mask = self._family.prompt_mask(self._model, self._stack, states_BTD, self._cache, positions, boundary)
@@ -47,7 +47,7 @@ class LanguageRun:
         return states_TD
 
     def extend(self, states_SD: torch.Tensor) -> torch.Tensor:
-        """Instead of `prefill`, of a causal family: the prompt's next S tokens -> states [S, D]."""
+        """Runs the prompt's next S tokens, in a causal family and instead of `prefill`. Returns states [S, D]."""
         start, self._length = self._length, self._length + states_SD.shape[0]
         positions = torch.arange(start, self._length, device=states_SD.device)[None]
         mask = torch.ones((1, self._length), dtype=torch.long, device=states_SD.device)
@@ -56,7 +56,7 @@ class LanguageRun:
         return states_out_SD
 
     def resume(self, cache: DynamicCache, states_SD: torch.Tensor, boundary: Boundary) -> torch.Tensor:
-        """Instead of `prefill`: the last S of T tokens, the others being in `cache` -> states [S, D].
+        """Runs the last S of T tokens, the others being in `cache`, instead of `prefill`. Returns states [S, D].
 
         `boundary` tells positions of all T; of its `hidden` only the length counts.
         """
@@ -67,7 +67,7 @@ class LanguageRun:
         return self._run(states_SD[None], positions[..., -states_SD.shape[0] :], mask)
 
     def kept(self, length: int) -> DynamicCache:
-        """The caches of the prompt's first `length` tokens, after `prefill`."""
+        """Returns the caches of the prompt's first `length` tokens, after `prefill`."""
         assert self._prompt is not None, "prefill comes first"
         kept = _copied(self._prompt)
         for layer in kept.layers:
@@ -99,7 +99,7 @@ class LanguageRun:
 
 
 def _copied(cache: DynamicCache) -> DynamicCache:
-    """Its own list of layers; the tensors are shared, for a layer that grows makes new ones."""
+    """Returns a cache with its own list of layers; the tensors are shared, for a layer that grows makes new ones."""
     other = copy.copy(cache)
     other.layers = [copy.copy(layer) for layer in cache.layers]
     return other

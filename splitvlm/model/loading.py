@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 
 def read_spec(name: str) -> ModelSpec:
-    """What is known without loading a weight. Raises UsageError."""
+    """Returns what is known without loading a weight. Raises UsageError."""
     return _known(name)[1]
 
 
 def model_folder(name: str) -> Path | None:
-    """Where the model's files are; None for a `shape:`, which has none."""
+    """Returns where the model's files are; None for a `shape:`, which has none."""
     folder = getattr(_known(name)[0], "folder", None)
     return folder if isinstance(folder, Path) else None
 
@@ -37,7 +37,7 @@ def model_folder(name: str) -> Path | None:
 def load_device(
     name: str, cuts: Sequence[Cut], *, device: str = "cpu", dtype: str = "float32", threads: int | None = None
 ) -> DevicePart:
-    """The lower part with the weights of the deepest of `cuts`, and no others. Raises UsageError."""
+    """Loads the lower part with the weights of the deepest of `cuts`, and no others. Raises UsageError."""
     from splitvlm.model.parts import DevicePart
 
     use_threads(threads)
@@ -52,7 +52,7 @@ def load_device(
 def load_cloud(
     name: str, cuts: Sequence[Cut], *, device: str = "cpu", dtype: str = "float32", threads: int | None = None
 ) -> CloudPart:
-    """The upper part with the weights that the shallowest of `cuts` needs, and no others. Raises UsageError."""
+    """Loads the upper part with the weights that the shallowest of `cuts` needs, and no others. Raises UsageError."""
     from splitvlm.model.parts import CloudPart
 
     use_threads(threads)
@@ -67,14 +67,14 @@ def load_cloud(
 def load_whole(
     name: str, *, device: str = "cpu", dtype: str = "float32", threads: int | None = None
 ) -> tuple[Any, Any]:
-    """transformers' own undivided model and the processor, for `generate`. Raises UsageError."""
+    """Loads transformers' own undivided model and the processor, for `generate`. Raises UsageError."""
     use_threads(threads)
     source, _ = _known(name)
     return source.whole(_torch_device(device), _torch_dtype(dtype)), source.processor()
 
 
 def middle_cuts(name: str) -> tuple[Cut, ...]:
-    """`image`, the middle of the tower, `tokens`, the middle of the language model."""
+    """Returns `image`, the middle of the tower, `tokens`, the middle of the language model."""
     spec = read_spec(name)
     vision, lm = (max(1, layers // 2) for layers in (spec.vision_layers, spec.lm_layers))
     return IMAGE, Cut(CutKind.VISION, vision), TOKENS, Cut(CutKind.LM, lm)

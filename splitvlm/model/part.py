@@ -78,7 +78,7 @@ class ModelPart:
             )
 
     def inputs(self, image: Image.Image, question: str) -> dict[str, torch.Tensor]:
-        """The processor's tensors on this part's device. Raises UsageError for an empty or too long question."""
+        """Returns the processor's tensors on this part's device. Raises UsageError for an empty or too long question."""
         if not question.strip():
             raise UsageError("The question is empty.", advice="Ask something about the picture.")
         with self.clock.stage("prepare"), picture_errors():
@@ -92,12 +92,12 @@ class ModelPart:
         return {name: value.to(self.device) for name, value in made.items() if isinstance(value, torch.Tensor)}
 
     def preparation_bytes(self, width: int, height: int) -> int:
-        """Peak memory that `inputs` takes for a picture of that size, the picture itself among it: an upper bound."""
+        """Returns peak memory that `inputs` takes for a picture of that size, the picture itself among it: an upper bound."""
         pixel_bytes = self.family.pixel_bytes(self.model.config, self.processor.image_processor, width, height)
         return PREPARED_COPIES * pixel_bytes + PICTURE_BYTES * width * height
 
     def picture(self, image: Image.Image) -> Image.Image:
-        """The picture for the cut `image`: resized as the processor's first step does it, where that makes it smaller.
+        """Returns the picture for the cut `image`: resized as the processor's first step does it, where that makes it smaller.
 
         Where the model reads the original's size (LLaVA-OneVision, Gemma 3 with crops), it stays as it is: a smaller one
         would give other tokens.
@@ -114,16 +114,16 @@ class ModelPart:
         return Image.fromarray(np.ascontiguousarray(shrunk.transpose(1, 2, 0).astype(np.uint8)))
 
     def prompt(self, image: Image.Image, question: str) -> Boundary:
-        """What crosses where the other side remembers the picture: the prompt's `ids`, no more. Raises UsageError."""
+        """Returns what crosses where the other side remembers the picture: the prompt's `ids`, no more. Raises UsageError."""
         return {IDS: self.inputs(image, question)["input_ids"][0].cpu()}
 
     def see(self, inputs: dict[str, torch.Tensor], layers: int) -> Boundary:
-        """The boundary at vision:`layers`."""
+        """Returns the boundary at vision:`layers`."""
         boundary = self.family.lower_vision(self.model, inputs, layers)
         return boundary | {IDS: inputs["input_ids"][0]}
 
     def visual_tokens(self, boundary: Boundary, layers: int) -> Boundary:
-        """From the boundary at vision:`layers` to that at `tokens`."""
+        """Turns the boundary at vision:`layers` into that at `tokens`."""
         boundary = self.tile_tokens(boundary, layers)
         places, found = int((boundary[IDS] == self.model.config.image_token_id).sum()), boundary[HIDDEN].shape[0]
         if places != found:
@@ -139,12 +139,14 @@ class ModelPart:
         return {HIDDEN: tokens_VD} | {name: boundary[name] for name in kept}
 
     def tiles(self, inputs: dict[str, torch.Tensor], cut: Cut) -> list[dict[str, torch.Tensor]]:
-        """The processor's tensors tile by tile, where what crosses at the cut is one tile's after another's; else as one."""
+        """Returns the processor's tensors tile by tile, where what crosses at the cut is one tile's after another's; else as
+        one.
+        """
         by_tile = cut.kind is CutKind.VISION or (cut.kind is CutKind.TOKENS and self.family.tokens_by_tile)
         return [dict(tile) for tile in self.family.tiles(inputs)] if by_tile else [inputs]
 
     def embedded(self, boundary: Boundary) -> Boundary:
-        """From the boundary at `tokens` to the language model's input, `hidden` [T, D]."""
+        """Turns the boundary at `tokens` into the language model's input, `hidden` [T, D]."""
         with self.clock.stage("embed"):
             states_TD = self.family.embed(self.model, boundary[IDS], boundary[HIDDEN])
         return boundary | {HIDDEN: states_TD}

@@ -43,7 +43,7 @@ class DevicePart(ModelPart):
     def generate(
         self, image: Image.Image, question: str, max_new_tokens: int, resume_token_ids: Sequence[int] = ()
     ) -> Iterator[int]:
-        """The cut `device`: the answer's token ids, computed here alone, up to and with the end token.
+        """Returns the answer's token ids at the cut `device`, computed here alone, up to and with the end token.
 
         `resume_token_ids` are its first tokens, which are there already: those after them are yielded.
         """
@@ -99,13 +99,13 @@ class LowerRun:
 
     @property
     def boundary(self) -> Boundary:
-        """What crosses after the prefill; tiles that were not asked for yet are run."""
+        """Returns what crosses after the prefill; tiles that were not asked for yet are run."""
         self.tile(self.num_tiles - 1)
         return joined(self._tiles)
 
     @torch.inference_mode()
     def tile(self, place: int) -> Boundary:
-        """What crosses of one tile: its `hidden`, and with the first all else. Each is run once, in their order."""
+        """Returns what crosses of one tile: its `hidden`, and with the first all else. Each is run once, in their order."""
         while len(self._tiles) <= place:
             crossing = self._crossing(self._inputs[len(self._tiles)])
             if self._tiles:
@@ -136,7 +136,7 @@ class LowerRun:
 
     @torch.inference_mode()
     def step(self, token_id: int) -> Boundary:
-        """lm:k only: the boundary of the next token, `hidden` [1, D]."""
+        """Returns the boundary of the next token, `hidden` [1, D]; at lm:k only."""
         assert self._language is not None, "only a cut in the language model steps on the device"
         with self._part.clock.stage("embed"):
             states_1D = self._part.family.embed(self._part.model, torch.tensor([token_id], device=self._part.device))
@@ -148,7 +148,7 @@ class CloudPart(ModelPart):
 
     @torch.inference_mode()
     def upper(self, cut: Cut, boundary: Boundary, max_new_tokens: int) -> UpperRun:
-        """From a boundary that arrived. Nothing runs before `first()`. Raises UsageError, ProtocolError."""
+        """Returns a run from a boundary that arrived. Nothing runs before `first()`. Raises UsageError, ProtocolError."""
         self.check(cut)
         check_boundary(self, cut, boundary)
         here = {name: tensor.to(self.device) for name, tensor in boundary.items()}
@@ -156,13 +156,13 @@ class CloudPart(ModelPart):
 
     @torch.inference_mode()
     def upper_from_picture(self, picture: Image.Image, question: str, max_new_tokens: int) -> UpperRun:
-        """The cut `image`: everything runs here. Raises UsageError."""
+        """Returns a run at the cut `image`: everything runs here. Raises UsageError."""
         self.check(IMAGE)
         return UpperRun(self, IMAGE, self.inputs(picture, question), max_new_tokens)
 
     @torch.inference_mode()
     def prefix_cached(self, prefix: Prefix, prompt: Boundary, max_new_tokens: int) -> UpperRun:
-        """Another question about the picture behind `prefix`, by its `ids`. Raises ProtocolError, Forgotten."""
+        """Returns another question about the picture behind `prefix`, by its `ids`. Raises ProtocolError, Forgotten."""
         check_cached_prefix(self, prefix, prompt)
         return CachedPrefixRun(self, prefix, {IDS: prompt[IDS].to(self.device)}, max_new_tokens)
 
@@ -183,17 +183,17 @@ class UpperRun:
 
     @property
     def finished(self) -> bool:
-        """Whether the end token was chosen or the limit is reached."""
+        """Tells whether the end token was chosen or the limit is reached."""
         return self._limit <= 0 if self._greedy is None else self._greedy.finished
 
     @property
     def input_bytes(self) -> int:
-        """What it holds until its prefill has run."""
+        """Returns the bytes that the run holds until its prefill has run."""
         return sum(tensor.nbytes for tensor in self._crossing.values())
 
     @property
     def cache_bytes(self) -> int:
-        """What keys and values take at the most: the prompt's twice, for another question about the picture."""
+        """Returns the bytes that keys and values take at most: the prompt's twice, for another question about the picture."""
         spec, below = self._part.spec, self._cut.layers if self._cut.kind is CutKind.LM else 0
         tokens = 2 * self._prompt_tokens + max(0, self._limit)
         dtype = str(self._part.model.dtype).removeprefix("torch.")
@@ -201,7 +201,7 @@ class UpperRun:
 
     @torch.inference_mode()
     def first(self, resume_token_id: int | None = None) -> int:
-        """Run the prefill; the first token id, or `resume_token_id`, which was chosen before."""
+        """Runs the prefill. Returns the first token id, or `resume_token_id`, which was chosen before."""
         boundary = self._language_input()
         self._crossing = {}
         self._prompt = {name: boundary[name] for name in (IDS, *self._part.family.language_sides) if name in boundary}
@@ -212,7 +212,7 @@ class UpperRun:
 
     @torch.inference_mode()
     def next(self, boundary: Boundary | None, resume_token_id: int | None = None) -> int:
-        """The next token id, from the last one or at lm:k from the device's boundary of it; or `resume_token_id`.
+        """Returns the next token id, from the last one or at lm:k from the device's boundary of it; or `resume_token_id`.
 
         Raises ProtocolError.
         """
@@ -231,7 +231,7 @@ class UpperRun:
         )
 
     def prefix(self) -> Prefix | None:
-        """After `first`: what another question about the picture can go on from; None at `lm:k`."""
+        """Returns, after `first`, what another question about the picture can go on from; None at `lm:k`."""
         if self._cut.kind is CutKind.LM or self._language is None:  # the device's layers keep their own caches
             return None
         length = picture_end(self._prompt[IDS], self._part.model.config.image_token_id)

@@ -20,7 +20,7 @@ _ADVICE = f"Use a JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF file of at most {MAX_P
 
 
 def open_picture(path: Path | str) -> Image.Image:
-    """The picture at `path`, turned upright by its EXIF orientation, as RGB. Raises UsageError."""
+    """Returns the picture at `path`, turned upright by its EXIF orientation, as RGB. Raises UsageError."""
     path = Path(path)
     try:
         return read_picture(path.read_bytes(), str(path))
@@ -35,7 +35,10 @@ def open_picture(path: Path | str) -> Image.Image:
 
 
 def read_picture(data: bytes, name: str = "the picture") -> Image.Image:
-    """The picture in a file's bytes, turned upright, as RGB; `name` begins the sentence of an error. Raises UsageError."""
+    """Returns the picture in a file's bytes, turned upright, as RGB; `name` begins the sentence of an error.
+
+    Raises UsageError.
+    """
     try:
         return pictures.opened(data, max_pixels=MAX_PIXELS)
     except PictureRefused as refusal:
@@ -43,7 +46,10 @@ def read_picture(data: bytes, name: str = "the picture") -> Image.Image:
 
 
 def inspect_picture(data: bytes, name: str = "the picture") -> PictureHeader:
-    """Format, size, mode and `decoded_bytes` of what `read_picture` would open; no pixel is decoded. Raises UsageError."""
+    """Returns format, size, mode and `decoded_bytes` of what `read_picture` would open; no pixel is decoded.
+
+    Raises UsageError.
+    """
     try:
         return pictures.inspect(data, max_pixels=MAX_PIXELS)
     except PictureRefused as refusal:

@@ -27,7 +27,7 @@ class Prefix:
 
     @property
     def num_bytes(self) -> int:
-        """Memory that this holds. Slices keep the whole of what they were cut from."""
+        """Returns the bytes that this holds. Slices keep the whole of what they were cut from."""
         tensors = [
             self.ids_P,
             *self.sides.values(),
@@ -36,12 +36,12 @@ class Prefix:
         return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
 
     def begins(self, ids_T: torch.Tensor) -> bool:
-        """Whether a prompt begins so and goes on."""
+        """Tells whether a prompt begins so and goes on."""
         length = len(self.ids_P)
         return len(ids_T) > length and torch.equal(ids_T[:length].to(self.ids_P.device), self.ids_P)
 
 
 def picture_end(ids_T: torch.Tensor, image_token: int) -> int:
-    """Where the picture's last token ends; 0 without one."""
+    """Returns where the picture's last token ends; 0 without one."""
     places = (ids_T == image_token).nonzero()
     return int(places[-1]) + 1 if len(places) else 0

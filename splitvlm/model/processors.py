@@ -23,7 +23,7 @@ _HERE = {"trust_remote_code": False, "local_files_only": True}
 
 
 def load_processor(folder: Path, config: Any) -> Any:
-    """The processor saved in `folder` for the model of `config`, tried on one prompt. Raises UsageError."""
+    """Returns the processor saved in `folder` for the model of `config`, tried on one prompt. Raises UsageError."""
     from transformers import AutoImageProcessor, AutoTokenizer
 
     try:
@@ -81,7 +81,7 @@ def _try_prompt(processor: Any, config: Any, folder: Path) -> None:
 
 
 def stills(kind: type[Any], image_processor: Any, tokenizer: Any, **settings: Any) -> Any:
-    """A processor of class `kind` that takes no videos."""
+    """Returns a processor of class `kind` that takes no videos."""
     from transformers import ProcessorMixin
 
     if "video_processor" not in kind.get_attributes():
@@ -100,7 +100,7 @@ def stills(kind: type[Any], image_processor: Any, tokenizer: Any, **settings: An
 
 
 def prompt_inputs(processor: Any, image: Any, question: str) -> dict[str, Any]:
-    """One picture and one question through the model's own chat template: tensors with a batch axis of 1.
+    """Passes one picture and one question through the model's own chat template. Returns tensors with a batch axis of 1.
 
     Raises UsageError for a question that holds one of the model's special tokens.
     """

@@ -18,7 +18,7 @@ _BIAS_STD = 0.02
 
 
 def draw(model: Any, name: str, seed: str) -> torch.Tensor:
-    """The float32 tensor of the parameter `name` of a skeleton, drawn from (seed, name) alone."""
+    """Returns the float32 tensor of the parameter `name` of a skeleton, drawn from (seed, name) alone."""
     holder, _, leaf = name.rpartition(".")
     module = model.get_submodule(holder)
     parameter = getattr(module, leaf)

@@ -74,7 +74,7 @@ class ShapeSource(Source):
 
 
 def _smolvlm(*, width: int, inner: int, layers: int, heads: int, kv_heads: int) -> Any:
-    """SmolVLM-256M and -500M: a SigLIP-B tower at 512 px, SmolLM2."""
+    """Returns the configuration of SmolVLM-256M and -500M: a SigLIP-B tower at 512 px, SmolLM2."""
     from transformers import SmolVLMConfig
 
     vision = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
@@ -89,7 +89,9 @@ def _smolvlm(*, width: int, inner: int, layers: int, heads: int, kv_heads: int) 
 
 
 def _smolvlm_2b() -> Any:
-    """SmolVLM-Instruct, which is of the Idefics3 kind: a SigLIP-so400m tower at 384 px, SmolLM2-1.7B."""
+    """Returns the configuration of SmolVLM-Instruct, which is of the Idefics3 kind: a SigLIP-so400m tower at 384 px,
+    SmolLM2-1.7B.
+    """
     from transformers import Idefics3Config
 
     vision = _so400m(layers=27, image_size=384)
@@ -122,7 +124,7 @@ def _qwen2_5_vl(*, width: int, inner: int, layers: int, heads: int, kv_heads: in
 
 
 def _llava_onevision() -> Any:
-    """LLaVA-OneVision on Qwen2-0.5B; 26 of the tower's 27 layers are kept, as in its config."""
+    """Returns the configuration of LLaVA-OneVision on Qwen2-0.5B; 26 of the tower's 27 layers are kept, as in its config."""
     from transformers import LlavaOnevisionConfig
 
     text = _text("qwen2", 896, 4864, 24, 14, 2, 152_000, 1e6, 32_768)
@@ -136,7 +138,7 @@ def _llava_onevision() -> Any:
 
 
 def _gemma3() -> Any:
-    """Gemma 3 4B: a SigLIP-so400m tower at 896 px, five sliding layers to each full one."""
+    """Returns the configuration of Gemma 3 4B: a SigLIP-so400m tower at 896 px, five sliding layers to each full one."""
     from transformers import Gemma3Config
 
     text = _text("gemma3_text", 2560, 10240, 34, 8, 4, 262_208, 1e6, 131_072)
@@ -156,7 +158,7 @@ def _gemma3() -> Any:
 
 
 def _so400m(*, layers: int, image_size: int) -> dict[str, Any]:
-    """SigLIP-so400m/14."""
+    """Returns the configuration of SigLIP-so400m/14."""
     sizes = {"hidden_size": 1152, "intermediate_size": 4304, "num_attention_heads": 16}
     return sizes | {"num_hidden_layers": layers, "image_size": image_size, "patch_size": 14}
 

@@ -17,14 +17,14 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def twin(module: M, **children: nn.Module) -> M:
-    """A shallow copy of `module` with some children replaced. Weights, buffers and hooks stay shared."""
+    """Returns a shallow copy of `module` with some children replaced. Weights, buffers and hooks stay shared."""
     other = copy.copy(module)
     other.__dict__["_modules"] = dict(module._modules) | children
     return other
 
 
 def forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """The class's forward without its decorators: those record outputs in tables keyed by the original object."""
+    """Returns the class's forward without its decorators, which record outputs in tables keyed by the original object."""
     return inspect.unwrap(type(module).forward)(module, *args, **kwargs)
 
 

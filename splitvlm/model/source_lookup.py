@@ -17,7 +17,7 @@ _HUB_ID = re.compile(r"[a-zA-Z0-9_][\w.-]*/[a-zA-Z0-9_][\w.-]*", re.ASCII)
 
 
 def find_source(name: str) -> Source:
-    """The source of a model's name. Raises UsageError."""
+    """Returns the source of a model's name. Raises UsageError."""
     if name == "scenes":
         return FolderSource(_embedded_folder())
     if name.startswith("shape:"):
@@ -44,7 +44,10 @@ def _embedded_folder() -> Path:
 
 
 def _download(name: str) -> Path:
-    """The snapshot of a Hub's repository: its small files, and where those can be loaded, its weights. Raises UsageError."""
+    """Returns the snapshot of a Hub's repository: its small files, and where those can be loaded, its weights.
+
+    Raises UsageError.
+    """
     check_folder(_fetch(name, SETTINGS_FILES))
     return _fetch(name, (*SETTINGS_FILES, "*.safetensors"))
 

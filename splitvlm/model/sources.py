@@ -28,7 +28,7 @@ class Source(ABC):
     @property
     @abstractmethod
     def config(self) -> Any:
-        """transformers' config of the model."""
+        """Returns transformers' config of the model."""
 
     @abstractmethod
     def processor(self) -> Any:
@@ -44,15 +44,15 @@ class Source(ABC):
 
     @abstractmethod
     def tensors(self, model: Any, wanted: set[str]) -> Iterator[tuple[str, torch.Tensor]]:
-        """The wanted parameters, one at a time. `model` is the skeleton that they are for."""
+        """Returns the wanted parameters, one at a time. `model` is the skeleton that they are for."""
 
     @abstractmethod
     def whole(self, device: torch.device, dtype: torch.dtype) -> Any:
-        """The undivided model."""
+        """Returns the undivided model."""
 
     @abstractmethod
     def hashes(self) -> tuple[str, str]:
-        """SHA-256 of the weights and of the processor, in hex."""
+        """Returns SHA-256 of the weights and of the processor, in hex."""
 
 
 class FolderSource(Source):
@@ -179,7 +179,7 @@ def _skeleton(config: Any, name: str) -> Any:
 
 
 def _is_run(stage: tuple[str, int], vision_layers: int) -> bool:
-    """Whether any cut runs the stage: some towers end in a head, or in layers, that the model leaves out."""
+    """Tells whether any cut runs the stage: some towers end in a head, or in layers, that the model leaves out."""
     kind, index = stage
     return kind != "unused" and (kind != "vision" or index < vision_layers)
 
@@ -199,13 +199,13 @@ def _counted(family: Any, model: Any, vision_layers: int, lm_layers: int) -> Sta
 
 
 def _hash_of(files: list[Path]) -> str:
-    """SHA-256 over the sorted (name, SHA-256) of files."""
+    """Returns SHA-256 over the sorted (name, SHA-256) of files."""
     lines = sorted(f"{path.name} {_file_hash(path, _stamp_of(path))}\n" for path in files)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _stamp_of(path: Path) -> tuple[int, ...]:
-    """What changes with a file's contents, also where another file of that length and date takes its place."""
+    """Returns what changes with a file's contents, also where another file of that length and date takes its place."""
     found = path.stat()
     return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 

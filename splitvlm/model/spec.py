@@ -59,7 +59,7 @@ class ModelSpec:
     random_weights: bool = False
 
     def cuts(self) -> tuple[Cut, ...]:
-        """All cuts of the model, from shallow to deep."""
+        """Returns all cuts of the model, from shallow to deep."""
         return every_cut(self.vision_layers, self.lm_layers)
 
     def check(self, cut: Cut) -> None:
@@ -76,11 +76,11 @@ class ModelSpec:
             )
 
     def device_parameters(self, cut: Cut) -> int:
-        """How many parameters the device holds to serve `cut` (and every shallower one)."""
+        """Returns how many parameters the device holds to serve `cut` (and every shallower one)."""
         return sum(self._count(stage) for stage in device_stages(self, cut))
 
     def cloud_parameters(self, cut: Cut) -> int:
-        """How many parameters the cloud holds to serve `cut` (and every deeper one)."""
+        """Returns how many parameters the cloud holds to serve `cut` (and every deeper one)."""
         return sum(self._count(stage) for stage in cloud_stages(self, cut))
 
     def device_memory_bytes(self, cut: Cut, dtype: str = "float32", context_tokens: int = 1024) -> int:
@@ -124,7 +124,7 @@ class ModelSpec:
 
 
 def device_stages(spec: ModelSpec, cut: Cut) -> frozenset[tuple[str, int]]:
-    """The stages, as (kind, index), that the device runs at `cut`."""
+    """Returns the stages, as (kind, index), that the device runs at `cut`."""
     stages: list[tuple[str, int]] = []
     vision = cut.layers if cut.kind is CutKind.VISION else spec.vision_layers
     if cut != IMAGE:
@@ -140,7 +140,7 @@ def device_stages(spec: ModelSpec, cut: Cut) -> frozenset[tuple[str, int]]:
 
 
 def cloud_stages(spec: ModelSpec, cut: Cut) -> frozenset[tuple[str, int]]:
-    """The stages that the cloud runs at `cut`. At lm:k the table of embeddings is needed only as a tied head."""
+    """Returns the stages that the cloud runs at `cut`. At lm:k the table of embeddings is needed only as a tied head."""
     everything = device_stages(spec, DEVICE)
     stages = everything - device_stages(spec, cut)
     if cut.kind is CutKind.LM and spec.parameters.tied:

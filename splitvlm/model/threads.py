@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def use_threads(threads: int | None) -> None:
-    """torch takes so many (None: as it likes), in this process, from now on. numpy's products take one.
+    """Makes torch take so many threads (None: as it likes), in this process, from now on. numpy's products take one.
 
     They are the codec's, and last 0.1 to 5 ms. Several threads end them sooner where cores have nothing else to do. Where
     another process wants a core they spin for each other, and a decode of 5 ms takes 60.

@@ -14,7 +14,7 @@ from splitvlm.model.parts import CloudPart, UpperRun
 
 
 def in_tiles(part: CloudPart, cut: Cut, first: Boundary, max_new_tokens: int) -> TiledRun | None:
-    """From the first tile that arrived; None where the rest of the model wants them all at once. Raises ProtocolError."""
+    """Returns a run from the first tile that arrived; None where the rest of the model wants them all. Raises ProtocolError."""
     part.check(cut)
     if not (part.family.causal and part.family.tokens_by_tile):
         return None
@@ -27,7 +27,7 @@ class TiledRun(UpperRun):
     """`begin` with the tile that it was made from, `add` the others one after another, then `first`."""
 
     def __init__(self, part: ModelPart, cut: Cut, first: Boundary, num_tokens: int, max_new_tokens: int) -> None:
-        """`num_tokens`: that the first tile becomes."""
+        """Begins a run; `num_tokens` is how many visual tokens the first tile becomes."""
         super().__init__(part, cut, first, max_new_tokens)
         self._first_tokens = num_tokens
         self._ids_T = first[IDS]
@@ -38,7 +38,7 @@ class TiledRun(UpperRun):
 
     @torch.inference_mode()
     def begin(self) -> None:
-        """The first tile: its upper part, then the prompt as far as it is known. Raises ProtocolError."""
+        """Runs the first tile's upper part, then the prompt as far as it is known. Raises ProtocolError."""
         self._read(self._crossing, self._first_tokens)
 
     @torch.inference_mode()
@@ -67,7 +67,7 @@ class TiledRun(UpperRun):
         return self._choose(self._states_SD, resume_token_id)
 
     def _visual(self, tile: Boundary) -> torch.Tensor:
-        """Visual tokens [V, D] of one tile."""
+        """Returns visual tokens [V, D] of one tile."""
         if self._cut.kind is CutKind.TOKENS:
             return tile[HIDDEN]
         return self._part.tile_tokens(tile | {IDS: self._ids_T}, self._cut.layers)[HIDDEN]

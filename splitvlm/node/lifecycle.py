@@ -24,7 +24,7 @@ LOOK_S = 1.0
 
 
 def identity_of(security: Security) -> Identity | None:
-    """The node's identity, or None where plaintext was asked for. Raises ConfigError, KeysError."""
+    """Returns the node's identity, or None where plaintext was asked for. Raises ConfigError, KeysError."""
     if security.plaintext:
         return None
     if security.keys is None:
@@ -41,13 +41,13 @@ def identity_of(security: Security) -> Identity | None:
 
 
 def print_ready(kind: str, **facts: object) -> None:
-    """`splitvlm KIND ready key=value ...`: what scripts and tests wait for."""
+    """Prints `splitvlm KIND ready key=value ...`, which scripts and tests wait for."""
     print(f"splitvlm {kind} ready", *(f"{key}={value}" for key, value in facts.items()), flush=True)
 
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[asyncio.Event]:
-    """An event that SIGTERM and SIGINT set, and the end of the process that started this one for itself."""
+    """Yields an event that SIGTERM and SIGINT set, and the end of the process that started this one for itself."""
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)

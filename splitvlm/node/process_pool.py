@@ -16,7 +16,7 @@ LOOK_S = 1.0
 
 
 def worker_pool(workers: int, begin: Callable[..., object] | None = None, *arguments: Any) -> ProcessPoolExecutor:
-    """A pool of freshly started processes; each first calls `begin` with the arguments."""
+    """Starts a pool of fresh processes; each first calls `begin` with the arguments."""
     return ProcessPoolExecutor(workers, get_context("spawn"), _begin, (os.getpid(), begin, arguments))
 
 

@@ -19,7 +19,7 @@ S = TypeVar("S", bound=Section)
 
 
 def merged(old: S, new: S, changeable: frozenset[str], prefix: str = "") -> tuple[S, list[str]]:
-    """The old settings with the new values of `changeable` keys, and the names of other keys that differ.
+    """Returns the old settings with the new values of `changeable` keys, and the names of other keys that differ.
 
     A key is `section.key`, or `section` for all of a section.
     """

@@ -15,7 +15,7 @@ _HOST_NAME = re.compile(
 
 
 def parsed(address: str) -> tuple[str, str]:
-    """The host of `host:port`, and the address as gRPC reads it in no other way. Raises UsageError.
+    """Returns the host of `host:port`, and the address as gRPC reads it in no other way. Raises UsageError.
 
     `::1:7442` would be another host at a port of gRPC's choice, and `127.0.0.1:72978` the port 7442.
     """
@@ -24,12 +24,12 @@ def parsed(address: str) -> tuple[str, str]:
 
 
 def joined(host: str, port: int) -> str:
-    """The address of a port; IPv6 in brackets."""
+    """Returns the address of a port; IPv6 in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def is_loopback(host: str) -> bool:
-    """Whether what is sent to a host stays on this machine: `localhost`, 127.0.0.0/8 or ::1, also mapped into IPv6.
+    """Tells whether what is sent to a host stays on this machine: `localhost`, 127.0.0.0/8 or ::1, also mapped into IPv6.
 
     A wildcard (0.0.0.0, ::) is not loopback: who listens there is reached from everywhere.
     """
@@ -54,7 +54,7 @@ def require_loopback(address: str, key: str) -> None:
 
 
 def is_wildcard(host: str) -> bool:
-    """Whether a host to listen on means every address of the machine: 0.0.0.0, ::, and their other spellings."""
+    """Tells whether a host to listen on means every address of the machine: 0.0.0.0, ::, and their other spellings."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

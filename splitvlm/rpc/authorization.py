@@ -11,7 +11,7 @@ from splitvlm.errors import PermissionRefused
 
 
 def require_role(context: grpc.aio.ServicerContext[Any, Any], *roles: Role, plaintext: bool) -> str | None:
-    """The caller's node name, or None where the server is plaintext. Raises PermissionRefused."""
+    """Returns the caller's node name, or None where the server is plaintext. Raises PermissionRefused."""
     certificates = list(context.auth_context().get("x509_pem_cert") or ())
     if not certificates:
         if plaintext:

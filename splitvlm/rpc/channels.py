@@ -25,7 +25,7 @@ EXPLAIN_TIMEOUT_S = 1.0
 def open_channel(
     address: str, identity: Identity | None, peer_role: Role, *, max_message_bytes: int = MAX_MESSAGE_BYTES
 ) -> grpc.aio.Channel:
-    """A lazy channel to the node of that role at `host:port`.
+    """Returns a lazy channel to the node of that role at `host:port`.
 
     Without an identity it is plaintext: only loopback addresses are taken then. Raises UsageError, ConfigError.
     """
@@ -56,7 +56,9 @@ async def connected(
 
 
 def own_certificate_expired(identity: Identity | None, peer: str) -> PeerUnavailable | None:
-    """The error for whoever dials with a certificate that has expired: the peer closes the connection and does not say why."""
+    """Returns the error for whoever dials with a certificate that has expired: the peer closes the connection and does not say
+    why.
+    """
     if identity is None or not identity.newest().has_expired():
         return None
     return PeerUnavailable(

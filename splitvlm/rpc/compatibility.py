@@ -47,7 +47,9 @@ def check_compatibility(device: data_pb2.Compatibility, cloud: data_pb2.Compatib
 
 
 def session_context(agreed: data_pb2.Compatibility) -> bytes:
-    """32 bytes that stand for the agreement in keys and associated data: sessions of other agreements cannot be mixed in."""
+    """Returns 32 bytes that stand for the agreement in keys and associated data: sessions of other agreements cannot be mixed
+    in.
+    """
     shared = [str(getattr(agreed, key)) for key in _NAMES]
     return hashlib.sha256("\n".join(shared).encode()).digest()
 

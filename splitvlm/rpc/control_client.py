@@ -27,7 +27,7 @@ LEAVE_TIMEOUT_S = 1.0  # a node that stops does not wait for an orchestrator tha
 
 
 def retry_s(failures: int, error: SplitvlmError | None = None) -> float:
-    """How long to wait after so many failures in a row: doubled each time, and drawn, so that a fleet is spread."""
+    """Returns how long to wait after so many failures in a row: doubled each time, and drawn, so that a fleet is spread."""
     longest_s = min(FIRST_RETRY_S * 2.0 ** min(failures - 1, 16), LAST_RETRY_S)
     asked_s = error.retry_after_s if isinstance(error, CapacityError) else 0.0
     return min(asked_s, LAST_RETRY_S) + longest_s * random.uniform(0.5, 1.0)
@@ -52,7 +52,7 @@ class ControlClient:
 
     @property
     def stub(self) -> control_pb2_grpc.ControlStub:
-        """Over a channel that shows the newest certificate: ask for each call."""
+        """Returns the stub over a channel that shows the newest certificate: ask for each call."""
         newest = self._identity.newest() if self._identity is not None else None
         if newest is not self._shown:
             self._shown = newest
@@ -60,7 +60,7 @@ class ControlClient:
         return control_pb2_grpc.ControlStub(self._channels[-1])
 
     def register_again(self) -> None:
-        """The registration changed, or the orchestrator may have forgotten it: say it again now."""
+        """Has the registration said again now: it changed, or the orchestrator may have forgotten it."""
         self._again.set()
 
     async def stay_registered(self, registration: pb.Registration, beat: Callable[[], pb.HeartbeatRequest]) -> None:
@@ -91,7 +91,7 @@ class ControlClient:
             raise PeerUnavailable(f"The {self.peer} did not take a report.") from error
 
     def note(self, rpc_error: grpc.aio.AioRpcError) -> SplitvlmError:
-        """What a failed call means; logged once between two registrations, for calls are tried again and again."""
+        """Returns what a failed call means; logged once between two registrations, for calls are tried again and again."""
         error = own_certificate_expired(self._identity, self.peer) or from_rpc(rpc_error, self.peer)
         away = isinstance(error, PeerUnavailable | DeadlineExceeded)
         if str(error) not in self._noted and len(self._noted) < MAX_NOTED:
@@ -131,7 +131,7 @@ class ControlClient:
             wait_s = beat_period_s(reply)
 
     async def _told_again(self, timeout_s: float) -> bool:
-        """Whether register_again was called within that time."""
+        """Tells whether register_again was called within that time."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._again.wait()

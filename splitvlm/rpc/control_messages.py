@@ -33,7 +33,7 @@ LEAST_BEAT_S, MOST_BEAT_S = 0.1, 300.0
 
 
 def check_registration(message: pb.Registration) -> None:
-    """From a node; its profile, limits and drops aside."""
+    """Checks a node's registration; its profile, limits and drops aside. Raises UsageError."""
     check_node(message.node)
     check_instance(message.instance)
     if message.role not in ("edge", "cloud"):
@@ -46,26 +46,26 @@ def check_registration(message: pb.Registration) -> None:
 
 
 def check_beat(message: pb.HeartbeatRequest) -> None:
-    """From a node."""
+    """Checks a node's heartbeat. Raises UsageError."""
     check_node(message.node)
     check_instance(message.instance)
     check_numbers("queue_us", [message.queue_us], 1e6 * MAX_SECONDS)
 
 
 def check_leave(message: pb.LeaveRequest) -> None:
-    """From a node."""
+    """Checks a node's leave. Raises UsageError."""
     check_node(message.node)
     check_instance(message.instance)
 
 
 def check_watch(message: pb.WatchRequest) -> None:
-    """From a device."""
+    """Checks a device's wish for plan tables. Raises UsageError."""
     check_node(message.node)
     check_instance(message.instance)
 
 
 def check_report(message: pb.LinkReport) -> None:
-    """From a device."""
+    """Checks a device's link report. Raises UsageError."""
     check_node(message.node)
     check_numbers("uplink_bps", [message.uplink_bps], MAX_BPS)
     check_numbers("rtt_s", [message.rtt_s], MAX_SECONDS)
@@ -76,7 +76,7 @@ def check_report(message: pb.LinkReport) -> None:
 
 
 def check_table(message: pb.PlanTable) -> None:
-    """From the orchestrator; its lines aside."""
+    """Checks the orchestrator's plan table; its lines aside. Raises UsageError."""
     if message.cloud_node or message.cloud_address:
         check_node(message.cloud_node)
         require_dialable(message.cloud_address)
@@ -88,5 +88,5 @@ def check_table(message: pb.PlanTable) -> None:
 
 
 def beat_period_s(message: pb.RegisterReply | pb.HeartbeatReply) -> float:
-    """How often the orchestrator wants beats, within what a node does: neither a flood nor years of silence."""
+    """Returns how often the orchestrator wants beats, within what a node does: neither a flood nor years of silence."""
     return min(max(message.heartbeat_ms / 1e3, LEAST_BEAT_S), MOST_BEAT_S)

@@ -82,7 +82,9 @@ MOST_FILES = 2**20
 
 
 def max_connections() -> int:
-    """How many a port takes, those that have not shown a certificate yet among them: half of what the process may open."""
+    """Returns how many connections a port takes, those that have shown no certificate yet among them: half of what the process
+    may open.
+    """
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return (MOST_FILES if files == resource.RLIM_INFINITY else min(files, MOST_FILES)) // 2
 

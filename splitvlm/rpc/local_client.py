@@ -30,7 +30,7 @@ class EdgeClient:
     async def ask(
         self, picture: bytes, question: str, *, max_new_tokens: int = 0, plan: str = ""
     ) -> AsyncIterator[pb.Answer]:
-        """Chosen, pieces of text, then the account. Raises the node's errors."""
+        """Yields the choice of plan, pieces of text, then the request report. Raises the node's errors."""
         message = pb.Question(picture=picture, text=question, max_new_tokens=max_new_tokens, plan=plan)
         try:
             async for answer in self._stub.Ask(message, timeout=ASK_TIMEOUT_S):

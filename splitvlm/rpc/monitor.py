@@ -23,7 +23,7 @@ class ExpiryMonitor:
         self._said: dict[str, tuple[int, float]] = {}  # log level and monotonic time of the last sentence about each
 
     def look(self, now_s: float) -> None:
-        """`now_s`: monotonic seconds."""
+        """Says which certificates expire soon, at most once in a while. `now_s` is in monotonic seconds."""
         mine = self._identity.newest()
         rotate = (
             f"Run `splitvlm keys rotate {mine.node}` and copy its files into this node's folder: they count at once."

@@ -13,7 +13,7 @@ from splitvlm.wire.v1 import control_pb2_grpc
 
 
 async def list_nodes(address: str, identity: Identity | None) -> list[pb.NodeStatus]:
-    """Every node that registered since the orchestrator started, by name. Raises PeerUnavailable and its errors."""
+    """Returns every node that registered since the orchestrator started, by name. Raises PeerUnavailable and its errors."""
     peer = f"orchestrator at {address}"
     channel = open_channel(address, identity, Role.ORCHESTRATOR)
     try:

@@ -95,7 +95,7 @@ class RevocationInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                 self._open.pop(bound, None)
 
     async def _admit(self, context: Any) -> x509.Certificate | None:
-        """The caller's certificate, which counts now. Ends the call of any other."""
+        """Returns the caller's certificate, which counts now. Ends the call of any other."""
         pems = context.auth_context().get("x509_pem_cert") or ()
         certificate = x509.load_pem_x509_certificate(pems[0]) if pems else None
         if (refusal := self._refusal(certificate)) is not None:
@@ -113,7 +113,7 @@ class RevocationInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
 
 def _writer(method: Callable[[Any, Any], Any]) -> Method:
-    """A streaming method that writes by itself, so that all of it runs in one task."""
+    """Returns a streaming method that writes by itself, so that all of it runs in one task."""
     if not inspect.isasyncgenfunction(method):
         return method
 

@@ -42,7 +42,7 @@ class SealedStream(Generic[Out, In]):
             await self._write(envelope)
 
     def open(self, envelope: Envelope) -> In:
-        """The frame in an envelope. Raises ProtocolError on anything that is not the peer's next frame."""
+        """Returns the frame in an envelope. Raises ProtocolError on anything that is not the peer's next frame."""
         if envelope.WhichOneof("body") != "sealed" or len(envelope.sealed) > MAX_FRAME_BYTES:
             raise ProtocolError("The peer sent a message that has no place on an open session.")
         self.bytes_received += envelope.ByteSize()

@@ -33,7 +33,7 @@ class _Shown:
         return grpc.ssl_server_certificate_configuration([pair], self._identity.authority_pem)
 
     def renewed(self) -> Any:
-        """Another configuration; None while the old one counts."""
+        """Returns another configuration; None while the old one counts."""
         newest = self._identity.newest()
         if newest is self._identity:
             return None
@@ -51,7 +51,7 @@ class NodeServer:
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         most_calls: int | None = None,
     ) -> None:
-        """`most_calls` run at once, each of which may hold a message; None: as many as come."""
+        """Makes a server of which `most_calls` run at once, each of which may hold a message; None: as many as come."""
         self._gate = RevocationInterceptor(identity) if identity is not None else None
         interceptors = [self._gate] if self._gate is not None else []
         options = server_options(max_message_bytes)

@@ -80,7 +80,7 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], error: BaseExceptio
 
 
 def unary(method: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:
-    """A servicer's method whose errors reach the peer as statuses."""
+    """Returns a servicer's method whose errors reach the peer as statuses."""
 
     @functools.wraps(method)
     async def translated(self: object, request: object, context: grpc.aio.ServicerContext[Any, Any]) -> T:
@@ -117,7 +117,7 @@ def streaming(method: Callable[..., AsyncIterator[T]]) -> Callable[..., AsyncIte
 
 
 def was_cancelled() -> bool:
-    """Whether a CancelledError in the running task is that task's own.
+    """Tells whether a CancelledError in the running task is that task's own.
 
     gRPC raises it also to whoever uses a call that was cancelled or whose channel was closed here. Taken for a
     cancellation of the task it would end an RPC without a status, and its caller would wait for ever.
@@ -127,7 +127,7 @@ def was_cancelled() -> bool:
 
 
 def failure(code: str, sentence: str, advice: str, retry_after_ms: int = 0) -> SplitvlmError:
-    """The error that a code of the wire names; unknown codes are plain SplitvlmErrors.
+    """Returns the error that a code of the wire names; unknown codes are plain SplitvlmErrors.
 
     What a peer says is bounded here: texts are printable and short, and no node keeps others away for longer than a minute.
     """
@@ -140,7 +140,7 @@ def failure(code: str, sentence: str, advice: str, retry_after_ms: int = 0) -> S
 
 
 def _printable(text: str) -> str:
-    """A peer's text in one line, without what could steer a terminal."""
+    """Returns a peer's text in one line, without what could steer a terminal."""
     seen = "".join(one if one.isprintable() else " " for one in text[:MOST_TEXT_LENGTH])
     return " ".join(seen.split())
 
@@ -151,7 +151,7 @@ def retry_after_ms(error: SplitvlmError) -> int:
 
 
 def from_rpc(error: grpc.aio.AioRpcError, peer: str) -> SplitvlmError:
-    """What a failed call means to its caller. `peer` names the other side, e.g. `cloud node at 127.0.0.1:7442`."""
+    """Returns what a failed call means to its caller. `peer` names the other side, e.g. `cloud node at 127.0.0.1:7442`."""
     trailers = {key: value for key, value in (error.trailing_metadata() or ())}
     code = trailers.get(_CODE_KEY)
     if isinstance(code, str):
@@ -162,7 +162,9 @@ def from_rpc(error: grpc.aio.AioRpcError, peer: str) -> SplitvlmError:
 
 
 def tls_failure(detail: str, peer: str) -> PeerUnavailable | None:
-    """Why TLS with a peer failed, by what gRPC says of a connection that did not come up; None where it says nothing of TLS."""
+    """Returns why TLS with a peer failed, by what gRPC says of a connection that did not come up; None where it says nothing of
+    TLS.
+    """
     for cause, sentence, advice in _TLS_CAUSES:
         if cause in detail.lower():
             return PeerUnavailable(sentence.format(peer=peer), advice=advice)

@@ -30,7 +30,7 @@ _HASH = re.compile(r"[0-9A-Za-z:+/=_-]{1,128}")
 
 
 def check_numbers(what: str, numbers: Iterable[float], most: float) -> None:
-    """Finite and from 0 to `most`: a NaN or a negative time would make its plan win for ever."""
+    """Raises UsageError for numbers that are not finite and from 0 to `most`: such a time would make its plan win for ever."""
     for number in numbers:
         if not 0 <= number <= most:
             raise UsageError(f"{what} is {number:g}, but must be from 0 to {most:g}.")
@@ -43,7 +43,7 @@ def check_count(what: str, items: Sized, most: int) -> None:
 
 
 def check_line(what: str, text: str, most: int) -> None:
-    """One line of text that can be logged."""
+    """Raises UsageError for a text that is not one line that can be logged."""
     if len(text) > most or not text.isprintable():
         raise UsageError(f"{what} must be one line of at most {most} characters.")
 

@@ -48,7 +48,7 @@ def _layout(rng: np.random.Generator) -> list[Thing]:
 
 
 def _fields(rng: np.random.Generator, picture: Image.Image) -> None:
-    """Ploughed and mown patches, half transparent over the soil."""
+    """Draws ploughed and mown patches, half transparent over the soil."""
     pen = ImageDraw.Draw(picture, "RGBA")
     for _ in range(int(rng.integers(2, 6))):
         x, y = rng.uniform(0, EDGE, 2)
@@ -86,7 +86,7 @@ def _fire(rng: np.random.Generator, pen: ImageDraw.ImageDraw, fire: Thing) -> No
 
 
 def _house(rng: np.random.Generator, pen: ImageDraw.ImageDraw, house: Thing) -> None:
-    """Two roof halves, one in the shade, over a cast shadow."""
+    """Draws two roof halves, one in the shade, over a cast shadow."""
     roof = canvas.tint(rng, ROOFS[house.colour], 12)
     turn, long, wide = rng.uniform(0, np.pi), rng.uniform(18, 22), rng.uniform(12, 15)
     pen.polygon(canvas.turned_box(house.x + 3, house.y + 3, long, wide, turn), fill=(78, 80, 62))
@@ -100,7 +100,7 @@ _PAINTERS = {"lake": _lake, "forest": _forest, "fire": _fire, "house": _house}
 
 
 def ask(scene: Scene, rng: np.random.Generator) -> list[Question]:
-    """One question of each sort that this picture decides."""
+    """Returns one question of each sort that this picture decides."""
     houses, red = scene.having("house"), scene.having("house", "red")
     asked = [
         Question("houses", put(rng, phrases.COUNT, things="houses"), str(len(houses))),
@@ -125,7 +125,7 @@ def ask(scene: Scene, rng: np.random.Generator) -> list[Question]:
 
 
 def beside(rng: np.random.Generator, scene: Scene) -> list[Question]:
-    """Which of two landmarks is further to one side, where they are well apart."""
+    """Returns which of two landmarks is further to one side, where they are well apart."""
     found = [thing for thing in scene.things if thing.name in LANDMARKS]
     if len(found) < 2:
         return []

@@ -21,24 +21,24 @@ _BANK_EDGE = 1024  # edge of the stored noise, from which each picture takes win
 
 @cache
 def _noise_bank() -> Floats:
-    """Normal noise of deviation 1, drawn once: a window at a random place is a fresh-looking sheet of grain."""
+    """Returns normal noise of deviation 1, drawn once: a window at a random place is a fresh-looking sheet of grain."""
     return np.random.default_rng(20260).standard_normal((_BANK_EDGE, _BANK_EDGE), dtype=np.float32)
 
 
 def grain(rng: np.random.Generator, edge: int = EDGE) -> Floats:
-    """(edge, edge) pixel noise of deviation 1."""
+    """Returns (edge, edge) pixel noise of deviation 1."""
     row, column = rng.integers(0, _BANK_EDGE - edge, 2)
     return _noise_bank()[row : row + edge, column : column + edge]
 
 
 def field(rng: np.random.Generator, cells: int) -> Floats:
-    """(256, 256) smooth noise of deviation about 1 with about `cells` humps a side."""
+    """Returns (256, 256) smooth noise of deviation about 1 with about `cells` humps a side."""
     coarse = Image.fromarray(np.ascontiguousarray(grain(rng, cells + 2)))
     return np.asarray(coarse.resize((EDGE, EDGE), Image.Resampling.BICUBIC), dtype=np.float32)
 
 
 def ground(rng: np.random.Generator, low: Colour, high: Colour, cells: int, rough: float) -> Image.Image:
-    """A textured sheet between two colours: `cells` humps a side, and `rough` (levels) of finer mottling."""
+    """Returns a textured sheet between two colours: `cells` humps a side, and `rough` (levels) of finer mottling."""
     share = np.clip(0.5 + 0.35 * field(rng, cells), 0, 1)[..., None]
     mottle = rough * field(rng, 50)
     sheet = np.asarray(low, np.float32) * (1 - share) + np.asarray(high, np.float32) * share + mottle[..., None]
@@ -46,7 +46,7 @@ def ground(rng: np.random.Generator, low: Colour, high: Colour, cells: int, roug
 
 
 def tint(rng: np.random.Generator, colour: Colour, spread: float) -> tuple[int, int, int]:
-    """The colour moved by up to `spread` levels a channel, and a common brightness."""
+    """Returns the colour moved by up to `spread` levels a channel, and a common brightness."""
     moved = np.asarray(colour) + rng.uniform(-spread, spread, 3) + rng.uniform(-spread, spread)
     red, green, blue = np.clip(moved, 0, 255).astype(int).tolist()
     return red, green, blue
@@ -59,7 +59,7 @@ def shade(colour: tuple[int, int, int], factor: float) -> tuple[int, int, int]:
 
 
 def blob(rng: np.random.Generator, x: float, y: float, radius: float, wobble: float) -> list[tuple[float, float]]:
-    """The outline of a rounded shape: a circle with three low harmonics of relative size `wobble`."""
+    """Returns the outline of a rounded shape: a circle with three low harmonics of relative size `wobble`."""
     angle = np.linspace(0, 2 * np.pi, 28, endpoint=False)
     reach = np.ones_like(angle)
     for harmonic in (2, 3, 5):
@@ -69,7 +69,7 @@ def blob(rng: np.random.Generator, x: float, y: float, radius: float, wobble: fl
 
 
 def turned_box(x: float, y: float, width: float, height: float, angle: float) -> list[tuple[float, float]]:
-    """The corners of a box of that size around (x, y), turned by `angle` radians."""
+    """Returns the corners of a box of that size around (x, y), turned by `angle` radians."""
     cos, sin = np.cos(angle), np.sin(angle)
     corners = [(-width / 2, -height / 2), (width / 2, -height / 2), (width / 2, height / 2), (-width / 2, height / 2)]
     return [(float(x + cos * u - sin * v), float(y + sin * u + cos * v)) for u, v in corners]
@@ -81,7 +81,7 @@ def disc(pen: ImageDraw.ImageDraw, x: float, y: float, radius: float, fill: tupl
 
 
 def is_free(taken: list[tuple[float, float, float]], x: float, y: float, radius: float, gap: float) -> bool:
-    """Whether a circle there keeps `gap` pixels from all circles (x, y, radius) in `taken`."""
+    """Tells whether a circle there keeps `gap` pixels from all circles (x, y, radius) in `taken`."""
     return all((x - u) ** 2 + (y - v) ** 2 >= (radius + r + gap) ** 2 for u, v, r in taken)
 
 
@@ -93,7 +93,7 @@ def place(
     bounds: tuple[float, float, float, float] = (0, 0, EDGE, EDGE),
     tries: int = 80,
 ) -> tuple[float, float] | None:
-    """A free centre for a circle of `radius`, `gap` pixels from all circles (x, y, radius) in `taken`; noted there.
+    """Finds a free centre for a circle of `radius`, `gap` pixels from all circles (x, y, radius) in `taken`, and adds it there.
 
     None where `tries` random places were all too near something.
     """
@@ -108,7 +108,7 @@ def place(
 
 
 def photograph(rng: np.random.Generator, picture: Image.Image, light: float = 1.0) -> Image.Image:
-    """The picture as a camera would give it: lens blur, uneven light, exposure, colour cast, sensor noise."""
+    """Returns the picture as a camera would give it: lens blur, uneven light, exposure, colour cast, sensor noise."""
     soft = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.45, 0.9)))
     values = np.asarray(soft, dtype=np.float32)
     gain = light * rng.uniform(0.88, 1.1) * (1 + 0.05 * field(rng, 2))

@@ -37,13 +37,13 @@ class Familiarity:
     limit: float  # the distance of the furthest drawn picture that was held out
 
     def distance(self, picture: Image.Image) -> float:
-        """The squared distance, in units of the drawn pictures' own spread, to the nearest domain."""
+        """Returns the squared distance, in units of the drawn pictures' own spread, to the nearest domain."""
         offsets = features(picture) - self.means
         return float(np.einsum("df,dfg,dg->d", offsets, self.precisions, offsets).min())
 
 
 def warning(picture: Image.Image) -> str:
-    """What to tell about a picture unlike all that the embedded model knows; empty for a familiar one."""
+    """Returns what to tell about a picture unlike all that the embedded model knows; empty for a familiar one."""
     known = learned()
     distance = known.distance(picture)
     if distance <= known.limit:
@@ -56,7 +56,7 @@ def warning(picture: Image.Image) -> str:
 
 @cache
 def learned() -> Familiarity:
-    """What was learned about drawn pictures; it comes with the package."""
+    """Returns what was learned about drawn pictures; it comes with the package."""
     with np.load(FILE, allow_pickle=False) as content:
         return Familiarity(
             content["means"].astype(np.float64), content["precisions"].astype(np.float64), float(content["limit"])
@@ -64,7 +64,7 @@ def learned() -> Familiarity:
 
 
 def features(picture: Image.Image) -> Array:
-    """The numbers that describe a picture of any size."""
+    """Returns the numbers that describe a picture of any size."""
     small = picture.convert("RGB").resize((EDGE_PX, EDGE_PX), Image.Resampling.BOX)
     red, green, blue = np.moveaxis(np.asarray(small, np.float64) / 255, 2, 0)
     planes = np.stack([(red + green + blue) / 3, red - green, blue - green], axis=2)

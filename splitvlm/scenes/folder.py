@@ -40,7 +40,7 @@ _IMAGES = {
 def write(
     folder: Path, model: SmolVLMForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, report: dict[str, Any]
 ) -> None:
-    """config, fp16 weights, tokenizer, processor, generation settings, and `training.json` (how it was trained)."""
+    """Writes config, fp16 weights, tokenizer, processor, generation settings, and `training.json` (how it was trained)."""
     folder.mkdir(parents=True, exist_ok=True)
     special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     model.generation_config = GenerationConfig(**special, max_new_tokens=MOST_NEW_TOKENS, do_sample=False)

@@ -36,7 +36,7 @@ def draw(rng: np.random.Generator, seed: int) -> Scene:
 
 
 def _cells(rng: np.random.Generator) -> list[Thing]:
-    """Up to ten cells in the open; colours lean to one stain or another, infection from none to all."""
+    """Lays out up to ten cells in the open; colours lean to one stain or another, infection from none to all."""
     lean = rng.dirichlet((0.8, 0.8, 0.8))
     count = int(rng.integers(0, MOST_CELLS + 1))
     infected = int(rng.integers(0, count + 1))
@@ -79,7 +79,7 @@ def _dust(rng: np.random.Generator, pen: ImageDraw.ImageDraw) -> None:
 
 
 def ask(scene: Scene, rng: np.random.Generator) -> list[Question]:
-    """One question of each sort that this picture decides."""
+    """Returns one question of each sort that this picture decides."""
     cells = scene.having("cell")
     infected = scene.having("cell", mark="infected")
     asked = [
@@ -102,7 +102,7 @@ def ask(scene: Scene, rng: np.random.Generator) -> list[Question]:
 
 
 def _about_one(rng: np.random.Generator, infected: list[Thing]) -> list[Question]:
-    """Where the one infected cell is, and its colour."""
+    """Asks where the one infected cell is, and what colour it has."""
     if not infected:
         return [Question("position", put(rng, phrases.WHERE, the="the infected cell"), "nowhere")]
     if len(infected) > 1:

@@ -93,7 +93,7 @@ _PAINTERS = {"apple": _apple, "ladder": _ladder, "basket": _basket, "bird": _bir
 
 
 def ask(scene: Scene, rng: np.random.Generator) -> list[Question]:
-    """One question of each sort that this picture decides."""
+    """Returns one question of each sort that this picture decides."""
     apples = scene.having("apple")
     asked = [
         Question("apples", put(rng, phrases.COUNT, things="apples"), str(len(apples))),

@@ -8,7 +8,7 @@ import numpy as np
 
 
 def put(rng: np.random.Generator, phrasings: Sequence[str], **words: str) -> str:
-    """One of the phrasings, with its blanks filled in."""
+    """Returns one of the phrasings, with its blanks filled in."""
     return phrasings[int(rng.integers(len(phrasings)))].format(**words)
 
 
@@ -18,10 +18,10 @@ def yes(fact: bool) -> str:
 
 
 def counted(number: int, singular: str) -> str:
-    """`1 cell`, `2 cells`."""
+    """Returns number and noun: `1 cell`, `2 cells`."""
     return f"{number} {singular}" + ("" if number == 1 else "s")
 
 
 def listed(parts: Sequence[str], nothing: str) -> str:
-    """The parts with commas between them, or `nothing`."""
+    """Returns the parts with commas between them, or `nothing`."""
     return ", ".join(parts) if parts else nothing

@@ -26,7 +26,7 @@ _THINGS = {
 
 
 def draw(domain: str, seed: int) -> Scene:
-    """The picture of that domain and seed: the same on every call and machine (Pillow's drawing is its only input)."""
+    """Returns the picture of that domain and seed: the same on every call and machine (Pillow's drawing is its only input)."""
     if domain not in DOMAIN_MODULES:
         raise ValueError(f"unknown domain {domain!r}: expected one of {', '.join(DOMAIN_MODULES)}")
     rng = np.random.default_rng([list(DOMAIN_MODULES).index(domain), seed])
@@ -40,7 +40,7 @@ def ask(
     n: int = QUESTIONS_A_PICTURE,
     weights: Mapping[str, float] | None = None,
 ) -> list[Question]:
-    """`n` different questions about the scene (fewer where it has fewer), by kind first, then within the kind.
+    """Returns `n` different questions about the scene (fewer where it has fewer), by kind first, then within the kind.
 
     `weights` makes kinds likelier than 1 (training asks more for counts).
     """
@@ -60,7 +60,7 @@ def ask(
 
 
 def candidates(scene: Scene, rng: np.random.Generator) -> list[Question]:
-    """Every sort of question that can be put about the scene, each in one phrasing."""
+    """Returns every sort of question that can be put about the scene, each in one phrasing."""
     own: list[Question] = DOMAIN_MODULES[scene.domain].ask(scene, rng)
     return [*own, Question("domain", put(rng, phrases.DOMAIN), scene.domain), *_absent(scene, rng)]
 
@@ -85,7 +85,7 @@ def _absent(scene: Scene, rng: np.random.Generator) -> list[Question]:
 
 
 def held_out(questions: int, seed: int = 0, domains: tuple[str, ...] = TRAINED) -> Iterator[tuple[Scene, Question]]:
-    """That many questions, four to a picture, about pictures that no training run can have drawn."""
+    """Yields that many questions, four to a picture, about pictures that no training run can have drawn."""
     left = questions
     for index in range(questions):
         number = HELD_OUT_SEEDS + seed * SEEDS_A_RUN + index
@@ -98,7 +98,7 @@ def held_out(questions: int, seed: int = 0, domains: tuple[str, ...] = TRAINED) 
 
 
 def training_seed(seed: int, index: int) -> int:
-    """The picture seed of the index-th picture of a training run; below all held-out seeds."""
+    """Returns the picture seed of the index-th picture of a training run; below all held-out seeds."""
     number = (seed % (1 << 20)) * SEEDS_A_RUN + index % SEEDS_A_RUN
     assert number < HELD_OUT_SEEDS
     return number

@@ -43,7 +43,7 @@ def _is_safe(things: list[Thing]) -> bool:
 
 
 def _road_edges(y: float) -> tuple[float, float]:
-    """The x of both kerbs at height y."""
+    """Returns the x of both kerbs at height y."""
     down = (y - HORIZON) / (EDGE - HORIZON)
     return 88 - 76 * down, 168 + 76 * down
 
@@ -88,7 +88,7 @@ def _on_road(rng: np.random.Generator, taken: Circles, things: list[Thing], thin
 
 
 def _view(rng: np.random.Generator, night: bool) -> Image.Image:
-    """Sky, land and road with its middle line; the sky is dark by night."""
+    """Draws sky, land and road with its middle line; the sky is dark by night."""
     sky = canvas.tint(rng, (34, 38, 66) if night else (166, 196, 226), 12)
     low, high = ((112, 124, 92), (136, 146, 112)) if rng.random() < 0.5 else ((142, 138, 130), (158, 150, 140))
     picture = canvas.ground(rng, low, high, int(rng.integers(4, 9)), rng.uniform(3, 6))
@@ -169,7 +169,7 @@ _PAINTERS = {
 
 
 def ask(scene: Scene, rng: np.random.Generator) -> list[Question]:
-    """One question of each sort that this picture decides."""
+    """Returns one question of each sort that this picture decides."""
     cars, people = scene.having("car"), scene.having("pedestrian")
     obstacle = next((name for name in OBSTACLES if scene.having(name)), None)
     lights = scene.having("light")

@@ -13,7 +13,7 @@ CAMERA_EDGE_PX = 512
 
 
 def samples(number: int, model: str, *, seed: int = 0) -> Iterator[tuple[Image.Image, str]]:
-    """`number` pictures, each with a question. The embedded model gets its own size, others a camera's."""
+    """Yields `number` pictures, each with a question. The embedded model gets its own size, others a camera's."""
     for index in range(number):
         scene = draw(TRAINED_DOMAINS[index % len(TRAINED_DOMAINS)], seed + index)
         picture = scene.image
@@ -23,5 +23,8 @@ def samples(number: int, model: str, *, seed: int = 0) -> Iterator[tuple[Image.I
 
 
 def warning_about(model: str, picture: Image.Image) -> str:
-    """What to tell about a picture unlike those that the model was trained on; empty where nobody can say that it is."""
+    """Returns what to tell about a picture unlike those that the model was trained on.
+
+    Empty where nobody can say that it is.
+    """
     return warning(picture) if model == "scenes" else ""

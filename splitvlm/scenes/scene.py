@@ -30,12 +30,12 @@ class Thing:
 
     @property
     def label(self) -> str:
-        """The class of this thing for the dense training loss."""
+        """Returns the class of this thing for the dense training loss."""
         return " ".join(word for word in (self.mark, self.colour, self.name) if word)
 
     @property
     def corner(self) -> str | None:
-        """`top left` and so on, or None where the thing is too near a middle line to say."""
+        """Returns `top left` and so on, or None where the thing is too near a middle line to say."""
         if abs(self.x - MIDDLE) < MIDDLE_MARGIN or abs(self.y - MIDDLE) < MIDDLE_MARGIN:
             return None
         return f"{'top' if self.y < MIDDLE else 'bottom'} {self.side}"
@@ -57,7 +57,7 @@ class Scene:
     facts: dict[str, Any]
 
     def having(self, name: str, colour: str | None = None, mark: str | None = None) -> list[Thing]:
-        """The things of that class, colour and mark (None matches all)."""
+        """Returns the things of that class, colour and mark (None matches all)."""
         return select(self.things, name, colour, mark)
 
 

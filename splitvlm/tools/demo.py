@@ -110,7 +110,9 @@ async def _ask_all(
 
 
 async def _ask_in_turn(client: EdgeClient, asked: Sequence[Asked], origin_s: float, every_s: float) -> list[Told]:
-    """One question at a time, at the camera's rate: the next one starts `every_s` after the last, or when that is answered."""
+    """Asks one question at a time, at the camera's rate: the next one starts `every_s` after the last, or when that is
+    answered.
+    """
     told = []
     for number, one in enumerate(asked, 1):
         due_s = time.monotonic() + every_s
@@ -164,7 +166,7 @@ async def _ask(client: EdgeClient, one: Asked, number: int, total: int, origin_s
 
 
 def _unsplit(asked: Sequence[Asked]) -> list[bool]:
-    """Whether the unsplit model, by transformers' generate in this process, answers each question right."""
+    """Tells whether the unsplit model, by transformers' generate in this process, answers each question right."""
     network, processor = load_whole("scenes")
     examples = [Example(one.image, one.question, one.answer) for one in asked]
     return [outcome.right for outcome in answers(network, processor, examples, lambda done: None)]
@@ -223,7 +225,7 @@ def _print_summary(summary: dict[str, object]) -> None:
 
 
 def _shown(value: object) -> str:
-    """A figure of the summary for people: `1,234`, `0.606`, `image 12, tokens 48`."""
+    """Writes a figure of the summary for people: `1,234`, `0.606`, `image 12, tokens 48`."""
     match value:
         case dict():
             return ", ".join(f"{name} {count}" for name, count in value.items())

@@ -68,7 +68,7 @@ def plot(file: Path, points: Sequence[Point], trace: Trace, slowdown: float, rtt
 
 
 def jpeg_upload_s(points: Sequence[Point], trace: Trace, rtt_s: float) -> list[float]:
-    """What sending each picture as a JPEG would take by the emulated link alone: no device, no cloud, an empty queue."""
+    """Returns the seconds of sending each picture as a JPEG over the emulated link: no device, no cloud, no queue."""
     return [trace.time_to_deliver(point.asked_at_s, point.jpeg_bytes) + rtt_s for point in points]
 
 
@@ -83,7 +83,7 @@ def _draw_link(axis: Any, points: Sequence[Point], trace: Trace) -> None:
 
 
 def _draw_plans(axis: Any, points: Sequence[Point], names: Sequence[str], colours: dict[str, Any]) -> None:
-    """Each answer under its plan; wrong ones are crossed."""
+    """Draws each answer under its plan; wrong ones are crossed."""
     for correct, marker in ((True, "o"), (False, "X")):
         these = [point for point in points if point.correct is correct]
         axis.scatter(

@@ -85,7 +85,7 @@ def emulate(scenario: Scenario, traces: Sequence[str], console: Console) -> list
 async def _really(
     folder: Path, scenario: Scenario, profiles: Profiles, trace: Trace, console: Console
 ) -> tuple[list[Ran], dict[str, float]]:
-    """The requests through an orchestrator, a cloud node and an edge node; and the overhead of each plan."""
+    """Runs the requests through an orchestrator, a cloud node and an edge node; returns also the overhead of each plan (s)."""
     async with Launcher(folder) as launcher:
         orchestrator = await launcher.start("orchestrator", {"heartbeat_s": 1.0})
         cloud = await launcher.start("cloud", {"orchestrator": orchestrator.address, "model": {"threads": 1}})
@@ -154,7 +154,7 @@ async def _overhead(
     plans: Sequence[str],
     asked: Sequence[tuple[bytes, str]],
 ) -> dict[str, float]:
-    """Seconds beyond the line of each plan, unloaded, over the fast link."""
+    """Returns seconds beyond the line of each plan, unloaded, over the fast link."""
     lines = {str(line.plan): line for line in lines_of(scenario, profiles)}
     found = {}
     for plan in plans:
@@ -215,7 +215,7 @@ def _simulated(
 
 
 def _with_overhead(line: CostLine, overhead_s: Mapping[str, float]) -> CostLine:
-    """Where a plan was not measured, the median of those that were."""
+    """Fills in, where a plan was not measured, the median of those that were."""
     extra_s = overhead_s.get(str(line.plan), median(overhead_s.values()))
     if line.plan.cut == DEVICE:
         return replace(line, device_s=max(0.0, line.device_s + extra_s))

@@ -42,7 +42,7 @@ class Node:
         return self.facts["listen"]
 
     async def stop(self) -> int:
-        """SIGTERM, then SIGKILL when it takes too long. Returns the exit code."""
+        """Sends SIGTERM, then SIGKILL when it takes too long. Returns the exit code."""
         if self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self.process.terminate()
@@ -75,7 +75,7 @@ class Launcher:
         await asyncio.gather(*(node.stop() for node in reversed(self.nodes)))
 
     def identity(self, name: str, role: Role) -> Identity:
-        """A fresh identity for this process."""
+        """Returns a fresh identity for this process."""
         return load_identity(issue(self.keys, name, role))
 
     async def start(self, kind: str, settings: Mapping[str, object], log: Path | None = None) -> Node:

@@ -83,7 +83,7 @@ def profile(model: ModelChoice, pictures: int, out: Path | None) -> Profiles:
 
 
 def _sizes(part: DevicePart, codec: Codec, pictures: int, say: Console) -> dict[Plan, tuple[int, ...]]:
-    """Payload bytes of the picture levels and of the visual tokens, rising: the plans that pay one round trip."""
+    """Returns payload bytes of the picture levels and of the visual tokens, rising: the plans that pay one round trip."""
     sizes: defaultdict[Plan, list[int]] = defaultdict(list)
     for number, (image, question) in enumerate(samples(pictures, part.spec.name, seed=1_000)):
         if number and number % SHOW_EVERY == 0:
@@ -116,7 +116,7 @@ def _with_median_sizes(
 
 
 def _drops(bundle: Bundle, profile: DeviceProfile) -> tuple[dict[Plan, AccuracyDrop], AccuracySource]:
-    """Measured for this model, else the embedded model's at the same level and kind of cut, and named as borrowed."""
+    """Returns the drops of this model, else the embedded model's at the same level and kind of cut, named as borrowed."""
     measured, source = bundle.accuracy, "measured"
     if not measured and bundle.spec.random_weights:
         measured, source = open_bundle(LENDER).accuracy, "borrowed"

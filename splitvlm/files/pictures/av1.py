@@ -33,7 +33,7 @@ class _Bits:
 
 
 def decoded_pixels(bitstream: bytes) -> tuple[int, int]:
-    """The pixels of the largest frame that the bitstream allows, and of all its frames at that size."""
+    """Returns the pixels of the largest frame that the bitstream allows, and of all its frames at that size."""
     largest, frames = 0, 0
     for kind, body in _units(bitstream):
         if kind == _SEQUENCE_HEADER:
@@ -43,7 +43,7 @@ def decoded_pixels(bitstream: bytes) -> tuple[int, int]:
 
 
 def _units(bitstream: bytes) -> Iterator[tuple[int, bytes]]:
-    """Each unit's type and its first bytes."""
+    """Yields each unit's type and its first bytes."""
     place, length = 0, len(bitstream)
     for _ in range(MAX_BLOCKS):
         if place >= length:

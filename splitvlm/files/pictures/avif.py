@@ -55,7 +55,7 @@ def walk(data: bytes) -> Layout:
 
 
 def _boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Each box's type, and where its body begins and ends."""
+    """Yields each box's type, and where its body begins and ends."""
     for _ in range(MAX_BLOCKS):
         if start + 8 > end:
             return
@@ -140,7 +140,7 @@ def _counted(count: int) -> int:
 
 
 def _bitstreams(data: bytes, contents: _Contents) -> Iterator[bytes]:
-    """The coded frames of each item. Parts that overlap would cost more than the file's length, and are refused."""
+    """Yields the coded frames of each item. Parts that overlap would cost more than the file's length, and are refused."""
     left = len(data)
     for item, extents in contents.extents.items():
         if contents.kinds.get(item) != b"av01":

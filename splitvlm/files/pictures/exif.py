@@ -15,7 +15,7 @@ _READERS = {1: "B", 3: "H", 4: "I", 12: "d"}
 
 
 def orientation_of(exif: bytes) -> int:
-    """The orientation tag of the first directory, 1..8. The prefix of JPEG's segment may stand before the block."""
+    """Returns the orientation tag of the first directory, 1..8. The prefix of JPEG's segment may stand before the block."""
     while exif.startswith(_PREFIX):
         exif = exif[len(_PREFIX) :]
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])

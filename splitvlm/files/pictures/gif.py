@@ -37,7 +37,7 @@ def _palette_bytes(flags: int) -> int:
 
 
 def _after_blocks(data: bytes, place: int) -> int:
-    """Where a chain of sub-blocks ends: each begins with its length, and an empty one is the last."""
+    """Returns where a chain of sub-blocks ends: each begins with its length, and an empty one is the last."""
     while length := within(data, place, 1)[0]:
         place += 1 + length
     return place + 1

@@ -28,7 +28,7 @@ Array = np.ndarray[Any, Any]
 
 
 def to_grey(picture: Image.Image, samples: Samples, transparent: int | None = None) -> Image.Image:
-    """The picture in mode L. Samples that equal `transparent` become white."""
+    """Returns the picture in mode L. Samples that equal `transparent` become white."""
     values = np.asarray(picture)
     if picture.mode == "I" and samples.bits == 32 and samples.unsigned:
         values = values.view(np.uint32)
@@ -48,7 +48,7 @@ def to_grey(picture: Image.Image, samples: Samples, transparent: int | None = No
 
 
 def _range(values: Array, samples: Samples) -> tuple[float, float]:
-    """The values that become black and white; the second is above the first."""
+    """Returns the values that become black and white; the second is above the first."""
     if (
         samples.lowest is not None
         and samples.highest is not None
@@ -63,7 +63,7 @@ def _range(values: Array, samples: Samples) -> tuple[float, float]:
 
 
 def _usual_end(lowest: float, highest: float, significant_bits: int, *, whole: bool) -> float | None:
-    """The white of rule 2, or None where the rule does not speak of such values."""
+    """Returns the white of rule 2, or None where the rule does not speak of such values."""
     if lowest < 0:
         return None
     if not whole:
@@ -73,7 +73,7 @@ def _usual_end(lowest: float, highest: float, significant_bits: int, *, whole: b
 
 
 def _extent(values: Array) -> tuple[float, float]:
-    """The lowest and the highest value that is a finite number; 0 and 0 where none is."""
+    """Returns the lowest and the highest value that is a finite number; 0 and 0 where none is."""
     lowest, highest = np.inf, -np.inf
     for start in range(0, values.size, _PIECE):
         piece = values[start : start + _PIECE]

@@ -53,7 +53,7 @@ class PictureHeader:
 def inspect(
     data: bytes, *, max_pixels: int, formats: Collection[str] = FORMATS, animated: bool = True
 ) -> PictureHeader:
-    """The header of the picture in `data`. Raises PictureRefused where it would not be opened.
+    """Returns the header of the picture in `data`. Raises PictureRefused where it would not be opened.
 
     Of animations the first frame counts; without `animated` they are refused.
     """
@@ -63,7 +63,7 @@ def inspect(
 def lazily_opened(
     data: bytes, max_pixels: int, formats: Collection[str], animated: bool
 ) -> tuple[PictureHeader, Image.Image, Layout]:
-    """The header, Pillow's picture, of which no pixel is decoded yet, and the layout. Raises PictureRefused."""
+    """Returns the header, Pillow's picture, of which no pixel is decoded yet, and the layout. Raises PictureRefused."""
     kind = format_of(data)
     if kind is None or kind not in formats:
         raise PictureRefused("is not a picture" if kind is None else f"is {kind}, not one of {', '.join(formats)}")
@@ -85,7 +85,7 @@ def lazily_opened(
 
 
 def format_of(data: bytes) -> str | None:
-    """The format by the file's first bytes, or None where it is none of FORMATS."""
+    """Returns the format by the file's first bytes, or None where it is none of FORMATS."""
     if data.startswith(b"\xff\xd8\xff"):
         return "JPEG"
     if data.startswith(png.SIGNATURE):

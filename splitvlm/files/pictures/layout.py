@@ -42,7 +42,7 @@ class Layout:
 
 
 def within(data: bytes, start: int, length: int) -> bytes:
-    """`length` bytes of the file from `start` on. Raises PictureRefused where the file ends before them."""
+    """Returns `length` bytes of the file from `start` on. Raises PictureRefused where the file ends before them."""
     if start + length > len(data):
         raise truncated()
     return data[start : start + length]

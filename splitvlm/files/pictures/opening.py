@@ -22,7 +22,7 @@ _TURNS = {
 
 
 def opened(data: bytes, *, max_pixels: int, formats: Collection[str] = FORMATS, animated: bool = True) -> Image.Image:
-    """The first frame of the file, turned upright by its EXIF orientation, as RGB. Raises PictureRefused."""
+    """Returns the first frame of the file, turned upright by its EXIF orientation, as RGB. Raises PictureRefused."""
     _, picture, layout = lazily_opened(data, max_pixels, formats, animated)
     try:
         coloured = to_rgb(picture, layout.samples)

@@ -14,7 +14,7 @@ WHITE = (255, 255, 255)
 
 
 def to_rgb(picture: Image.Image, samples: Samples = ORDINARY) -> Image.Image:
-    """The picture in mode RGB, as large as it was."""
+    """Returns the picture in mode RGB, as large as it was."""
     if picture.mode in DEEP_MODES:
         return to_grey(picture, samples, picture.info.get("transparency")).convert("RGB")
     _state_transparent_colour(picture, samples)

@@ -91,7 +91,7 @@ def _directory(data: bytes) -> _Directory:
 
 
 def _with_directory(data: bytes, found: _Directory) -> bytes:
-    """The file with a directory at its end that holds only what a decoder needs, and no next one."""
+    """Returns the file with a directory at its end that holds only what a decoder needs, and no next one."""
     padding = bytes(len(data) % 2)
     place = len(data) + len(padding)
     if place >= 1 << 32:

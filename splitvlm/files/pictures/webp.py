@@ -32,13 +32,13 @@ def walk(data: bytes) -> Layout:
 
 
 def _prefix_code_bytes(pixels: int, file_bytes: int) -> int:
-    """The most memory that prefix codes can take: far above what encoders make, but a small file can ask for it."""
+    """Returns the most memory that prefix codes can take: far above what encoders make, but a small file can ask for it."""
     groups = min(pixels / _GROUP_PIXELS + 1, _MAX_GROUPS, file_bytes / _GROUP_FILE_BYTES)
     return int(groups * _GROUP_BYTES + min(groups * _SECOND_TABLES_BYTES, _SECOND_TABLE_FILE_BYTES * file_bytes))
 
 
 def _size(head: bytes) -> tuple[int, int]:
-    """Width and height from the first chunk's first bytes: of the canvas, a lossy or a lossless picture."""
+    """Returns width and height from the first chunk's first bytes: of the canvas, a lossy or a lossless picture."""
     match head[:4]:
         case b"VP8X":
             return 1 + int.from_bytes(head[12:15], "little"), 1 + int.from_bytes(head[15:18], "little")

@@ -21,7 +21,7 @@ SUPPORTED = "SmolVLM, Idefics3, LLaVA-OneVision, Qwen2.5-VL and Gemma 3"
 
 
 def family_of(model_type: str, name: str) -> Family:
-    """The family of a config's `model_type`; `name` is the model's, for the error. Raises UsageError."""
+    """Returns the family of a config's `model_type`; `name` is the model's, for the error. Raises UsageError."""
     if model_type not in _MODULES:
         raise UsageError(f"{name} is of the kind '{model_type}', which cannot be divided.", advice=f"Try {SUPPORTED}.")
     module, kind = _MODULES[model_type]

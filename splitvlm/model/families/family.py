@@ -31,7 +31,7 @@ class Layout:
     language: str  # the language model's own prefix, with the final dot
 
     def stage_of(self, name: str) -> tuple[str, int]:
-        """(kind, index) of a parameter: patches, vision i, connector, embed, lm i, norm, head, or unused. i from 0."""
+        """Returns (kind, index) of a parameter: patches, vision i, connector, embed, lm i, norm, head, or unused. i from 0."""
         for prefix, kind in ((self.vision, "vision"), (f"{self.language}layers.", "lm")):
             if name.startswith(prefix):
                 return kind, int(name.removeprefix(prefix).split(".", 1)[0])
@@ -63,7 +63,7 @@ class Family(ABC):
     causal: ClassVar[bool] = False  # each token of a prompt, also an image's, sees those before it alone; places from 0
 
     def vision_depth(self, config: Any) -> int:
-        """How many layers of the tower are used."""
+        """Returns how many layers of the tower are used."""
         return int(config.vision_config.num_hidden_layers)
 
     def patches_of_tile(self, config: Any) -> int:
@@ -71,7 +71,8 @@ class Family(ABC):
         return int(config.vision_config.image_size // config.vision_config.patch_size) ** 2
 
     def tiles(self, inputs: Mapping[str, torch.Tensor]) -> Sequence[Mapping[str, torch.Tensor]]:
-        """`inputs` of each tile, where the tower sees them one by one and nothing else tells them apart; else all as one.
+        """Returns `inputs` of each tile, where the tower sees them one by one and nothing else tells them apart; else all as
+        one.
 
         Of many tiles a few are one (`batches`).
         """
@@ -79,7 +80,7 @@ class Family(ABC):
 
     @abstractmethod
     def pixel_bytes(self, config: Any, image_processor: Any, width: int, height: int) -> int:
-        """At most so many bytes of pixel values does the processor make of a picture of that size."""
+        """Returns a bound on the bytes of pixel values that the processor makes of a picture of that size in pixels."""
 
     @abstractmethod
     def lower_vision(self, model: Any, inputs: Mapping[str, torch.Tensor], layers: int) -> Boundary:
@@ -89,36 +90,36 @@ class Family(ABC):
 
     @abstractmethod
     def check_states(self, model: Any, boundary: Boundary, most_tokens: int) -> bool:
-        """Whether `hidden` at vision:k and its side tensors have shapes and dtypes that this model's tower can make.
+        """Tells whether `hidden` at vision:k and its side tensors have shapes and dtypes that this model's tower can make.
 
         `boundary` may be one tile's, and an outline without data. A prompt has room for `most_tokens` visual tokens.
         """
 
     @abstractmethod
     def visual_tokens(self, model: Any, boundary: Boundary) -> int | None:
-        """How many visual tokens a boundary at vision:k becomes, computed without running anything.
+        """Returns how many visual tokens a boundary at vision:k becomes, computed without running anything.
 
         None where values of its side tensors do not fit `hidden`; its shapes passed `check_states`.
         """
 
     def check_sides(self, model: Any, boundary: Boundary, visual_tokens: int) -> bool:
-        """Whether the values of `language_sides` fit so many visual tokens, at any cut."""
+        """Tells whether the values of `language_sides` fit so many visual tokens, at any cut."""
         return True
 
     @abstractmethod
     def upper_vision(self, model: Any, boundary: Boundary, layers: int) -> torch.Tensor:
-        """The tower's layers from `layers` on, its end. Returns states for `connect`."""
+        """Runs the tower's layers from `layers` on, and its end. Returns states for `connect`."""
 
     @abstractmethod
     def connect(self, model: Any, states: torch.Tensor, boundary: Boundary) -> torch.Tensor:
-        """The connector: visual tokens [V, D]."""
+        """Runs the connector. Returns visual tokens [V, D]."""
 
     @abstractmethod
     def stack(self, model: Any) -> nn.Module:
-        """The language model: embed_tokens, layers, norm."""
+        """Returns the language model: embed_tokens, layers, norm."""
 
     def patch_embedding(self, model: Any) -> nn.Module:
-        """The first module of the tower."""
+        """Returns the first module of the tower."""
         found: nn.Module = model.get_submodule(self.layout.patches[0].rstrip("."))
         return found
 
@@ -139,27 +140,30 @@ class Family(ABC):
         return states_TD.masked_scatter(places_T[:, None], visual_VD.to(states_TD.dtype))
 
     def types(self, model: Any, boundary: Boundary) -> torch.Tensor:
-        """[T], 1 where an image token stands."""
+        """Returns the tokens' types [T]: 1 where an image token stands, else 0."""
         if TYPES in boundary:
             return boundary[TYPES].long()
         places_T: torch.Tensor = boundary[IDS] == int(model.config.image_token_id)
         return places_T.long()
 
     def positions(self, model: Any, boundary: Boundary) -> tuple[torch.Tensor, int]:
-        """Position ids of the prompt as the language model takes them, and what is added to those of later tokens."""
+        """Returns position ids of the prompt as the language model takes them, and what is added to those of later tokens."""
         num_tokens = boundary[HIDDEN].shape[0]
         return torch.arange(num_tokens, device=boundary[HIDDEN].device)[None], 0
 
     def later_positions(self, position: int, device: torch.device) -> torch.Tensor:
-        """Position ids of one later token."""
+        """Returns position ids of one later token."""
         return torch.full((1, 1), position, device=device)
 
     def prompt_mask(
         self, model: Any, stack: Any, states_BTD: torch.Tensor, cache: Any, positions: torch.Tensor, boundary: Boundary
     ) -> Any:
-        """The mask of the prefill as the language model takes it; all ones lets the model build its causal mask."""
+        """Returns the mask of the prefill as the language model takes it; all ones lets the model build its causal mask."""
         return torch.ones(states_BTD.shape[:2], dtype=torch.long, device=states_BTD.device)
 
     def shrunk(self, image_processor: Any, picture_CHW: Any) -> Any:
-        """The picture resized as the processor's first step would do it; None where only the original gives its result."""
+        """Returns the picture resized as the processor's first step would do it.
+
+        None where only the original gives its result.
+        """
         return None

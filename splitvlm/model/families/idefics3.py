@@ -103,7 +103,7 @@ class Idefics3(Family):
 
 
 def _is_mask(boundary: Boundary) -> bool:
-    """Whether the patches' mask has the shape of `hidden`, where there is one."""
+    """Tells whether the patches' mask has the shape of `hidden`, where there is one."""
     if PATCHES not in boundary:
         return True
     patches, (tiles, num_patches, _) = boundary[PATCHES], boundary[HIDDEN].shape

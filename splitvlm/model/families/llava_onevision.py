@@ -39,7 +39,7 @@ class LlavaOnevision(Family):
         return num_patches == self.patches_of_tile(config) and bool(tiles <= most_tiles)
 
     def visual_tokens(self, model: Any, boundary: Boundary) -> int | None:
-        """By the model's own packing, of tiles without data."""
+        """Counts by the model's own packing, of tiles without data; None where no row is left or the sizes do not fit."""
         sizes, (tiles, num_patches, _) = boundary[SIZES], boundary[HIDDEN].shape
         if not bool(((sizes > 0) & (sizes <= _MAX_EDGE)).all()) or tiles != _num_tiles(model.config, sizes[0].tolist()):
             return None
@@ -93,13 +93,13 @@ class LlavaOnevision(Family):
 
 
 def _num_tiles(config: Any, size: Sequence[int]) -> int:
-    """The picture and its crops, of a picture [height, width]."""
+    """Returns how many tiles a picture [height, width] becomes: itself and its crops."""
     found: int = image_size_to_num_patches(list(size), config.image_grid_pinpoints, config.vision_config.image_size)
     return found
 
 
 def _packed(model: Any, tokens_NPD: torch.Tensor, sizes: torch.Tensor, newline_D: torch.Tensor) -> torch.Tensor:
-    """Visual tokens [V, D]: rows of several crops packed into one another."""
+    """Returns visual tokens [V, D]: rows of several crops packed into one another."""
     packed, _ = model.model.pack_image_features(
         [tokens_NPD], sizes, image_newline=newline_D, vision_aspect_ratio=model.config.vision_aspect_ratio
     )

@@ -79,7 +79,7 @@ class Qwen25Vl(Family):
         return {HIDDEN: tower.permute_input_for_window_attn(states_PD, order, states_PD.shape[0]), GRID: grid}
 
     def upper_vision(self, model: Any, boundary: Boundary, layers: int) -> torch.Tensor:
-        """The merger's work is done here too: the tower's forward ends in it."""
+        """Runs the tower's layers from `layers` on and the merger, in which its forward ends. Returns tokens [V, D]."""
         tower = model.model.visual
         part = _tower(tower, layers, self.vision_depth(model.config), merger=tower.merger, patch_embed=Inlet())
         tokens_VD: torch.Tensor = forward(part, boundary[HIDDEN], grid_thw=boundary[GRID]).pooler_output

@@ -20,7 +20,7 @@ class Objective:
 
     @classmethod
     def parse(cls, text: str) -> Objective:
-        """`ttft:500,tpot:100,e2e:3000`, in milliseconds; an empty text bounds nothing. Raises UsageError."""
+        """Reads `ttft:500,tpot:100,e2e:3000`, in milliseconds; an empty text bounds nothing. Raises UsageError."""
         bounds: dict[str, float] = {}
         for entry in filter(None, text.split(",")):
             name, _, number = entry.strip().partition(":")

@@ -86,7 +86,7 @@ async def run_load(settings: LoadSettings, plot_file: Path | None = None) -> dic
 
 @contextlib.asynccontextmanager
 async def _node(settings: LoadSettings) -> AsyncIterator[tuple[str, Sequence[Identity | None]]]:
-    """The node's address and the devices' identities."""
+    """Yields the node's address and the devices' identities."""
     names = [f"load-{index + 1}" for index in range(settings.devices)]
     if settings.cloud:
         yield settings.cloud, [None if settings.plaintext else _identity(settings.authority, name) for name in names]

@@ -22,7 +22,7 @@ class AnswerLengths:
 
     @classmethod
     def parse(cls, text: str) -> AnswerLengths:
-        """`64`, or `32:128`. Raises UsageError."""
+        """Reads `64`, or `32:128`. Raises UsageError."""
         first, _, last = text.partition(":")
         try:
             lengths = cls(int(first), int(last or first))

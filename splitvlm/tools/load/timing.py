@@ -23,26 +23,26 @@ class RequestTiming:
 
     @property
     def answered(self) -> bool:
-        """Whether the answer came to its end."""
+        """Tells whether the answer came to its end."""
         return not self.error_code and bool(self.token_times_s)
 
     @property
     def ttft_s(self) -> float:
-        """Time to first token; meaningful only where a token came."""
+        """Returns the time to the first token; meaningful only where a token came."""
         return self.token_times_s[0] - self.started_s if self.token_times_s else 0.0
 
     @property
     def itl_s(self) -> list[float]:
-        """Inter-token latencies, one fewer than tokens."""
+        """Returns inter-token latencies, one fewer than tokens."""
         return [later - earlier for earlier, later in pairwise(self.token_times_s)]
 
     @property
     def tpot_s(self) -> float:
-        """Time per output token after the first; 0 for an answer of one token."""
+        """Returns time per output token after the first; 0 for an answer of one token."""
         gaps = len(self.token_times_s) - 1
         return (self.token_times_s[-1] - self.token_times_s[0]) / gaps if gaps > 0 else 0.0
 
     @property
     def e2e_s(self) -> float:
-        """Time from the request's start to its end."""
+        """Returns time from the request's start to its end."""
         return self.ended_s - self.started_s
