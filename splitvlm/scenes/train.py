@@ -36,6 +36,7 @@ CHECKPOINT = "checkpoint.pt"
 CHECKPOINT_EVERY_S = 240.0
 SHOW_EVERY = 20  # steps
 MOST_STEPS = 1_000_000  # an upper end for runs by the clock
+Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def moving_average(model: nn.Module) -> AveragedModel:
     Its decay rises to AVERAGE_DECAY, so that early steps are forgotten faster.
     """
 
-    def average_(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+    def average_(averaged: Tensors, current: Tensors, count: Tensor | int) -> None:
         decay = min(AVERAGE_DECAY, int(count) / (int(count) + 10))
         get_ema_multi_avg_fn(decay)(averaged, current, count)
 
