@@ -48,7 +48,6 @@ from codec_coders import (
     kept_tokens,
     picture_coded,
     picture_settings,
-    step_bytes,
 )
 from codec_run import Store, run
 from codec_scores import LOST, NONE, Score, by_kind, plot, share, summary
@@ -60,6 +59,7 @@ from splitvlm.model.boundary import HIDDEN
 from splitvlm.model.loading import load_whole, middle_cuts
 from splitvlm.model.processors import prompt_inputs
 from splitvlm.model.threads import use_threads
+from splitvlm.rpc.request_sizes import step_bytes
 from splitvlm.scenes.batches import ASIDE, pack, stack
 from splitvlm.scenes.losses import IMAGE_START, normalised
 from splitvlm.scenes.network import VISUAL_TOKENS

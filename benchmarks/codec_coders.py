@@ -17,8 +17,8 @@ from splitvlm.codec.codec import Codec
 from splitvlm.codec.levels import KLT_STEPS
 from splitvlm.domain import IMAGE, Cut, CutKind
 from splitvlm.model.boundary import HIDDEN, IDS
+from splitvlm.rpc.request_sizes import upload_bytes
 from splitvlm.scenes.scene import EDGE
-from splitvlm.wire.v1 import data_pb2 as pb
 
 PLAIN = ("int4", "int3", "int2")  # levels of this codec that need no calibration
 KEPT = (0.9, 0.75, 0.5)
@@ -28,7 +28,6 @@ PICTURES = {
     "avif": (55, 45, 35, 25, 15),
 }
 SCALES = (1.0, 0.625, 0.375)
-SEAL_BYTES = 16  # splitvlm.crypto.sealing: what a frame grows by
 NAME = bytes(8)  # a picture's name, which is sent by default
 Array = np.ndarray[Any, Any]
 Coded = tuple[int, Array]  # bytes, what is restored
@@ -45,19 +44,8 @@ class Setting:
 
 
 def begin_bytes(payload: float, question: str = "") -> float:
-    """The sealed message that carries a payload. A mean of sizes is taken as one."""
-    begin = pb.Begin(first=bytes(round(payload)), question=question, picture=NAME)
-    return _sealed(pb.DeviceFrame(begin=begin)) + payload - round(payload)
-
-
-def step_bytes(payload: int) -> int:
-    """The sealed message that carries one more token at `lm:k`."""
-    return _sealed(pb.DeviceFrame(step=bytes(payload)))
-
-
-def _sealed(frame: pb.DeviceFrame) -> int:
-    size: int = pb.Envelope(sealed=bytes(frame.ByteSize() + SEAL_BYTES)).ByteSize()
-    return size
+    """The sealed messages that carry a payload. A mean of sizes is taken as one."""
+    return upload_bytes(round(payload), question, NAME) + payload - round(payload)
 
 
 # --- coders of an array [T, C] ---------------------------------------------------------------------------------------

@@ -13,18 +13,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from splitvlm.bundle import Bundle
-from splitvlm.codec import decode_picture, encode_picture
-from splitvlm.codec.codec import Codec
-from splitvlm.domain import IMAGE, Cut, CutKind, Plan
+from splitvlm.domain import Cut, Plan
 from splitvlm.errors import UsageError
 from splitvlm.evaluation.answers import Example, naming, normalised
-from splitvlm.model.loading import load_cloud, load_device
-from splitvlm.model.parts import CloudPart, DevicePart, LowerRun, UpperRun
+from splitvlm.local import LocalModel
 from splitvlm.node.process_pool import worker_pool
 from splitvlm.node.progress import Told
 from splitvlm.planning.kinds import KindTally
 
-MAX_PIXELS = 64 * 2**20
 MAX_NEW_TOKENS = 64
 CHUNK = 4  # questions
 
@@ -45,15 +41,16 @@ class _Tally:
 
 
 @dataclass
-class _Parts:
-    device: DevicePart
-    cloud: CloudPart
-    codec: Codec
+class _Worker:
+    """What a worker process holds."""
+
+    model: LocalModel
+    cuts: tuple[Cut, ...]
     levels: frozenset[str]  # empty: all
     tallies: defaultdict[Plan, _Tally] = field(default_factory=lambda: defaultdict(_Tally))
 
 
-_worker: list[tuple[_Parts, tuple[Cut, ...]]] = []  # of a worker process
+_worker: list[_Worker] = []  # of a worker process
 
 
 def measure_plans(
@@ -87,19 +84,17 @@ def measure_plans(
 
 def _begin(name: str, bundle: Bundle, cuts: tuple[Cut, ...], levels: frozenset[str]) -> None:
     """Loads the parts once in a worker process."""
-    deepest = max(cuts, key=lambda cut: cut.depth)
-    device, cloud = load_device(name, [deepest]), load_cloud(name, list(cuts))
-    _worker.append((_Parts(device, cloud, bundle.codec, levels), cuts))
+    _worker.append(_Worker(LocalModel.load(name, cuts, bundle=bundle), cuts, levels))
 
 
 def _measured(examples: Sequence[Example]) -> dict[Plan, _Tally]:
-    parts, cuts = _worker[0]
-    parts.tallies = defaultdict(_Tally)
+    worker = _worker[0]
+    worker.tallies = defaultdict(_Tally)
     for example in examples:
-        for cut in cuts:
+        for cut in worker.cuts:
             with naming(example):
-                _ask(parts, cut, example)
-    return dict(parts.tallies)
+                _ask(worker, cut, example)
+    return dict(worker.tallies)
 
 
 def _figures(tallies: Mapping[Plan, _Tally], plan: Plan, count: int) -> dict[str, Any]:
@@ -114,38 +109,17 @@ def _figures(tallies: Mapping[Plan, _Tally], plan: Plan, count: int) -> dict[str
     }
 
 
-def _ask(parts: _Parts, cut: Cut, example: Example) -> None:
+def _ask(worker: _Worker, cut: Cut, example: Example) -> None:
     lossless = ""
-    for level in parts.codec.levels(cut):
-        if parts.levels and level not in parts.levels and level != "lossless":
+    for level in worker.model.codec.levels(cut):
+        if worker.levels and level not in worker.levels and level != "lossless":
             continue
-        lower = None if cut == IMAGE else parts.device.lower(example.image, example.question, cut)
-        data, run = _cross(parts, cut, level, example, lower)
-        text = _answer(parts, run, lower, cut, level)
-        lossless = text if level == "lossless" else lossless
-        tally = parts.tallies[Plan(cut, level)]
-        was_right, is_right = (normalised(given) == normalised(example.answer) for given in (lossless, text))
+        plan = Plan(cut, level)
+        answer = worker.model.answer(example.image, example.question, plan, MAX_NEW_TOKENS)
+        lossless = answer.text if level == "lossless" else lossless
+        tally = worker.tallies[plan]
+        was_right, is_right = (normalised(text) == normalised(example.answer) for text in (lossless, answer.text))
         tally.right += is_right
         tally.kinds[example.kind] += KindTally(1, int(was_right and not is_right), int(is_right and not was_right))
-        tally.differing += text != lossless
-        tally.payload_bytes += len(data)
-
-
-def _cross(parts: _Parts, cut: Cut, level: str, example: Example, lower: LowerRun | None) -> tuple[bytes, UpperRun]:
-    """Encode, decode, and start the upper part from what came out."""
-    if lower is None:
-        data = encode_picture(parts.device.picture(example.image), level)
-        picture = decode_picture(data, max_pixels=MAX_PIXELS)
-        return data, parts.cloud.upper_from_picture(picture, example.question, MAX_NEW_TOKENS)
-    data = parts.codec.encode(cut, lower.boundary, level)
-    return data, parts.cloud.upper(cut, parts.codec.decode(cut, data), MAX_NEW_TOKENS)
-
-
-def _answer(parts: _Parts, run: UpperRun, lower: LowerRun | None, cut: Cut, level: str) -> str:
-    tokens = [run.first()]
-    while not run.finished:
-        step = None
-        if cut.kind is CutKind.LM and lower is not None:
-            step = parts.codec.decode(cut, parts.codec.encode(cut, lower.step(tokens[-1]), level))
-        tokens.append(run.next(step))
-    return str(parts.cloud.tokenizer.decode(tokens, skip_special_tokens=True)).strip()
+        tally.differing += answer.text != lossless
+        tally.payload_bytes += answer.payload_bytes

@@ -23,9 +23,9 @@ from PIL import Image
 
 from splitvlm.bundle import Bundle
 from splitvlm.bundle.leaks import leaks_of
-from splitvlm.codec import decode_picture, encode_picture
 from splitvlm.codec.codec import Codec
 from splitvlm.domain import DEVICE, IMAGE, Cut, CutKind
+from splitvlm.local import LocalBoundary, decode
 from splitvlm.model.loading import load_device
 from splitvlm.model.parts import CloudPart, DevicePart, UpperRun
 from splitvlm.planning.costs import CloudProfile, DeviceProfile
@@ -35,7 +35,6 @@ from splitvlm.settings import ModelChoice
 PICTURES = 3
 PAUSE_S = 0.1  # before a request: questions come one by one, to caches that are cold by then (a fifth slower, measured)
 STEPS = 3  # decoding steps of each request
-MAX_PIXELS = 64 * 2**20
 Asked = tuple[Image.Image, str]
 Stages = dict[str, float]
 Payloads = dict[tuple[Cut, str], list[bytes]]
@@ -86,7 +85,7 @@ def profile_cloud(part: CloudPart, cuts: tuple[Cut, ...], codec: Codec, model: M
     device = load_device(model.name, [deepest], device=model.device, dtype=model.dtype)
     prefill, step = measured(_cloud_stages(part, device, min(cuts, key=lambda cut: cut.depth), asked))
     _, payloads, _ = measured(_encoding(device, cuts, codec, asked[:1]))
-    decoding = {key: _median_seconds(partial(_decode, codec, key[0], data[0])) for key, data in payloads.items()}
+    decoding = {key: _median_seconds(partial(decode, codec, key[0], data[0])) for key, data in payloads.items()}
     near = {cut: _nearest(cut, cuts, codec) for cut in cuts}
     return CloudProfile(
         cuts={cut: _above(prefill, cut) for cut in cuts},
@@ -219,24 +218,17 @@ def _encoding(
     for cut in sorted({_nearest(cut, cuts, codec) for cut in cuts if cut != DEVICE}, key=lambda cut: cut.depth):
         for one in asked:
             yield 0.0
-            lower = None if cut == IMAGE else part.lower(*one, cut)
+            boundary = LocalBoundary(part, codec, *one, cut)
             for level in codec.levels(cut):
-                yield PAUSE_S if lower is None else 0.0
+                yield PAUSE_S if cut == IMAGE else 0.0
                 started_s = time.perf_counter()
-                if lower is None:
-                    data = encode_picture(part.picture(one[0]), level)
-                else:
-                    data = codec.encode(cut, lower.boundary, level)
+                data = boundary.encode(level)
                 seconds[cut, level].append(time.perf_counter() - started_s)
                 payloads[cut, level].append(data)
-            if lower is not None and cut.kind is CutKind.LM:
-                step = lower.step(0)
+            if cut.kind is CutKind.LM:
+                step = boundary.step(0)
                 token_bytes |= {(cut, level): len(codec.encode(cut, step, level)) for level in codec.levels(cut)}
     return {key: median(values) for key, values in seconds.items()}, payloads, token_bytes
-
-
-def _decode(codec: Codec, cut: Cut, data: bytes) -> object:
-    return decode_picture(data, max_pixels=MAX_PIXELS) if cut == IMAGE else codec.decode(cut, data)
 
 
 def _nearest(cut: Cut, cuts: tuple[Cut, ...], codec: Codec) -> Cut:

@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 from splitvlm.bundle import Bundle, open_bundle
-from splitvlm.codec import encode_picture
 from splitvlm.codec.codec import Codec
 from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut, CutKind, Plan
 from splitvlm.files.text import parse_json
+from splitvlm.local import LocalBoundary
 from splitvlm.model.loading import load_cloud, load_device, middle_cuts
 from splitvlm.model.parts import DevicePart
 from splitvlm.model.threads import use_threads
@@ -88,12 +88,10 @@ def _sizes(part: DevicePart, codec: Codec, pictures: int, say: Console) -> dict[
     for number, (image, question) in enumerate(samples(pictures, part.spec.name, seed=1_000)):
         if number and number % SHOW_EVERY == 0:
             say.print(f"{number} of {pictures} pictures")
-        picture = part.picture(image)
-        for level in codec.levels(IMAGE):
-            sizes[Plan(IMAGE, level)].append(len(encode_picture(picture, level)))
-        boundary = part.lower(image, question, TOKENS).boundary
-        for level in codec.levels(TOKENS):
-            sizes[Plan(TOKENS, level)].append(len(codec.encode(TOKENS, boundary, level)))
+        for cut in (IMAGE, TOKENS):
+            boundary = LocalBoundary(part, codec, image, question, cut)
+            for level in codec.levels(cut):
+                sizes[Plan(cut, level)].append(len(boundary.encode(level)))
     return {plan: tuple(sorted(found)) for plan, found in sizes.items()}
 
 

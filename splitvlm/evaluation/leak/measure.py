@@ -19,18 +19,17 @@ import numpy.typing as npt
 from PIL import Image
 
 from splitvlm.bundle import Bundle
-from splitvlm.codec import decode_picture, encode_picture
 from splitvlm.codec.codec import Codec
 from splitvlm.domain import DEVICE, IMAGE, Cut, CutKind
 from splitvlm.errors import UsageError
 from splitvlm.evaluation.answers import GREY, Example, Outcome, answers, drawn
 from splitvlm.evaluation.leak.attacker import F32, psnr, side, ssim, train
+from splitvlm.local import LocalBoundary, decode
 from splitvlm.model.boundary import HIDDEN, IDS
 from splitvlm.model.loading import load_device, load_whole, read_spec
 from splitvlm.model.parts import DevicePart
 
 QUESTION = "What is in the picture?"  # asked while the attacker learns: features up to `tokens` do not depend on it
-MAX_PIXELS = 64 * 2**20
 QUESTIONS_A_PICTURE = 4  # of what `drawn` draws
 SHOWN = 4  # pictures in the plot
 LEVELS = ("lossless", "int4", "klt3", "klt5", "klt7", "klt8", "webp50")
@@ -126,7 +125,7 @@ def _attacked(
     images: Sequence[Image.Image],
 ) -> tuple[str, list[Pixels]]:
     if cut == IMAGE:
-        return "none", [_coded(part, image, level) for image in images]
+        return "none", [_coded(part, codec, image, level) for image in images]
     features = [_features(part, codec, cut, level, image) for image in teaching]
     attacker = train(features, [np.asarray(part.picture(image)) for image in teaching])
     return attacker.lift, [attacker.picture(_features(part, codec, cut, level, image)) for image in images]
@@ -140,14 +139,14 @@ def _cuts(model: str, wanted: Sequence[str]) -> list[Cut]:
     return cuts
 
 
-def _coded(part: DevicePart, image: Image.Image, level: str) -> Pixels:
-    return np.asarray(decode_picture(encode_picture(part.picture(image), level), max_pixels=MAX_PIXELS))
+def _coded(part: DevicePart, codec: Codec, image: Image.Image, level: str) -> Pixels:
+    return np.asarray(decode(codec, IMAGE, LocalBoundary(part, codec, image, QUESTION, IMAGE).encode(level)))
 
 
 def _features(part: DevicePart, codec: Codec, cut: Cut, level: str, image: Image.Image) -> F32:
     """[T, C] of the picture's tokens, in rows, as the cloud node gets them. Raises UsageError for pictures in tiles."""
-    lower = part.lower(image, QUESTION, cut)
-    hidden = codec.decode(cut, codec.encode(cut, lower.boundary, level))[HIDDEN].float().numpy()
+    payload = LocalBoundary(part, codec, image, QUESTION, cut).encode(level)
+    hidden = codec.decode(cut, payload)[HIDDEN].float().numpy()
     tokens: F32 = hidden.reshape(-1, hidden.shape[-1])
     if cut.kind is CutKind.LM:
         places = part.prompt(image, QUESTION)[IDS].numpy() == part.model.config.image_token_id

@@ -1,0 +1,140 @@
+"""A divided model in one process: lower part, encoder, decoder and upper part, without nodes, sockets and keys.
+
+    model = LocalModel.load("scenes", [TOKENS])
+    answer = model.answer(picture, "How many cars are there?", Plan.parse("tokens/klt3"))
+    answer.text, answer.payload_bytes, answer.wire_bytes
+
+Between the halves stand bytes alone, as between two processes: the upper half sees what the lower half encoded, and at the cut
+`image` the question. Evaluation, profiling, the measurement of leaks and notebooks go through here; nodes do this in turns with
+other requests (edge_node, cloud_node). A picture in tiles is encoded in one piece here, where nodes send it tile by tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from splitvlm.bundle import Bundle, open_bundle
+from splitvlm.codec import decode_picture, encode_picture
+from splitvlm.codec.codec import Codec
+from splitvlm.domain import DEVICE, IMAGE, Cut, CutKind, Plan
+from splitvlm.model.boundary import Boundary
+from splitvlm.model.loading import load_cloud, load_device
+from splitvlm.model.parts import CloudPart, DevicePart, LowerRun, UpperRun
+from splitvlm.rpc.request_sizes import step_bytes, upload_bytes
+
+MAX_NEW_TOKENS = 64
+MAX_PICTURE_PIXELS = 64 * 2**20
+Content = Boundary | Image.Image
+"""What crosses a cut: its tensors, or at `image` the picture in the model's input size."""
+
+
+class LocalBoundary:
+    """One request below a cut: what crosses, encoded at any level. Tensors are computed once, when it is made."""
+
+    def __init__(self, part: DevicePart, codec: Codec, image: Image.Image, question: str, cut: Cut) -> None:
+        """Runs the lower part; at `image` nothing runs yet. Raises UsageError."""
+        self.cut = cut
+        self._part, self._codec, self._image = part, codec, image
+        self._run: LowerRun | None = None if cut == IMAGE else part.lower(image, question, cut)
+
+    @property
+    def tensors(self) -> Boundary:
+        """What crosses after the prefill, at every cut but `image`."""
+        assert self._run is not None, "at the cut image a picture crosses"
+        return self._run.boundary
+
+    def encode(self, level: str) -> bytes:
+        """Returns the payload. At `image` it resizes the picture, too, which counts as encoding. Raises UsageError."""
+        if self._run is None:
+            return encode_picture(self._part.picture(self._image), level)
+        return self._codec.encode(self.cut, self._run.boundary, level)
+
+    def step(self, token_id: int) -> Boundary:
+        """Runs the lower part for the answer's next token (cuts `lm:k`); returns what crosses of it."""
+        assert self._run is not None, "a picture has no next token"
+        return self._run.step(token_id)
+
+
+def decode(codec: Codec, cut: Cut, payload: bytes) -> Content:
+    """Returns what arrives above a cut from the bytes that `LocalBoundary.encode` gave. Raises ProtocolError."""
+    return decode_picture(payload, max_pixels=MAX_PICTURE_PIXELS) if cut == IMAGE else codec.decode(cut, payload)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalAnswer:
+    """An answer and what it would have sent. Bytes are 0 at the cut `device`."""
+
+    token_ids: tuple[int, ...]  # with the end token, where it was reached
+    text: str
+    payload_bytes: int  # before sealing, without the steps
+    wire_bytes: int  # of all sealed messages on an open session, steps included (splitvlm.rpc.request_sizes)
+
+
+class LocalModel:
+    """Both halves of one model, with its codec. Requests run one after another."""
+
+    def __init__(self, device: DevicePart, cloud: CloudPart | None, codec: Codec) -> None:
+        """`cloud` may be None where only the cut `device` is asked for."""
+        self.device = device
+        self.cloud = cloud
+        self.codec = codec
+
+    @classmethod
+    def load(
+        cls,
+        name: str,
+        cuts: Sequence[Cut],
+        *,
+        bundle: Bundle | None = None,
+        device: str = "cpu",
+        dtype: str = "float32",
+        threads: int | None = None,
+    ) -> LocalModel:
+        """Loads the weights that `cuts` need on both sides; `bundle` is by default the model's own. Raises UsageError."""
+        codec = (bundle or open_bundle(name)).codec
+        lower = load_device(name, cuts, device=device, dtype=dtype, threads=threads)
+        remote = [cut for cut in cuts if cut != DEVICE]
+        upper = load_cloud(name, remote, device=device, dtype=dtype, threads=threads) if remote else None
+        return cls(lower, upper, codec)
+
+    def boundary(self, image: Image.Image, question: str, cut: Cut) -> LocalBoundary:
+        """Runs the lower part of a request. Raises UsageError."""
+        return LocalBoundary(self.device, self.codec, image, question, cut)
+
+    def answer(
+        self, image: Image.Image, question: str, plan: Plan, max_new_tokens: int = MAX_NEW_TOKENS
+    ) -> LocalAnswer:
+        """Returns the greedy answer under a plan. Raises UsageError, ProtocolError."""
+        if plan.cut == DEVICE:
+            token_ids = list(self.device.generate(image, question, max_new_tokens))
+            return LocalAnswer(tuple(token_ids), self._text(token_ids), 0, 0)
+        lower = self.boundary(image, question, plan.cut)
+        payload = lower.encode(plan.level)
+        run = self.start(plan.cut, payload, question, max_new_tokens)
+        wire_bytes = upload_bytes(len(payload), question if plan.cut == IMAGE else "")
+        token_ids = [run.first()]
+        while not run.finished:
+            arrived = None
+            if plan.cut.kind is CutKind.LM:
+                coded = self.codec.encode(plan.cut, lower.step(token_ids[-1]), plan.level)
+                wire_bytes += step_bytes(len(coded))
+                arrived = self.codec.decode(plan.cut, coded)
+            token_ids.append(run.next(arrived))
+        return LocalAnswer(tuple(token_ids), self._text(token_ids), len(payload), wire_bytes)
+
+    def start(self, cut: Cut, payload: bytes, question: str, max_new_tokens: int) -> UpperRun:
+        """Decodes a payload; returns the upper part's run of it, before its prefill. Raises UsageError, ProtocolError.
+
+        `question` counts at the cut `image` only: elsewhere it is in the payload.
+        """
+        assert self.cloud is not None, "it was loaded for the cut device alone"
+        content = decode(self.codec, cut, payload)
+        if isinstance(content, Image.Image):
+            return self.cloud.upper_from_picture(content, question, max_new_tokens)
+        return self.cloud.upper(cut, content, max_new_tokens)
+
+    def _text(self, token_ids: Sequence[int]) -> str:
+        return str(self.device.tokenizer.decode(token_ids, skip_special_tokens=True)).strip()
