@@ -57,6 +57,10 @@ class LocalBoundary:
         assert self._run is not None, "a picture has no next token"
         return self._run.step(token_id)
 
+    def encode_step(self, token_id: int, level: str) -> bytes:
+        """Returns what crosses of the answer's next token as bytes. Raises UsageError."""
+        return self._codec.encode(self.cut, self.step(token_id), level)
+
 
 def decode(codec: Codec, cut: Cut, payload: bytes) -> Content:
     """Returns what arrives above a cut from the bytes that `LocalBoundary.encode` gave. Raises ProtocolError."""
@@ -119,7 +123,7 @@ class LocalModel:
         while not run.finished:
             arrived = None
             if plan.cut.kind is CutKind.LM:
-                coded = self.codec.encode(plan.cut, lower.step(token_ids[-1]), plan.level)
+                coded = lower.encode_step(token_ids[-1], plan.level)
                 wire_bytes += step_bytes(len(coded))
                 arrived = self.codec.decode(plan.cut, coded)
             token_ids.append(run.next(arrived))

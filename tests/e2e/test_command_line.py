@@ -126,6 +126,15 @@ def test_a_wrong_flag_verb_and_value(tmp_path: Path) -> None:
     check(splitvlm("config", "schema", "phone"), 2, "phone")
 
 
+def test_a_folder_that_is_no_bundle_is_refused_by_nodes_and_verbs(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("not a bundle")
+    for kind in ("edge", "cloud"):
+        file = config(tmp_path, f"model: {{bundle: {tmp_path}}}\n")
+        check(splitvlm("config", "check", kind, file), 2, f"{tmp_path} is no bundle", "bundle.json", "copy one whole")
+    check(splitvlm("calibrate", "scenes", "--bundle", str(tmp_path)), 2, f"{tmp_path} is no bundle")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["node.yaml", "notes.txt"]
+
+
 def test_what_may_leave_a_device_is_printed_and_told_by_the_exit_code(tmp_path: Path) -> None:
     model, plaintext = f"model: {{name: {tiny_model('scenes-like')}}}\n", "security: {plaintext: true}\n"
 

@@ -11,13 +11,13 @@ from PIL import Image
 
 from edge_node.cloud.payload import Payload, Vocabulary
 from edge_node.cloud.segments import Segments
-from splitvlm.codec import encode_picture
 from splitvlm.codec.codec import Codec
 from splitvlm.domain import DEVICE, IMAGE, CutKind, Plan
 from splitvlm.errors import UsageError
+from splitvlm.local import LocalBoundary
 from splitvlm.model.greedy import end_token_ids
 from splitvlm.model.loading import load_device
-from splitvlm.model.parts import DevicePart, LowerRun
+from splitvlm.model.parts import DevicePart
 from splitvlm.model.spec import ModelSpec
 from splitvlm.scenes.samples import samples
 
@@ -30,8 +30,7 @@ class RecordedRequest:
     data: bytes
     question: str  # cut `image` only
     vocabulary: Vocabulary
-    run: LowerRun | None = None  # at `lm:k`, until the steps are recorded
-    codec: Codec | None = None
+    boundary: LocalBoundary | None = None  # at `lm:k`, until the steps are recorded
     steps: list[bytes] = field(default_factory=list)
 
     def payload(self, max_new_tokens: int) -> Payload:
@@ -47,15 +46,15 @@ class RecordedRequest:
 
     async def _step(self, index: int, token_id: int) -> bytes:
         """Returns the coded boundary of the answer's token at `index`, recorded or made now."""
-        if index == len(self.steps) and self.run is not None and self.codec is not None:
-            self.steps.append(self.codec.encode(self.plan.cut, self.run.step(token_id), self.plan.level))
+        if index == len(self.steps) and self.boundary is not None:
+            self.steps.append(self.boundary.encode_step(token_id, self.plan.level))
         return self.steps[
             min(index, len(self.steps) - 1)
         ]  # a batched answer may end a little later than the recorded one
 
     def recorded(self) -> None:
         """Ends the recording: what made the steps goes."""
-        self.run = self.codec = None
+        self.boundary = None
 
 
 def check_plan(plan: Plan, spec: ModelSpec, codec: Codec) -> None:
@@ -78,10 +77,11 @@ def record(
 def _recorded(
     part: DevicePart, plan: Plan, codec: Codec, vocabulary: Vocabulary, image: Image.Image, question: str
 ) -> RecordedRequest:
-    if plan.cut == IMAGE:
-        return RecordedRequest(plan, encode_picture(part.picture(image), plan.level), question, vocabulary)
-    run = part.lower(image, question, plan.cut)
-    data = codec.encode(plan.cut, run.boundary, plan.level)
-    if plan.cut.kind is CutKind.LM:
-        return RecordedRequest(plan, data, "", vocabulary, run, codec)
-    return RecordedRequest(plan, data, "", vocabulary)
+    boundary = LocalBoundary(part, codec, image, question, plan.cut)
+    return RecordedRequest(
+        plan,
+        boundary.encode(plan.level),
+        question if plan.cut == IMAGE else "",
+        vocabulary,
+        boundary if plan.cut.kind is CutKind.LM else None,
+    )
