@@ -58,25 +58,25 @@ class Bundle:
 
     @cached_property
     def codec(self) -> Codec:
-        """The model's codec, with its calibration where there is one. Raises UsageError."""
+        """Returns the model's codec, with its calibration where there is one. Raises UsageError."""
         codec = Codec.from_file(self.file(CALIBRATION_FILE))
         _check_channels(codec, self.spec)
         return codec
 
     @property
     def calibration_hash(self) -> str:
-        """The hex SHA-256 of the calibration; empty without one."""
+        """Returns the hex SHA-256 of the calibration; empty without one."""
         path = self.file(CALIBRATION_FILE)
         return hashlib.sha256(path.read_bytes()).hexdigest() if path is not None else ""
 
     @cached_property
     def accuracy(self) -> dict[Plan, AccuracyDrop]:
-        """The drops of the plans that were measured. Raises UsageError."""
+        """Returns the drops of the plans that were measured. Raises UsageError."""
         return read_accuracy(self.file(ACCURACY_FILE), self.calibration_hash)
 
     @cached_property
     def leaks(self) -> dict[Plan, float]:
-        """The leaks of the plans that were measured. Raises UsageError."""
+        """Returns the leaks of the plans that were measured. Raises UsageError."""
         return read_leaks(self.file(LEAK_FILE), self.calibration_hash)
 
     def prepare(self) -> Path:

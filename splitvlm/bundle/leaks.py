@@ -37,7 +37,8 @@ def stronger_attack(old: Row | None, new: Row) -> Row:
 
 
 def leaks_of(codings: Iterable[Coding], measured: Mapping[Plan, float]) -> dict[Coding, float]:
-    """The leak of each cut and level that was measured; what is missing is unknown, and counts as all where leaks are limited.
+    """Returns the leak of each cut and level that was measured; what is missing is unknown, and counts as all where leaks are
+    limited.
 
     What can be computed from what is sent leaks no more than it (data processing): so a lossless boundary leaks at least what
     was measured at its other levels and at deeper cuts.

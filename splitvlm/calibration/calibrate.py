@@ -83,7 +83,7 @@ def _template(part: DevicePart, image: Image.Image) -> Template:
 
 
 def _stride(part: DevicePart, cut: Cut, features: Array, one: tuple[Image.Image, str]) -> int:
-    """Tokens in a row of the picture's grid, as they stand at the cut."""
+    """Returns how many tokens a row of the picture's grid has, as they stand at the cut."""
     if cut.kind is CutKind.LM:  # the visual tokens stand in the prompt as they stand at `tokens`
         features = part.lower(*one, TOKENS).boundary[HIDDEN].numpy()
     return _row(features.shape[-2])
@@ -110,7 +110,9 @@ def _basis(
 
 
 def _row(num_tokens: int) -> int:
-    """Tokens in a row of a square grid. Of another grid no rows are known here: a token's neighbours stand beside it."""
+    """Returns how many tokens a row of a square grid has; of another grid no rows are known, and neighbours stand beside a
+    token.
+    """
     side = math.isqrt(num_tokens)
     return side if side * side == num_tokens else 1
 

@@ -70,7 +70,7 @@ class ColumnNetworks(nn.Module):
         self.sees = (torch.arange(most)[:, None] < told[None]).repeat_interleave(self.units, dim=1).float()
 
     def hidden(self, known: Known) -> torch.Tensor:
-        """[N, columns, H]."""
+        """Returns the hidden units [N, columns, H]."""
         sums = known.inputs_NX[:, : len(self.sees)] @ (self.first * self.sees)
         sums = sums.unflatten(1, (len(self.columns), self.units)) + self.first_bias
         if self.columns.start < LEADING:
@@ -78,7 +78,7 @@ class ColumnNetworks(nn.Module):
         return functional.relu(sums)
 
     def forward(self, known: Known) -> torch.Tensor:
-        """[N, columns, V]."""
+        """Returns the logits [N, columns, V]."""
         return torch.einsum("nch,chv->ncv", self.hidden(known), self.second) + self.second_bias
 
 
@@ -94,7 +94,10 @@ class Known:
 
 
 def learn(pictures: Sequence[I64], stride: int, *, steps: int = STEPS) -> EntropyModel:
-    """From the coefficients [T, C] of several pictures. Columns after the last that is not zero in all of them get nothing."""
+    """Learns from the coefficients [T, C] of several pictures.
+
+    Columns after the last that is not zero in all of them get nothing.
+    """
     used = _used(pictures)
     columns = min(used, MAX_COLUMNS)
     bands = _bands(np.concatenate([q_TC[:, columns:used] for q_TC in pictures]))
@@ -119,7 +122,10 @@ def _used(pictures: Sequence[I64]) -> int:
 
 
 def _reach(q_NK: I64) -> I64:
-    """What less of each column than BEYOND_REACH lies beyond. A symbol takes time for every token, an escape 5 bits more."""
+    """Returns the value of each column beyond which a share of less than BEYOND_REACH lies.
+
+    A symbol takes time for every token, an escape 5 bits more.
+    """
     magnitudes = np.sort(np.abs(q_NK), axis=0)
     within = math.ceil(len(q_NK) * (1 - BEYOND_REACH)) - 1
     reach: I64 = magnitudes[max(0, within)].clip(1, MAX_REACH)
@@ -159,7 +165,7 @@ def _known(pictures: Sequence[I64], stride: int, rows: int) -> tuple[Known, I64]
 
 
 def _between(columns_CT: F32, grid: TokenGrid) -> F32:
-    """[T, C, BETWEEN], zero in the first pass. What is given ends with what is not there."""
+    """Returns [T, C, BETWEEN], zero in the first pass; absent neighbours count as zero."""
     told_first = columns_CT.copy()
     told_first[:, grid.num_first :] = 0
     between = np.zeros((len(grid.order), len(columns_CT), BETWEEN), np.float32)
@@ -170,7 +176,7 @@ def _between(columns_CT: F32, grid: TokenGrid) -> F32:
 
 
 def _prior(symbols_NK: torch.Tensor, reach: I64) -> torch.Tensor:
-    """The logarithm of each symbol's share, and of nothing where a column has fewer symbols than the widest."""
+    """Returns the logarithm of each symbol's share, and of nothing where a column has fewer symbols than the widest."""
     most = 2 * int(reach.max()) + 2
     shares = torch.full((len(reach), most), -20.0)
     for column, reaches in enumerate(reach.tolist()):
@@ -195,7 +201,7 @@ def _train(networks: ColumnNetworks, known: Known, symbols_NC: torch.Tensor, ste
 
 @torch.no_grad()
 def _whole(all_networks: Sequence[ColumnNetworks], known: Known, reach: I64, stride: int, rows: int) -> EntropyModel:
-    """Each matrix scaled by a power of two to fill eight bits, biases and shifts to match."""
+    """Scales each matrix by a power of two to fill eight bits, biases and shifts to match."""
     sample = known[:: max(1, len(known.inputs_NX) // 4096)]
     whole: dict[str, list[Any]] = {"first": [], "first_bias": [], "second": [], "second_bias": [], "shifts": []}
     for networks in all_networks:
@@ -221,7 +227,7 @@ def _whole(all_networks: Sequence[ColumnNetworks], known: Known, reach: I64, str
 
 
 def _power(scale: float) -> int:
-    """The binary logarithm of the largest power of two that is not above."""
+    """Returns the binary logarithm of the largest power of two that is not above."""
     return int(np.clip(np.floor(np.log2(scale)), -_MOST_BITS, _MOST_BITS))
 
 

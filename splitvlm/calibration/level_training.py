@@ -14,7 +14,7 @@ def learn(
     pictures: Sequence[F32], transform: Transform, level: str, stride: int, *, steps: int = entropy_model_training.STEPS,
     least_gain: float = reconstruction_training.LEAST_GAIN,
 ) -> Learned:  # fmt: skip
-    """From x [T, C] of each picture. stride: tokens from one to that below it; steps: of the training of each network.
+    """Learns from x [T, C] of each picture. stride: tokens from one to that below it; steps: of the training of each network.
 
     A restorer is kept where it takes so large a share of the square error away.
     """

@@ -46,7 +46,10 @@ class ReconstructionNetwork(nn.Module):
 def learn(
     pictures: Sequence[tuple[Whole, F32]], stride: int, *, steps: int = STEPS, least_gain: float = LEAST_GAIN
 ) -> Reconstructor | None:
-    """From q [T, C] and what is left of y / step - restored q [T, C] of each picture; None where too little is gained."""
+    """Learns from q [T, C] and what is left of y / step - restored q [T, C] of each picture.
+
+    None where too little is gained.
+    """
     seen, restored = (min(limit, pictures[0][0].shape[1]) for limit in (COLUMNS, RESTORED))
     torch.manual_seed(0)
     held = pictures[HELD_OUT - 1 :: HELD_OUT]
@@ -77,7 +80,7 @@ def learn(
 def _stacked(
     pictures: Sequence[tuple[Whole, F32]], stride: int, rows: int, seen: int, restored: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """[N, X] and [N, R]."""
+    """Returns inputs [N, X] and targets [N, R]."""
     inputs = np.concatenate([_inputs(q_TC[:, :seen], stride, rows) for q_TC, _ in pictures])
     return torch.from_numpy(inputs), torch.from_numpy(
         np.concatenate([left_TC[:, :restored] for _, left_TC in pictures])
@@ -85,7 +88,7 @@ def _stacked(
 
 
 def _inputs(q_TK: Whole, stride: int, rows: int) -> F32:
-    """[T, TOKENS · K + places], zero beyond the ends."""
+    """Returns inputs [T, TOKENS · K + places], zero beyond the ends."""
     margin = max(1, stride)
     padded = np.pad(companded(q_TK) / UNIT, ((margin, margin), (0, 0)))
     seen = [padded[margin + offset : margin + offset + len(q_TK)] for offset in (0, *offsets(stride))]

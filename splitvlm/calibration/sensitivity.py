@@ -21,7 +21,7 @@ _CONNECTORS = ("connector", "multi_modal_projector", "visual.merger")
 
 
 def sensitivity(name: str, asked: Sequence[tuple[Image.Image, str]], cut: Cut = TOKENS) -> np.ndarray[Any, Any]:
-    """G [C, C]: mean over tokens at the cut and answers of g·g', g the gradient of an answer's log-likelihood.
+    """Returns G [C, C]: mean over tokens at the cut and answers of g·g', g the gradient of an answer's log-likelihood.
 
     The answers are sampled from the model's own distribution: that makes it the Fisher information, not the empirical one
     (Kunstner et al., NeurIPS 2019).
@@ -38,7 +38,7 @@ def sensitivity(name: str, asked: Sequence[tuple[Image.Image, str]], cut: Cut = 
 
 
 def _gradient(model: Any, processor: Any, image: Image.Image, question: str, cut: Cut) -> torch.Tensor:
-    """[N, C], a row for each token that crosses."""
+    """Returns the gradient [N, C], a row for each token that crosses."""
     inputs = prompt_inputs(processor, to_rgb(image), question)
     start = inputs["input_ids"].shape[1]
     ids = model.generate(
@@ -75,7 +75,9 @@ def _places_of_pictures(config: Any) -> list[int]:
 
 
 def _with_answer(inputs: dict[str, torch.Tensor], ids_BT: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The prompt's inputs made as long as prompt and answer: what tells kinds of tokens apart says 0, text, of the answer."""
+    """Returns the prompt's inputs made as long as prompt and answer: what tells kinds of tokens apart says 0, text, of the
+    answer.
+    """
     prompt_shape = inputs["input_ids"].shape
     added = ids_BT.shape[1] - prompt_shape[1]
     longer = {
@@ -85,7 +87,7 @@ def _with_answer(inputs: dict[str, torch.Tensor], ids_BT: torch.Tensor) -> dict[
 
 
 def _below(model: Any, cut: Cut) -> nn.Module:
-    """The module whose output crosses the cut."""
+    """Returns the module whose output crosses the cut."""
     if cut.kind is CutKind.TOKENS:
         return _connector(model)
     layout = family_of(model.config.model_type, "").layout
@@ -95,7 +97,7 @@ def _below(model: Any, cut: Cut) -> nn.Module:
 
 
 def _connector(model: Any) -> nn.Module:
-    """The module whose output are the visual tokens, in whatever order."""
+    """Returns the module whose output are the visual tokens, in whatever order."""
     found = [path for path in _CONNECTORS if hasattr(model.model, path.partition(".")[0])]
     module: nn.Module = model.model.get_submodule(found[0])
     return module

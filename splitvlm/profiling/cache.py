@@ -28,13 +28,16 @@ _LIBRARIES = ("torch", "transformers", "numpy", "pillow", "constriction", "zstan
 
 
 def folder() -> Path:
-    """Where results are kept. Without a home folder (a container that runs as any user) they last as long as the process."""
+    """Returns where results are kept.
+
+    Without a home folder (a container that runs as any user) they last as long as the process.
+    """
     return cache_folder() or Path(_passing_folder().name)
 
 
 @cache
 def _passing_folder() -> TemporaryDirectory[str]:
-    """A private folder that is removed when the process ends."""
+    """Returns a private folder that is removed when the process ends."""
     folder = TemporaryDirectory(prefix="splitvlm-cache-")
     _log.warning(
         "there is no home folder: what is measured is kept in %s until this process ends; SPLITVLM_CACHE names another",
@@ -50,7 +53,7 @@ def kept(
     to_bytes: Callable[[T], bytes],
     from_bytes: Callable[[bytes], T],
 ) -> T:
-    """What `make` gives, or gave when all `facts`, this machine and the libraries were the same."""
+    """Returns what `make` gives, or gave when all `facts`, this machine and the libraries were the same."""
     path = path_of(name, facts)
     try:
         found = from_bytes(path.read_bytes())
@@ -72,12 +75,12 @@ def keep(name: str, facts: Mapping[str, object], data: bytes) -> None:
 
 
 def forget(name: str, facts: Mapping[str, object]) -> None:
-    """Whether there was something or not."""
+    """Removes a result; a missing one is no error."""
     path_of(name, facts).unlink(missing_ok=True)
 
 
 def path_of(name: str, facts: Mapping[str, object]) -> Path:
-    """The file of a result."""
+    """Returns the file of a result."""
     depends = {"format": _FORMAT, "machine": processor(), "cores": os.cpu_count(), **_versions(), **facts}
     digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
     return folder() / f"{name}-{digest[:24]}"
@@ -85,7 +88,7 @@ def path_of(name: str, facts: Mapping[str, object]) -> Path:
 
 @cache
 def processor() -> str:
-    """The processor's name as the system tells it."""
+    """Returns the processor's name as the system tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:

@@ -46,11 +46,11 @@ class Lane(Protocol):
 
     @property
     def jobs(self) -> int:
-        """How many jobs were begun, steps of a measurement included."""
+        """Returns how many jobs were begun, steps of a measurement included."""
 
     @property
     def in_work(self) -> bool:
-        """Whether a job runs or waits."""
+        """Tells whether a job runs or waits."""
 
     async def measure(self, step: Callable[[], T]) -> T:
         """Runs one step in turn with the other jobs."""
@@ -78,7 +78,7 @@ def device_profile_from_bytes(data: bytes) -> DeviceProfile:
 def kept_device_profile(
     part: DevicePart, cuts: tuple[Cut, ...], bundle: Bundle, model: ModelChoice
 ) -> Kept[DeviceProfile]:
-    """The profile of this device. The leaks in it are today's."""
+    """Returns the profile of this device. The leaks in it are today's."""
     facts, measured_now = facts_of(part, cuts, bundle.codec, model), []
 
     def measure() -> DeviceProfile:
@@ -100,7 +100,10 @@ def kept_device_profile(
 
 
 def kept_cloud_profile(part: CloudPart, cuts: tuple[Cut, ...], codec: Codec, model: ModelChoice) -> Kept[CloudProfile]:
-    """The profile of this cloud node. One that serves no pictures cannot measure its stages anew without the lower part."""
+    """Returns the profile of this cloud node.
+
+    One that serves no pictures cannot measure its stages anew without the lower part.
+    """
     facts, measured_now = facts_of(part, cuts, codec, model), []
 
     def measure() -> CloudProfile:
@@ -165,7 +168,7 @@ async def _quiet(lane: Lane, pause: Callable[[float], Awaitable[object]]) -> Non
 
 
 def _advanced(steps: Steps[P]) -> tuple[float, list[P]]:
-    """One step: how long to pause after it, and the result where it was the last."""
+    """Does one step. Returns how long to pause after it (s), and the result where it was the last."""
     try:
         return next(steps), []
     except StopIteration as end:
@@ -173,7 +176,7 @@ def _advanced(steps: Steps[P]) -> tuple[float, list[P]]:
 
 
 def alike(one: DeviceProfile | CloudProfile, other: DeviceProfile | CloudProfile) -> bool:
-    """Whether two profiles are those of the same machine under the same load, for all that one can tell."""
+    """Tells whether two profiles are those of the same machine under the same load, for all that one can tell."""
     return _times_alike(one.cuts, other.cuts) and _times_alike(one.token_s, other.token_s)
 
 
@@ -198,7 +201,7 @@ def _cloud_from_bytes(data: bytes) -> CloudProfile:
 
 
 def facts_of(part: DevicePart | CloudPart, cuts: tuple[Cut, ...], codec: Codec, model: ModelChoice) -> dict[str, Any]:
-    """What a profile depends on beside the machine and its libraries."""
+    """Returns what a profile depends on beside the machine and its libraries."""
     device = torch.cuda.get_device_name(part.device) if part.device.type == "cuda" else part.device.type
     return {
         "weights": part.spec.weights_hash,

@@ -54,7 +54,7 @@ def measured(steps: Steps[T]) -> T:
 
 
 def profile_device(part: DevicePart, cuts: tuple[Cut, ...], bundle: Bundle) -> DeviceProfile:
-    """Profile of `cuts` on this device, measured now."""
+    """Measures `cuts` on this device, now, and returns the profile."""
     return measured(device_steps(part, cuts, bundle))
 
 
@@ -79,7 +79,10 @@ def device_steps(part: DevicePart, cuts: tuple[Cut, ...], bundle: Bundle) -> Ste
 
 
 def profile_cloud(part: CloudPart, cuts: tuple[Cut, ...], codec: Codec, model: ModelChoice) -> CloudProfile:
-    """Profile of `cuts` on this cloud node. Loads the lower part for a moment, to have boundaries to measure with."""
+    """Measures `cuts` on this cloud node and returns the profile.
+
+    Loads the lower part for a moment, for boundaries to measure with.
+    """
     asked = list(samples(PICTURES, part.spec.name))
     deepest = max(cuts, key=lambda cut: cut.depth)
     device = load_device(model.name, [deepest], device=model.device, dtype=model.dtype)
@@ -181,7 +184,7 @@ def _listening(part: DevicePart | CloudPart) -> Iterator[Stages]:
 
 
 def _below(stages: Stages, cut: Cut) -> float:
-    """Seconds of the stages that the device runs at `cut`."""
+    """Returns seconds of the stages that the device runs at `cut`."""
     return sum(seconds for stage, seconds in stages.items() if _on_device(stage, cut))
 
 
@@ -190,7 +193,7 @@ def _above(stages: Stages, cut: Cut) -> float:
 
 
 def _on_device(stage: str, cut: Cut) -> bool:
-    """Whether a stage of the clock (splitvlm.model.stage_clock) is below the cut."""
+    """Tells whether a stage of the clock (splitvlm.model.stage_clock) is below the cut."""
     kind, _, number = stage.partition(":")
     layer = int(number or 0)
     match kind:
@@ -232,7 +235,7 @@ def _encoding(
 
 
 def _nearest(cut: Cut, cuts: tuple[Cut, ...], codec: Codec) -> Cut:
-    """The representative of a cut among the first, middle and last of its kind that have its levels."""
+    """Returns the representative of a cut among the first, middle and last of its kind that have its levels."""
     kind = [one for one in cuts if one.kind is cut.kind and codec.levels(one) == codec.levels(cut)]
     few = [kind[0], kind[len(kind) // 2], kind[-1]]
     return min(few, key=lambda one: abs(one.layers - cut.layers))
