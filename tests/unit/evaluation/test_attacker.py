@@ -62,3 +62,16 @@ def test_likeness() -> None:
     off = np.clip(one.astype(int) + 10, 0, 255).astype(np.uint8)
     assert psnr(one, off) == pytest.approx(28.1, abs=1.0)
     assert 0 < ssim(one, off) < 1
+
+
+def test_structural_similarity_is_scikit_image_s_at_windows_side_by_side() -> None:
+    metrics = pytest.importorskip("skimage.metrics")
+    picture, other = pictures(2, 7)
+    blended = (0.7 * picture + 0.3 * other).astype(np.uint8)
+    greys = (image.astype(np.float64) @ np.array([0.299, 0.587, 0.114]) for image in (picture, blended))
+    _, everywhere = metrics.structural_similarity(
+        *greys, win_size=7, data_range=255, full=True, use_sample_covariance=False
+    )
+    windows = EDGE // 7
+    at_centres = everywhere[3::7, 3::7][:windows, :windows]
+    assert ssim(picture, blended, window=7) == pytest.approx(at_centres.mean(), abs=1e-9)
