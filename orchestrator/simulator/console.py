@@ -25,7 +25,7 @@ def show(comparison: Comparison, console: Console) -> None:
     for name in ("", "mean", "p95", "late" if late else "p99", "kB", "J", "drop", "moves", "regret"):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
     ranked = sorted(comparison.summaries, key=lambda summary: summary.mean_s)
-    shown = [s for place, s in enumerate(ranked) if place < MOST_ROWS or s.contender in ("adaptive", "device/none")]
+    shown = [s for rank, s in enumerate(ranked) if rank < MOST_ROWS or s.contender in ("adaptive", "device/none")]
     for summary in shown:
         style = "bold" if summary.contender == "adaptive" else ""
         table.add_row(*_cells(summary), style=style)

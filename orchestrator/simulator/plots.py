@@ -73,7 +73,7 @@ def busiest(rows: Sequence[Record], repetition_s: float) -> Sequence[Record]:
 
 
 def _changes(rows: Sequence[Record]) -> int:
-    return sum(one.plan != other.plan for one, other in pairwise(rows))
+    return sum(earlier.plan != later.plan for earlier, later in pairwise(rows))
 
 
 def _caption(rows: Sequence[Record], every: Sequence[Record]) -> str:

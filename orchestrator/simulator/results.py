@@ -115,10 +115,10 @@ def summarise(run: Run, deadline_s: float | None, oracle_mean_s: float | None) -
 
 def percentile(ordered: Sequence[float], share: float) -> float:
     """Returns a quantile of rising values, linear between neighbours (numpy's default)."""
-    place = share * (len(ordered) - 1)
-    low = int(place)
+    rank = share * (len(ordered) - 1)
+    low = int(rank)
     high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
+    return ordered[low] + (rank - low) * (ordered[high] - ordered[low])
 
 
 @dataclass(frozen=True, slots=True)

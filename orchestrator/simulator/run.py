@@ -131,9 +131,9 @@ def _sizes(profiles: Profiles, rng: random.Random) -> list[float]:
     if not ratios:
         return [1.0]
     ratios.sort()
-    places = [ratios[int(place * (len(ratios) - 1) / (SIZES - 1))] for place in range(SIZES)]
-    rng.shuffle(places)
-    return places
+    spread_ratios = [ratios[int(index * (len(ratios) - 1) / (SIZES - 1))] for index in range(SIZES)]
+    rng.shuffle(spread_ratios)
+    return spread_ratios
 
 
 def notes_of(scenario: Scenario, profiles: Profiles) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from splitvlm.files.shown import number, percent
 
 BLOCKS = 20
 T_95 = 2.093  # Student's quantile for BLOCKS - 1 degrees of freedom
-MATTERS = 0.01  # a difference of a smaller share of the latency is none
+MATTERS = 0.01  # a difference of a smaller share of the latency does not count
 NOTHING_S = 1e-6
 OURS = "adaptive"
 BASELINES = {"adaptive-jpeg": "JPEG adapted to the link", "device/none": "the device alone"}
@@ -107,11 +107,11 @@ def verdict(comparison: Comparison) -> Verdict | None:
     return Verdict(Path(comparison.trace).name, take, ours, fixed, abs(gain_s), half_s, baselines)
 
 
-def difference(one: Run, other: Run) -> tuple[float, float]:
-    """Returns by how many seconds a request of `one` takes longer, on average, and half of the 95 % interval of that."""
+def difference(run: Run, other: Run) -> tuple[float, float]:
+    """Returns by how many seconds a request of `run` takes longer, on average, and half of the 95 % interval of that."""
     pairs = sorted(
-        (one.arrival_s[a], one.latency_s[a] - other.latency_s[b])
-        for a, b in zip(_in_order(one), _in_order(other), strict=True)
+        (run.arrival_s[a], run.latency_s[a] - other.latency_s[b])
+        for a, b in zip(_in_order(run), _in_order(other), strict=True)
     )
     if len(pairs) < 2 * BLOCKS:
         return mean(gap for _, gap in pairs), math.inf

@@ -37,7 +37,7 @@ def writable_file(path: Path | None) -> Path | None:
 
 
 def writable_folder(path: Path) -> Path:
-    """Refuses a folder that is none, or could not be made or written after the work."""
+    """Refuses a path that is not a folder, or could not be made or written after the work."""
     nearest = path.absolute()
     while not nearest.exists() and not nearest.is_symlink():
         nearest = nearest.parent

@@ -23,13 +23,13 @@ JsonOption = Annotated[
 ]
 
 
-def with_dash(given: list[str]) -> list[str]:
+def with_dash(arguments: list[str]) -> list[str]:
     """Returns the arguments with `-` after each `--json` that names no file: typer's options take a value always."""
-    following = [*given[1:], "--"]
+    following = [*arguments[1:], "--"]
     return [
         part
-        for one, then in zip(given, following, strict=True)
-        for part in ((one, "-") if one == "--json" and then.startswith("--") else (one,))
+        for argument, next_argument in zip(arguments, following, strict=True)
+        for part in ((argument, "-") if argument == "--json" and next_argument.startswith("--") else (argument,))
     ]
 
 

@@ -72,9 +72,9 @@ def _is_one_frame(raw: bytes) -> bool:
     """
     if raw[:1] != b"\0":
         return False
-    place, last = 2, False
-    while not last and place + 3 <= len(raw):
-        head = int.from_bytes(raw[place : place + 3], "little")
+    offset, last = 2, False
+    while not last and offset + 3 <= len(raw):
+        head = int.from_bytes(raw[offset : offset + 3], "little")
         last = bool(head & 1)
-        place += 3 + (1 if head >> 1 & 3 == 1 else head >> 3)
-    return last and place == len(raw)
+        offset += 3 + (1 if head >> 1 & 3 == 1 else head >> 3)
+    return last and offset == len(raw)

@@ -77,14 +77,14 @@ def read(path: Path) -> tuple[dict[Cut, Basis], str]:
 
 def _taken(tensors: Tensors, name: str, dtype: type, *shape: int) -> np.ndarray:  # type: ignore[type-arg]
     """Returns a tensor of that dtype and shape, -1 for any size, whose numbers are finite. Raises KeyError, ValueError."""
-    found = tensors[name]
-    fits = len(found.shape) == len(shape) and all(
-        want in (-1, size) for size, want in zip(found.shape, shape, strict=True)
+    tensor = tensors[name]
+    fits = len(tensor.shape) == len(shape) and all(
+        want in (-1, size) for size, want in zip(tensor.shape, shape, strict=True)
     )
-    if found.dtype != dtype or not fits or not np.isfinite(found).all():
+    if tensor.dtype != dtype or not fits or not np.isfinite(tensor).all():
         wanted = f"{np.dtype(dtype)} {[size if size >= 0 else '*' for size in shape]}"
-        raise ValueError(f"{name} is not finite {wanted}, but {found.dtype} {list(found.shape)}")
-    return found
+        raise ValueError(f"{name} is not finite {wanted}, but {tensor.dtype} {list(tensor.shape)}")
+    return tensor
 
 
 def _basis(tensors: Tensors, cut: str) -> Basis:
@@ -104,7 +104,7 @@ def _basis(tensors: Tensors, cut: str) -> Basis:
 def _template(tensors: Tensors, cut: str) -> Template:
     before, after = (tuple(_taken(tensors, f"{cut}.{end}", np.int32, -1).tolist()) for end in ("before", "after"))
     vocabulary = int(_taken(tensors, f"{cut}.vocabulary", np.int32, 1)[0])
-    if not 1 <= vocabulary <= LARGEST_VOCABULARY or not all(0 <= one < vocabulary for one in before + after):
+    if not 1 <= vocabulary <= LARGEST_VOCABULARY or not all(0 <= token_id < vocabulary for token_id in before + after):
         raise ValueError(f"{cut}.before or {cut}.after has ids that are not in a vocabulary of {vocabulary}")
     return Template(before, after, vocabulary)
 

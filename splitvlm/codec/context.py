@@ -111,14 +111,14 @@ class Context:
 
     def _first_layer(self, column: int) -> F32:
         """A block's columns share their product with what came before it: a large one is faster than eight small ones."""
-        block, place = divmod(column, self._block)
+        block, index_in_block = divmod(column, self._block)
         units = units_of(column)
-        if place == 0:
+        if index_in_block == 0:
             first_GX = self._layers.before[block]
             np.matmul(first_GX, self._inputs_XT[: first_GX.shape[1]], out=self._ahead_GT[: len(first_GX)])
-        sums_HT = self._ahead_GT[place * units : (place + 1) * units]
-        if place:
-            start, stop = (1 + inputs_of(of, self._rows) for of in (column - place, column))
+        sums_HT = self._ahead_GT[index_in_block * units : (index_in_block + 1) * units]
+        if index_in_block:
+            start, stop = (1 + inputs_of(of, self._rows) for of in (column - index_in_block, column))
             sums_HT += self._layers.within[column] @ self._inputs_XT[start:stop]
         return sums_HT
 

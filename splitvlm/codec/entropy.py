@@ -80,7 +80,7 @@ def decode(data: bytes, num_tokens: int, columns: int, entropy_model: EntropyMod
             else:
                 apart.append((places, values))
     except AssertionError:  # what constriction raises at a state that no encoder reaches
-        malformed("its range-coded stream is none")
+        malformed("its range-coded stream is invalid")
     places, values = (np.concatenate(parts) for parts in zip(*apart, strict=True))
     return Coefficients(q_DT.T, places, values)
 
@@ -105,8 +105,8 @@ def _decode_values(coder: Any, reach: int, *model: Any) -> Whole:
     q_N: Whole = coder.decode(*model)
     q_N -= np.int32(reach)
     if q_N.max(initial=0) > reach:
-        for place in np.flatnonzero(q_N > reach):
-            q_N[place] = _decode_escape(coder, reach)
+        for index in np.flatnonzero(q_N > reach):
+            q_N[index] = _decode_escape(coder, reach)
     return q_N
 
 

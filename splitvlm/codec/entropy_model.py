@@ -84,8 +84,8 @@ class EntropyModel:
 
     def shared(self, columns: int) -> Iterator[tuple[int, int, F32]]:
         """Yields the first `columns` columns from K on, in runs that share weights [V]: start, stop, weights."""
-        for place, weights_V in enumerate(self.bands):
-            start = self.columns + BAND * place
+        for band, weights_V in enumerate(self.bands):
+            start = self.columns + BAND * band
             if start < columns:
                 yield start, min(start + BAND, columns), weights_V
         start = self.columns + BAND * len(self.bands)

@@ -73,7 +73,7 @@ def _waves(size: int) -> F32:
     as near to a half as a mathematical library may err.
     """
     table = [
-        [round(LARGEST_INPUT * math.cos(math.pi * wave * (2 * place + 1) / (2 * size))) for place in range(size)]
+        [round(LARGEST_INPUT * math.cos(math.pi * wave * (2 * index + 1) / (2 * size))) for index in range(size)]
         for wave in range(1, WAVES + 1)
     ]
     return np.array(table, np.float32)

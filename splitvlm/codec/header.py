@@ -94,23 +94,23 @@ def varint(value: int) -> bytes:
 class Cursor:
     """Reads received bytes forward, and never beyond their end. All its methods raise ProtocolError."""
 
-    __slots__ = ("_data", "_place")
+    __slots__ = ("_data", "_offset")
 
     def __init__(self, data: bytes | memoryview) -> None:
         self._data = memoryview(data)
-        self._place = 0
+        self._offset = 0
 
     @property
     def left(self) -> int:
         """Returns the number of bytes that were not read yet."""
-        return len(self._data) - self._place
+        return len(self._data) - self._offset
 
     def take(self, count: int) -> memoryview:
         """Returns the next `count` bytes without copying them. Raises ProtocolError where fewer are left."""
         if count > self.left:
             malformed("it ends too early")
-        self._place += count
-        return self._data[self._place - count : self._place]
+        self._offset += count
+        return self._data[self._offset - count : self._offset]
 
     def byte(self) -> int:
         """Returns the next byte. Raises ProtocolError at the end."""
@@ -119,9 +119,9 @@ class Cursor:
     def varint(self, limit: int, what: str) -> int:
         """Reads a varint that must not exceed `limit`."""
         value = 0
-        for place in range(_MAX_VARINT_BYTES):
+        for index in range(_MAX_VARINT_BYTES):
             byte = self.byte()
-            value |= (byte & 0x7F) << (7 * place)
+            value |= (byte & 0x7F) << (7 * index)
             if byte < 0x80:
                 break
         else:

@@ -85,7 +85,7 @@ def _read_bits(cursor: Cursor, elements: int) -> I64:
     packed = cursor.varint(cursor.left, "the length of its repeats")
     flat = varints.unpack(bytes(cursor.take(packed)), 2 * runs)
     if len(flat) % 2 or flat.max(initial=0) >= max(elements, 1):
-        malformed("its repeats are none")
+        malformed("its repeats are invalid")
     places = np.cumsum(flat[0::2].astype(np.int64))
     lengths = np.ones(runs, np.int64)
     if places.max(initial=-1) >= runs:
@@ -96,8 +96,8 @@ def _read_bits(cursor: Cursor, elements: int) -> I64:
     raw = np.frombuffer(cursor.take((runs * width + 7) // 8), np.uint8)
     bits = np.unpackbits(raw, count=runs * width).reshape(runs, width)
     values = np.zeros(runs, np.int64)
-    for place in range(width):  # not one product: that would take eight bytes for each bit
-        values = values << 1 | bits[:, place]
+    for bit in range(width):  # not one product: that would take eight bytes for each bit
+        values = values << 1 | bits[:, bit]
     return np.repeat(values, lengths)
 
 

@@ -23,14 +23,14 @@ assert sys.byteorder == "little", "the planes are cut from little-endian values"
 def encode(values: npt.NDArray[np.generic]) -> bytes:
     """Returns a flat array of integers as a body."""
     planes = values.view(np.uint8).reshape(len(values), values.dtype.itemsize)
-    return b"".join(block(planes[:, place].tobytes()) for place in reversed(range(values.dtype.itemsize)))
+    return b"".join(block(planes[:, byte_index].tobytes()) for byte_index in reversed(range(values.dtype.itemsize)))
 
 
 def decode(cursor: Cursor, dtype: np.dtype[np.generic], elements: int) -> npt.NDArray[np.generic]:
     """Returns `elements` integers of `dtype`. Raises ProtocolError."""
     planes = np.empty((elements, dtype.itemsize), np.uint8)
-    for place in reversed(range(dtype.itemsize)):
-        planes[:, place] = np.frombuffer(read_block(cursor, elements), np.uint8)
+    for byte_index in reversed(range(dtype.itemsize)):
+        planes[:, byte_index] = np.frombuffer(read_block(cursor, elements), np.uint8)
     return planes.reshape(-1).view(dtype)
 
 

@@ -43,11 +43,11 @@ def find(x_TC: F32) -> Apart:
 def _largest(peaks: F32) -> Places:
     """Places of the peaks above the rule's threshold, rising. Where most peaks are zero, none is."""
     median = np.median(peaks)
-    found = np.flatnonzero(peaks > OUTLIER_RATIO * median) if median > 0 else np.zeros(0, np.int64)
+    indices = np.flatnonzero(peaks > OUTLIER_RATIO * median) if median > 0 else np.zeros(0, np.int64)
     room = len(peaks) // OUTLIER_SHARE
-    if len(found) > room:
-        found = found[np.argsort(-peaks[found], kind="stable")[:room]]
-    return np.sort(found)
+    if len(indices) > room:
+        indices = indices[np.argsort(-peaks[indices], kind="stable")[:room]]
+    return np.sort(indices)
 
 
 def pack_places(places: Places) -> bytes:

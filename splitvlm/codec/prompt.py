@@ -34,11 +34,11 @@ class Template:
         own = ids[start:stop] if start <= stop else ids
         if (*self.before, *own, *self.after) != tuple(ids) or len(own) > MOST_OWN:
             return None
-        if not all(0 <= one < self.vocabulary for one in own):
+        if not all(0 <= token_id < self.vocabulary for token_id in own):
             return None
         number = 0
-        for one in own:
-            number = number * self.vocabulary + one
+        for token_id in own:
+            number = number * self.vocabulary + token_id
         return varint(len(own)) + number.to_bytes(self._num_bytes(len(own)), "big")
 
     def length(self, cursor: Cursor, most: int) -> int:
@@ -54,8 +54,8 @@ class Template:
         number = int.from_bytes(cursor.take(self._num_bytes(count)), "big")
         own = []
         for _ in range(count):
-            number, one = divmod(number, self.vocabulary)
-            own.append(one)
+            number, token_id = divmod(number, self.vocabulary)
+            own.append(token_id)
         if number:
             malformed("its ids are beyond the vocabulary")
         return [*self.before, *reversed(own), *self.after]

@@ -55,9 +55,9 @@ class Reconstructor:
         places_PT = places_of(x_KT.shape[1], self.stride, self.rows)
         h_HT: F32 = np.matmul(self.places.T, places_PT / UNIT, dtype=np.float32)
         h_HT += self.first_bias[:, None]
-        for place, offset in enumerate((0, *offsets(self.stride))):
+        for index, offset in enumerate((0, *offsets(self.stride))):
             seen, by = _overlap(x_KT.shape[1], offset)
-            h_HT[:, by] += self.first[place, : len(x_KT)].T @ x_KT[:, seen]
+            h_HT[:, by] += self.first[index, : len(x_KT)].T @ x_KT[:, seen]
         np.maximum(h_HT, 0, out=h_HT)
         h_HT = self.second.T @ h_HT
         h_HT += self.second_bias[:, None]

@@ -47,5 +47,5 @@ class Coefficients:
             mode="sum",
             per_sample_weights=torch.from_numpy(weights[order]),
         )
-        found: F32 = summed.numpy()
-        return found
+        product_TC: F32 = summed.numpy()
+        return product_TC

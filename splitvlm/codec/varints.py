@@ -34,10 +34,10 @@ def pack(values: U64) -> bytes:
         lengths += values >= np.uint64(1 << 7 * count)
     starts = np.cumsum(lengths) - lengths
     out = np.empty(int(lengths.sum()), np.uint8)
-    for place in range(int(lengths.max(initial=0))):
-        here = lengths > place
-        more = np.where(lengths[here] > place + 1, np.uint64(0x80), np.uint64(0))
-        out[starts[here] + place] = (values[here] >> np.uint64(7 * place)) & np.uint64(0x7F) | more
+    for index in range(int(lengths.max(initial=0))):
+        here = lengths > index
+        more = np.where(lengths[here] > index + 1, np.uint64(0x80), np.uint64(0))
+        out[starts[here] + index] = (values[here] >> np.uint64(7 * index)) & np.uint64(0x7F) | more
     return out.tobytes()
 
 
@@ -53,7 +53,7 @@ def unpack(data: bytes, max_count: int) -> U64:
     if lengths.max(initial=0) > MAX_BYTES or last_byte.max(initial=0) > 1:
         malformed("an integer is longer than 64 bits")
     values = np.zeros(len(ends), np.uint64)
-    for place in range(int(lengths.max(initial=0))):
-        here = lengths > place
-        values[here] |= (raw[starts[here] + place] & np.uint8(0x7F)).astype(np.uint64) << np.uint64(7 * place)
+    for index in range(int(lengths.max(initial=0))):
+        here = lengths > index
+        values[here] |= (raw[starts[here] + index] & np.uint8(0x7F)).astype(np.uint64) << np.uint64(7 * index)
     return values

@@ -67,7 +67,7 @@ def init_authority(folder: Path, *, domain: str = "splitvlm", days: float = AUTH
 def issue(folder: Path, node: str, role: Role, *, hosts: Sequence[str] = LOOPBACK, days: float = NODE_DAYS) -> Path:
     """Make a key and certificate for a node; return its folder. `hosts`: DNS names and IP addresses where it is reached.
 
-    Raises KeysError if `folder` has no authority, the node has a certificate already, or a name is none.
+    Raises KeysError if `folder` has no authority, the node has a certificate already, or a name is invalid.
     """
     if _LABEL.fullmatch(node) is None:
         raise KeysError(f"'{node}' cannot name a node.", advice="Lower-case letters, digits and hyphens, at most 63.")
@@ -116,7 +116,7 @@ def revoke(folder: Path, node: str) -> Path:
             )
         serials |= serials_in(path, authority.pem)
         data = signed_list(serials, authority.certificate, authority.key, utc_now())
-        for each in (folder, *(found.parent for found in _node_files(folder))):
+        for each in (folder, *(certificate_file.parent for certificate_file in _node_files(folder))):
             replace(each / REVOKED_FILE, data, 0o644)
     return path
 
@@ -128,8 +128,8 @@ def show(folder: Path) -> list[Row]:
     """
     authority = _load_certificate(folder / AUTHORITY_FILE)
     revoked = serials_in(folder / REVOKED_FILE, authority.public_bytes(Encoding.PEM))
-    found = [_row(certificate, revoked) for certificate in map(_load_certificate, _node_files(folder))]
-    here, now = {row.serial for row in found}, utc_now()
+    rows = [_row(certificate, revoked) for certificate in map(_load_certificate, _node_files(folder))]
+    here, now = {row.serial for row in rows}, utc_now()
     elsewhere = [
         Row(entry.node, entry.role, f"{entry.serial:x}", entry.until, (), "its file is not here; it counts still")
         for entry in ledger.read_ledger(folder).values()
@@ -139,7 +139,7 @@ def show(folder: Path) -> list[Row]:
         *(certificates.domain_of(authority), "authority", f"{authority.serial_number:x}"),
         *(authority.not_valid_after_utc, (), _note(authority, frozenset())),
     )
-    return [first, *sorted([*found, *elsewhere], key=lambda row: (row.name, row.not_after))]
+    return [first, *sorted([*rows, *elsewhere], key=lambda row: (row.name, row.not_after))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +181,8 @@ def _opened(folder: Path) -> Iterator[_Authority]:
     """Opens the authority in `folder`, while no other process changes it; what its nodes' folders hold is in its ledger."""
     with locked(folder / AUTHORITY_KEY_FILE):
         certificate, key = _load_authority(folder)
-        found = map(_load_certificate, _node_files(folder))
-        issued = ledger.record(folder, (each for each in found if _is_issued_by(certificate, each)))
+        certificates_here = map(_load_certificate, _node_files(folder))
+        issued = ledger.record(folder, (each for each in certificates_here if _is_issued_by(certificate, each)))
         yield _Authority(certificate, key, tuple(issued.values()))
 
 

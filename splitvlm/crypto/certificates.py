@@ -82,7 +82,7 @@ def names_of_node(domain: str, role: str, node: str, hosts: Sequence[str], *, se
     """Returns the URI, the node's DNS name, `hosts` (DNS names, IP addresses), and their server names if it `serves`, each
     once.
 
-    Raises ValueError for a host that is none, or that is a server name.
+    Raises ValueError for a host that is invalid, or that is a server name.
     """
     names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(node_uri(domain, role, node)), x509.DNSName(node)]
     names += map(_host_name, hosts)

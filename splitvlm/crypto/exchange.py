@@ -52,7 +52,7 @@ class DeviceKeys:
         if not ciphertext:  # a cloud node without ML-KEM, which has signed that it has none
             return secret
         if self._lattice is None or len(ciphertext) != CIPHERTEXT_BYTES:
-            raise _none()
+            raise _invalid_key()
         return self._lattice.decapsulate(ciphertext) + secret
 
 
@@ -64,13 +64,13 @@ def answer(device_public: bytes, *, hybrid: bool | None = None) -> tuple[bytes, 
     if not encapsulation:
         return public, secret
     if len(encapsulation) != ENCAPSULATION_BYTES:
-        raise _none()
+        raise _invalid_key()
     if not (has_mlkem() if hybrid is None else hybrid):
         return public, secret
     try:
         inner, ciphertext = MLKEM768PublicKey.from_public_bytes(encapsulation).encapsulate()
     except ValueError as error:  # coefficients beyond the modulus (FIPS 203, 7.2)
-        raise _none() from error
+        raise _invalid_key() from error
     return public + ciphertext, inner + secret
 
 
@@ -78,8 +78,8 @@ def _exchanged(mine: X25519PrivateKey, theirs: bytes) -> bytes:
     try:
         return mine.exchange(X25519PublicKey.from_public_bytes(theirs))
     except ValueError as error:  # not 32 bytes, or a point of small order (RFC 7748 6.1)
-        raise _none() from error
+        raise _invalid_key() from error
 
 
-def _none() -> ProtocolError:
-    return ProtocolError("The peer's ephemeral key is none.")
+def _invalid_key() -> ProtocolError:
+    return ProtocolError("The peer's ephemeral key is invalid.")

@@ -49,7 +49,7 @@ class Followed(Generic[T]):
 def stamp_of(path: Path) -> Stamp:
     """Returns what changes with a file's contents, owner or rights; empty where it cannot be seen."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return ()
-    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -122,7 +122,7 @@ class Renewal:
 def load_identity(folder: Path, *, now: dt.datetime | None = None, require_post_quantum: bool = True) -> Identity:
     """Returns the identity in a node's folder, checked at `now` (default: the clock).
 
-    Raises KeysError if a file is missing or is none, others may read the key, the key is another certificate's, the
+    Raises KeysError if a file is missing or invalid, others may read the key, the key is another certificate's, the
     certificate is another authority's or revoked, or the time is outside of the certificate's.
     """
     return Renewal(folder, now, require_post_quantum=require_post_quantum).newest()
@@ -207,7 +207,7 @@ def read_private(path: Path) -> bytes:
         raise KeysError(f"Others than its user may read or change the key {path}.", advice=f"Run `chmod 600 {path}`.")
     if mode & 0o040 and status.st_gid not in (os.getegid(), *os.getgroups()):
         raise KeysError(
-            f"The key {path} may be read by the group {status.st_gid}, which is none of this process.",
+            f"The key {path} may be read by the group {status.st_gid}, to which this process does not belong.",
             advice=f"Run `chmod 600 {path}`, or run this process in that group (Kubernetes: `fsGroup`).",
         )
     return data

@@ -58,12 +58,12 @@ def serials_in(path: Path, authority_pem: bytes) -> frozenset[int]:
         raise KeysError(f"Cannot read {path}: {error.strerror}.") from error
     key = x509.load_pem_x509_certificate(authority_pem).public_key()
     try:
-        found = x509.load_pem_x509_crl(data)
+        revoked = x509.load_pem_x509_crl(data)
     except ValueError as error:
         raise KeysError(f"{path} is no list of revoked certificates.", advice="Copy the authority's again.") from error
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not found.is_signature_valid(key):
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not revoked.is_signature_valid(key):
         raise KeysError(f"{path} is not signed by the ca.pem beside it.", advice="Copy the authority's again.")
-    return frozenset(each.serial_number for each in found)
+    return frozenset(each.serial_number for each in revoked)
 
 
 def signed_list(

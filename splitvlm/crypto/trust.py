@@ -68,9 +68,9 @@ def trusted_key(
     except MALFORMED as error:
         raise KeysError("The peer's certificate cannot be read.") from error
     require_current(certificate, revoked, now)
-    _, found = name_in(certificate)
-    if found is not role:
-        raise PermissionRefused(f"The peer's certificate is for the role {found}, where {role} is wanted.")
+    _, peer_role = name_in(certificate)
+    if peer_role is not role:
+        raise PermissionRefused(f"The peer's certificate is for the role {peer_role}, where {role} is wanted.")
     try:
         key = certificate.public_key()
     except MALFORMED as error:

@@ -20,7 +20,7 @@ from splitvlm.domain import Cut
 from splitvlm.evaluation.answers import Example, drawn, measure, read
 from splitvlm.evaluation.plan_accuracy import measure_plans
 from splitvlm.model.loading import load_whole, middle_cuts
-from splitvlm.node.progress import waiting
+from splitvlm.node.progress import show_progress
 from splitvlm.planning.kinds import KindTally, worst_kind
 from splitvlm.scenes.samples import warning_about
 
@@ -44,7 +44,7 @@ def evaluate_model(model: str, data: Path | None, questions: int, seed: int) -> 
     network, processor = load_whole(model)
     examples = _examples(data, questions, seed)
     _warn(model, data, examples)
-    with waiting(f"Asking {model}") as told:
+    with show_progress(f"Asking {model}") as told:
         figures = measure(network, processor, examples, told)
     result = {"model": model, **figures}
     _print(result)
@@ -67,7 +67,7 @@ def evaluate_plans(
     examples = _examples(data, questions, seed, only.kinds)
     _warn(model, data, examples)
     cuts = [Cut.parse(cut) for cut in only.cuts] or list(middle_cuts(model))
-    with waiting(f"Asking {model}, split") as told:
+    with show_progress(f"Asking {model}, split") as told:
         plans = measure_plans(model, bundle, cuts, examples, told, os.cpu_count() or 1, only.levels)
     table = Table(title=f"{model}: mean bytes; drops in points", title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
     for name in ("plan", "bytes", "accuracy", "drop", "differing", "worst kind"):

@@ -18,7 +18,7 @@ from splitvlm.errors import UsageError
 from splitvlm.evaluation.answers import Example, naming, normalised
 from splitvlm.local import LocalModel
 from splitvlm.node.process_pool import worker_pool
-from splitvlm.node.progress import Told
+from splitvlm.node.progress import Progress
 from splitvlm.planning.kinds import KindTally
 
 MAX_NEW_TOKENS = 64
@@ -58,7 +58,7 @@ def measure_plans(
     bundle: Bundle,
     cuts: Sequence[Cut],
     examples: Iterable[Example],
-    progress: Told,
+    progress: Progress,
     workers: int = 1,
     levels: Collection[str] = (),
 ) -> dict[str, dict[str, Any]]:

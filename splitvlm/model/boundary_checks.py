@@ -28,11 +28,11 @@ def check_shapes(part: ModelPart, cut: Cut, boundary: Boundary) -> None:
 def check_boundary(part: ModelPart, cut: Cut, boundary: Boundary) -> None:
     """Checks a decoded prefill at vision:k, tokens or lm:k. Raises ProtocolError."""
     check_shapes(part, cut, boundary)
-    places = _check_ids(part, boundary)
-    found = places if cut.kind is CutKind.LM else _visual_tokens(part, cut, boundary)
-    if found != places:
-        raise ProtocolError(f"The prompt has {places} places for {found} visual tokens.")
-    if not part.family.check_sides(part.model, boundary, places):
+    num_image_tokens = _check_ids(part, boundary)
+    num_visual_tokens = num_image_tokens if cut.kind is CutKind.LM else _visual_tokens(part, cut, boundary)
+    if num_visual_tokens != num_image_tokens:
+        raise ProtocolError(f"The prompt has {num_image_tokens} places for {num_visual_tokens} visual tokens.")
+    if not part.family.check_sides(part.model, boundary, num_image_tokens):
         raise _unfit(cut)
     _check_finite(boundary[HIDDEN])
 
@@ -120,8 +120,8 @@ def _check_states(part: ModelPart, cut: Cut, boundary: Boundary) -> None:
 
 
 def _check_prompt_shape(part: ModelPart, cut: Cut, boundary: Boundary) -> None:
-    given = [boundary[name] for name in (IDS, TYPES) if name in boundary]
-    length = boundary[HIDDEN].shape[0] if cut.kind is CutKind.LM else given[0].numel()
+    prompt_tensors = [boundary[name] for name in (IDS, TYPES) if name in boundary]
+    length = boundary[HIDDEN].shape[0] if cut.kind is CutKind.LM else prompt_tensors[0].numel()
     for name, dtype in ((IDS, torch.int64), (TYPES, torch.uint8)):
         if name in boundary and (boundary[name].shape != (length,) or boundary[name].dtype != dtype):
             raise ProtocolError(f"`{name}` has the wrong shape for the cut {cut}.")
@@ -149,10 +149,10 @@ def _visual_tokens(part: ModelPart, cut: Cut, boundary: Boundary) -> int:
     """Returns how many visual tokens a boundary at vision:k or tokens brings."""
     if cut.kind is CutKind.TOKENS:
         return boundary[HIDDEN].shape[0]
-    found = part.family.visual_tokens(part.model, boundary)
-    if found is None:
+    num_visual_tokens = part.family.visual_tokens(part.model, boundary)
+    if num_visual_tokens is None:
         raise _unfit(cut)
-    return found
+    return num_visual_tokens
 
 
 def _check_finite(hidden: torch.Tensor) -> None:

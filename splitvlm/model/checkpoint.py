@@ -86,28 +86,28 @@ def matched(files: Collection[Path], model: Any, needed: Collection[str]) -> dic
     """
     parameters = dict(model.named_parameters(remove_duplicate=False))
     rename, ignored = _renamer(model, parameters), _ignored(model)
-    found: dict[str, StoredTensor] = {}
+    stored_by_name: dict[str, StoredTensor] = {}
     left_over = []
     for stored in _stored(files):
         name = rename(stored.name)
         if name not in parameters:
             left_over += [] if ignored.search(name) else [stored.name]
             continue
-        if name in found:
-            raise _misfit(files, f"'{found[name].name}' and '{stored.name}' are both the model's {name}")
-        found[name] = stored
+        if name in stored_by_name:
+            raise _misfit(files, f"'{stored_by_name[name].name}' and '{stored.name}' are both the model's {name}")
+        stored_by_name[name] = stored
     _check_left_over(files, left_over)
-    for name, stored in found.items():
+    for name, stored in stored_by_name.items():
         _check_tensor(files, stored, tuple(parameters[name].shape))
     tied = tied_names(model)
-    missing = sorted(name for name in needed if not any(alias in found for alias in tied.get(name, (name,))))
+    missing = sorted(name for name in needed if not any(alias in stored_by_name for alias in tied.get(name, (name,))))
     if missing:
         raise UsageError(
             f"The weights in {_folder(files)} are incomplete: {_some(missing)} missing.",
             advice="Fetch the model again; its config.json may be that of another model.",
         )
-    _check_tied(files, found, set(tied.values()))
-    return found
+    _check_tied(files, stored_by_name, set(tied.values()))
+    return stored_by_name
 
 
 def _stored(files: Collection[Path]) -> Iterator[StoredTensor]:
@@ -157,11 +157,11 @@ def _check_tensor(files: Collection[Path], stored: StoredTensor, shape: tuple[in
 
 
 def _check_tied(
-    files: Collection[Path], found: Mapping[str, StoredTensor], groups: Collection[tuple[str, ...]]
+    files: Collection[Path], stored_by_name: Mapping[str, StoredTensor], groups: Collection[tuple[str, ...]]
 ) -> None:
     """Refuses a shared parameter that is stored twice with different values, of which transformers would take both."""
     for group in groups:
-        stored = [found[name] for name in group if name in found]
+        stored = [stored_by_name[name] for name in group if name in stored_by_name]
         for other in stored[1:]:
             if not _equal(stored[0], other):
                 raise _misfit(
@@ -170,10 +170,10 @@ def _check_tied(
                 )
 
 
-def _equal(one: StoredTensor, other: StoredTensor) -> bool:
-    with opened(one.path) as first, opened(other.path) as second:
-        mine, theirs = first.get_slice(one.name), second.get_slice(other.name)
-        starts = range(0, one.shape[0], _ROWS)
+def _equal(tensor: StoredTensor, other: StoredTensor) -> bool:
+    with opened(tensor.path) as first, opened(other.path) as second:
+        mine, theirs = first.get_slice(tensor.name), second.get_slice(other.name)
+        starts = range(0, tensor.shape[0], _ROWS)
         return all(torch.equal(mine[start : start + _ROWS], theirs[start : start + _ROWS]) for start in starts)
 
 

@@ -57,18 +57,18 @@ def check_folder(folder: Path) -> None:
 def read_object(path: Path) -> dict[str, Any]:
     """Returns the JSON object in a file. Raises UsageError."""
     advice = "The file is damaged or cut off: fetch it again."
-    found = read_json(path, "settings", advice=advice)
-    if not isinstance(found, dict):
+    content = read_json(path, "settings", advice=advice)
+    if not isinstance(content, dict):
         raise UsageError(f"{path} holds no JSON object.", advice=advice)
-    return found
+    return content
 
 
 def no_weights(folder: Path) -> UsageError:
     """Returns the error for a folder without safetensors, which says what is there instead."""
     others = sorted({kind for path in folder.iterdir() if (kind := _OTHER_FORMATS.get(path.suffix))})
-    found = f"; it holds {' and '.join(others)}, which are not loaded" if others else ""
+    others_text = f"; it holds {' and '.join(others)}, which are not loaded" if others else ""
     return UsageError(
-        f"{folder} holds no weights as safetensors{found}.",
+        f"{folder} holds no weights as safetensors{others_text}.",
         advice="Save the model with save_pretrained of transformers, which writes safetensors.",
     )
 
@@ -119,16 +119,16 @@ def _check_quantised(folder: Path) -> None:
 
 
 def _method(name: str, settings: Any) -> str:
-    found = settings.get("quant_method") if isinstance(settings, dict) else None
-    if found == "bitsandbytes" and isinstance(settings, dict):
+    method = settings.get("quant_method") if isinstance(settings, dict) else None
+    if method == "bitsandbytes" and isinstance(settings, dict):
         return "bitsandbytes in 4 bits" if settings.get("load_in_4bit") else "bitsandbytes in 8 bits"
-    return str(found or {"quantize_config.json": "gptq", "quant_config.json": "awq"}.get(name, "unknown method"))
+    return str(method or {"quantize_config.json": "gptq", "quant_config.json": "awq"}.get(name, "unknown method"))
 
 
 def _objects_in(settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yields an object, and those inside it: composite models keep settings for each of their parts."""
-    waiting = [settings]
-    while waiting:
-        holder = waiting.pop()
+    unvisited = [settings]
+    while unvisited:
+        holder = unvisited.pop()
         yield holder
-        waiting += [value for value in holder.values() if isinstance(value, dict)]
+        unvisited += [value for value in holder.values() if isinstance(value, dict)]

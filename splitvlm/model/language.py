@@ -94,8 +94,8 @@ class LanguageRun:
             past_key_values=self._cache,
             use_cache=True,
         )
-        found: torch.Tensor = output.last_hidden_state[0]
-        return found
+        last_states_QD: torch.Tensor = output.last_hidden_state[0]
+        return last_states_QD
 
 
 def _copied(cache: DynamicCache) -> DynamicCache:

@@ -125,9 +125,10 @@ class ModelPart:
     def visual_tokens(self, boundary: Boundary, layers: int) -> Boundary:
         """Turns the boundary at vision:`layers` into that at `tokens`."""
         boundary = self.tile_tokens(boundary, layers)
-        places, found = int((boundary[IDS] == self.model.config.image_token_id).sum()), boundary[HIDDEN].shape[0]
-        if places != found:
-            raise ProtocolError(f"The prompt has {places} places for {found} visual tokens.")
+        num_image_tokens = int((boundary[IDS] == self.model.config.image_token_id).sum())
+        num_visual_tokens = boundary[HIDDEN].shape[0]
+        if num_image_tokens != num_visual_tokens:
+            raise ProtocolError(f"The prompt has {num_image_tokens} places for {num_visual_tokens} visual tokens.")
         return boundary
 
     def tile_tokens(self, boundary: Boundary, layers: int) -> Boundary:

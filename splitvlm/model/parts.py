@@ -104,14 +104,14 @@ class LowerRun:
         return joined(self._tiles)
 
     @torch.inference_mode()
-    def tile(self, place: int) -> Boundary:
+    def tile(self, index: int) -> Boundary:
         """Returns what crosses of one tile: its `hidden`, and with the first all else. Each is run once, in their order."""
-        while len(self._tiles) <= place:
+        while len(self._tiles) <= index:
             crossing = self._crossing(self._inputs[len(self._tiles)])
             if self._tiles:
                 crossing = {HIDDEN: crossing[HIDDEN]}
             self._tiles.append({name: tensor.cpu() for name, tensor in crossing.items()})
-        return self._tiles[place]
+        return self._tiles[index]
 
     def _crossing(self, inputs: dict[str, torch.Tensor]) -> Boundary:
         part, depth = self._part, self._part.spec.vision_layers

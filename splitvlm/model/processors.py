@@ -148,6 +148,6 @@ def _processor_class(folder: Path, model_type: str) -> tuple[type[Any], dict[str
 def _named_class(folder: Path) -> str | None:
     for name in ("preprocessor_config.json", "tokenizer_config.json"):
         path = folder / name
-        if path.is_file() and (found := read_object(path).get("processor_class")):
-            return str(found)
+        if path.is_file() and (class_name := read_object(path).get("processor_class")):
+            return str(class_name)
     return None

@@ -24,16 +24,16 @@ def twin(module: M, **children: nn.Module) -> M:
 
 
 def forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """Returns the class's forward without its decorators, which record outputs in tables keyed by the original object."""
+    """Calls the class's forward without its decorators, which record outputs in tables keyed by the original object."""
     return inspect.unwrap(type(module).forward)(module, *args, **kwargs)
 
 
 class Inlet(nn.Module):
     """Stands in for the embeddings of a stack whose states are given: returns its first argument."""
 
-    def forward(self, given: Any = None, **kwargs: Any) -> Any:
+    def forward(self, states: Any = None, **kwargs: Any) -> Any:
         """Returns the states that were passed in, in the place of the module that would have made them."""
-        return given if given is not None else kwargs["pixel_values"]
+        return states if states is not None else kwargs["pixel_values"]
 
 
 def language_slice(stack: nn.Module, start: int, stop: int, *, ends: bool) -> nn.Module:

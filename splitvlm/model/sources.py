@@ -144,8 +144,8 @@ def spec_of(source: Source, name: str) -> ModelSpec:
     text, vision = config.get_text_config(), config.vision_config
     depth = family.vision_depth(config)
     model = _skeleton(config, name)
-    parameters = [one for one, _ in model.named_parameters()]
-    source.check(model, {one for one in parameters if _is_run(family.layout.stage_of(one), depth)})
+    parameters = [parameter for parameter, _ in model.named_parameters()]
+    source.check(model, {parameter for parameter in parameters if _is_run(family.layout.stage_of(parameter), depth)})
     weights_hash, processor_hash = source.hashes()
     return ModelSpec(
         name=name,
@@ -189,12 +189,12 @@ def _counted(family: Any, model: Any, vision_layers: int, lm_layers: int) -> Sta
     for name, parameter in model.named_parameters():  # a shared one comes once, by its first name
         stage = family.layout.stage_of(name)
         counts[stage] = counts.get(stage, 0) + parameter.numel()
-    one = {kind: counts.get((kind, 0), 0) for kind in ("patches", "connector", "embed", "norm", "head")}
+    single_stages = {kind: counts.get((kind, 0), 0) for kind in ("patches", "connector", "embed", "norm", "head")}
     return StageParameters(
-        **one,
+        **single_stages,
         vision=tuple(counts[("vision", i)] for i in range(vision_layers)),
         lm=tuple(counts[("lm", i)] for i in range(lm_layers)),
-        tied=one["head"] == 0,
+        tied=single_stages["head"] == 0,
     )
 
 
@@ -206,8 +206,8 @@ def _hash_of(files: list[Path]) -> str:
 
 def _stamp_of(path: Path) -> tuple[int, ...]:
     """Returns what changes with a file's contents, also where another file of that length and date takes its place."""
-    found = path.stat()
-    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 @cache

@@ -71,7 +71,7 @@ async def _end_with(launcher: str, stop: asyncio.Event) -> None:
 @contextlib.asynccontextmanager
 async def background(*work: Coroutine[Any, Any, None]) -> AsyncIterator[list[asyncio.Task[None]]]:
     """Tasks that run beside the server and are cancelled with it."""
-    tasks = [asyncio.create_task(one) for one in work]
+    tasks = [asyncio.create_task(coroutine) for coroutine in work]
     try:
         yield tasks
     finally:

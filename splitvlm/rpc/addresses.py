@@ -70,7 +70,7 @@ def require_dialable(address: str) -> None:
     host, port = host_and_port(address)
     if port == 0:
         raise UsageError(
-            f"'{address}' cannot be dialled: port 0 is none.", advice="Name the port that the node listens on."
+            f"'{address}' cannot be dialled: port 0 is invalid.", advice="Name the port that the node listens on."
         )
     if is_wildcard(host):
         raise UsageError(

@@ -116,9 +116,9 @@ def ask(scene: Scene, rng: np.random.Generator) -> list[Question]:
     if len(houses) == 1:
         asked.append(Question("colour", put(rng, phrases.COLOUR, the="the roof of the house"), houses[0].colour))
     for name in LANDMARKS:
-        found = scene.having(name)
-        asked.append(Question("presence", put(rng, phrases.PRESENCE, thing=f"a {name}"), yes(bool(found))))
-        corner = found[0].corner if found else "nowhere"
+        landmarks = scene.having(name)
+        asked.append(Question("presence", put(rng, phrases.PRESENCE, thing=f"a {name}"), yes(bool(landmarks))))
+        corner = landmarks[0].corner if landmarks else "nowhere"
         if corner:
             asked.append(Question("position", put(rng, phrases.WHERE, the=f"the {name}"), corner))
     return asked + beside(rng, scene)
@@ -126,15 +126,15 @@ def ask(scene: Scene, rng: np.random.Generator) -> list[Question]:
 
 def beside(rng: np.random.Generator, scene: Scene) -> list[Question]:
     """Returns which of two landmarks is further to one side, where they are well apart."""
-    found = [thing for thing in scene.things if thing.name in LANDMARKS]
-    if len(found) < 2:
+    landmarks = [thing for thing in scene.things if thing.name in LANDMARKS]
+    if len(landmarks) < 2:
         return []
-    one, other = (found[i] for i in rng.permutation(len(found))[:2])
-    if abs(one.x - other.x) < 24:
+    first, second = (landmarks[i] for i in rng.permutation(len(landmarks))[:2])
+    if abs(first.x - second.x) < 24:
         return []
     side = "left" if rng.random() < 0.5 else "right"
-    holds = (one.x < other.x) == (side == "left")
-    words = {"the": f"the {one.name}", "other": f"the {other.name}", "side": side}
+    holds = (first.x < second.x) == (side == "left")
+    words = {"the": f"the {first.name}", "other": f"the {second.name}", "side": side}
     return [Question("comparison", put(rng, phrases.BESIDE, **words), yes(holds))]
 
 

@@ -93,10 +93,10 @@ def ask(scene: Scene, rng: np.random.Generator) -> list[Question]:
         kind = "red cells" if colour == "red" else "other cells"
         asked.append(Question(kind, put(rng, phrases.COUNT, things=f"{colour} cells"), str(alike)))
         asked.append(Question("presence", put(rng, phrases.PRESENCE, thing=f"a {colour} cell"), yes(alike > 0)))
-    one, other = rng.permutation(list(COLOURS))[:2].tolist()
-    more = len(scene.having("cell", one)) > len(scene.having("cell", other))
+    first, second = rng.permutation(list(COLOURS))[:2].tolist()
+    more = len(scene.having("cell", first)) > len(scene.having("cell", second))
     asked.append(
-        Question("comparison", put(rng, phrases.MORE, things=f"{one} cells", others=f"{other} cells"), yes(more))
+        Question("comparison", put(rng, phrases.MORE, things=f"{first} cells", others=f"{second} cells"), yes(more))
     )
     return asked + _about_one(rng, infected)
 

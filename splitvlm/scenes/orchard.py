@@ -105,9 +105,9 @@ def ask(scene: Scene, rng: np.random.Generator) -> list[Question]:
         ),
     ]
     for state in APPLES:
-        found = scene.facts[state]
-        asked.append(Question(f"{state} apples", put(rng, phrases.COUNT, things=f"{state} apples"), str(found)))
-        asked.append(Question("presence", put(rng, phrases.PRESENCE, thing=f"a {state} apple"), yes(found > 0)))
+        count = scene.facts[state]
+        asked.append(Question(f"{state} apples", put(rng, phrases.COUNT, things=f"{state} apples"), str(count)))
+        asked.append(Question("presence", put(rng, phrases.PRESENCE, thing=f"a {state} apple"), yes(count > 0)))
     for name in EXTRAS:
         there = scene.having(name)
         asked.append(Question("presence", put(rng, phrases.PRESENCE, thing=f"a {name}"), yes(bool(there))))

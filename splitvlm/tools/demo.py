@@ -44,7 +44,7 @@ console = Console()
 
 
 @dataclass(frozen=True)
-class Asked:
+class DemoQuestion:
     """One question of the demo."""
 
     image: Image.Image
@@ -60,7 +60,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Told:
+class DemoAnswer:
     """What came back: the plan, the account, the text, and when it was asked (seconds from the link's start)."""
 
     asked_at_s: float
@@ -76,22 +76,22 @@ async def run_demo(
 ) -> dict[str, object]:
     """Runs, prints, plots; returns the summary that `--json` writes."""
     shaped = load_living(trace).up
-    asked = [Asked(scene.image, q.text, q.answer) for scene, q in held_out(questions, seed)]
+    demo_questions = [DemoQuestion(scene.image, q.text, q.answer) for scene, q in held_out(questions, seed)]
     memory = read_spec("scenes").device_memory_bytes(TOKENS, "float32", CONTEXT_TOKENS)
-    _introduce(trace, slowdown, memory, len(asked))
+    _introduce(trace, slowdown, memory, len(demo_questions))
     with tempfile.TemporaryDirectory(prefix="splitvlm-demo-") as folder:
-        told, setup_s = await _ask_all(Path(folder), asked, shaped, slowdown, memory, every_s)
-    unsplit = _unsplit(asked)
-    summary = _summary(told, unsplit, seed, slowdown)
+        demo_answers, setup_s = await _ask_all(Path(folder), demo_questions, shaped, slowdown, memory, every_s)
+    unsplit = _unsplit(demo_questions)
+    summary = _summary(demo_answers, unsplit, seed, slowdown)
     _print_summary(summary)
-    picture = _plot(out, told, shaped, slowdown)
+    picture = _plot(out, demo_answers, shaped, slowdown)
     console.print(f"Started in {setup_s:.1f} s. Plot: {picture}")
     return summary
 
 
 async def _ask_all(
-    folder: Path, asked: Sequence[Asked], trace: Trace, slowdown: float, memory: int, every_s: float
-) -> tuple[list[Told], float]:
+    folder: Path, demo_questions: Sequence[DemoQuestion], trace: Trace, slowdown: float, memory: int, every_s: float
+) -> tuple[list[DemoAnswer], float]:
     started_s = time.perf_counter()
     async with Launcher(folder) as launcher:
         orchestrator = await launcher.start("orchestrator", {"heartbeat_s": 1.0})
@@ -104,21 +104,23 @@ async def _ask_all(
             try:
                 await _wait_for_table(client)
                 setup_s = time.perf_counter() - started_s
-                return await _ask_in_turn(client, asked, link.t0_s, every_s), setup_s
+                return await _ask_in_turn(client, demo_questions, link.t0_s, every_s), setup_s
             finally:
                 await client.close()
 
 
-async def _ask_in_turn(client: EdgeClient, asked: Sequence[Asked], origin_s: float, every_s: float) -> list[Told]:
+async def _ask_in_turn(
+    client: EdgeClient, demo_questions: Sequence[DemoQuestion], origin_s: float, every_s: float
+) -> list[DemoAnswer]:
     """Asks one question at a time, at the camera's rate: the next one starts `every_s` after the last, or when that is
     answered.
     """
-    told = []
-    for number, one in enumerate(asked, 1):
+    demo_answers = []
+    for number, question in enumerate(demo_questions, 1):
         due_s = time.monotonic() + every_s
-        told.append(await _ask(client, one, number, len(asked), origin_s))
+        demo_answers.append(await _ask(client, question, number, len(demo_questions), origin_s))
         await asyncio.sleep(max(0.0, due_s - time.monotonic()))
-    return told
+    return demo_answers
 
 
 def _edge_settings(orchestrator: str, link: str, slowdown: float, memory: int) -> dict[str, object]:
@@ -147,10 +149,10 @@ async def _wait_for_table(client: EdgeClient) -> None:
     raise UsageError("The edge node got no plan table within 20 s.", advice="Run again; SPLITVLM_DEBUG=1 shows more.")
 
 
-async def _ask(client: EdgeClient, one: Asked, number: int, total: int, origin_s: float) -> Told:
+async def _ask(client: EdgeClient, question: DemoQuestion, number: int, total: int, origin_s: float) -> DemoAnswer:
     asked_at_s = time.monotonic() - origin_s
     chosen, report, text = pb.Chosen(), pb.RequestReport(), ""
-    async for message in client.ask(one.coded("PNG"), one.question):
+    async for message in client.ask(question.coded("PNG"), question.question):
         match message.WhichOneof("body"):
             case "chosen":
                 chosen = message.chosen
@@ -158,17 +160,22 @@ async def _ask(client: EdgeClient, one: Asked, number: int, total: int, origin_s
                 report = message.report
             case "text":
                 text += message.text
-    told = Told(
-        asked_at_s, chosen, report, text.strip(), normalised(text) == normalised(one.answer), len(one.coded("JPEG"))
+    answer = DemoAnswer(
+        asked_at_s,
+        chosen,
+        report,
+        text.strip(),
+        normalised(text) == normalised(question.answer),
+        len(question.coded("JPEG")),
     )
-    _print_row(told, one, number, total)
-    return told
+    _print_row(answer, question, number, total)
+    return answer
 
 
-def _unsplit(asked: Sequence[Asked]) -> list[bool]:
+def _unsplit(demo_questions: Sequence[DemoQuestion]) -> list[bool]:
     """Tells whether the unsplit model, by transformers' generate in this process, answers each question right."""
     network, processor = load_whole("scenes")
-    examples = [Example(one.image, one.question, one.answer) for one in asked]
+    examples = [Example(question.image, question.question, question.answer) for question in demo_questions]
     return [outcome.right for outcome in answers(network, processor, examples, lambda done: None)]
 
 
@@ -187,29 +194,31 @@ def _introduce(trace: str, slowdown: float, memory: int, questions: int) -> None
     console.print(f"{'':>7}  {'uplink':>9}  {'plan':<18} {'bytes':>7} {'JPEG':>6}  {'first':>6} {'total':>6}   answer")
 
 
-def _print_row(told: Told, one: Asked, number: int, total: int) -> None:
-    report = told.report
-    mark = "[green]right[/]" if told.correct else f"[red]wrong[/], it is {one.answer}"
+def _print_row(answer: DemoAnswer, question: DemoQuestion, number: int, total: int) -> None:
+    report = answer.report
+    mark = "[green]right[/]" if answer.correct else f"[red]wrong[/], it is {question.answer}"
     console.print(
-        f"{number:>3}/{total:<3}  {told.chosen.uplink_bps / 1e3:>5.0f} kb/s  {report.plan:<18} {report.bytes_sent:>7} "
-        f"{told.jpeg_bytes:>6}  {report.first_token_s * 1e3:>4.0f}ms {report.total_s * 1e3:>4.0f}ms   "
-        f"{one.question} [bold]{told.text}[/] {mark}",
+        f"{number:>3}/{total:<3}  {answer.chosen.uplink_bps / 1e3:>5.0f} kb/s  {report.plan:<18} {report.bytes_sent:>7} "
+        f"{answer.jpeg_bytes:>6}  {report.first_token_s * 1e3:>4.0f}ms {report.total_s * 1e3:>4.0f}ms   "
+        f"{question.question} [bold]{answer.text}[/] {mark}",
         soft_wrap=True,
         highlight=False,
     )
 
 
-def _summary(told: Sequence[Told], unsplit: Sequence[bool], seed: int, slowdown: float) -> dict[str, object]:
-    latencies = sorted(one.report.total_s for one in told)
+def _summary(
+    demo_answers: Sequence[DemoAnswer], unsplit: Sequence[bool], seed: int, slowdown: float
+) -> dict[str, object]:
+    latencies = sorted(answer.report.total_s for answer in demo_answers)
     return {
-        "questions": len(told),
-        "answered": sum(bool(one.text) for one in told),
-        "correct": sum(one.correct for one in told),
+        "questions": len(demo_answers),
+        "answered": sum(bool(answer.text) for answer in demo_answers),
+        "correct": sum(answer.correct for answer in demo_answers),
         "unsplit_correct": sum(unsplit),
-        "cuts": dict(Counter(one.report.plan.partition("/")[0] for one in told)),
-        "plans": dict(Counter(one.report.plan for one in told)),
-        "bytes_sent": sum(one.report.bytes_sent for one in told),
-        "jpeg_bytes": sum(one.jpeg_bytes for one in told),
+        "cuts": dict(Counter(answer.report.plan.partition("/")[0] for answer in demo_answers)),
+        "plans": dict(Counter(answer.report.plan for answer in demo_answers)),
+        "bytes_sent": sum(answer.report.bytes_sent for answer in demo_answers),
+        "jpeg_bytes": sum(answer.jpeg_bytes for answer in demo_answers),
         "median_total_s": latencies[len(latencies) // 2],
         "max_total_s": latencies[-1],
         "seed": seed,
@@ -236,10 +245,10 @@ def _shown(value: object) -> str:
     return str(value)
 
 
-def _plot(out: Path, told: Sequence[Told], trace: Trace, slowdown: float) -> Path:
+def _plot(out: Path, demo_answers: Sequence[DemoAnswer], trace: Trace, slowdown: float) -> Path:
     try:
         out.mkdir(parents=True, exist_ok=True)
-        return plot(out / "demo.png", told, trace, slowdown, 2 * DELAY_S)
+        return plot(out / "demo.png", demo_answers, trace, slowdown, 2 * DELAY_S)
     except OSError as error:
         raise UsageError(
             f"Cannot write the plot to {out}: {error.strerror}.", advice="Choose another --out."

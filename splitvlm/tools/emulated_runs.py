@@ -137,14 +137,14 @@ async def _plans(client: EdgeClient) -> list[str]:
 
 def _questions(scenario: Scenario) -> list[tuple[bytes, str]]:
     """Questions whose answers are one word, so that every answer takes the same number of steps."""
-    found: list[tuple[bytes, str]] = []
+    questions: list[tuple[bytes, str]] = []
     number = scenario.arrivals.requests
     for scene, question in islice(held_out(8 * number, scenario.seed), 8 * number):
-        if " " not in question.answer and len(found) < number:
+        if " " not in question.answer and len(questions) < number:
             store = io.BytesIO()
             scene.image.save(store, "PNG")
-            found.append((store.getvalue(), question.text))
-    return found
+            questions.append((store.getvalue(), question.text))
+    return questions
 
 
 async def _overhead(
@@ -156,7 +156,7 @@ async def _overhead(
 ) -> dict[str, float]:
     """Returns seconds beyond the line of each plan, unloaded, over the fast link."""
     lines = {str(line.plan): line for line in lines_of(scenario, profiles)}
-    found = {}
+    overhead_s = {}
     for plan in plans:
         extra = []
         for picture, question in asked[:UNLOADED]:
@@ -164,8 +164,8 @@ async def _overhead(
             report = await _ask(client, picture, question, plan)
             line_s = lines[plan].latency_s(FAST_BPS, scenario.link.rtt_s, scenario.requests.tokens)
             extra.append(report.total_s - line_s)
-        found[plan] = median(extra)
-    return found
+        overhead_s[plan] = median(extra)
+    return overhead_s
 
 
 async def _ask_all(
@@ -225,20 +225,20 @@ def _with_overhead(line: CostLine, overhead_s: Mapping[str, float]) -> CostLine:
 def _compared(
     name: str, ran: Sequence[Ran], simulated: Sequence[Record], overhead_s: Mapping[str, float], console: Console
 ) -> dict[str, object]:
-    real_s, sim_s = fmean(one.latency_s for one in ran), fmean(one.latency_s for one in simulated)
+    real_s, sim_s = fmean(run.latency_s for run in ran), fmean(run.latency_s for run in simulated)
     title = f"{Path(name).name}: simulated against real processes"
     table = Table("plan", "simulated", "mean s", "really", "mean s", title=title, title_justify="left")
     plans: dict[str, dict[str, float]] = {}
-    for plan in sorted({*(one.plan for one in ran), *(one.plan for one in simulated)}):
-        mine = [one.latency_s for one in simulated if one.plan == plan]
-        theirs = [one.latency_s for one in ran if one.plan == plan]
+    for plan in sorted({*(run.plan for run in ran), *(run.plan for run in simulated)}):
+        mine = [run.latency_s for run in simulated if run.plan == plan]
+        theirs = [run.latency_s for run in ran if run.plan == plan]
         row = [len(mine), fmean(mine) if mine else 0.0, len(theirs), fmean(theirs) if theirs else 0.0]
         plans[plan] = dict(zip(("simulated", "simulated_mean_s", "real", "real_mean_s"), row, strict=True))
         table.add_row(plan, str(row[0]), f"{row[1]:.3f}", str(row[2]), f"{row[3]:.3f}")
     console.print(table)
     extra = ", ".join(f"{plan} {1e3 * seconds:.0f}" for plan, seconds in overhead_s.items())
     console.print(f"Added to the lines, as measured unloaded over a fast link, ms: {extra}", soft_wrap=True)
-    won = [sum(one.device_won for one in simulated), sum(one.device_won for one in ran)]
+    won = [sum(run.device_won for run in simulated), sum(run.device_won for run in ran)]
     console.print(f"Answered by the device: simulated {won[0]}, really {won[1]}")
     difference = f"{100 * (sim_s / real_s - 1):+.1f} %"
     console.print(

@@ -92,24 +92,27 @@ def _sizes(part: DevicePart, codec: Codec, pictures: int, say: Console) -> dict[
             boundary = LocalBoundary(part, codec, image, question, cut)
             for level in codec.levels(cut):
                 sizes[Plan(cut, level)].append(len(boundary.encode(level)))
-    return {plan: tuple(sorted(found)) for plan, found in sizes.items()}
+    return {plan: tuple(sorted(payload_bytes)) for plan, payload_bytes in sizes.items()}
 
 
 def _sizes_to_bytes(sizes: Mapping[Plan, tuple[int, ...]]) -> bytes:
-    return json.dumps({str(plan): found for plan, found in sizes.items()}).encode()
+    return json.dumps({str(plan): payload_bytes for plan, payload_bytes in sizes.items()}).encode()
 
 
 def _sizes_from_bytes(data: bytes) -> dict[Plan, tuple[int, ...]]:
-    return {Plan.parse(text): tuple(map(int, found)) for text, found in parse_json(data.decode(), "kept sizes").items()}
+    return {
+        Plan.parse(text): tuple(map(int, payload_bytes))
+        for text, payload_bytes in parse_json(data.decode(), "kept sizes").items()
+    }
 
 
 def _with_median_sizes(
     profile: DeviceProfile, sizes: Mapping[Plan, tuple[int, ...]]
 ) -> dict[tuple[Cut, str], tuple[float, int]]:
     coding = dict(profile.coding)
-    for plan, found in sizes.items():
+    for plan, payload_bytes in sizes.items():
         seconds, _ = coding[plan.cut, plan.level]
-        coding[plan.cut, plan.level] = seconds, int(median(found))
+        coding[plan.cut, plan.level] = seconds, int(median(payload_bytes))
     return coding
 
 

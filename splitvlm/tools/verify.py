@@ -69,7 +69,13 @@ async def _split_answers(
                 link = CloudLink(cloud.address, compatibility_of(bundle.spec, codec, "float32"), identity, remote)
             engine = Engine(load_device(model, cuts), codec)
             try:
-                return {cut: [await _answer(engine, link, cut, *one, tokens) for one in asked] for cut in cuts}
+                return {
+                    cut: [
+                        await _answer(engine, link, cut, *picture_and_question, tokens)
+                        for picture_and_question in asked
+                    ]
+                    for cut in cuts
+                }
             finally:
                 engine.close()
                 if link is not None:

@@ -44,26 +44,26 @@ def decoded_pixels(bitstream: bytes) -> tuple[int, int]:
 
 def _units(bitstream: bytes) -> Iterator[tuple[int, bytes]]:
     """Yields each unit's type and its first bytes."""
-    place, length = 0, len(bitstream)
+    offset, length = 0, len(bitstream)
     for _ in range(MAX_BLOCKS):
-        if place >= length:
+        if offset >= length:
             return
-        header = bitstream[place]
-        place += 2 if header & 4 else 1  # with an extension
-        size = length - place
+        header = bitstream[offset]
+        offset += 2 if header & 4 else 1  # with an extension
+        size = length - offset
         if header & 2:
-            size, place = _leb128(bitstream, place)
-        yield header >> 3 & 15, bitstream[place : min(place + size, place + 64)]
-        place += size
+            size, offset = _leb128(bitstream, offset)
+        yield header >> 3 & 15, bitstream[offset : min(offset + size, offset + 64)]
+        offset += size
     raise too_many_blocks()
 
 
-def _leb128(bitstream: bytes, place: int) -> tuple[int, int]:
+def _leb128(bitstream: bytes, offset: int) -> tuple[int, int]:
     value = 0
-    for index, byte in enumerate(bitstream[place : place + 8]):
+    for index, byte in enumerate(bitstream[offset : offset + 8]):
         value |= (byte & 0x7F) << 7 * index
         if not byte & 0x80:
-            return value, place + index + 1
+            return value, offset + index + 1
     raise truncated()
 
 

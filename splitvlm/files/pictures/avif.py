@@ -49,8 +49,8 @@ def walk(data: bytes) -> Layout:
     if frames_pixels > _MAX_FRAMES * width * height:
         raise PictureRefused("is not taken: it codes many more frames than it shows")
     pixels = bytearray(data)
-    for place in contents.metadata_kinds_at:
-        pixels[place : place + 4] = b"skip"
+    for offset in contents.metadata_kinds_at:
+        pixels[offset : offset + 4] = b"skip"
     return Layout(bytes(pixels), width, height)
 
 
@@ -104,12 +104,12 @@ def _read_kinds(data: bytes, start: int, end: int, contents: _Contents) -> None:
 class _Fields:
     """Numbers of given lengths, one after another."""
 
-    def __init__(self, data: bytes, place: int) -> None:
-        self._data, self._place = data, place
+    def __init__(self, data: bytes, offset: int) -> None:
+        self._data, self._offset = data, offset
 
     def take(self, length: int) -> int:
-        value = int.from_bytes(within(self._data, self._place, length), "big")
-        self._place += length
+        value = int.from_bytes(within(self._data, self._offset, length), "big")
+        self._offset += length
         return value
 
 

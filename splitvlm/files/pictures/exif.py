@@ -25,17 +25,17 @@ def orientation_of(exif: bytes) -> int:
         (directory,) = struct.unpack_from(order + "I", exif, 4)
         (count,) = struct.unpack_from(order + "H", exif, directory)
         for index in range(count):
-            place = directory + 2 + 12 * index
-            tag, kind, _ = struct.unpack_from(order + "HHI", exif, place)
+            entry = directory + 2 + 12 * index
+            tag, kind, _ = struct.unpack_from(order + "HHI", exif, entry)
             if tag == _ORIENTATION_TAG and kind in _READERS:
-                return _orientation(order + _READERS[kind], exif, place + 8)
+                return _orientation(order + _READERS[kind], exif, entry + 8)
     except struct.error:
         pass
     return UPRIGHT
 
 
-def _orientation(form: str, exif: bytes, place: int) -> int:
+def _orientation(form: str, exif: bytes, offset: int) -> int:
     if struct.calcsize(form) > 4:  # stored elsewhere; the entry holds its offset
-        (place,) = struct.unpack_from(form[0] + "I", exif, place)
-    (value,) = struct.unpack_from(form, exif, place)
+        (offset,) = struct.unpack_from(form[0] + "I", exif, offset)
+    (value,) = struct.unpack_from(form, exif, offset)
     return int(value) if value in range(1, 9) else UPRIGHT

@@ -26,29 +26,31 @@ def walk(data: bytes) -> Layout:
     """Raises PictureRefused where the file has no frame, too many scans or too many segments."""
     kept = [b"\xff\xd8"]
     frame: tuple[int, bytes] | None = None
-    exif, scans, place = b"", 0, 2
+    exif, scans, offset = b"", 0, 2
     for _ in range(MAX_BLOCKS):
-        found = _MARKER.search(data, place)
-        if found is None or data[found.end() - 1] == _END:
-            kept += [found[0]] if found else []  # a file that ends without it is cut short, and its decoder must see so
+        segment = _MARKER.search(data, offset)
+        if segment is None or data[segment.end() - 1] == _END:
+            kept += (
+                [segment[0]] if segment else []
+            )  # a file that ends without it is cut short, and its decoder must see so
             return _layout(kept, frame, scans, exif)
-        marker, place = data[found.end() - 1], found.end()
+        marker, offset = data[segment.end() - 1], segment.end()
         if marker in _ALONE:
             continue
-        length = int.from_bytes(within(data, place, 2), "big")
-        body, start, place = within(data, place, length)[2:], place, place + max(2, length)
+        length = int.from_bytes(within(data, offset, 2), "big")
+        body, start, offset = within(data, offset, length)[2:], offset, offset + max(2, length)
         if marker == _SCAN:
             scans += 1
             if scans > MAX_SCANS:
                 raise PictureRefused(f"is not taken: it is coded in more than {MAX_SCANS} scans")
-            after = _MARKER_AFTER_SCAN.search(data, place)
-            place = after.start() if after else len(data)
+            after = _MARKER_AFTER_SCAN.search(data, offset)
+            offset = after.start() if after else len(data)
         elif marker in _FRAMES and frame is None:
             frame = marker, body
         elif marker == 0xE1 and body.startswith(b"Exif\0\0"):
             exif = exif or body
         if _holds_pixels(marker, body):
-            kept += [bytes((0xFF, marker)), data[start:place]]
+            kept += [bytes((0xFF, marker)), data[start:offset]]
     raise too_many_blocks()
 
 

@@ -19,18 +19,18 @@ def walk(data: bytes) -> Layout:
     if len(data) < 33 or data[12:16] != b"IHDR":
         raise truncated()
     width, height, bits = struct.unpack_from(">IIB", data, 16)
-    kept, orientation, significant_bits, place = [SIGNATURE], UPRIGHT, bits, len(SIGNATURE)
+    kept, orientation, significant_bits, offset = [SIGNATURE], UPRIGHT, bits, len(SIGNATURE)
     for _ in range(MAX_BLOCKS):
-        length = int.from_bytes(within(data, place, 8)[:4], "big")
-        kind, end = data[place + 4 : place + 8], place + 12 + length
+        length = int.from_bytes(within(data, offset, 8)[:4], "big")
+        kind, end = data[offset + 4 : offset + 8], offset + 12 + length
         if kind in _HOLD_PIXELS:
-            kept.append(within(data, place, 12 + length))
+            kept.append(within(data, offset, 12 + length))
         elif kind == b"eXIf":
-            orientation = orientation_of(within(data, place + 8, length))
+            orientation = orientation_of(within(data, offset + 8, length))
         elif kind == b"sBIT" and length:
-            significant_bits = within(data, place + 8, length)[0]
+            significant_bits = within(data, offset + 8, length)[0]
         if kind == b"IEND":
             samples = Samples(bits, significant_bits)
             return Layout(b"".join(kept), width, height, orientation, samples=samples)
-        place = end
+        offset = end
     raise too_many_blocks()

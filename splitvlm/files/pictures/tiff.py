@@ -44,25 +44,25 @@ class _Directory:
 
 def walk(data: bytes) -> Layout:
     """Raises PictureRefused where the directory lies outside the file, or names a compression that is not taken."""
-    found = _directory(data)
-    width, height = int(found.first(_WIDTH)), int(found.first(_HEIGHT))
-    compression = int(found.first(_COMPRESSION, 1))
+    directory = _directory(data)
+    width, height = int(directory.first(_WIDTH)), int(directory.first(_HEIGHT))
+    compression = int(directory.first(_COMPRESSION, 1))
     if compression not in _COMPRESSIONS:
         taken = ", ".join(dict.fromkeys(_COMPRESSIONS.values()))
         raise PictureRefused(f"is not taken: it is a TIFF file of compression {compression}, not one of {taken}")
-    stored_bytes = sum(found.values.get(_STRIP_BYTES, ())) + sum(found.values.get(_TILE_BYTES, ()))
+    stored_bytes = sum(directory.values.get(_STRIP_BYTES, ())) + sum(directory.values.get(_TILE_BYTES, ()))
     if compression != _UNCOMPRESSED and stored_bytes > len(data):
         raise PictureRefused("is not taken: its parts overlap")  # each would be read anew
-    tile_pixels = int(found.first(_TILE_WIDTH)) * int(found.first(_TILE_HEIGHT))
+    tile_pixels = int(directory.first(_TILE_WIDTH)) * int(directory.first(_TILE_HEIGHT))
     if tile_pixels > max(width * height, _MAX_TILE_PIXELS):
         raise PictureRefused("is not taken: its tiles are larger than the picture")
-    orientation = int(found.first(_ORIENTATION, UPRIGHT))
+    orientation = int(directory.first(_ORIENTATION, UPRIGHT))
     return Layout(
-        _with_directory(data, found),
+        _with_directory(data, directory),
         *(width, height),
         orientation=orientation if orientation in range(1, 9) else UPRIGHT,
         buffered_bytes=_SAMPLE_BYTES * tile_pixels,
-        samples=_samples(found),
+        samples=_samples(directory),
     )
 
 
@@ -83,31 +83,31 @@ def _directory(data: bytes) -> _Directory:
         entry = block[start : start + 12]
         form = f"{order}{length}{types[kind]}"
         inline = struct.calcsize(form) <= 4
-        place = 8 if inline else struct.unpack_from(order + "I", entry, 8)[0]
-        values[tag] = struct.unpack(form, within(entry if inline else data, place, struct.calcsize(form)))
+        value_at = 8 if inline else struct.unpack_from(order + "I", entry, 8)[0]
+        values[tag] = struct.unpack(form, within(entry if inline else data, value_at, struct.calcsize(form)))
         if tag in _HOLD_PIXELS:
             entries[tag] = entry
     return _Directory(order, entries, values)
 
 
-def _with_directory(data: bytes, found: _Directory) -> bytes:
+def _with_directory(data: bytes, tags: _Directory) -> bytes:
     """Returns the file with a directory at its end that holds only what a decoder needs, and no next one."""
     padding = bytes(len(data) % 2)
-    place = len(data) + len(padding)
-    if place >= 1 << 32:
+    directory_at = len(data) + len(padding)
+    if directory_at >= 1 << 32:
         raise truncated()
-    count = struct.pack(found.order + "H", len(found.entries))
-    directory = count + b"".join(found.entries[tag] for tag in sorted(found.entries)) + bytes(4)
-    return b"".join([data[:4], struct.pack(found.order + "I", place), data[8:], padding, directory])
+    count = struct.pack(tags.order + "H", len(tags.entries))
+    directory = count + b"".join(tags.entries[tag] for tag in sorted(tags.entries)) + bytes(4)
+    return b"".join([data[:4], struct.pack(tags.order + "I", directory_at), data[8:], padding, directory])
 
 
-def _samples(found: _Directory) -> Samples:
-    lowest, highest = found.values.get(_LOWEST), found.values.get(_HIGHEST)
+def _samples(tags: _Directory) -> Samples:
+    lowest, highest = tags.values.get(_LOWEST), tags.values.get(_HIGHEST)
     return Samples(
-        bits=int(found.first(_BITS, 1)),
-        significant_bits=int(found.first(_BITS, 1)),
+        bits=int(tags.first(_BITS, 1)),
+        significant_bits=int(tags.first(_BITS, 1)),
         lowest=float(lowest[0]) if lowest and highest else None,
         highest=float(highest[0]) if lowest and highest else None,
-        white_is_zero=found.first(_PHOTOMETRIC) == _WHITE_IS_ZERO,
-        unsigned=found.first(_FORMAT, _UNSIGNED) == _UNSIGNED,
+        white_is_zero=tags.first(_PHOTOMETRIC) == _WHITE_IS_ZERO,
+        unsigned=tags.first(_FORMAT, _UNSIGNED) == _UNSIGNED,
     )

@@ -18,16 +18,16 @@ _LOSSLESS = {b"VP8L", b"ALPH", b"ANMF"}  # chunks that are or may hold losslessl
 def walk(data: bytes) -> Layout:
     """Raises PictureRefused where the file names no size or has too many chunks."""
     width, height = _size(within(data, 12, 18))
-    orientation, lossless, place = UPRIGHT, False, 12
+    orientation, lossless, offset = UPRIGHT, False, 12
     for _ in range(MAX_BLOCKS):
-        if place + 8 > len(data):
+        if offset + 8 > len(data):
             buffered_bytes = _prefix_code_bytes(width * height, len(data)) if lossless else 0
             return Layout(data, width, height, orientation, buffered_bytes=buffered_bytes)
-        kind, length = data[place : place + 4], int.from_bytes(data[place + 4 : place + 8], "little")
+        kind, length = data[offset : offset + 4], int.from_bytes(data[offset + 4 : offset + 8], "little")
         if kind == b"EXIF":
-            orientation = orientation_of(data[place + 8 : place + 8 + length])
+            orientation = orientation_of(data[offset + 8 : offset + 8 + length])
         lossless = lossless or kind in _LOSSLESS
-        place += 8 + length + length % 2
+        offset += 8 + length + length % 2
     raise too_many_blocks()
 
 

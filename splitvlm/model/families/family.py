@@ -45,8 +45,8 @@ class Layout:
 
 def batches(tiles: torch.Tensor, dim: int = 0) -> Sequence[torch.Tensor]:
     """Tiles along `dim`, a few at a time: each part that is sent costs the coder and the frame anew."""
-    found: Sequence[torch.Tensor] = tiles.split(-(-tiles.shape[dim] // MOST_BATCHES), dim=dim)
-    return found
+    split: Sequence[torch.Tensor] = tiles.split(-(-tiles.shape[dim] // MOST_BATCHES), dim=dim)
+    return split
 
 
 class Family(ABC):
@@ -120,13 +120,13 @@ class Family(ABC):
 
     def patch_embedding(self, model: Any) -> nn.Module:
         """Returns the first module of the tower."""
-        found: nn.Module = model.get_submodule(self.layout.patches[0].rstrip("."))
-        return found
+        module: nn.Module = model.get_submodule(self.layout.patches[0].rstrip("."))
+        return module
 
     def vision_layers(self, model: Any) -> nn.ModuleList:
         """Returns the layers of the vision tower, all that the checkpoint has."""
-        found: nn.ModuleList = model.get_submodule(self.layout.vision.rstrip("."))
-        return found
+        layers: nn.ModuleList = model.get_submodule(self.layout.vision.rstrip("."))
+        return layers
 
     def embed(self, model: Any, ids_T: torch.Tensor, visual_VD: torch.Tensor | None = None) -> torch.Tensor:
         """Embeddings [T, D] of tokens, with visual tokens put in the places of the image tokens."""

@@ -43,8 +43,8 @@ class Gemma3(Family):
 
     def stack(self, model: Any) -> nn.Module:
         """Returns the language model: embed_tokens, layers, norm."""
-        found: nn.Module = model.model.language_model
-        return found
+        language_model: nn.Module = model.model.language_model
+        return language_model
 
     def tiles(self, inputs: Mapping[str, torch.Tensor]) -> Sequence[Mapping[str, torch.Tensor]]:
         """Divides the inputs by crops, which the tower sees one by one."""

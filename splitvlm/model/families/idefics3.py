@@ -54,8 +54,8 @@ class Idefics3(Family):
 
     def stack(self, model: Any) -> nn.Module:
         """Returns the language model: embed_tokens, layers, norm."""
-        found: nn.Module = model.model.text_model
-        return found
+        language_model: nn.Module = model.model.text_model
+        return language_model
 
     def tiles(self, inputs: Mapping[str, torch.Tensor]) -> Sequence[Mapping[str, torch.Tensor]]:
         """Divides the inputs by tiles; padded or empty ones stay together, because transformers drops and masks some."""
@@ -88,8 +88,8 @@ class Idefics3(Family):
         if patches is None:
             patches = torch.ones((*states_NPD.shape[:2], 1), device=states_NPD.device)
         tower = _tower(model, layers, self.vision_depth(model.config), ends=True)
-        found: torch.Tensor = forward(tower, states_NPD, patch_attention_mask=patches.bool()).last_hidden_state
-        return found
+        states: torch.Tensor = forward(tower, states_NPD, patch_attention_mask=patches.bool()).last_hidden_state
+        return states
 
     def connect(self, model: Any, states: torch.Tensor, boundary: Boundary) -> torch.Tensor:
         """Runs the connector. Returns visual tokens [V, D]."""

@@ -67,8 +67,8 @@ class LlavaOnevision(Family):
 
     def stack(self, model: Any) -> nn.Module:
         """Returns the language model: embed_tokens, layers, norm."""
-        found: nn.Module = model.model.language_model
-        return found
+        language_model: nn.Module = model.model.language_model
+        return language_model
 
     def tiles(self, inputs: Mapping[str, torch.Tensor]) -> Sequence[Mapping[str, torch.Tensor]]:
         """Divides the processor's inputs into those of single tiles (of many, a few are one)."""
@@ -94,8 +94,8 @@ class LlavaOnevision(Family):
 
 def _num_tiles(config: Any, size: Sequence[int]) -> int:
     """Returns how many tiles a picture [height, width] becomes: itself and its crops."""
-    found: int = image_size_to_num_patches(list(size), config.image_grid_pinpoints, config.vision_config.image_size)
-    return found
+    num_tiles: int = image_size_to_num_patches(list(size), config.image_grid_pinpoints, config.vision_config.image_size)
+    return num_tiles
 
 
 def _packed(model: Any, tokens_NPD: torch.Tensor, sizes: torch.Tensor, newline_D: torch.Tensor) -> torch.Tensor:

@@ -67,8 +67,8 @@ class Qwen25Vl(Family):
 
     def stack(self, model: Any) -> nn.Module:
         """Returns the language model: embed_tokens, layers, norm."""
-        found: nn.Module = model.model.language_model
-        return found
+        language_model: nn.Module = model.model.language_model
+        return language_model
 
     def lower_vision(self, model: Any, inputs: Mapping[str, torch.Tensor], layers: int) -> Boundary:
         """Runs patches and the first `layers` layers. Returns `hidden` [P, D], in the picture's order, and the grid."""

@@ -10,17 +10,17 @@ from torch import nn
 from splitvlm.model.slicing import Inlet, forward, twin
 
 
-def tower_slice(tower: Any, start: int, stop: int, given: torch.Tensor, *, ends: bool = False) -> torch.Tensor:
+def tower_slice(tower: Any, start: int, stop: int, inputs: torch.Tensor, *, ends: bool = False) -> torch.Tensor:
     """Layers [start, stop) over pixels [N, C, H, W] (start 0) or states [N, P, D] -> states [N, P, D].
 
     `ends` applies the tower's final norm; its pooling head, which no family here uses, is left out.
     """
     changes: dict[str, nn.Module] = {"encoder": twin(tower.encoder, layers=tower.encoder.layers[start:stop])}
-    if given.ndim == 3:
+    if inputs.ndim == 3:
         changes["embeddings"] = Inlet()
     if not ends:
         changes["post_layernorm"] = nn.Identity()
     part = twin(tower, **changes)
     part.use_head = False
-    states_NPD: torch.Tensor = forward(part, given).last_hidden_state
+    states_NPD: torch.Tensor = forward(part, inputs).last_hidden_state
     return states_NPD

@@ -202,7 +202,7 @@ def test_a_key_that_a_group_of_this_process_may_read_is_taken(
     monkeypatch.setattr(os, "getgroups", lambda: [group + 2, group])
     assert load_identity(node).node == "edge-1"
     monkeypatch.setattr(os, "getgroups", lambda: [group + 2])
-    with pytest.raises(KeysError, match=f"the group {group}, which is none of this process"):
+    with pytest.raises(KeysError, match=f"the group {group}, to which this process does not belong"):
         load_identity(node)
 
 

@@ -14,7 +14,7 @@ def test_lines_come_where_standard_error_is_a_file(monkeypatch: pytest.MonkeyPat
     now_s = 0.0
     monkeypatch.setattr(progress.time, "monotonic", lambda: now_s)
     store = io.StringIO()
-    with progress.waiting("Asking scenes", Console(file=store)) as told:
+    with progress.show_progress("Asking scenes", Console(file=store)) as told:
         for done in range(0, 2_000, 100):
             now_s += 10.0
             told(done, 2_000)
@@ -24,6 +24,6 @@ def test_lines_come_where_standard_error_is_a_file(monkeypatch: pytest.MonkeyPat
 
 def test_a_terminal_gets_a_bar() -> None:
     store = io.StringIO()
-    with progress.waiting("Asking scenes", Console(file=store, force_terminal=True)) as told:
+    with progress.show_progress("Asking scenes", Console(file=store, force_terminal=True)) as told:
         told(50, 200)
     assert "25%" in store.getvalue()
