@@ -15,7 +15,7 @@ class _Bucket:
 
 
 class Pace:
-    """At most `burst` calls at once, and `rate_per_s` in the long run."""
+    """Allows each caller at most `burst` calls at once, and `rate_per_s` in the long run."""
 
     def __init__(self, rate_per_s: float, burst: float) -> None:
         self.rate_per_s = rate_per_s

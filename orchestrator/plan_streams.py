@@ -21,7 +21,7 @@ Basis = tuple[EdgeNode, int, int]
 
 
 class PlanStream:
-    """One device's stream."""
+    """Carries plan tables to one device: room for one message."""
 
     def __init__(self, node: str, instance: str) -> None:
         self.node = node
@@ -55,7 +55,7 @@ class PlanStream:
 
 
 class PlanStreams:
-    """The open streams, by device."""
+    """Holds the open streams, by device."""
 
     def __init__(self, max_streams: int = MAX_STREAMS) -> None:
         self._streams: dict[str, PlanStream] = {}

@@ -24,7 +24,9 @@ COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")  # 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Uplink rates for which one line is the fastest: from `low_bps` (0: no link at all) to `high_bps` (may be infinite)."""
+    """Holds the uplink rates for which one line is the fastest: from `low_bps` (0: no link at all) to `high_bps` (may be
+    infinite).
+    """
 
     low_bps: float
     high_bps: float
@@ -33,7 +35,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A table as it looks at one round-trip time and one length of answer."""
+    """Shows a table at one round-trip time and one length of answer."""
 
     profiles: Profiles
     rtt_s: float

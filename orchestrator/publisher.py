@@ -30,7 +30,7 @@ SLICE_S = 0.02  # after which a round lets other calls run
 
 
 class Publisher:
-    """The one writer of all plan streams."""
+    """Writes to all plan streams, and is the only one that does."""
 
     def __init__(self, registry: Registry, streams: PlanStreams, accuracy: Mapping[Plan, float]) -> None:
         self._registry = registry

@@ -31,7 +31,7 @@ QUEUE_STEP_S, QUEUE_STEP_SHARE = 0.005, 0.25
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a process speaks from."""
+    """Tells where a process speaks from."""
 
     instance: str  # random, made anew at each start
     host: str  # from which its connection comes, as the orchestrator sees it
@@ -47,6 +47,8 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class EdgeNode:
+    """Holds a registered device: who it is, its model, its profile and its limits."""
+
     name: str
     model: str
     weights_hash: str
@@ -58,6 +60,10 @@ class EdgeNode:
 
 @dataclass(frozen=True, slots=True)
 class CloudNode:
+    """Holds a registered cloud node: its address, its model, its profile, measured drops, and how long requests wait there
+    (s).
+    """
+
     name: str
     model: str
     weights_hash: str
@@ -73,7 +79,7 @@ Node = EdgeNode | CloudNode
 
 @dataclass(slots=True)
 class _Seat:
-    """A name, who holds it, and the holder's last sign of life."""
+    """Holds a name, who holds it, and the holder's last sign of life."""
 
     node: Node
     seen_s: float
@@ -84,7 +90,7 @@ class _Seat:
 
 
 class Registry:
-    """Nodes that registered. A node is alive until it has missed three beats."""
+    """Knows the nodes that registered. A node is alive until it has missed three beats."""
 
     def __init__(self, heartbeat_s: float, max_nodes: int = MAX_NODES) -> None:
         self._heartbeat_s = heartbeat_s

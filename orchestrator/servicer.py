@@ -42,6 +42,8 @@ REFUSAL_PAUSE_S = 0.5  # before a call is refused for its pace: a caller that as
 
 
 class ControlServicer(control_pb2_grpc.ControlServicer):
+    """Translates the control plane's calls; what they mean is decided by the registry, the tables and the publisher."""
+
     def __init__(self, heartbeat_s: float, accuracy: Mapping[Plan, float], *, plaintext: bool) -> None:
         self._heartbeat_s = heartbeat_s
         self._plaintext = plaintext

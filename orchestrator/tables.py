@@ -24,7 +24,7 @@ MAX_KEPT = 1_024  # built tables, by kind of device and cloud node
 
 @dataclass(frozen=True, slots=True)
 class DeviceTable:
-    """A device's lines and the cloud node that they were made for (None where no cloud node lives)."""
+    """Holds a device's lines and the cloud node that they were made for (None where no cloud node lives)."""
 
     lines: tuple[CostLine, ...]
     cloud: CloudNode | None
@@ -44,7 +44,7 @@ class DeviceTable:
 
 @dataclass(frozen=True, slots=True)
 class _Built:
-    """What the limits left of a device's plans with one cloud node; `cloud` keeps the key's object alive."""
+    """Holds what the limits left of a device's plans with one cloud node; `cloud` keeps the key's object alive."""
 
     lines: tuple[CostLine, ...]
     problem: str

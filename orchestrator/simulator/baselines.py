@@ -14,7 +14,7 @@ from splitvlm.planning.table import PlanTable, deciding_rates
 
 
 class Adaptive:
-    """The policy and the estimator of the edge node, one pair a device."""
+    """Decides by the policy and the estimator of the edge node, one pair a device."""
 
     measures = True
 
@@ -49,7 +49,7 @@ class Adaptive:
 
 
 class Fixed:
-    """Always one plan, alone or with the device started beside it."""
+    """Always takes one plan, alone or with the device started beside it."""
 
     measures = False
     deciding_bps: Sequence[float] = ()
@@ -65,7 +65,10 @@ class Fixed:
 
 
 class Oracle:
-    """Knows the trace: the line of least latency for this very request. Of several devices' queues it knows nothing."""
+    """Knows the trace, and takes the line of least latency for this very request.
+
+    Of several devices' queues it knows nothing.
+    """
 
     name = "oracle"
     measures = False

@@ -26,7 +26,7 @@ PROBE_LOOK_S = 0.5  # how often an edge node looks whether to probe
 
 
 class _Sending(NamedTuple):
-    """A request between its upload and its answer."""
+    """Holds a request between its upload and its answer."""
 
     ask: Ask
     decision: Decision

@@ -22,7 +22,7 @@ MOST_ROWS = 10  # of the short table; the long one has all
 
 
 class Column(NamedTuple):
-    """A figure of a contender: its head, how it is written, and whether a phone's width has room for it."""
+    """Describes a figure of a contender: its head, how it is written, and whether a phone's width has room for it."""
 
     head: str
     value: Callable[[Summary], float | None]
@@ -72,14 +72,14 @@ ROWS_MEAN = (
 
 
 class Cell(NamedTuple):
-    """A figure in a table, as text, with its CSS classes."""
+    """Holds a figure in a table, as text, with its CSS classes."""
 
     text: str
     classes: str
 
 
 class Row(NamedTuple):
-    """A contender's line of a table; `ours` marks the adaptive policy's."""
+    """Holds a contender's line of a table; `ours` marks the adaptive policy's."""
 
     contender: str
     cells: list[Cell]
@@ -87,28 +87,28 @@ class Row(NamedTuple):
 
 
 class Head(NamedTuple):
-    """The head of a table's column, with its CSS classes."""
+    """Holds the head of a table's column, with its CSS classes."""
 
     head: str
     classes: str
 
 
 class Table(NamedTuple):
-    """A table as the template shows it."""
+    """Holds a table as the template shows it."""
 
     columns: list[Head]
     rows: list[Row]
 
 
 class Figure(NamedTuple):
-    """A plot as the template shows it: the PNG file in base64."""
+    """Holds a plot as the template shows it: the PNG file in base64."""
 
     caption: str
     base64: str
 
 
 class Section(NamedTuple):
-    """What the page says of one link. `every` holds the table of all contenders where `best` leaves some out."""
+    """Holds what the page says of one link. `every` holds the table of all contenders where `best` leaves some out."""
 
     trace: str
     conclusion: str

@@ -18,7 +18,7 @@ FIELDS = (
 
 
 class Record(NamedTuple):
-    """One request. Latency and first token count from the arrival; bytes are the uplink's, a lost hedge's too."""
+    """Records one request. Latency and first token count from the arrival; bytes are the uplink's, a lost hedge's too."""
 
     device: int
     arrival_s: float
@@ -36,7 +36,7 @@ class Record(NamedTuple):
 
 @dataclass(slots=True)
 class Run:
-    """All requests of one contender over one trace, as columns: a fleet's run has a million rows."""
+    """Records all requests of one contender over one trace, as columns: a fleet's run has a million rows."""
 
     contender: str
     trace: str
@@ -66,7 +66,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Figures of one run. Regret is against the oracle's mean; None without one."""
+    """Holds the figures of one run. Regret is against the oracle's mean; None without one."""
 
     contender: str
     requests: int
@@ -123,7 +123,7 @@ def percentile(ordered: Sequence[float], share: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """All contenders over one trace. `notes` state the factors and what the figures do not show."""
+    """Compares all contenders over one trace. `notes` state the factors and what the figures do not show."""
 
     scenario: str
     trace: str

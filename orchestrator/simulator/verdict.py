@@ -27,7 +27,10 @@ BASELINES = {"adaptive-jpeg": "JPEG adapted to the link", "device/none": "the de
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What to take on one link. `saves_s` is what `take` saves against the other of the two, with half its 95 % interval."""
+    """Says what to take on one link.
+
+    `saves_s` is what `take` saves against the other of the two, with half its 95 % interval.
+    """
 
     trace: str
     take: tuple[str, ...]  # one contender, or the two between which nothing can be told

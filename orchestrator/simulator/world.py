@@ -15,7 +15,7 @@ from splitvlm.planning.energy import EnergyModel
 
 @dataclass(slots=True)
 class Device:
-    """A device, its link, and what it has learnt of that."""
+    """Holds a device, its link, and what it has learnt of that."""
 
     number: int
     trace: Trace
@@ -34,7 +34,7 @@ class Device:
 
 
 class Ask(NamedTuple):
-    """A request as it starts."""
+    """Holds a request as it starts."""
 
     device: Device
     now_s: float
@@ -43,7 +43,7 @@ class Ask(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """A contender's choice. `hedge` is the device's own line that runs beside, `hedge_after_s` after the start."""
+    """Holds a contender's choice. `hedge` is the device's own line that runs beside, `hedge_after_s` after the start."""
 
     line: CostLine
     hedge: CostLine | None = None

@@ -53,7 +53,9 @@ _MOST_BITS: Final = 12  # of a scale
 
 
 class ColumnNetworks(nn.Module):
-    """Columns with networks of one size, all at once: a block of H hidden units for each, which sees the columns before it."""
+    """Trains columns with networks of one size, all at once: a block of H hidden units for each, which sees the columns before
+    it.
+    """
 
     def __init__(self, columns: range, rows: int, symbols: int) -> None:
         super().__init__()
@@ -84,7 +86,7 @@ class ColumnNetworks(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the networks are told of N tokens: `inputs_of` all columns, and what leading columns C see in a second pass."""
+    """Holds the networks' inputs of N tokens: `inputs_of` all columns, and what leading columns C see in a second pass."""
 
     inputs_NX: torch.Tensor
     between_NCX: torch.Tensor

@@ -29,6 +29,8 @@ Whole = npt.NDArray[np.signedinteger[Any]]
 
 
 class ReconstructionNetwork(nn.Module):
+    """Restores coefficients from all others by two hidden layers; `Reconstructor` is what is kept of it."""
+
     def __init__(self, seen: int, places: int, restored: int) -> None:
         super().__init__()
         self.first = nn.Linear(TOKENS * seen + places, HIDDEN_UNITS)

@@ -23,7 +23,7 @@ _SMALLEST: Final = 12  # shorter runs never shrink: frame and block headers take
 
 
 class _Coders(threading.local):
-    """zstandard's contexts must not be shared between threads."""
+    """Holds each thread's zstandard contexts, which must not be shared."""
 
     def __init__(self) -> None:
         parameters = zstandard.ZstdCompressionParameters.from_level(

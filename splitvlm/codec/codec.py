@@ -18,7 +18,7 @@ from splitvlm.errors import UsageError
 
 
 class Codec:
-    """Both nodes of a session hold the same one: `hash` is compared in the handshake."""
+    """Codes boundaries and pictures. Both nodes of a session hold the same codec: `hash` is compared in the handshake."""
 
     def __init__(self, bases: Mapping[Cut, Basis] | None = None, calibration_hash: str = "") -> None:
         self._bases = dict(bases or {})

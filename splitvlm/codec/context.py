@@ -36,7 +36,7 @@ MANY_TOKENS: Final = 1024  # from here on the inputs leave a core's cache betwee
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Folded:
-    """Layers with their biases as a first column and their shifts multiplied in: powers of two, so exact. B columns a block.
+    """Holds layers with biases as a first column and shifts multiplied in: powers of two, so exact. B columns a block.
 
     before: of each block, its columns' first layers on all that is known before the block, [sum of H, X].
     within: of each column, its first layer on the block's columns before it, [H, X]. second: of each, [V, 1 + H].
@@ -69,7 +69,7 @@ def _folded(entropy_model: EntropyModel, block: int) -> _Folded:
 
 
 class Context:
-    """Tokens lie last: what is done for each of them is one run."""
+    """Gives the distribution of each column in turn. Tokens lie last: what is done for each of them is one run."""
 
     def __init__(self, entropy_model: EntropyModel, num_tokens: int) -> None:
         self.grid: TokenGrid = grid_of(num_tokens, entropy_model.stride, entropy_model.rows)

@@ -62,7 +62,7 @@ REST: Final = np.array([8.0, 4080.0, 8.0, 2.0], np.float32)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EntropyModel:
-    """The networks of one level. Column c has first[c] int8 [X_c, H_c], second[c] int8 [H_c, V_c], V_c = 2 · reach[c] + 2.
+    """Holds one level's networks. Column c has first[c] int8 [X_c, H_c], second[c] int8 [H_c, V_c], V_c = 2 · reach[c] + 2.
 
     first[c] has a row for each of `inputs_of(c)`, then, in LEADING columns, BETWEEN more.
     """

@@ -26,6 +26,8 @@ LARGEST_INPUT: Final = 56  # of what a network is told (density.py)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenGrid:
+    """Holds where each token stands in the picture's grid, and in which order tokens are coded."""
+
     order: Index  # [T]: each token's number in its picture
     num_first: int  # tokens of the first pass
     neighbours: Index  # [4, T]: the tokens before, after, above and below; T where there is none

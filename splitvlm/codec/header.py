@@ -55,7 +55,7 @@ _MAX_VARINT_BYTES = 9  # 63 bits: no size that we accept is larger
 
 
 class Coding(IntEnum):
-    """How a tensor's body is coded."""
+    """Names how a tensor's body is coded."""
 
     PLANES = 0  # lossless.py
     INTEGERS = 1  # integers.py
@@ -65,6 +65,8 @@ class Coding(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class TensorHead:
+    """Holds what precedes a tensor's body: its name, dtype, shape and coding."""
+
     name: str
     dtype: str
     shape: tuple[int, ...]

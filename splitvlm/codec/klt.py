@@ -52,7 +52,7 @@ _LEVELS: Final = tuple(KLT_STEPS)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Transform:
-    """mean [C], analysis A [C, C], synthesis S [C, C]."""
+    """Holds mean [C], analysis A [C, C] and synthesis S [C, C]."""
 
     mean: F32
     analysis: F32
@@ -75,7 +75,7 @@ class Learned:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Basis:
-    """What calibration learned of one boundary: its transform, and what each of KLT_STEPS needs.
+    """Holds what calibration learned of one boundary: its transform, and what each of KLT_STEPS needs.
 
     `shape` is that of all tensors seen, without the channels; empty where it varied. `template`: of the prompts beside them.
     """

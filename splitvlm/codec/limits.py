@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class CodecLimits:
-    """Bounds of one coded boundary. The defaults hold a prompt of 4,096 tokens, 4,096 channels wide, in float32.
+    """Bounds one coded boundary. The defaults hold a prompt of 4,096 tokens, 4,096 channels wide, in float32.
 
     Decoding takes at most about 48 bytes for each element and each received byte, whatever a peer sends (tested): runs of
     integers are the worst, float32 features take 12 to 14.

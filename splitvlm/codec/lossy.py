@@ -35,7 +35,7 @@ LARGEST_MAGNITUDE: Final = 2.0**120
 
 
 class Grouping(IntEnum):
-    """Where the values that share a scale lie."""
+    """Names where the values that share a scale lie."""
 
     TOKEN = 0
     CHANNEL = 1

@@ -26,7 +26,7 @@ Places = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Apart:
-    """Places of what is kept apart, rising. A token apart is whole; a channel apart is of the other tokens."""
+    """Holds the indices of what is kept apart, rising. A token apart is whole; a channel apart is of the other tokens."""
 
     channels: Places
     tokens: Places

@@ -22,7 +22,7 @@ LARGEST_VOCABULARY: Final = 1 << 24
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """The ids before and after a question, and how many ids there are."""
+    """Holds the ids before and after a question, and the size of the vocabulary."""
 
     before: tuple[int, ...] = ()
     after: tuple[int, ...] = ()

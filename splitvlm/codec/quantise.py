@@ -45,7 +45,7 @@ def error_bound(level: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class QuantisationGrid:
-    """The grids of all groups of an array [N, M]."""
+    """Holds the grids of all groups of an array [N, M]."""
 
     half_NG: F32
     centre_NG: F32 | None

@@ -31,7 +31,10 @@ Whole = npt.NDArray[np.signedinteger[Any]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reconstructor:
-    """W1 [TOKENS, K, H], W2 [H, H], W3 [H, R], and their biases; those of W1 with weights [PLACES, H] of a token's place."""
+    """Holds W1 [TOKENS, K, H], W2 [H, H], W3 [H, R], and their biases.
+
+    Those of W1 with weights [PLACES, H] of a token's place.
+    """
 
     stride: int  # tokens from one to that below it
     rows: int  # of tokens in a picture; 0: tokens have no place that is known beforehand

@@ -24,7 +24,7 @@ SHORT: Final = 2**16  # tokens: numbers below it are sorted by their digits, man
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Coefficients:
-    """[T, K]. A value of the columns after the first D stands at places = column · T + token, rising."""
+    """Holds coefficients [T, K]. A value of the columns after the first D stands at places = column · T + token, rising."""
 
     dense: Whole  # [T, D], each column in one run
     places: I64  # [N]

@@ -42,7 +42,7 @@ _DOMAIN: Final = re.compile(rf"{_LABEL.pattern}(\.{_LABEL.pattern})*")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One certificate of a folder, as `splitvlm keys show` prints it. The authority's role is `authority`."""
+    """Describes one certificate of a folder, as `splitvlm keys show` prints it. The authority's role is `authority`."""
 
     name: str
     role: str
@@ -144,7 +144,7 @@ def show(folder: Path) -> list[Row]:
 
 @dataclass(frozen=True, slots=True)
 class _Authority:
-    """An authority's certificate and key, and what it has issued so far."""
+    """Holds an authority's certificate and key, and what it has issued so far."""
 
     certificate: x509.Certificate
     key: ec.EllipticCurvePrivateKey

@@ -35,7 +35,7 @@ def has_mlkem() -> bool:
 
 
 class DeviceKeys:
-    """The device's, for one handshake."""
+    """Holds the device's ephemeral keys for one handshake."""
 
     def __init__(self, *, hybrid: bool | None = None) -> None:
         """Makes fresh keys. `hybrid` adds ML-KEM; None adds it where the library has it."""

@@ -15,7 +15,7 @@ Stamp = tuple[int, ...]
 
 
 class Followed(Generic[T]):
-    """What `read` makes of some files, which raises KeysError where they are not whole. For any thread.
+    """Keeps what `read` makes of some files, and reads them again once they change. Any thread may ask.
 
     Files that could not be read are tried again at each look, until they can: what they lack (a right, the other half of a
     copy, a descriptor) may come without a trace in their stamps.

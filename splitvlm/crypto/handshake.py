@@ -49,7 +49,7 @@ Clock = Callable[[], dt.datetime]
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """One side's message. Certificate (DER) and signature (ECDSA P-256, DER) are empty where nothing is signed."""
+    """Holds one side's message. Certificate (DER) and signature (ECDSA P-256, DER) are empty where nothing is signed."""
 
     ephemeral_public: bytes
     certificate_der: bytes = field(default=b"", repr=False)
@@ -57,19 +57,19 @@ class Offer:
 
 
 class Hello(Offer):
-    """The device's."""
+    """Is the device's message."""
 
     __slots__ = ()
 
 
 class Reply(Offer):
-    """The cloud's."""
+    """Is the cloud worker's message."""
 
     __slots__ = ()
 
 
 class DeviceHandshake:
-    """The device's side, for one session."""
+    """Runs the device's side, for one session."""
 
     def __init__(self, identity: Identity | None, context: bytes, *, clock: Clock = utc_now) -> None:
         """Raises KeysError for an identity whose role is not `edge`."""
@@ -99,7 +99,7 @@ class DeviceHandshake:
 
 
 class CloudHandshake:
-    """The cloud worker's side, for one session."""
+    """Runs the cloud worker's side, for one session."""
 
     def __init__(self, identity: Identity | None, context: bytes, *, clock: Clock = utc_now) -> None:
         """Raises KeysError for an identity whose role is not `cloud`."""

@@ -53,7 +53,7 @@ MALFORMED: Final = (
 
 
 class Role(StrEnum):
-    """What a certificate lets its holder do."""
+    """Names what a certificate lets its holder do."""
 
     ORCHESTRATOR = "orchestrator"
     CLOUD = "cloud"
@@ -63,7 +63,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A node's own identity. The private key is PKCS #8 in PEM, unencrypted; it is in no repr."""
+    """Holds a node's own identity. The private key is PKCS #8 in PEM, unencrypted; it is in no repr."""
 
     node: str
     role: Role
@@ -89,7 +89,7 @@ class Identity:
 
 
 class Renewal:
-    """A node's folder, looked at again whenever a file in it has changed. For any thread."""
+    """Follows a node's folder, which it reads again whenever a file in it has changed. Any thread may ask."""
 
     def __init__(self, folder: Path, now: dt.datetime | None, *, require_post_quantum: bool) -> None:
         """Raises KeysError as load_identity does."""

@@ -28,7 +28,7 @@ LEDGER_FILE: Final = "issued.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """One certificate that an authority issued. `until` is its end, in UTC."""
+    """Records one certificate that an authority issued. `until` is its end, in UTC."""
 
     serial: int
     node: str

@@ -18,7 +18,7 @@ def utc_now() -> dt.datetime:
 
 @dataclass(frozen=True, slots=True)
 class Lifetime:
-    """The time within which a certificate counts."""
+    """Holds the time span within which a certificate counts."""
 
     begin: dt.datetime
     end: dt.datetime

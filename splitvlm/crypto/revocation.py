@@ -26,7 +26,7 @@ _log = logging.getLogger("splitvlm.crypto")
 
 
 class Revoked:
-    """Serial numbers of one folder's list. What was revoked once stays revoked, whatever becomes of the file."""
+    """Follows the serial numbers of one folder's list. What was revoked once stays revoked, whatever becomes of the file."""
 
     def __init__(self, path: Path, authority_pem: bytes) -> None:
         """Raises KeysError where there is a list that cannot be read, or is not the authority's."""

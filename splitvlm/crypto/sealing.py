@@ -35,7 +35,7 @@ _CLOUD: Final = b"\x01"
 
 
 class _Direction:
-    """One direction's cipher and count."""
+    """Holds one direction's cipher and count of frames."""
 
     def __init__(self, keys: SessionKeys, sender: bytes) -> None:
         self._use(keys.of_device if sender == _DEVICE else keys.of_cloud)

@@ -25,7 +25,7 @@ _ID_BYTES: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class DirectionKey:
-    """AES-256-GCM key and the 96-bit value that each frame's counter is XORed into."""
+    """Holds an AES-256-GCM key and the 96-bit value that each frame's counter is XORed into."""
 
     key: bytes = field(repr=False)
     iv: bytes = field(repr=False)
@@ -33,7 +33,7 @@ class DirectionKey:
 
 @dataclass(frozen=True, slots=True)
 class SessionKeys:
-    """Both directions' keys. To forget a session's secrets, drop it and what was made of it."""
+    """Holds both directions' keys. To forget a session's secrets, drop it and what was made of it."""
 
     of_device: DirectionKey
     of_cloud: DirectionKey

@@ -96,7 +96,7 @@ class _Refused(Exception):
 
 
 class _Loader(yaml.SafeLoader):
-    """yaml's safe loader, which alone would let the last of equal keys win and merge mappings."""
+    """Is yaml's safe loader, which alone would let the last of equal keys win and merge mappings."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         lines: dict[Any, int] = {}
@@ -113,7 +113,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Duplicate(ValueError):
-    """A key stands twice in a JSON object."""
+    """Says that a key stands twice in a JSON object."""
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

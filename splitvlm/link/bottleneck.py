@@ -19,7 +19,7 @@ MIN_QUEUE_S = 0.02  # a queue shorter than a busy machine's timers are late coul
 
 
 class Bottleneck:
-    """A queue of at most `queue_bytes` (and one packet) before a trace that begins at `t0_s`."""
+    """Models a queue of at most `queue_bytes` (and one packet) before a trace that begins at `t0_s`."""
 
     def __init__(self, trace: Trace, t0_s: float, *, queue_bytes: int) -> None:
         self._trace = trace

@@ -58,7 +58,7 @@ class Direction:
 
 
 class LinkEmulator:
-    """`async with LinkEmulator((host, 0), (host, 7000), trace) as link:` shapes what goes through `link.port`.
+    """Shapes what goes through `link.port`: `async with LinkEmulator((host, 0), (host, 7000), trace) as link:`.
 
     `t0_s` is when the trace begins, on the clock of `time.monotonic`; None begins at the start.
     """

@@ -44,7 +44,7 @@ MIN_BPS, MAX_BPS = 1e3, 1e11
 
 
 class LinkEstimate(NamedTuple):
-    """A prediction of the link. Its conservative end is `uplink_bps / (1 + spread)`."""
+    """Predicts the link. Its conservative end is `uplink_bps / (1 + spread)`."""
 
     uplink_bps: float
     rtt_s: float

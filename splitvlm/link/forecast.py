@@ -36,7 +36,7 @@ byte crosses. A plain tuple: fleets are simulated, and seven of them are made a 
 
 
 class History:
-    """Rates as they came, and how well each predictor foretold them."""
+    """Keeps the rates as they came, and how well each predictor foretold them."""
 
     __slots__ = ("_last_s", "_logs", "_ordered", "_payloads", "_scores")
 

@@ -35,7 +35,7 @@ MIN_PROBE_BYTES = 256
 
 
 class ProbeSchedule:
-    """One object a device and cloud node, beside the estimator."""
+    """Decides when a device probes a cloud node; one object for each pair, beside the estimator."""
 
     __slots__ = ("_asked_s", "_considered_s", "_credit_bytes", "_sent")
 

@@ -16,7 +16,7 @@ from itertools import accumulate, pairwise
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Trace:
-    """Capacity of one direction. `knots_s` rises strictly from 0; `bytes_at` never falls, from 0."""
+    """Describes the capacity of one direction. `knots_s` rises strictly from 0; `bytes_at` never falls, from 0."""
 
     name: str
     knots_s: tuple[float, ...]
@@ -90,7 +90,7 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class LinkTrace:
-    """What a trace file tells of a link: the uplink, and the downlink and round-trip times where it has them."""
+    """Holds what a trace file tells of a link: the uplink, and the downlink and round-trip times where it has them."""
 
     up: Trace
     down: Trace | None = None

@@ -27,7 +27,7 @@ _NAMED = 3  # tensors that an error names; a checkpoint that does not fit lacks 
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """A tensor in a file, by the name that it has there."""
+    """Names a tensor in a file, as it is called there."""
 
     path: Path
     name: str

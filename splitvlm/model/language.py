@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class LanguageRun:
-    """Prefill once, then one token at a time. `stack` is the model's language stack or a slice of it.
+    """Runs a prefill once, then one token at a time. `stack` is the model's language stack or a slice of it.
 
     All state of the request is here (the cache, its length, the offset of positions); the modules stay untouched.
     """

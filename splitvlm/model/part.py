@@ -31,7 +31,7 @@ PICTURE_BYTES = 20  # a pixel: the picture, its RGB copy, its arrays, and what l
 
 
 class ModelPart:
-    """What both parts share: the model as far as it is loaded, its family, its slices, its clock."""
+    """Holds what both parts share: the model as far as it is loaded, its family, its slices, its clock."""
 
     def __init__(self, spec: ModelSpec, family: Family, model: Any, processor: Any, cuts: tuple[Cut, ...]) -> None:
         self.spec = spec

@@ -22,7 +22,7 @@ from splitvlm.model.prefix import Prefix, picture_end
 
 
 class DevicePart(ModelPart):
-    """The lower part. `cuts` are those that the loaded weights can serve."""
+    """Runs the lower part. `cuts` are those that the loaded weights can serve."""
 
     @torch.inference_mode()
     def lower(self, image: Image.Image, question: str, cut: Cut) -> LowerRun:
@@ -82,7 +82,10 @@ def _prompt_tokens(crossing: Boundary) -> int:
 
 
 class LowerRun:
-    """One request on the device, tile by tile where the tower sees tiles one by one. What crosses is in the host's memory."""
+    """Runs one request on the device, tile by tile where the tower sees tiles one by one.
+
+    What crosses is in the host's memory.
+    """
 
     def __init__(self, part: DevicePart, inputs: dict[str, torch.Tensor], cut: Cut) -> None:
         self.cut = cut
@@ -144,7 +147,7 @@ class LowerRun:
 
 
 class CloudPart(ModelPart):
-    """The upper part. `cuts` are those that the loaded weights can serve."""
+    """Runs the upper part. `cuts` are those that the loaded weights can serve."""
 
     @torch.inference_mode()
     def upper(self, cut: Cut, boundary: Boundary, max_new_tokens: int) -> UpperRun:
@@ -168,7 +171,7 @@ class CloudPart(ModelPart):
 
 
 class UpperRun:
-    """One request above the cut, with its own caches, which go when it is dropped."""
+    """Runs one request above the cut, with its own caches, which go when it is dropped."""
 
     def __init__(self, part: ModelPart, cut: Cut, crossing: Boundary, max_new_tokens: int) -> None:
         self._part, self._cut, self._crossing = part, cut, crossing
@@ -263,7 +266,7 @@ class UpperRun:
 
 
 class CachedPrefixRun(UpperRun):
-    """Another question about a picture whose prefix is known: only what follows the picture is run."""
+    """Runs another question about a picture whose prefix is known: only what follows the picture is run."""
 
     def __init__(self, part: ModelPart, prefix: Prefix, prompt: Boundary, max_new_tokens: int) -> None:
         super().__init__(part, TOKENS, prompt, max_new_tokens)

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prefix:
-    """Stays as it is: runs that go on from it have copies of their own."""
+    """Holds what a prompt up to its picture's last token left in the caches.
+
+    It never changes: runs that go on from it copy it.
+    """
 
     ids_P: torch.Tensor  # int64, up to the picture's last token
     sides: Boundary  # what positions need besides ids (Qwen2.5-VL: `grid`)

@@ -14,7 +14,7 @@ from splitvlm.model.processors import prompt_inputs
 
 
 class Reference:
-    """A whole model with its processor."""
+    """Holds a whole model with its processor, as transformers runs it."""
 
     def __init__(self, model: Any, processor: Any) -> None:
         self._model = model

@@ -24,7 +24,7 @@ _SEED = 1  # of all shapes; a new one makes new weights, and other hashes
 
 
 class ShapeSource(Source):
-    """A model that is nowhere saved."""
+    """Draws a model of a known shape with seeded random weights, which is nowhere saved."""
 
     random_weights = True
 

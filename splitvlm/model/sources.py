@@ -21,7 +21,7 @@ from splitvlm.model.spec import ModelSpec, StageParameters
 
 
 class Source(ABC):
-    """One model's origin. What is loaded from it is the same, whichever parts are asked for."""
+    """Gives one model's files and weights. What is loaded from it is the same, whichever parts are asked for."""
 
     random_weights = False
 
@@ -56,7 +56,7 @@ class Source(ABC):
 
 
 class FolderSource(Source):
-    """A folder as `save_pretrained` writes it, or a snapshot from the Hub. Code that it may hold is never run."""
+    """Reads a folder that `save_pretrained` wrote, or a snapshot from the Hub. Code that it may hold is never run."""
 
     def __init__(self, folder: Path) -> None:
         check_folder(folder)

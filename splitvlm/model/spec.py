@@ -17,7 +17,7 @@ DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
 
 @dataclass(frozen=True)
 class StageParameters:
-    """Numbers of parameters, stage by stage. `head` is 0 where it is the embedding table itself (`tied`)."""
+    """Holds the numbers of parameters, stage by stage. `head` is 0 where it is the embedding table itself (`tied`)."""
 
     patches: int
     vision: tuple[int, ...]
@@ -37,7 +37,7 @@ class StageParameters:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model's facts. `weights_hash` and `processor_hash` are hex SHA-256; two nodes compare them."""
+    """Holds a model's facts. `weights_hash` and `processor_hash` are hex SHA-256; two nodes compare them."""
 
     name: str
     family: str

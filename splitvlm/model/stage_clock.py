@@ -17,7 +17,7 @@ OnStage = Callable[[str, float], None]
 
 
 class StageClock:
-    """One per part. `listener` may be set and unset between requests."""
+    """Measures the stages of one part. `listener` may be set and unset between requests."""
 
     def __init__(self, device: torch.device) -> None:
         self.listener: OnStage | None = None

@@ -24,7 +24,7 @@ def in_tiles(part: CloudPart, cut: Cut, first: Boundary, max_new_tokens: int) ->
 
 
 class TiledRun(UpperRun):
-    """`begin` with the tile that it was made from, `add` the others one after another, then `first`."""
+    """Runs a prompt as its tiles arrive: `begin` takes the first tile, `add` the others in turn, then comes `first`."""
 
     def __init__(self, part: ModelPart, cut: Cut, first: Boundary, num_tokens: int, max_new_tokens: int) -> None:
         """Begins a run; `num_tokens` is how many visual tokens the first tile becomes."""

@@ -14,7 +14,7 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 class JsonLines(logging.Formatter):
-    """`time`, `level`, `logger`, `event`, then whatever the call gave as `extra`."""
+    """Formats a record as one JSON object: `time`, `level`, `logger`, `event`, then what the call gave as `extra`."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Returns the record as one line of JSON, with what the caller gave as `extra`."""

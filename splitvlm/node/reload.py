@@ -39,7 +39,10 @@ def merged(old: S, new: S, changeable: frozenset[str], prefix: str = "") -> tupl
 
 
 class Reloader:
-    """`settings` is what holds now. `apply` takes new ones, or raises a SplitvlmError and leaves all as it was."""
+    """Reloads a node's configuration.
+
+    `settings` is what holds now; `apply` takes new ones, or raises a SplitvlmError and leaves all as it was.
+    """
 
     def __init__(self, source: Path, settings: S, changeable: frozenset[str], apply: Callable[[S], None]) -> None:
         self.settings: Section = settings

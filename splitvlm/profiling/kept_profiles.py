@@ -42,7 +42,7 @@ _log = logging.getLogger("splitvlm.profiling")
 
 
 class Lane(Protocol):
-    """The one thread in which a node runs its model."""
+    """Is the one thread in which a node runs its model."""
 
     @property
     def jobs(self) -> int:
@@ -58,7 +58,7 @@ class Lane(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Kept(Generic[P]):
-    """A profile, and how it is measured anew. `steps` is None where it was measured just now, or cannot be by itself."""
+    """Holds a profile, and how it is measured anew. `steps` is None where it was measured just now, or cannot be by itself."""
 
     profile: P
     steps: Callable[[], Steps[P]] | None

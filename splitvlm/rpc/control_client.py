@@ -34,7 +34,7 @@ def retry_s(failures: int, error: SplitvlmError | None = None) -> float:
 
 
 class ControlClient:
-    """One orchestrator. `reachable` is whether it answered the last call, be it with a refusal."""
+    """Speaks to one orchestrator. `reachable` is whether it answered the last call, be it with a refusal."""
 
     def __init__(self, address: str, identity: Identity | None) -> None:
         self.peer = f"orchestrator at {address}"

@@ -17,6 +17,8 @@ ASK_TIMEOUT_S = 600.0
 
 
 class EdgeClient:
+    """Asks an edge node questions and its status, as an application on the device."""
+
     def __init__(self, address: str, identity: Identity | None) -> None:
         self._identity = identity
         self.peer = f"edge node at {address}"

@@ -18,7 +18,7 @@ In = TypeVar("In", bound=Message)
 
 
 class SealedStream(Generic[Out, In]):
-    """One side of an open session. Bytes are those of the serialised envelopes, as DESIGN.md's law 2 counts them."""
+    """Is one side of an open session. Bytes are those of the serialised envelopes, as DESIGN.md's law 2 counts them."""
 
     def __init__(
         self, write: Callable[[Envelope], Awaitable[None]], sealer: Sealer, opener: Opener, incoming: type[In]

@@ -23,7 +23,7 @@ LOOK_S = 1.0
 
 
 class _Shown:
-    """The certificate that callers see. gRPC asks at each handshake, from threads of its own."""
+    """Gives the certificate that callers see. gRPC asks at each handshake, from threads of its own."""
 
     def __init__(self, identity: Identity) -> None:
         self._identity = identity
@@ -42,7 +42,7 @@ class _Shown:
 
 
 class NodeServer:
-    """A gRPC server of one node. Not ready until `set_ready`, and `drain` first says so to health watchers."""
+    """Serves one node's gRPC port. It is not ready until `set_ready`, and `drain` first says so to health watchers."""
 
     def __init__(
         self,

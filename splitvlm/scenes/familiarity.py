@@ -32,6 +32,8 @@ Array = np.ndarray[Any, np.dtype[np.floating[Any]]]
 
 @dataclass(frozen=True)
 class Familiarity:
+    """Describes the drawn pictures of each domain, against which a picture is held."""
+
     means: Array  # (domain, feature)
     precisions: Array  # (domain, feature, feature): inverse covariances
     limit: float  # the distance of the furthest drawn picture that was held out

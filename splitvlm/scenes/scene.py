@@ -19,7 +19,7 @@ MIDDLE_MARGIN = 14  # pixels from the middle line within which no question asks 
 
 @dataclass(frozen=True)
 class Thing:
-    """One object in a picture: its class, what is said of it, and the circle that it fills."""
+    """Holds one object of a picture: its class, what is said of it, and the circle that it fills."""
 
     name: str  # such as "cell"
     colour: str  # such as "red", or "" where colour says nothing
@@ -48,7 +48,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture (RGB, 256 x 256) and the truth about it."""
+    """Holds a picture (RGB, 256 x 256) and the truth about it."""
 
     image: Image = field(repr=False, compare=False)
     domain: str
@@ -63,6 +63,8 @@ class Scene:
 
 @dataclass(frozen=True)
 class Question:
+    """Holds a question about a scene, its kind and its answer."""
+
     kind: str
     text: str
     answer: str

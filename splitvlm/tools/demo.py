@@ -45,7 +45,7 @@ console = Console()
 
 @dataclass(frozen=True)
 class DemoQuestion:
-    """One question of the demo."""
+    """Holds one question of the demo."""
 
     image: Image.Image
     question: str
@@ -61,7 +61,7 @@ class DemoQuestion:
 
 @dataclass(frozen=True)
 class DemoAnswer:
-    """What came back: the plan, the account, the text, and when it was asked (seconds from the link's start)."""
+    """Holds what came back: the plan, the report, the text, and when it was asked (seconds from the link's start)."""
 
     asked_at_s: float
     chosen: pb.Chosen

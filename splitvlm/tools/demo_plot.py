@@ -14,7 +14,7 @@ GREY, BLACK, RED = "0.6", "black", "#cc3311"
 
 
 class Point(Protocol):
-    """What is drawn of one request."""
+    """Has what is drawn of one request."""
 
     @property
     def asked_at_s(self) -> float:

@@ -54,7 +54,7 @@ PICTURES = 24
 
 @dataclass(frozen=True)
 class Ran:
-    """One request as it really was."""
+    """Records one request as it really was."""
 
     asked_s: float  # on the link's clock
     plan: str

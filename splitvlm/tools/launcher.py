@@ -29,7 +29,7 @@ _ROLES = {"cloud": Role.CLOUD, "edge": Role.EDGE, "orchestrator": Role.ORCHESTRA
 
 @dataclass
 class Node:
-    """A running node: its process, and what its ready line said."""
+    """Holds a running node: its process, and what its ready line said."""
 
     kind: str
     process: asyncio.subprocess.Process
@@ -55,7 +55,7 @@ class Node:
 
 
 class Launcher:
-    """Keys, configurations and processes in one folder; everything that was started is stopped at the end.
+    """Keeps keys, configurations and processes in one folder; everything that was started is stopped at the end.
 
     `async with Launcher(folder) as launcher: cloud = await launcher.start("cloud", {...})`
     """

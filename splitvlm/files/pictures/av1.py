@@ -13,7 +13,7 @@ _SEQUENCE_HEADER, _FRAME_HEADER, _FRAME = 1, 3, 6
 
 
 class _Bits:
-    """The bits of some bytes, from the first on."""
+    """Reads the bits of some bytes, from the first on."""
 
     def __init__(self, data: bytes) -> None:
         self._value, self._left = int.from_bytes(data, "big"), 8 * len(data)

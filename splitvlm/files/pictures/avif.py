@@ -22,7 +22,7 @@ _METADATA = (b"Exif", b"mime")
 
 @dataclass
 class _Contents:
-    """What the boxes of `meta` say."""
+    """Holds what the boxes of `meta` say."""
 
     kinds: dict[int, bytes] = field(default_factory=dict)  # by item
     extents: dict[int, list[tuple[bool, int, int]]] = field(default_factory=dict)  # in `idat`, offset, length
@@ -102,7 +102,7 @@ def _read_kinds(data: bytes, start: int, end: int, contents: _Contents) -> None:
 
 
 class _Fields:
-    """Numbers of given lengths, one after another."""
+    """Reads numbers of given lengths, one after another."""
 
     def __init__(self, data: bytes, offset: int) -> None:
         self._data, self._offset = data, offset

@@ -38,6 +38,8 @@ and the result."""
 
 @dataclass(frozen=True)
 class PictureHeader:
+    """Holds what a picture's header says, and a bound on the memory that decoding takes."""
+
     format: str  # Pillow's name: JPEG, PNG, WEBP, AVIF, GIF, BMP or TIFF
     width: int  # as stored: before the orientation is applied
     height: int

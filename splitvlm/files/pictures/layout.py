@@ -15,7 +15,7 @@ MAX_BLOCKS = 1 << 16
 
 @dataclass(frozen=True)
 class Samples:
-    """What a file says of its samples, for greyscale deeper than 8 bits."""
+    """Holds what a file says of its samples, for greyscale deeper than 8 bits."""
 
     bits: int = 8  # as stored
     significant_bits: int = 8
@@ -30,7 +30,7 @@ ORDINARY = Samples()
 
 @dataclass(frozen=True)
 class Layout:
-    """`pixels` is a file of the same format that holds what a decoder needs, and nothing else."""
+    """Holds what a file's structure says. `pixels` is a file of the same format with what a decoder needs, and nothing else."""
 
     pixels: bytes
     width: int

@@ -23,7 +23,7 @@ MOST_BATCHES = 5  # of 17 tiles, four at a time and one: what is left to do when
 
 @dataclass(frozen=True)
 class Layout:
-    """Prefixes of parameter names, stage by stage, from shallow to deep."""
+    """Holds the prefixes of parameter names, stage by stage, from shallow to deep."""
 
     patches: tuple[str, ...]
     vision: str  # "...layers." before the layer's number
@@ -50,7 +50,10 @@ def batches(tiles: torch.Tensor, dim: int = 0) -> Sequence[torch.Tensor]:
 
 
 class Family(ABC):
-    """One family. `inputs` is what the processor made of a picture and a prompt, with its batch axis."""
+    """Knows how one family's models are divided.
+
+    `inputs` is what the processor made of a picture and a prompt, with its batch axis.
+    """
 
     name: ClassVar[str]
     layout: ClassVar[Layout]

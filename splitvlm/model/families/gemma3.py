@@ -17,6 +17,8 @@ from splitvlm.model.families.siglip import tower_slice
 
 
 class Gemma3(Family):
+    """Divides Gemma 3: a SigLIP tower, a fixed number of tokens a crop, and images whose tokens see one another."""
+
     name = "gemma3"
     layout = Layout(
         patches=("model.vision_tower.embeddings.",),

@@ -18,6 +18,8 @@ from splitvlm.model.slicing import Inlet, forward, twin
 
 
 class Idefics3(Family):
+    """Divides Idefics3 and SmolVLM: a SigLIP tower, pixel shuffle, and tiles beside the whole picture."""
+
     name = "idefics3"
     layout = Layout(
         patches=("model.vision_model.embeddings.",),

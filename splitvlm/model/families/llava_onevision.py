@@ -21,6 +21,8 @@ _MAX_EDGE = 65_535  # pixels; no picture format that we take has longer edges
 
 
 class LlavaOnevision(Family):
+    """Divides LLaVA-OneVision: a SigLIP tower, and crops whose rows are packed into one another."""
+
     name = "llava_onevision"
     layout = Layout(
         patches=("model.vision_tower.embeddings.",),

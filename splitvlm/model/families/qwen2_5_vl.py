@@ -18,6 +18,8 @@ from splitvlm.model.slicing import Inlet, forward, twin
 
 
 class Qwen25Vl(Family):
+    """Divides Qwen2.5-VL: a tower with windowed attention and pictures of any size, and positions in three axes."""
+
     name = "qwen2_5_vl"
     layout = Layout(
         patches=("model.visual.patch_embed.",),
