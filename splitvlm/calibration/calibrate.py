@@ -44,7 +44,7 @@ OTHER_QUESTIONS = ("how many?", "Is it day", "7", "(a) or b")
 """That begin and end differently: what their prompts have in common is the model's template."""
 SEED = 10_000  # of the drawn pictures: others than those of profiles
 Array = np.ndarray[Any, Any]
-MOST_TOKENS = 240_000  # that densities are learned from: what more of them gain is below a percent
+MOST_TOKENS = 240_000  # that entropy models are learned from: what more of them gain is below a percent
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff")
 TOKENS_PER_CHANNEL = 4  # fewer make a covariance of noise
 LANGUAGE_UNIT = 0.104

@@ -1,6 +1,6 @@
-"""Learns a level's density (density.py) from the coefficients of unlabelled pictures: cross-entropy, then whole numbers.
+"""Learns a level's entropy model from the coefficients of unlabelled pictures: by cross-entropy, then in whole numbers.
 
-Seeded: the same coefficients give the same density on one machine.
+Seeded: the same coefficients give the same entropy model on one machine.
 N tokens of all pictures, T of one, K columns, X inputs, H hidden units, V symbols.
 """
 

@@ -1,4 +1,4 @@
-"""What one level of a boundary learns from unlabelled pictures: its density, centres and restorer."""
+"""What one level of a boundary learns from unlabelled pictures: its entropy model, centres and reconstructor."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def learn(
 ) -> Learned:  # fmt: skip
     """Learns from x [T, C] of each picture. stride: tokens from one to that below it; steps: of the training of each network.
 
-    A restorer is kept where it takes so large a share of the square error away.
+    A reconstructor is kept where it takes so large a share of the square error away.
     """
     coded = [quantised(x_TC, transform, level) for x_TC in pictures]
     centres = centres_of(np.concatenate(pictures), transform, level)

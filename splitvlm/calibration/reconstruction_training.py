@@ -1,4 +1,4 @@
-"""Learns a level's Reconstructor (restoring.py) from unlabelled pictures: mean square error, on nine pictures in ten.
+"""Learns a level's Reconstructor (reconstruction.py) from unlabelled pictures: mean square error, on nine pictures in ten.
 
 Seeded: the same coefficients give the same network on one machine. T tokens of a picture, N of all, C columns, H hidden units.
 """

@@ -12,14 +12,13 @@
     quantise.py   groups of values on a uniform grid, and the law of their error
     klt.py        a float tensor in a calibrated basis
     grid.py       where tokens stand: order of coding, neighbours, places in a picture
-    density.py, context.py        how likely each of its values is: networks; what they are told on the way
+    entropy_model.py, context.py  how likely each of its values is: networks; what they are told on the way
     entropy.py    the range coder's stream
     gaps.py       where the values stand in a long band that is zero nearly everywhere
     sparse.py     columns that are zero nearly everywhere, on their way back to features
-    restoring.py  where the receiver says that what was rounded lay
+    reconstruction.py  where, in its cell, the receiver says that a rounded value lay
     prompt.py     a prompt's ids beside it, less the model's template
-    lessons.py    what a level learns at calibration: density_lessons.py the density, restoring_lessons.py the restorer
-    calibration.py  the file of such bases
+    calibration_file.py  the file of such bases, which splitvlm.calibration learns
     codec.py      Codec: the levels of one model
     lossy.py      a float tensor as groups of codes, scales and what is kept apart
     boundary.py   encode, decode: all tensors at a cut

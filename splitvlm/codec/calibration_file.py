@@ -3,8 +3,8 @@
 `tokens.mean` [C], `tokens.analysis` and `tokens.synthesis` [C, C] (float16): the transform at the cut `tokens`.
 `tokens.shape`: of the tensor, without the channels, where it never varies; `tokens.before`, `tokens.after` and
 `tokens.vocabulary`: the prompts' template (prompt.py). For each level, `tokens.klt2.*`: centres [C, 2] (klt.py), its
-density's whole numbers (density.py), matrices one after another, and where it has a restorer (restoring.py), that
-network's matrices (float16).
+entropy model's whole numbers (entropy_model.py), matrices one after another, and where it has a reconstructor
+(reconstruction.py), that network's matrices (float16).
 The file's SHA-256 is part of the codec's hash, so that two nodes with different calibrations refuse each other.
 """
 
@@ -24,17 +24,17 @@ from splitvlm.codec.grid import PLACES
 from splitvlm.codec.klt import Basis, Learned, Transform
 from splitvlm.codec.levels import KLT_STEPS
 from splitvlm.codec.prompt import LARGEST_VOCABULARY, Template
-from splitvlm.codec.reconstruction import HIDDEN_UNITS as HIDDEN_OF_RESTORER
-from splitvlm.codec.reconstruction import TOKENS as TOKENS_OF_RESTORER
+from splitvlm.codec.reconstruction import HIDDEN_UNITS as RECONSTRUCTOR_UNITS
+from splitvlm.codec.reconstruction import TOKENS as RECONSTRUCTOR_TOKENS
 from splitvlm.codec.reconstruction import Reconstructor
 from splitvlm.domain import Cut
 from splitvlm.errors import UsageError
 
 FILE = "calibration.safetensors"
-_EXACT = 1 << 24  # whole numbers up to this are exact in float32, on which both sides' densities depend
+_EXACT = 1 << 24  # whole numbers up to this are exact in float32, on which both sides' entropy models depend
 MOST_TOKENS = 1 << 20  # of a boundary: no known model has as many
 _PARTS = ("first", "first_bias", "places", "second", "second_bias", "third", "third_bias")
-_RESTORER = tuple(f"restorer_{part}" for part in _PARTS)
+_RECONSTRUCTOR_TENSORS = tuple(f"restorer_{part}" for part in _PARTS)
 Tensors = dict[str, np.ndarray]  # type: ignore[type-arg]
 
 
@@ -111,21 +111,21 @@ def _template(tensors: Tensors, cut: str) -> Template:
 
 def _learned(tensors: Tensors, prefix: str, channels: int) -> Learned:
     centres = _taken(tensors, f"{prefix}.centres", np.float16, channels, 2).astype(np.float32)
-    entropy_model = _density(tensors, prefix)
-    if f"{prefix}.{_RESTORER[0]}" not in tensors:
+    entropy_model = _entropy_model(tensors, prefix)
+    if f"{prefix}.{_RECONSTRUCTOR_TENSORS[0]}" not in tensors:
         return Learned(entropy_model, centres)
-    hidden, rows = HIDDEN_OF_RESTORER, PLACES if entropy_model.rows else 0
+    hidden, rows = RECONSTRUCTOR_UNITS, PLACES if entropy_model.rows else 0
     shapes = (
-        (TOKENS_OF_RESTORER, -1, hidden), (hidden,), (rows, hidden), (hidden, hidden), (hidden,), (hidden, -1), (-1,),
+        (RECONSTRUCTOR_TOKENS, -1, hidden), (hidden,), (rows, hidden), (hidden, hidden), (hidden,), (hidden, -1), (-1,),
     )  # fmt: skip
     parts = [
         _taken(tensors, f"{prefix}.{part}", np.float16, *shape).astype(np.float32)
-        for part, shape in zip(_RESTORER, shapes, strict=True)
+        for part, shape in zip(_RECONSTRUCTOR_TENSORS, shapes, strict=True)
     ]
     reconstructor = Reconstructor(entropy_model.stride, entropy_model.rows, *parts)
     seen, restored = reconstructor.first.shape[1], reconstructor.columns
     if max(seen, restored) > channels or reconstructor.third.shape[1] != reconstructor.third_bias.shape[0]:
-        raise ValueError(f"{prefix}.restorer has more columns than the transform")
+        raise ValueError(f"{prefix}'s reconstructor has more columns than the transform")
     return Learned(entropy_model, centres, reconstructor)
 
 
@@ -147,7 +147,7 @@ def _joined(parts: tuple[np.ndarray, ...], dtype: type) -> np.ndarray:  # type: 
     return np.concatenate([np.zeros(0, np.float32), *(part.reshape(-1) for part in parts)]).astype(dtype)
 
 
-def _density(tensors: Tensors, prefix: str) -> EntropyModel:
+def _entropy_model(tensors: Tensors, prefix: str) -> EntropyModel:
     """Raises KeyError, and ValueError for sizes that do not fit each other."""
     stride, rows = _taken(tensors, f"{prefix}.grid", np.int32, 2).tolist()
     reach = _taken(tensors, f"{prefix}.reach", np.uint8, -1).astype(np.int64)

@@ -1,4 +1,4 @@
-"""What both sides know while columns come one after another, and what a density (density.py) makes of it.
+"""What both sides know while columns come one after another, and what an entropy model (entropy_model.py) makes of it.
 
 T tokens, in the order of coding (grid.py); X inputs, H hidden units, V symbols.
 """

@@ -1,4 +1,4 @@
-"""Quantised coefficients as the bytes of a range coder, by columns, under the density of their level.
+"""Quantised coefficients as the bytes of a range coder, by columns, under the entropy model of their level.
 
     stream := range coder's words, little-endian, without the zero bytes at its end
 

@@ -1,7 +1,8 @@
 """Where a boundary's tokens stand: the order in which they are coded, their neighbours, and their place in a picture.
 
 Tokens are coded like a checkerboard, first those of one colour, then those between them: of the columns that look at
-neighbours in themselves (density.py), the second half knows all four. In a sequence without rows every other token is first.
+neighbours in themselves (entropy_model.py), the second half knows all four. In a sequence without rows every other token
+is first.
 T tokens, in the order of coding unless said otherwise.
 """
 
@@ -21,7 +22,7 @@ Index = npt.NDArray[np.intp]
 
 WAVES: Final = 4  # cosines of a token's row, and of its column
 PLACES: Final = 2 * WAVES
-LARGEST_INPUT: Final = 56  # of what a network is told (density.py)
+LARGEST_INPUT: Final = 56  # of what a network is told (entropy_model.py)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -14,8 +14,9 @@ judged by the model's answers (`splitvlm evaluate --plans`), not by this module.
     body := level u8 · kept varint · stream      kept: columns up to the last that is not all zero
 
 c is where the mean of what is rounded to |q| lies beyond it; r is what the receiver makes of all coefficients together
-(restoring.py), within the cell of q. Neither costs a byte; r takes half of the square error away and more, at coarse steps.
-The stream is entropy.py's, under the density that calibration learned for the level. T tokens, C channels.
+(reconstruction.py), within the cell of q. Neither costs a byte; r takes half of the square error away and more, at coarse
+steps.
+The stream is entropy.py's, under the entropy model that calibration learned for the level. T tokens, C channels.
 """
 
 from __future__ import annotations
@@ -192,7 +193,7 @@ def decode(cursor: Cursor, num_tokens: int, basis: Basis, code: int) -> F32:
 
 
 def restored(q_TK: npt.NDArray[np.signedinteger[Any]], learned: Learned) -> F32:
-    """Returns y / step [T, K], or with as many columns as the level's restorer has."""
+    """Returns y / step [T, K], or with as many columns as the level's reconstructor has."""
     y_TK = centred(q_TK, learned.centres)
     if learned.reconstructor is None or not q_TK.shape[1]:
         return y_TK

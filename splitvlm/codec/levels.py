@@ -32,7 +32,7 @@ KLT_STEPS: dict[str, float] = {
 
 KLT_FORMAT = 7
 """The version of a calibrated body. 1 was zstandard in segments of columns; 2 had no bands, and escapes of 16 bits; 3 no
-centres and no short form; 4 no restorers, and all ids of a prompt; 5 no gaps (gaps.py);
+centres and no short form; 4 no reconstructors, and all ids of a prompt; 5 no gaps (gaps.py);
 6 one pass through every column, and no places (grid.py)."""
 
 SMALL, SMALLER = 5 / 8, 3 / 8

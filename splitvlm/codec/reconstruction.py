@@ -5,8 +5,8 @@
 
 Coefficients are decorrelated, not independent: what the coarser ones say of a token and of the tokens around it narrows down
 where the finer ones lie, those that fell to zero above all. It costs no byte. Calibration learns it by the least mean square of
-what is left (in the metric of klt.py), and keeps it where that falls by a tenth or more. Unlike the densities it may round
-differently on each machine: it is not needed to read the stream. Learned in restoring_lessons.py.
+what is left (in the metric of klt.py), and keeps it where that falls by a tenth or more. Unlike the entropy models it may round
+differently on each machine: it is not needed to read the stream. Learned in splitvlm.calibration.reconstruction_training.
 T tokens, K columns that are seen, H hidden units, R columns that are restored.
 """
 

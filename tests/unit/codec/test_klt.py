@@ -70,7 +70,7 @@ def test_each_coefficient_is_within_a_step(level: str) -> None:
 
 
 @pytest.mark.parametrize("level", KLT_STEPS)
-def test_whatever_a_restorer_says_a_value_stays_in_its_cell(level: str) -> None:
+def test_whatever_a_reconstructor_says_a_value_stays_in_its_cell(level: str) -> None:
     draw = np.random.default_rng(3).normal
     shapes = ((5, 40, 96), (96,), (PLACES, 96), (96, 96), (96,), (96, 40), (40,))
     wild = Reconstructor(8, 8, *(draw(scale=9.0, size=shape).astype(np.float32) for shape in shapes))
@@ -244,8 +244,8 @@ def test_a_few_huge_tokens_do_not_bend_the_basis() -> None:
     assert size < 2 * crossed(x_NC[1000:1064], "klt1")[1]
 
 
-def test_a_density_is_exact_whatever_the_order_of_sums() -> None:
-    """Products of a density's matrices stay whole and below 2^24, where float32 holds every one."""
+def test_an_entropy_model_is_exact_whatever_the_order_of_sums() -> None:
+    """Products of an entropy model's matrices stay whole and below 2^24, where float32 holds every one."""
     for learned in BASIS.levels.values():
         assert _largest_sum(learned.entropy_model) < 2**24
 
@@ -262,7 +262,7 @@ def _largest_sum(entropy_model: EntropyModel) -> float:
 
 
 def test_what_neighbours_and_earlier_columns_tell_is_not_sent_again() -> None:
-    """Columns 1 and 2 follow from column 0: what they cost under a learned density is a part of their own entropy."""
+    """Columns 1 and 2 follow from column 0: what they cost under a learned entropy model is a part of their own entropy."""
     random = np.random.default_rng(7)
 
     def picture() -> np.ndarray:

@@ -37,23 +37,23 @@ def test_golden_stream() -> None:
     """As since KLT_FORMAT 7."""
     q_TK = whole_numbers()
     assert np.array_equal(
-        entropy.decode(bytes.fromhex(STREAM), *q_TK.shape, drawn_density(), dense=q_TK.shape[1]).dense, q_TK
+        entropy.decode(bytes.fromhex(STREAM), *q_TK.shape, drawn_entropy_model(), dense=q_TK.shape[1]).dense, q_TK
     )
-    assert entropy.encode(q_TK, drawn_density()) == bytes.fromhex(STREAM)
+    assert entropy.encode(q_TK, drawn_entropy_model()) == bytes.fromhex(STREAM)
 
 
 def test_golden_stream_of_many_tokens() -> None:
     """As since KLT_FORMAT 7: the columns that share a histogram are told by their gaps."""
     q_TK = np.tile(whole_numbers(), (90, 1))
-    stream = entropy.encode(q_TK, drawn_density())
+    stream = entropy.encode(q_TK, drawn_entropy_model())
     assert hashlib.sha256(stream).hexdigest()[:16] == "5d7a2cdfb82ee992"
-    assert np.array_equal(entropy.decode(stream, *q_TK.shape, drawn_density(), dense=q_TK.shape[1]).dense, q_TK)
+    assert np.array_equal(entropy.decode(stream, *q_TK.shape, drawn_entropy_model(), dense=q_TK.shape[1]).dense, q_TK)
 
 
 def test_golden_boundary_in_its_short_form() -> None:
     """As since KLT_FORMAT 7: level, the question's ids, columns up to the last that is not zero, the stream.
 
-    Networks may round differently on each machine: what the restorer adds is pinned by its sums.
+    Networks may round differently on each machine: what the reconstructor adds is pinned by its sums.
     """
     codec = drawn_codec()
     back = codec.decode(TOKENS, bytes.fromhex(SHORT))
@@ -79,13 +79,13 @@ def drawn_codec() -> Codec:
     draw = np.random.default_rng(8).integers
     shapes = (5, 9, 24), (24,), (PLACES, 24), (24, 24), (24,), (24, 3), (3,)
     reconstructor = Reconstructor(4, 3, *(draw(-8, 9, size=shape).astype(np.float32) / 64 for shape in shapes))
-    learned = Learned(drawn_density(), np.zeros((CHANNELS, 2), np.float32), reconstructor)
+    learned = Learned(drawn_entropy_model(), np.zeros((CHANNELS, 2), np.float32), reconstructor)
     template = Template((1, 11, 12), (2, 3), 566)
     transform = Transform(np.zeros(CHANNELS, np.float32), eye, eye)
     return Codec({TOKENS: Basis(transform, dict.fromkeys(KLT_STEPS, learned), TOKENS_SHAPE, template)}, "drawn")
 
 
-def drawn_density() -> EntropyModel:
+def drawn_entropy_model() -> EntropyModel:
     """With columns of each kind: in two passes, in one, that neighbours are not asked about, and of a shared histogram."""
     draw = np.random.default_rng(5).integers
     reach = np.array([9, 4, 2, *[1] * 15], np.int64)

@@ -29,7 +29,7 @@ def test_what_others_tell_is_restored() -> None:
     assert missed < 0.3 * np.square(left_TC)[inner, 2].mean()
 
 
-def test_where_nothing_is_told_there_is_no_restorer() -> None:
+def test_where_nothing_is_told_there_is_no_reconstructor() -> None:
     pictures = [picture(dependent=False) for _ in range(200)]
     assert reconstruction_training.learn(pictures, SIDE, steps=300) is None
 
