@@ -109,7 +109,7 @@ def save(kind: str, folder: Path, *, repetition_penalty: float | None = None) ->
     """Save a tiny model of `kind` (a key of FAMILIES) with its processor; returns the folder."""
     import torch
 
-    from splitvlm.model.dummy_processor import stand_in_processor
+    from splitvlm.model.dummy_processor import dummy_processor
     from splitvlm.model.random_weights import draw
     from splitvlm.model.skeleton import build_skeleton, load_weights
 
@@ -120,7 +120,7 @@ def save(kind: str, folder: Path, *, repetition_penalty: float | None = None) ->
     model.generation_config.eos_token_id = 4
     model.generation_config.repetition_penalty = repetition_penalty
     model.save_pretrained(folder)
-    stand_in_processor(config, image_settings).save_pretrained(folder)
+    dummy_processor(config, image_settings).save_pretrained(folder)
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Stand-in processors for models without files: real processor classes over a byte-level tokenizer.
+"""Dummy processors for models without files: real processor classes over a byte-level tokenizer.
 
 The tokenizer has the model's vocabulary size and its special tokens at their ids; a text is its UTF-8 bytes, and every
 other id decodes to a made-up word, so that any token that random weights choose can be shown.
@@ -28,7 +28,7 @@ def _turns(start: str, end: str, image: str, answerer: str, first: str = "") -> 
     )
 
 
-def stand_in_processor(config: Any, image_settings: Mapping[str, Any] | None = None) -> Any:
+def dummy_processor(config: Any, image_settings: Mapping[str, Any] | None = None) -> Any:
     """Returns the processor of `config`'s family, fitted to its sizes. `image_settings` override the image processor's."""
     make = {
         "smolvlm": _idefics3,

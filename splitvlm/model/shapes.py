@@ -40,9 +40,9 @@ class ShapeSource(Source):
 
     def processor(self) -> Any:
         """Returns a processor that makes prompts of the right size, of bytes instead of a vocabulary."""
-        from splitvlm.model.dummy_processor import stand_in_processor
+        from splitvlm.model.dummy_processor import dummy_processor
 
-        return stand_in_processor(self.config)
+        return dummy_processor(self.config)
 
     def generation_config(self, model: Any) -> Any:
         """Returns the skeleton's own generation config, with the repetition penalty of Qwen2.5-VL's checkpoints."""
