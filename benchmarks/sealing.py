@@ -64,7 +64,7 @@ async def run(requests: int) -> dict[str, Any]:
             device("scenes", cloud, identity) as plain,
         ):
             with (
-                mock.patch.multiple("cloud_node.servicer", Sealer=Plain, Opener=Plain),
+                mock.patch.multiple("cloud_node.worker.handshake", Sealer=Plain, Opener=Plain),
                 mock.patch.multiple("edge_node.cloud.session", Sealer=Plain, Opener=Plain),
             ):
                 await plain.link.warm_up()

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
-from cloud_node.servicer import DataServicer
+from cloud_node.frontend.servicer import DataServicer
+from cloud_node.pools.protocol import Pool
 from cloud_node.settings import CloudSettings
-from cloud_node.worker import Worker
 from splitvlm.bundle import Bundle
 from splitvlm.errors import ConfigError, UsageError
+from splitvlm.node.lifecycle import background
 from splitvlm.planning.costs import CloudProfile
+from splitvlm.profiling.kept_profiles import Kept as KeptProfile
+from splitvlm.profiling.kept_profiles import Lane, renew
 from splitvlm.rpc.addresses import is_loopback, is_wildcard, require_dialable
 from splitvlm.rpc.control_client import ControlClient
 from splitvlm.rpc.plans import accuracy_to_wire, cloud_profile_to_wire
@@ -42,7 +46,44 @@ def _is_local(address: str) -> bool:
     return is_loopback(host_and_port(address)[0])
 
 
+class Membership:
+    """This node at its orchestrator: what it said of itself, and how it stays known."""
+
+    def __init__(
+        self,
+        client: ControlClient,
+        entry: pb.Registration,
+        known: KeptProfile[CloudProfile],
+        lane: Lane,
+        load: Callable[[], pb.HeartbeatRequest],
+    ) -> None:
+        """`known` is renewed while the lane is quiet; `load` tells what each heartbeat says."""
+        self._client = client
+        self._entry = entry
+        self._known = known
+        self._lane = lane
+        self._load = load
+
+    async def stay(self) -> None:
+        """Stays registered, and says it again where the node's profile changed. Ends by cancellation or after `leave`."""
+        async with background(renew(self._known, self._lane, self._tell_profile)):
+            await self._client.stay_registered(self._entry, self._load)
+
+    async def leave(self) -> None:
+        """Tells the orchestrator that this node stops."""
+        await self._client.leave(self._entry.node)
+
+    async def close(self) -> None:
+        """Closes the connection."""
+        await self._client.close()
+
+    def _tell_profile(self, profile: CloudProfile) -> None:
+        self._entry.cloud.CopyFrom(cloud_profile_to_wire(profile))
+        self._client.register_again()
+
+
 def registration(settings: CloudSettings, address: str, bundle: Bundle, profile: CloudProfile) -> pb.Registration:
+    """Returns what this node says of itself: where it listens, what it serves, and what it costs."""
     return pb.Registration(
         node=settings.node,
         role="cloud",
@@ -55,15 +96,10 @@ def registration(settings: CloudSettings, address: str, bundle: Bundle, profile:
     )
 
 
-def tell_profile(client: ControlClient, entry: pb.Registration, profile: CloudProfile) -> None:
-    """Tell the orchestrator what this node costs by a new measurement."""
-    entry.cloud.CopyFrom(cloud_profile_to_wire(profile))
-    client.register_again()
-
-
-def beat(settings: CloudSettings, servicer: DataServicer, worker: Worker) -> pb.HeartbeatRequest:
+def heartbeat(settings: CloudSettings, servicer: DataServicer, pool: Pool) -> pb.HeartbeatRequest:
+    """Returns what the orchestrator is told of this node's load."""
     return pb.HeartbeatRequest(
         node=settings.node,
         active_sessions=servicer.active.total(),
-        queue_us=int(1e6 * worker.mean_queue_s),
+        queue_us=int(1e6 * pool.load.mean_queue_s),
     )

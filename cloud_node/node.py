@@ -2,77 +2,96 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from cloud_node.control import beat, check_advertised, registration, tell_profile
-from cloud_node.servicer import DataServicer
+from cloud_node.control import Membership, check_advertised, heartbeat, registration
+from cloud_node.frontend.servicer import SERVICE, DataServicer
+from cloud_node.pools.local import LocalPool
 from cloud_node.settings import CHANGEABLE, CloudSettings
-from cloud_node.worker import Worker
-from splitvlm.bundle import open_bundle
+from cloud_node.worker.worker import EngineWorker
+from splitvlm.bundle import Bundle, open_bundle
+from splitvlm.crypto.identity import Identity
 from splitvlm.domain import DEVICE, Cut
 from splitvlm.errors import ConfigError, UsageError
 from splitvlm.model.loading import load_cloud, read_spec
 from splitvlm.model.spec import ModelSpec
 from splitvlm.node.lifecycle import background, end_now, identity_of, print_ready, stop_signals, until
 from splitvlm.node.reload import reloading
-from splitvlm.profiling.kept_profiles import kept_cloud_profile, renew
+from splitvlm.profiling.kept_profiles import kept_cloud_profile
 from splitvlm.rpc.compatibility import compatibility
 from splitvlm.rpc.control_client import ControlClient
 from splitvlm.rpc.servers import NodeServer
-from splitvlm.wire.v1 import data_pb2, data_pb2_grpc
-
-SERVICE = data_pb2.DESCRIPTOR.services_by_name["Data"].full_name
+from splitvlm.wire.v1.control_pb2 import HeartbeatRequest
 
 
 async def run(settings: CloudSettings, source: Path | None = None) -> None:
-    """Serve until SIGTERM or SIGINT; SIGHUP reads `source` again. Raises the errors of configuration, keys, model and port."""
+    """Serves until SIGTERM or SIGINT; SIGHUP reads `source` again. Raises the errors of configuration, keys, model and port."""
     identity = identity_of(settings.security)
     check_advertised(settings)
-    model = settings.model
-    spec = read_spec(model.name)
-    cuts = served_cuts(settings, spec)
-    part = load_cloud(model.name, cuts, device=model.device, dtype=model.dtype, threads=model.threads)
-    bundle = open_bundle(model.name, model.bundle)
-    codec = bundle.codec
-    worker = Worker()
-    agreed = compatibility(
-        model=spec.name,
-        weights_hash=spec.weights_hash,
-        processor_hash=spec.processor_hash,
-        codec_hash=codec.hash,
-        dtype=model.dtype,
-    )
-    servicer = DataServicer(part, codec, worker, agreed, identity, settings.limits)
+    bundle = open_bundle(settings.model.name, settings.model.bundle)
+    worker = load_worker(settings, bundle, identity)
+    pool = LocalPool(worker)
+    servicer = DataServicer(pool, settings.limits, plaintext=identity is None)
     server = NodeServer(identity, [SERVICE])
-    data_pb2_grpc.add_DataServicer_to_server(servicer, server.grpc)
+    server.grpc.add_generic_rpc_handlers((servicer.handler(),))
 
     def apply(new: CloudSettings) -> None:
         servicer.use(new.limits)
 
     with stop_signals() as stop, reloading(source, settings, CHANGEABLE, apply):
         address = await server.listen(settings.listen)
-        work, renewal, client = [], [], None
-        if settings.orchestrator:
-            client = ControlClient(settings.orchestrator, identity)
-            known, _ = await worker.run("", kept_cloud_profile, part, cuts, codec, model)
-            entry = registration(settings, address, bundle, known.profile)
-            work.append(client.stay_registered(entry, lambda: beat(settings, servicer, worker)))
-            renewal.append(renew(known, worker, partial(tell_profile, client, entry)))
+        load = partial(heartbeat, settings, servicer, pool)
+        member = await _join(settings, identity, bundle, address, worker, load) if settings.orchestrator else None
         try:
-            async with background(*renewal), background(*work) as tasks:
+            async with background(*([member.stay()] if member else [])) as tasks:
                 await server.set_ready()
-                print_ready("cloud", node=settings.node, listen=address, model=model.name)
+                print_ready("cloud", node=settings.node, listen=address, model=settings.model.name)
                 await until(stop, tasks)
-                if client is not None:
-                    await client.leave(settings.node)
+                if member is not None:
+                    await member.leave()
                 await server.drain(settings.limits.drain_s)
         finally:
-            ended = worker.close()
-            if client is not None:
-                await client.close()
+            ended = pool.close()
+            if member is not None:
+                await member.close()
     if not ended:
         end_now()
+
+
+def load_worker(settings: CloudSettings, bundle: Bundle, identity: Identity | None) -> EngineWorker:
+    """Returns a worker in this process, with the model that the settings name. Raises ConfigError and errors of models."""
+    model = settings.model
+    spec = read_spec(model.name)
+    cuts = served_cuts(settings, spec)
+    part = load_cloud(model.name, cuts, device=model.device, dtype=model.dtype, threads=model.threads)
+    agreed = compatibility(
+        model=spec.name,
+        weights_hash=spec.weights_hash,
+        processor_hash=spec.processor_hash,
+        codec_hash=bundle.codec.hash,
+        dtype=model.dtype,
+    )
+    return EngineWorker(part, bundle.codec, agreed, identity, settings.limits)
+
+
+async def _join(
+    settings: CloudSettings,
+    identity: Identity | None,
+    bundle: Bundle,
+    address: str,
+    worker: EngineWorker,
+    load: Callable[[], HeartbeatRequest],
+) -> Membership:
+    """Measures the worker, unless it was measured before, and makes ready to tell the orchestrator."""
+    assert settings.orchestrator is not None
+    part = worker.runtime.part
+    client = ControlClient(settings.orchestrator, identity)
+    cuts = served_cuts(settings, part.spec)
+    known = await worker.measure(partial(kept_cloud_profile, part, cuts, bundle.codec, settings.model))
+    entry = registration(settings, address, bundle, known.profile)
+    return Membership(client, entry, known, worker, load)
 
 
 def check(settings: CloudSettings) -> None:
@@ -83,7 +102,7 @@ def check(settings: CloudSettings) -> None:
 
 
 def served_cuts(settings: CloudSettings, spec: ModelSpec) -> tuple[Cut, ...]:
-    """The configured cuts, or all of the model's but `device`. Raises ConfigError."""
+    """Returns the configured cuts, or all of the model's but `device`. Raises ConfigError."""
     wanted = [Cut.parse(text) for text in settings.cuts]
     try:
         for cut in wanted:

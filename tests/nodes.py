@@ -10,10 +10,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from cloud_node.node import SERVICE
-from cloud_node.servicer import DataServicer
+from cloud_node.engine.lane import Lane
+from cloud_node.engine.sequential import SequentialEngine
+from cloud_node.frontend.servicer import SERVICE, DataServicer
+from cloud_node.pools.local import LocalPool
 from cloud_node.settings import CloudLimits
-from cloud_node.worker import Worker
+from cloud_node.worker.worker import EngineWorker
 from edge_node.answering.report import RequestReport
 from edge_node.answering.request import Request
 from edge_node.cloud.link import CloudLink
@@ -26,7 +28,7 @@ from splitvlm.crypto.identity import Identity, Role, load_identity
 from splitvlm.domain import DEVICE, Plan
 from splitvlm.model.loading import load_cloud, load_device, read_spec
 from splitvlm.rpc.servers import NodeServer
-from splitvlm.wire.v1 import data_pb2, data_pb2_grpc
+from splitvlm.wire.v1 import data_pb2
 
 
 class Keys:
@@ -44,8 +46,15 @@ class Keys:
 class Cloud:
     address: str
     servicer: DataServicer
-    worker: Worker
+    worker: EngineWorker
     compatibility: data_pb2.Compatibility
+
+    @property
+    def engine_lane(self) -> Lane:
+        """The thread in which the engine's steps run, for tests that stop it."""
+        engine = self.worker.runtime.engine
+        assert isinstance(engine, SequentialEngine)
+        return engine._lane
 
 
 @contextlib.asynccontextmanager
@@ -57,11 +66,11 @@ async def cloud_node(
     cuts = [cut for cut in spec.cuts() if cut != DEVICE]
     part = load_cloud(model, cuts)
     codec = open_bundle(model).codec
-    worker, agreed = Worker(), compatibility_of(spec, codec, "float32")
-    identity = keys.identity(name, Role.CLOUD)
-    servicer = DataServicer(part, codec, worker, agreed, identity, limits or CloudLimits())
+    agreed, identity = compatibility_of(spec, codec, "float32"), keys.identity(name, Role.CLOUD)
+    worker = EngineWorker(part, codec, agreed, identity, limits or CloudLimits())
+    servicer = DataServicer(LocalPool(worker), limits or CloudLimits(), plaintext=False)
     server = NodeServer(identity, [SERVICE])
-    data_pb2_grpc.add_DataServicer_to_server(servicer, server.grpc)
+    server.grpc.add_generic_rpc_handlers((servicer.handler(),))
     address = await server.listen("127.0.0.1:0")
     await server.set_ready()
     try:

@@ -120,7 +120,10 @@ class Sequence(Protocol):
         """Yields the token ids that follow `resume_token_ids`. An engine may be ahead of its reader."""
 
     def cancel(self) -> None:
-        """Gives the sequence up: it takes no turn any more, and its memory is freed when what runs at this moment has ended."""
+        """Gives the sequence up: it takes no turn any more, and its memory is freed when what runs at this moment has ended.
+
+        Whoever awaits something of the sequence cancels that first.
+        """
 
 
 class Engine(Protocol):

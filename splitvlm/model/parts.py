@@ -74,13 +74,6 @@ def _to_tokens(part: ModelPart, inputs: dict[str, torch.Tensor]) -> Boundary:
     return part.visual_tokens(part.see(inputs, depth), depth)
 
 
-def _prompt_tokens(crossing: Boundary) -> int:
-    """Counts the prompt's tokens in what crosses any cut, or at `image` in the processor's tensors."""
-    if "input_ids" in crossing:
-        return int(crossing["input_ids"].shape[1])
-    return len(crossing[IDS] if IDS in crossing else crossing[HIDDEN])
-
-
 class LowerRun:
     """Runs one request on the device, tile by tile where the tower sees tiles one by one.
 
@@ -160,8 +153,13 @@ class CloudPart(ModelPart):
     @torch.inference_mode()
     def upper_from_picture(self, picture: Image.Image, question: str, max_new_tokens: int) -> UpperRun:
         """Returns a run at the cut `image`: everything runs here. Raises UsageError."""
+        return self.upper_from_inputs(self.inputs(picture, question), max_new_tokens)
+
+    @torch.inference_mode()
+    def upper_from_inputs(self, inputs: dict[str, torch.Tensor], max_new_tokens: int) -> UpperRun:
+        """Returns the cut `image`'s run from what `inputs` made of picture and question. Raises UsageError."""
         self.check(IMAGE)
-        return UpperRun(self, IMAGE, self.inputs(picture, question), max_new_tokens)
+        return UpperRun(self, IMAGE, inputs, max_new_tokens)
 
     @torch.inference_mode()
     def prefix_cached(self, prefix: Prefix, prompt: Boundary, max_new_tokens: int) -> UpperRun:
@@ -179,7 +177,6 @@ class UpperRun:
         stop = part.spec.lm_layers
         self._language = part.language_run(start, stop, ends=True) if start < stop else None
         self._limit = max_new_tokens
-        self._prompt_tokens = _prompt_tokens(crossing)
         self._prompt: Boundary = {}
         self._greedy: Greedy | None = None
         self._last = -1
@@ -188,19 +185,6 @@ class UpperRun:
     def finished(self) -> bool:
         """Tells whether the end token was chosen or the limit is reached."""
         return self._limit <= 0 if self._greedy is None else self._greedy.finished
-
-    @property
-    def input_bytes(self) -> int:
-        """Returns the bytes that the run holds until its prefill has run."""
-        return sum(tensor.nbytes for tensor in self._crossing.values())
-
-    @property
-    def cache_bytes(self) -> int:
-        """Returns the bytes that keys and values take at most: the prompt's twice, for another question about the picture."""
-        spec, below = self._part.spec, self._cut.layers if self._cut.kind is CutKind.LM else 0
-        tokens = 2 * self._prompt_tokens + max(0, self._limit)
-        dtype = str(self._part.model.dtype).removeprefix("torch.")
-        return spec.cache_bytes(spec.lm_layers - below, dtype, tokens)
 
     @torch.inference_mode()
     def first(self, resume_token_id: int | None = None) -> int:

@@ -13,10 +13,15 @@ from splitvlm.model.part import ModelPart
 from splitvlm.model.parts import CloudPart, UpperRun
 
 
+def reads_by_tile(part: CloudPart) -> bool:
+    """Whether the upper part can read a picture's tiles one after another: its rest does not want them all at once."""
+    return part.family.causal and part.family.tokens_by_tile
+
+
 def in_tiles(part: CloudPart, cut: Cut, first: Boundary, max_new_tokens: int) -> TiledRun | None:
     """Returns a run from the first tile that arrived; None where the rest of the model wants them all. Raises ProtocolError."""
     part.check(cut)
-    if not (part.family.causal and part.family.tokens_by_tile):
+    if not reads_by_tile(part):
         return None
     num_tokens = check_tile(part, cut, first, first=True)
     here = {name: tensor.to(part.device) for name, tensor in first.items()}

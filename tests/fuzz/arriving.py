@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from cloud_node.upload import Upload
+from cloud_node.worker.upload import Upload
 from splitvlm.codec import CodecLimits
 from splitvlm.codec.codec import Codec
 from splitvlm.domain import IMAGE, Cut, CutKind
@@ -76,7 +76,7 @@ def upload(data: bytes) -> None:
             assert received <= declared <= most
             assert 0 <= one.segments_left < MAX_SEGMENTS
             if one.segment_complete:
-                assert one.receipt().receipt.bytes >= len(one.part())
+                assert one.receipt().receipt.bytes >= len(one.segment())
 
 
 def upload_seeds() -> list[bytes]:

@@ -13,18 +13,21 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from google.protobuf.message import DecodeError
 from PIL import Image
 
-from cloud_node.admission import Admission
-from cloud_node.prefix_cache import DevicePrefixCache, PrefixCache
-from cloud_node.session import Session
+from cloud_node.engine.lane import Lane
+from cloud_node.engine.prefix_cache import PrefixCache
+from cloud_node.engine.protocol import JobTimes
+from cloud_node.engine.sequential import SequentialEngine
 from cloud_node.settings import CloudLimits
-from cloud_node.worker import Spent
+from cloud_node.worker.admission import Admission
+from cloud_node.worker.runtime import Runtime
+from cloud_node.worker.session import Session
 from splitvlm.calibration.level_training import learn
 from splitvlm.codec import CodecLimits, encode_picture
 from splitvlm.codec.codec import Codec
@@ -222,23 +225,18 @@ class _Plain:
 
 
 class _Inline:
-    """A worker without a thread."""
+    """A lane without a thread."""
 
-    async def run(self, owner: str, job: Callable[..., Any], *args: Any) -> tuple[Any, Spent]:
+    async def run(self, owner: str, job: Callable[[], Any]) -> tuple[Any, JobTimes]:
         await asyncio.sleep(0)
-        return job(*args), Spent(0.0, 0.0)
-
-    prepare = run
-
-    def expected_queue_s(self, owner: str, *, picture: bool) -> float:
-        return 0.0
+        return job(), JobTimes(0.0, 0.0)
 
 
 async def _session(data: bytes) -> None:
-    memory = PrefixCache(CLOUD_LIMITS.remembered_bytes, 60.0)
-    stream, worker, prefix_cache = _Plain(), _Inline(), DevicePrefixCache(memory, "edge-1")
-    admission = Admission(CLOUD_LIMITS, worker)  # type: ignore[arg-type]
-    one = Session(stream, _part(), Codec(), worker, CLOUD_LIMITS, prefix_cache, admission, lambda: None)  # type: ignore[arg-type]
+    memory, lane = PrefixCache(CLOUD_LIMITS.remembered_bytes, 60.0), cast(Lane, _Inline())
+    admission = Admission(CLOUD_LIMITS, lambda *_: 0.0)
+    runtime = Runtime(_part(), Codec(), SequentialEngine(_part(), lane), lane, admission, memory)
+    one = Session(_Plain(), runtime, CLOUD_LIMITS, "edge-1", lambda: None)  # type: ignore[arg-type]
 
     async def envelopes() -> AsyncIterator[bytes | None]:
         place = 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cloud_node.prefix_cache import PrefixEntry
+from cloud_node.engine.prefix_cache import PrefixEntry
 from cloud_node.settings import CloudLimits
 from splitvlm.crypto.identity import Role
 from splitvlm.domain import Plan
@@ -76,7 +76,7 @@ async def test_what_the_cloud_forgot_is_sent_once_more_over_the_same_session(cam
 async def test_nothing_is_remembered_unasked(camera: Device, cloud: Cloud) -> None:
     await camera.ask("tokens/lossless", PICTURE, FIRST)
     await camera.ask("lm:1/lossless", PICTURE, FIRST, remember=True)
-    assert cloud.servicer.memory.num_bytes == 0
+    assert cloud.worker.runtime.prefix_cache.num_bytes == 0
 
 
 async def test_no_device_finds_what_another_sent(keys: Keys, model: str, cloud: Cloud, camera: Device) -> None:
@@ -92,8 +92,8 @@ async def test_no_device_finds_what_another_sent(keys: Keys, model: str, cloud: 
 
 async def test_what_is_kept_knows_its_size(camera: Device, cloud: Cloud) -> None:
     await camera.ask("image/lossless", PICTURE, FIRST, remember=True)
-    [entries] = cloud.servicer.memory._devices.values()
+    [entries] = cloud.worker.runtime.prefix_cache._devices.values()
     [(kept, _)] = entries.values()
     assert isinstance(kept, PrefixEntry)
     assert kept.picture is not None
-    assert cloud.servicer.memory.num_bytes == kept.num_bytes > 3 * kept.picture.width * kept.picture.height
+    assert cloud.worker.runtime.prefix_cache.num_bytes == kept.num_bytes > 3 * kept.picture.width * kept.picture.height

@@ -220,12 +220,12 @@ async def test_what_a_device_sent_is_kept_for_who_sealed_it(scene: Scene) -> Non
         while session._stream.open(await session._call.read()).WhichOneof("body") != "end":
             pass
         await session.close()
-    assert list(scene.cloud.servicer.memory._devices) == ["edge-2"]
+    assert list(scene.cloud.worker.runtime.prefix_cache._devices) == ["edge-2"]
 
 
 async def test_silence_and_floods_hold_no_more_than_their_share(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """Slow loris: sessions that open and say nothing; and more of them than a device may have."""
-    monkeypatch.setattr("cloud_node.servicer.HANDSHAKE_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("cloud_node.frontend.servicer.HANDSHAKE_TIMEOUT_S", 0.5)
     identity = scene.keys.identity("edge-2", Role.EDGE)
     async with open_channel(scene.cloud.address, identity, Role.CLOUD) as channel:
         calls: list[Any] = [data_pb2_grpc.DataStub(channel).Session() for _ in range(40)]

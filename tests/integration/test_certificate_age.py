@@ -153,7 +153,7 @@ async def test_a_session_that_is_too_old_takes_no_request(keys: Keys, monkeypatc
     model = tiny_model("scenes-like")
     async with cloud_node(model, keys) as cloud, device(model, cloud, keys.identity("edge-1", Role.EDGE)) as camera:
         assert (await camera.ask("tokens/lossless", PICTURE, QUESTION, 2)).token_ids
-        monkeypatch.setattr("cloud_node.servicer.MAX_SESSION_AGE_S", 0.0)
+        monkeypatch.setattr("cloud_node.worker.worker.MAX_SESSION_AGE_S", 0.0)
         with pytest.raises(DeadlineExceeded, match="too old"):
             await camera.ask("tokens/lossless", PICTURE, QUESTION, 2)
 

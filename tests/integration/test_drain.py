@@ -20,7 +20,7 @@ from tests.samples import PICTURE, tiny_model
 NODE = """
 import sys, time
 from splitvlm.cli import main
-import cloud_node.request
+import cloud_node.worker.payload
 from splitvlm.model.parts import UpperRun
 
 def for_ever(*_, **__):
@@ -30,7 +30,7 @@ def for_ever(*_, **__):
 if sys.argv[1] == "model":
     UpperRun.first = for_ever
 else:
-    cloud_node.request.decode_picture = for_ever
+    cloud_node.worker.payload.decode_picture = for_ever
 sys.argv[1:] = ["cloud", "--config", sys.argv[2]]
 main()
 """

@@ -33,7 +33,7 @@ Change = Callable[[pb.CloudFrame], list[pb.CloudFrame]]
 
 def make_faulty(cloud: Cloud, change: Change) -> None:
     """The node's sessions stay as they are, handshake and keys too; what they send is changed before it is sealed."""
-    shake_hands = cloud.servicer._shake_hands
+    shake_hands = cloud.worker._open
 
     async def faulty(*arguments: Any) -> Any:
         stream, *known = await shake_hands(*arguments)
@@ -46,7 +46,7 @@ def make_faulty(cloud: Cloud, change: Change) -> None:
         stream.send = send_changed  # type: ignore[method-assign]
         return stream, *known
 
-    cloud.servicer._shake_hands = faulty  # type: ignore[method-assign]
+    cloud.worker._open = faulty  # type: ignore[method-assign]
 
 
 class Fleet:

@@ -15,8 +15,8 @@ import grpc
 import pytest
 from PIL import Image
 
-from cloud_node import request
 from cloud_node.settings import CloudLimits
+from cloud_node.worker import payload as payloads
 from edge_node.answering.request import Request
 from edge_node.cloud.session import CloudSession
 from edge_node.local.servicer import LocalServicer
@@ -93,7 +93,7 @@ async def test_memory_for_requests_is_counted_before_it_is_taken_and_comes_back(
         cloud_node(model, keys, limits=limits) as cloud,
         device(model, cloud, keys.identity("e", Role.EDGE)) as camera,
     ):
-        admission = cloud.servicer.admission
+        admission = cloud.worker.runtime.admission
         others = [admission.reservation(f"other-{number}") for number in range(10)]
         for number, other in enumerate(others, start=1):
             other.more(2 ** (20 - number))
@@ -149,7 +149,7 @@ async def test_what_a_device_declares_takes_nothing_and_what_it_sends_takes_its_
         device(model, cloud, keys.identity("e", Role.EDGE)) as camera,
         raw_sessions(cloud, greedy, 8) as sessions,
     ):
-        admission = cloud.servicer.admission
+        admission = cloud.worker.runtime.admission
         for session in sessions:
             await session._stream.send(large(b"x" * 48))
         await until(lambda: admission.working_bytes == 8 * 48)
@@ -188,7 +188,7 @@ async def test_an_upload_that_does_not_come_to_its_end_is_ended(model: str, keys
             with pytest.raises(DeadlineExceeded, match="did not come in time"):
                 await asyncio.wait_for(_until_the_end(session), 20)
             await trickling
-            await until(lambda: cloud.servicer.admission.working_bytes == 0)
+            await until(lambda: cloud.worker.runtime.admission.working_bytes == 0)
             assert not cloud.servicer.active
         assert cloud.servicer.refused["deadline"] == 1
 
@@ -218,7 +218,7 @@ async def test_others_answers_go_on_while_a_picture_is_opened(
     model: str, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go, entered = threading.Event(), threading.Event()
-    real = request.decode_picture
+    real = payloads.decode_picture
 
     def slow(data: bytes, **limits: int) -> Any:
         entered.set()
@@ -231,7 +231,7 @@ async def test_others_answers_go_on_while_a_picture_is_opened(
         device(model, cloud, keys.identity("e", Role.EDGE)) as camera,
     ):
         expected = (await camera.ask(PLAN, PICTURE, QUESTION, 8)).token_ids
-        monkeypatch.setattr(request, "decode_picture", slow)
+        monkeypatch.setattr(payloads, "decode_picture", slow)
         waiting = asyncio.create_task(slow_camera.ask("image/jpeg75", PICTURE, QUESTION, 2))
         await until(entered.is_set)
         for _ in range(3):
@@ -250,13 +250,13 @@ async def test_a_small_file_of_many_pixels_is_booked_before_it_is_opened(
     Image.new("RGB", (side, side)).save(store, "WEBP", lossless=True)
     payload, opened, most = store.getvalue(), list[int](), 128 << 20
     assert len(payload) < 1_000
-    real = request.decode_picture
+    real = payloads.decode_picture
 
     def counted(data: bytes, **limits: int) -> Any:
-        opened.append(cloud.servicer.admission.working_bytes)
+        opened.append(cloud.worker.runtime.admission.working_bytes)
         return real(data, **limits)
 
-    monkeypatch.setattr(request, "decode_picture", counted)
+    monkeypatch.setattr(payloads, "decode_picture", counted)
     begin = pb.Begin(plan="image/lossless", max_new_tokens=1, first=payload, question=QUESTION)
     async with (
         cloud_node(model, keys, limits=CloudLimits(working_bytes=most)) as cloud,
@@ -270,7 +270,7 @@ async def test_a_small_file_of_many_pixels_is_booked_before_it_is_opened(
         assert len(opened) == 8 - len(refused)
         assert (code == "usage") == (not opened)
         assert max(opened, default=0) <= most // 2
-        await until(lambda: cloud.servicer.admission.working_bytes == 0)
+        await until(lambda: cloud.worker.runtime.admission.working_bytes == 0)
 
 
 async def last_frame(session: CloudSession) -> pb.CloudFrame:

@@ -182,7 +182,7 @@ async def test_a_limit_lets_out_what_was_measured_below_it_and_has_nothing_remem
             report = await node.ask(plan="tokens/int4")
             assert (report.answered_by, report.prefix_cached) == ("cloud", False)
             assert report.bytes_sent > 0
-        assert node.clouds[0].servicer.memory.num_bytes == 0
+        assert node.clouds[0].worker.runtime.prefix_cache.num_bytes == 0
         before = node.link.up.delivered_bytes
         for plan, why in [
             ("image/lossless", "what it leaks was not measured"),

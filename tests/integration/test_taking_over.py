@@ -38,9 +38,9 @@ class Fleet:
         self.blamed: list[CloudLink] = []
 
     def silence(self, number: int, after_jobs: int) -> None:
-        """From that job on, the node's worker does nothing any more: a process that hangs."""
-        worker = self.clouds[number].worker
-        real, done = worker.run, 0
+        """From that job on, the node's engine does nothing any more: a process that hangs."""
+        lane = self.clouds[number].engine_lane
+        real, done = lane.run, 0
 
         async def gated(*job: Any) -> Any:
             nonlocal done
@@ -49,7 +49,7 @@ class Fleet:
                 await asyncio.Event().wait()
             return await real(*job)
 
-        worker.run = gated  # type: ignore[method-assign]
+        lane.run = gated  # type: ignore[method-assign]
 
     async def ask(self, plan: str, *, standby: bool = True, alone: bool = False, tokens: int = TOKENS) -> RequestReport:
         request = Request(

@@ -69,7 +69,7 @@ async def camera(model: str, clouds: list[Cloud], identity: Identity) -> AsyncIt
 
 def decoded_by(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Sizes of what the cloud node has decoded, as they come."""
-    codec, sizes = cloud.servicer._codec, list[int]()
+    codec, sizes = cloud.worker.runtime.codec, list[int]()
     real = codec.decode
 
     def counted(cut: Any, data: bytes, *limits: Any) -> Any:
@@ -170,7 +170,7 @@ async def test_a_hedge_goes_on_from_the_tiles_that_were_run(
         privacy=EVERYTHING_MAY_LEAVE,
         hedge_after_s=0.0,
     )
-    clouds[0].worker.run = _never  # type: ignore[method-assign]  # a process that hangs
+    clouds[0].engine_lane.run = _never  # type: ignore[method-assign]  # a process that hangs
     report = await camera.finish(request)
     assert report.token_ids == expected
     assert report.answered_by is Side.DEVICE
@@ -214,7 +214,7 @@ async def test_bad_parts_are_refused_and_nothing_of_them_is_kept(
             pass
     assert says in f"{caught.value.sentence} {caught.value.advice}"
     await until(lambda: clouds[0].servicer.active.total() == 0)
-    assert clouds[0].servicer.admission.working_bytes == 0
+    assert clouds[0].worker.runtime.admission.working_bytes == 0
     assert (await camera.ask("tokens/lossless", PICTURE, QUESTION, 2)).token_ids
 
 
@@ -229,7 +229,7 @@ async def test_the_limit_is_of_all_parts_together(camera: Device, clouds: list[C
     with pytest.raises(UsageError, match=f"payload of {200_000 + len(first)} bytes is not taken"):
         async for _ in camera.link.answer(Payload(plan, Segments(2, make), 4, camera.engine.vocabulary), Exchange()):
             pass
-    await until(lambda: clouds[0].servicer.admission.working_bytes == 0)
+    await until(lambda: clouds[0].worker.runtime.admission.working_bytes == 0)
 
 
 async def test_tiles_that_do_not_fit_one_another_are_refused(camera: Device, clouds: list[Cloud]) -> None:

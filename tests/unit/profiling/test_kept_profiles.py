@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from cloud_node.worker import Worker
+from cloud_node.engine.lane import Lane
+from cloud_node.engine.recent import RecentMean
+from cloud_node.engine.sequential import SequentialEngine
 from edge_node.engine import Engine
 from splitvlm.bundle import open_bundle
 from splitvlm.domain import IMAGE, TOKENS, Cut
@@ -131,7 +133,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, *names: str) -> list[str]:
 
 
 async def test_a_second_start_measures_nothing_and_renews_behind_requests(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the embedded model, an edge node's engine and a cloud node's worker."""
+    """By the embedded model, an edge node's engine and a cloud node's."""
     calls = counted(monkeypatch, "profile_device", "profile_cloud", "device_steps", "cloud_stage_steps")
     bundle = open_bundle("scenes")
     codec = bundle.codec
@@ -143,7 +145,7 @@ async def test_a_second_start_measures_nothing_and_renews_behind_requests(monkey
     assert calls == ["profile_device", "profile_cloud"]
     assert second[0].profile.cuts.keys() == first[0].profile.cuts.keys()
     assert second[1].profile.cuts.keys() == {IMAGE, TOKENS}
-    engine, worker = Engine(device, codec), Worker()
+    engine, cloud_engine = Engine(device, codec), SequentialEngine(cloud, Lane("torch", RecentMean(1.0)))
     waited: list[float] = []
 
     async def pause(seconds: float) -> None:
@@ -153,12 +155,12 @@ async def test_a_second_start_measures_nothing_and_renews_behind_requests(monkey
     assert "device_steps" in calls
     assert engine.jobs > 5
     assert not engine.in_work
-    await renew(second[1], worker, lambda _: None, pause)
+    await renew(second[1], cloud_engine, lambda _: None, pause)
     assert "cloud_stage_steps" in calls
-    assert worker.jobs > 3
+    assert cloud_engine.jobs > 3
     assert QUIET_S in waited
     engine.close()
-    worker.close()
+    cloud_engine.close()
 
 
 def test_a_kept_profile_of_other_cuts_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:

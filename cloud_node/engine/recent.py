@@ -6,7 +6,7 @@ from collections import deque
 
 
 class RecentMean:
-    """The mean of what was noted within the last `window_s` seconds: 0 where nothing was, however large the last value."""
+    """Keeps what was noted within the last `window_s` seconds, and its mean: 0 where nothing was noted."""
 
     def __init__(self, window_s: float) -> None:
         self._window_s = window_s
@@ -14,11 +14,13 @@ class RecentMean:
         self._sum = 0.0
 
     def note(self, value: float, now_s: float) -> None:
+        """Adds a value. `now_s` never goes back."""
         self._noted.append((now_s, value))
         self._sum += value
         self._forget(now_s)
 
     def at(self, now_s: float) -> float:
+        """Returns the mean at that time, in the values' own unit."""
         self._forget(now_s)
         return self._sum / len(self._noted) if self._noted else 0.0
 

@@ -1,4 +1,4 @@
-"""What the cloud node remembers of pictures, so that another question about one brings only the question.
+"""The prefix cache: what a worker remembers of pictures, so that another question about one brings only the question.
 
 Entries belong to the device that sent the picture, under a name that it made with a key of its own: no device finds what
 another one sent, nor learns by timing whether it did.
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from cloud_node.engine.protocol import CachedPrefix
 from splitvlm.domain import Plan
-from splitvlm.model.prefix import Prefix
 
 
 def picture_bytes(picture: Image.Image) -> int:
@@ -24,19 +24,20 @@ def picture_bytes(picture: Image.Image) -> int:
 
 @dataclass(frozen=True, slots=True)
 class PrefixEntry:
-    """One picture, as it came under `plan`."""
+    """What is kept of one picture, which came under `plan`."""
 
     plan: Plan
-    prefix: Prefix
+    prefix: CachedPrefix
     picture: Image.Image | None = None  # cut `image`: the prompt is made here, and depends on it
 
     @property
     def num_bytes(self) -> int:
+        """Memory that the entry holds."""
         return self.prefix.num_bytes + (picture_bytes(self.picture) if self.picture else 0)
 
 
 class PrefixCache:
-    """Pictures of all devices, at most `max_bytes`, none unused for longer than `max_age_s`. Single-threaded.
+    """Holds pictures of all devices, at most `max_bytes`, none unused for longer than `max_age_s`. Single-threaded.
 
     Where room is short, the device that has most gives its oldest: none can drive out what others sent.
     """
@@ -50,15 +51,16 @@ class PrefixCache:
 
     @property
     def num_bytes(self) -> int:
+        """Memory that all entries hold."""
         return self._held.total()
 
     def use(self, max_bytes: int, max_age_s: float) -> None:
-        """Other limits, from now on."""
+        """Takes other limits, which count at once."""
         self._max_bytes, self._max_age_s = max_bytes, max_age_s
         self._trim()
 
     def put(self, device: str, name: bytes, kept: PrefixEntry) -> bool:
-        """Whether it is kept: what is larger than all the room is not."""
+        """Keeps an entry in place of the name's last one; returns whether it has room."""
         self._take(device, name)
         if kept.num_bytes > self._max_bytes:
             return False
@@ -68,6 +70,7 @@ class PrefixCache:
         return self._entry(device, name) is not None
 
     def get(self, device: str, name: bytes) -> PrefixEntry | None:
+        """Returns the device's entry of that name, which is then its most recently used; None where there is none."""
         self._trim()
         entry = self._entry(device, name)
         if entry is None:
@@ -95,17 +98,3 @@ class PrefixCache:
         self._held[device] -= entry[0].num_bytes
         if not self._devices[device]:
             del self._devices[device], self._held[device]
-
-
-class DevicePrefixCache:
-    """One device's part of the memory."""
-
-    def __init__(self, memory: PrefixCache, device: str) -> None:
-        self._memory = memory
-        self.device = device
-
-    def put(self, name: bytes, kept: PrefixEntry) -> bool:
-        return self._memory.put(self.device, name, kept)
-
-    def get(self, name: bytes) -> PrefixEntry | None:
-        return self._memory.get(self.device, name)

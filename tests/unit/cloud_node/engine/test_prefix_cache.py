@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from transformers import DynamicCache
 
-from cloud_node.prefix_cache import PrefixCache, PrefixEntry
+from cloud_node.engine.prefix_cache import PrefixCache, PrefixEntry
 from splitvlm.domain import Plan
 from splitvlm.model.prefix import Prefix
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cloud_node.recent import RecentMean
+from cloud_node.engine.recent import RecentMean
 
 
 def test_only_the_last_seconds_count() -> None:

@@ -1,4 +1,4 @@
-"""One session: frames in, frames out, one request at a time. Gone with its stream: nothing outlives a caller that went away."""
+"""One session: it takes frames and sends frames, one request at a time. Nothing of it outlives its stream."""
 
 from __future__ import annotations
 
@@ -8,15 +8,11 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
-from cloud_node.admission import Admission
-from cloud_node.prefix_cache import DevicePrefixCache
-from cloud_node.request import Answering
 from cloud_node.settings import CloudLimits
-from cloud_node.upload import Upload
-from cloud_node.worker import Worker
-from splitvlm.codec.codec import Codec
+from cloud_node.worker.answering import Answering
+from cloud_node.worker.runtime import Runtime
+from cloud_node.worker.upload import Upload
 from splitvlm.errors import CapacityError, DeadlineExceeded, ProtocolError, SplitvlmError, UsageError
-from splitvlm.model.parts import CloudPart
 from splitvlm.rpc.sealed_stream import SealedStream
 from splitvlm.rpc.status import retry_after_ms
 from splitvlm.wire.v1.data_pb2 import Begin, CloudFrame, DeviceFrame, End, Envelope, Failure, Segment, Token
@@ -29,41 +25,35 @@ Read = Callable[[], Awaitable[Envelope | None]]
 
 
 class Session:
-    """The cloud's side of an open session."""
+    """One open session, as its worker sees it."""
 
     def __init__(
         self,
         stream: SessionStream,
-        part: CloudPart,
-        codec: Codec,
-        worker: Worker,
+        runtime: Runtime,
         limits: CloudLimits,
-        prefix_cache: DevicePrefixCache,
-        admission: Admission,
+        device: str,
         require_current: Callable[[], None],
     ) -> None:
-        """`require_current` raises a SplitvlmError where the device may ask nothing more in this session."""
+        """`device` sealed the session; `require_current` raises a SplitvlmError where it may ask nothing more here."""
         self._stream = stream
         self._require_current = require_current
-        self._part = part
-        self._codec = codec
-        self._worker = worker
+        self._runtime = runtime
         self._limits = limits
-        self._prefix_cache = prefix_cache
-        self._admission = admission
-        self._payload = admission.reservation(prefix_cache.device)  # what came of the request,
-        self._reservation = admission.reservation(prefix_cache.device)  # and what was made of it
+        self._device = device
+        self._received = runtime.admission.reservation(device)  # what came of the request,
+        self._reservation = runtime.admission.reservation(device)  # and what was made of it
         self._last = ("", 0)  # plan and max_new_tokens of the last request
         self._upload: Upload | None = None
         self._steps: asyncio.Queue[bytes] = asyncio.Queue(maxsize=1)  # a device sends a step for each token that it has
-        self._parts: asyncio.Queue[bytes] = asyncio.Queue()  # of the running request, as they are complete
+        self._segments: asyncio.Queue[bytes] = asyncio.Queue()  # of the running request, as they are complete
         self._answer: asyncio.Task[None] | None = None  # None from before its last frame on: the device may begin again
         self._sending: set[asyncio.Task[None]] = set()  # answers, those that send their last frame among them
         self._broken: BaseException | None = None  # what the stream raised under an answer
         self.requests = 0
 
     async def run(self, read: Read) -> None:
-        """Serve until the device closes.
+        """Serves until the device closes.
 
         Raises ProtocolError on a breach and DeadlineExceeded on silence; the caller then ends the stream.
         """
@@ -81,7 +71,7 @@ class Session:
             self._release()
 
     async def _next(self, read: Read) -> Envelope | None:
-        """The next envelope, within what an upload may take, or a session without one may be silent."""
+        """Returns the next envelope. Raises DeadlineExceeded where an upload takes, or a session is silent, for too long."""
         if self._upload is not None:
             left_s = self._upload.began_s + self._limits.max_upload_s - time.perf_counter()
             late = DeadlineExceeded("The request's payload did not come in time.", advice="Look at the link.")
@@ -119,8 +109,8 @@ class Session:
             self._require_current()
             self._check(begin)
             upload = Upload(begin, self._limits.max_payload_bytes)
-            self._admission.begin(self._prefix_cache.device, picture=upload.is_picture)
-            self._payload.check(begin.payload_bytes)  # not booked: what a peer declares takes nothing
+            self._runtime.admission.begin(self._device, picture=upload.is_picture)
+            self._received.check(begin.payload_bytes)  # not booked: what a peer declares takes nothing
         except SplitvlmError as error:
             await self._stream.send(_failed(error))
             return
@@ -128,7 +118,7 @@ class Session:
         await self._take(upload, begin.first, wire_bytes)
 
     def _fill_in(self, begin: Begin) -> None:
-        """What the device left out because it is known here."""
+        """Fills in what the device left out because it is known here."""
         plan, max_new_tokens = self._last
         begin.plan = begin.plan or plan
         begin.max_new_tokens = begin.max_new_tokens or max_new_tokens
@@ -150,7 +140,7 @@ class Session:
 
     async def _take(self, upload: Upload, piece: bytes, wire_bytes: int) -> None:
         try:
-            self._payload.more(len(piece))
+            self._received.more(len(piece))
         except (UsageError, CapacityError) as error:
             await self._refuse(error)
             return
@@ -162,11 +152,11 @@ class Session:
         await self._stream.send(upload.receipt())
         if upload.is_first_segment:  # not: where no answer runs, for it may have failed while others were on their way
             self._steps = asyncio.Queue(maxsize=max(1, len(upload.begin.resume_token_ids)))
-            self._parts = asyncio.Queue()
+            self._segments = asyncio.Queue()
             self._answer = asyncio.create_task(self._run_answer(upload.begin))
             self._sending.add(self._answer)
             self._answer.add_done_callback(self._answer_ended)
-        self._parts.put_nowait(upload.part())
+        self._segments.put_nowait(upload.segment())
 
     async def _run_answer(self, begin: Begin) -> None:
         async with contextlib.aclosing(self._frames(begin)) as frames:
@@ -182,12 +172,9 @@ class Session:
             self._broken = self._broken or task.exception()
 
     async def _frames(self, begin: Begin) -> AsyncGenerator[CloudFrame, None]:
-        """The answer's tokens, then its end, or why it failed: nothing that a request meets ends its session."""
-        parts, steps = self._parts, self._steps
+        """Yields the answer's tokens, then its end or its failure: nothing that a request meets ends its session."""
         try:
-            answering = Answering(
-                self._part, self._codec, self._worker, begin, parts, steps, self._prefix_cache, self._reservation
-            )
+            answering = Answering(self._runtime, self._device, begin, self._segments, self._steps, self._reservation)
             async with contextlib.aclosing(answering.tokens()) as tokens:
                 async for token in tokens:
                     yield CloudFrame(token=Token(id=token))
@@ -207,12 +194,12 @@ class Session:
             raise ProtocolError("The peer sent a step that no token asked for.") from error
 
     async def _cancel(self) -> None:
-        """Give the running request up. One whose last frame is on its way has ended by itself."""
+        """Gives the running request up. One whose last frame is on its way has ended by itself."""
         if await self._give_up():
             await self._stream.send(CloudFrame(end=End(reason=End.REASON_CANCELLED)))
 
     async def _give_up(self) -> bool:
-        """Drop the upload and the answer; what they hold goes with them. Whether there was any."""
+        """Drops the upload and the answer, and what they hold; returns whether there was any."""
         busy, task = self._busy(), self._answer
         self._upload, self._answer = None, None
         if task is not None:
@@ -222,7 +209,7 @@ class Session:
         return busy
 
     def _release(self) -> None:
-        self._payload.release()
+        self._received.release()
         self._reservation.release()
 
     def _busy(self) -> bool:
@@ -235,7 +222,7 @@ class Session:
             )
 
         if len(begin.resume_token_ids) >= begin.max_new_tokens or any(
-            id >= self._part.spec.vocab_size for id in begin.resume_token_ids
+            id >= self._runtime.part.spec.vocab_size for id in begin.resume_token_ids
         ):
             raise UsageError("The tokens that are given already are too many, or none of this model.")
 

@@ -1,4 +1,4 @@
-"""One request's payload as it comes in, part by part. Sizes are believed only after they were checked."""
+"""One request's payload as it comes in, segment by segment. Sizes are believed only after they were checked."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from splitvlm.wire.v1.data_pb2 import Begin, CloudFrame, Receipt
 
 @dataclass
 class Upload:
-    """A payload that is coming in."""
+    """Counts and joins a payload that is coming in."""
 
     begin: Begin
     max_payload_bytes: int
     is_picture: bool = field(init=False)  # opened here, also where it is remembered from before
     began_s: float = field(default_factory=time.perf_counter, init=False)
     segments_left: int = field(default=0, init=False)  # to come
-    _declared: int = field(default=0, init=False)  # bytes of this part, and of all so far
+    _declared: int = field(default=0, init=False)  # bytes of this segment, and of all so far
     _declared_in_all: int = field(default=0, init=False)
     _pieces: list[bytes] = field(default_factory=list, init=False)
     _received: int = field(default=0, init=False)
@@ -42,7 +42,7 @@ class Upload:
         self.next_segment(self.begin.payload_bytes)
 
     def next_segment(self, declared_bytes: int) -> None:
-        """Another part begins. Raises UsageError where it is too large, ProtocolError where none is to come."""
+        """Begins the next segment. Raises UsageError where it is too large, ProtocolError where none is to come."""
         if not self.segments_left or not self.segment_complete:
             raise ProtocolError("The peer began a part that it did not declare, or before the last one was complete.")
         self.segments_left -= 1
@@ -56,7 +56,7 @@ class Upload:
             )
 
     def add(self, piece: bytes, wire_bytes: int) -> None:
-        """Take the next piece of the part. Raises ProtocolError when there is more than was declared."""
+        """Takes the next piece of the segment. Raises ProtocolError when there is more than was declared."""
         now_s = time.perf_counter()
         self._first_s = self._first_s or now_s
         self._last_s = now_s
@@ -68,17 +68,20 @@ class Upload:
 
     @property
     def is_first_segment(self) -> bool:
+        """Whether the segment in work is the payload's first."""
         return self.segments_left == (self.begin.segments or 1) - 1
 
     @property
     def segment_complete(self) -> bool:
+        """Whether all of the segment in work has come."""
         return self._received == self._declared
 
-    def part(self) -> bytes:
-        """All of it, once: it is not kept here."""
+    def segment(self) -> bytes:
+        """Returns all of the segment, once: it is not kept here."""
         pieces, self._pieces = self._pieces, []
         return b"".join(pieces)
 
     def receipt(self) -> CloudFrame:
+        """Returns what the device is told of the segment: its sealed bytes, and the time from its first frame to its last."""
         span_us = int(1e6 * (self._last_s - self._first_s))
         return CloudFrame(receipt=Receipt(bytes=self._wire_bytes, span_us=span_us))

@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 
-from cloud_node.admission import Admission
-from cloud_node.prefix_cache import DevicePrefixCache, PrefixCache
-from cloud_node.session import Session
+from cloud_node.engine.lane import Lane
+from cloud_node.engine.prefix_cache import PrefixCache
+from cloud_node.engine.recent import RecentMean
+from cloud_node.engine.sequential import SequentialEngine
 from cloud_node.settings import CloudLimits
-from cloud_node.worker import Worker
+from cloud_node.worker.admission import Admission
+from cloud_node.worker.runtime import Runtime
+from cloud_node.worker.session import Session
 from splitvlm.codec.codec import Codec
 from splitvlm.domain import IMAGE, TOKENS
 from splitvlm.errors import ProtocolError
@@ -56,10 +59,11 @@ class Wire:
 
 @contextlib.asynccontextmanager
 async def session() -> AsyncIterator[tuple[Wire, Admission]]:
-    wire, worker = Wire(), Worker()
-    admission = Admission(LIMITS, worker)
-    prefix_cache = DevicePrefixCache(PrefixCache(2**20, 60.0), "edge-1")
-    made = Session(wire, part(), Codec(), worker, LIMITS, prefix_cache, admission, lambda: None)  # type: ignore[arg-type]
+    wire, waits = Wire(), RecentMean(2.0)
+    engine, pictures = SequentialEngine(part(), Lane("torch", waits)), Lane("pictures", waits)
+    admission = Admission(LIMITS, lambda *_: 0.0)
+    runtime = Runtime(part(), Codec(), engine, pictures, admission, PrefixCache(2**20, 60.0))
+    made = Session(wire, runtime, LIMITS, "edge-1", lambda: None)  # type: ignore[arg-type]
     running = asyncio.create_task(made.run(wire.to_cloud.get))  # type: ignore[arg-type]
     try:
         yield wire, admission
@@ -73,7 +77,8 @@ async def session() -> AsyncIterator[tuple[Wire, Admission]]:
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-        worker.close()
+        engine.close()
+        pictures.close()
 
 
 @cache

@@ -12,38 +12,41 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cloud_node.settings import CloudLimits
-from cloud_node.worker import Worker
 from splitvlm.errors import CapacityError, UsageError
 
 FULL_RETRY_S = 1.0  # when memory or a session may be free again: what runs ends at any moment
+ExpectedQueue = Callable[[str, bool], float]
+"""Tells how long a further request of a device would wait, in seconds; the second argument is whether it brings a picture."""
 MOST_BUCKETS = 10_000  # devices whose quotas are remembered; the longest unseen is forgotten, which fills its quota
 
 
 @dataclass(slots=True)
 class _Bucket:
-    """A device's quota: refilled at its rate, at most to the brim."""
+    """One device's quota, which is refilled at its rate, at most to the brim."""
 
     left: float
     at_s: float
 
 
 class Admission:
-    """Admits the requests of all sessions of one cloud node."""
+    """Admits the requests of all sessions of one worker."""
 
-    def __init__(self, limits: CloudLimits, worker: Worker, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, limits: CloudLimits, expected_queue_s: ExpectedQueue, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._limits = limits
-        self._worker = worker
+        self._expected_queue_s = expected_queue_s
         self._clock = clock
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()  # the longest unseen first
         self._held: Counter[str] = Counter()  # bytes by device; none that holds nothing
 
     @property
     def working_bytes(self) -> int:
-        """What all running requests hold."""
+        """Memory that all running requests hold."""
         return self._held.total()
 
     def use(self, limits: CloudLimits) -> None:
-        """Other limits, from the next request on."""
+        """Takes other limits, from the next request on."""
         self._limits = limits
 
     def begin(self, device: str, *, picture: bool = False) -> None:
@@ -64,7 +67,7 @@ class Admission:
         bucket.left -= 1
 
     def reservation(self, device: str) -> MemoryReservation:
-        """What a request of this device needs of memory, as it becomes known."""
+        """Returns an empty reservation for a request of this device."""
         return MemoryReservation(self, device)
 
     def check(self, device: str, num_bytes: int) -> None:
@@ -85,13 +88,13 @@ class Admission:
             del self._held[device]
 
     def _within_queue(self, device: str, picture: bool) -> None:
-        expected_s, most_s = self._worker.expected_queue_s(device, picture=picture), self._limits.max_queue_s
+        expected_s, most_s = self._expected_queue_s(device, picture), self._limits.max_queue_s
         if expected_s > most_s:
             raise _refused(f"This cloud node's queue is {expected_s:.1f} s long", expected_s - most_s + FULL_RETRY_S)
 
 
 class MemoryReservation:
-    """Bytes that one request holds, until it lets them go. They are booked before they are allocated."""
+    """Counts the bytes that one request holds until it ends. They are booked before they are allocated."""
 
     def __init__(self, admission: Admission, device: str) -> None:
         self._admission = admission
@@ -99,7 +102,7 @@ class MemoryReservation:
         self.num_bytes = 0
 
     def check(self, num_bytes: int) -> None:
-        """Whether so many more would have room now. Raises CapacityError; UsageError where they never would."""
+        """Raises CapacityError where so many more bytes have no room now, UsageError where they never would."""
         largest = self._admission._limits.working_bytes // 2
         if self.num_bytes + num_bytes > largest:
             raise UsageError(
@@ -109,18 +112,18 @@ class MemoryReservation:
         self._admission.check(self._device, num_bytes)
 
     def more(self, num_bytes: int) -> None:
-        """Raises CapacityError where they do not fit beside what others hold; UsageError where they never would."""
+        """Books so many more bytes. Raises the errors of `check`."""
         self.check(num_bytes)
         self._book(num_bytes)
 
     def become(self, num_bytes: int) -> None:
-        """So many in all from now on. Raises the errors of `more`."""
+        """Books so many bytes in all from now on. Raises the errors of `check`."""
         if num_bytes > self.num_bytes:
             self.check(num_bytes - self.num_bytes)
         self._book(num_bytes - self.num_bytes)
 
     def release(self) -> None:
-        """All of it; once more does nothing."""
+        """Gives all of it back; once more does nothing."""
         self._book(-self.num_bytes)
 
     def _book(self, num_bytes: int) -> None:

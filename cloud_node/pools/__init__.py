@@ -1,0 +1,1 @@
+"""Pools: they place sessions on workers. `protocol.py` is the seam that the front end sees."""

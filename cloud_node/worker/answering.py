@@ -1,0 +1,118 @@
+"""One request: its payload becomes a sequence in the engine, whose tokens are the answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from functools import partial
+
+from cloud_node.engine.prefix_cache import PrefixEntry
+from cloud_node.engine.protocol import CachedPrefix, Sequence, SequenceRequest
+from cloud_node.worker.admission import MemoryReservation
+from cloud_node.worker.payload import Payload
+from cloud_node.worker.runtime import Runtime
+from splitvlm.domain import FULL, CutKind, Plan
+from splitvlm.errors import PrefixEvicted, UsageError
+from splitvlm.rpc.limits import PICTURE_NAME_BYTES
+from splitvlm.wire.v1.data_pb2 import Begin, End
+
+VARIANTS = (FULL,)
+"""Variants of devices' parts that this node's upper part goes on from."""
+
+
+class Answering:
+    """Runs one request and yields the answer's tokens; then `end` says what they took.
+
+    Segments of the payload and steps come in by two queues while it runs: tiles are decoded, and read as far as the engine
+    allows, while others are on their way. What is made of them is booked on `reservation` before it is made.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        device: str,
+        begin: Begin,
+        segments: asyncio.Queue[bytes],
+        steps: asyncio.Queue[bytes],
+        reservation: MemoryReservation,
+    ) -> None:
+        """Raises UsageError for a plan that is not served, PrefixEvicted for a picture that is not remembered."""
+        self._runtime = runtime
+        self._device = device
+        self._plan = Plan.parse(begin.plan)
+        self._begin = begin
+        self._steps = steps
+        self._reservation = reservation
+        _check_served(runtime, self._plan)
+        self._known = self._remembered() if begin.prefix_cached else None
+        self._payload = Payload(runtime, device, begin, segments, reservation, self._known)
+        self.end = End()
+
+    def _remembered(self) -> PrefixEntry:
+        entry = self._runtime.prefix_cache.get(self._device, self._begin.picture)
+        if entry is None or entry.plan != self._plan:
+            raise PrefixEvicted("The cloud node does not remember this picture.", advice="Send it again.")
+        return entry
+
+    async def tokens(self) -> AsyncGenerator[int, None]:
+        """Yields the tokens after those that another node gave. Raises SplitvlmError, and what libraries raise."""
+        engine, keep = self._runtime.engine, len(self._begin.picture) == PICTURE_NAME_BYTES and self._known is None
+        request = await self._payload.request(keep_prefix=keep)
+        need = engine.memory_needed(request)
+        self._reservation.become(need.prefill_bytes + need.cache_bytes + self._payload.picture_bytes)
+        sequence = engine.start(request)
+        try:
+            self.end.remembered = self._keep(await self._prefilled(sequence, request))
+            self._reservation.become(need.cache_bytes)
+            num_tokens = len(request.resume_token_ids)
+            await self._feed(sequence, num_tokens)
+            async for token_id in sequence:
+                num_tokens += 1
+                yield token_id
+                await self._feed(sequence, 1)
+        finally:
+            sequence.cancel()
+        self.end.reason = End.REASON_LENGTH if num_tokens == request.max_new_tokens else End.REASON_EOS
+        self._count(sequence)
+
+    async def _prefilled(self, sequence: Sequence, request: SequenceRequest) -> CachedPrefix | None:
+        held_bytes = self._reservation.num_bytes
+        for _ in range(request.num_tiles - 1):
+            await sequence.read_tile(await self._payload.next_tile())
+            self._reservation.become(held_bytes)
+        return await sequence.prefill()
+
+    async def _feed(self, sequence: Sequence, num_steps: int) -> None:
+        """Hands over the device's next steps where the cut is inside the language model and tokens are to come."""
+        if self._plan.cut.kind is CutKind.LM and not sequence.finished:
+            for _ in range(num_steps):
+                sequence.feed(partial(self._payload.step, await self._steps.get()))
+
+    def _keep(self, prefix: CachedPrefix | None) -> bool:
+        """Remembers the picture for another question; returns whether it is remembered."""
+        picture, self._payload.picture = self._payload.picture, None
+        if self._known is not None:
+            return True
+        return prefix is not None and self._runtime.prefix_cache.put(
+            self._device, self._begin.picture, PrefixEntry(self._plan, prefix, picture)
+        )
+
+    def _count(self, sequence: Sequence) -> None:
+        times, end = sequence.times, self.end
+        end.decode_us = int(1e6 * self._payload.decode_s)
+        end.queue_us = int(1e6 * (self._payload.queue_s + times.queue_s))
+        end.prefill_us, end.tokens_us = int(1e6 * times.prefill_s), int(1e6 * times.tokens_s)
+
+
+def _check_served(runtime: Runtime, plan: Plan) -> None:
+    """Raises UsageError naming the variant, level or cut that this node does not serve."""
+    if plan.variant not in VARIANTS:
+        raise UsageError(
+            f"This cloud node does not serve the variant {plan.variant}.", advice=f"It serves {', '.join(VARIANTS)}."
+        )
+    runtime.codec.check(plan.cut, plan.level)
+    cuts = runtime.part.cuts
+    if plan.cut not in cuts:
+        raise UsageError(
+            f"This cloud node does not serve the cut {plan.cut}.", advice=f"It serves {', '.join(map(str, cuts))}."
+        )

@@ -1,0 +1,24 @@
+"""What all sessions of one worker share: the model's part, its engine, the pictures' lane, and who may begin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cloud_node.engine.lane import Lane
+from cloud_node.engine.prefix_cache import PrefixCache
+from cloud_node.engine.protocol import Engine
+from cloud_node.worker.admission import Admission
+from splitvlm.codec.codec import Codec
+from splitvlm.model.parts import CloudPart
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """One worker's parts. `pictures` has a thread of its own: opening a large picture takes seconds, and tokens go on."""
+
+    part: CloudPart
+    codec: Codec
+    engine: Engine
+    pictures: Lane
+    admission: Admission
+    prefix_cache: PrefixCache
