@@ -60,7 +60,7 @@ from splitvlm.model.loading import load_whole, middle_cuts
 from splitvlm.model.processors import prompt_inputs
 from splitvlm.model.threads import use_threads
 from splitvlm.rpc.request_sizes import step_bytes
-from splitvlm.scenes.batches import ASIDE, pack, stack
+from splitvlm.scenes.batches import IGNORED_LABEL, pack, stack
 from splitvlm.scenes.losses import IMAGE_START, normalised
 from splitvlm.scenes.network import VISUAL_TOKENS
 from splitvlm.scenes.questions import HELD_OUT_SEEDS, QUESTIONS_A_PICTURE, TRAINED, ask, draw
@@ -207,7 +207,7 @@ class Bench:
         states = self.model.model.text_model(
             inputs_embeds=embedded, attention_mask=barred, position_ids=positions, use_cache=False
         ).last_hidden_state
-        return (self.model.lm_head(states).argmax(-1) == labels) | (labels == ASIDE)
+        return (self.model.lm_head(states).argmax(-1) == labels) | (labels == IGNORED_LABEL)
 
     @torch.no_grad()
     def _through_language(
@@ -226,7 +226,7 @@ class Bench:
             states = _first(output)
             back = states.clone()
             for place, one in enumerate(packed):
-                prompt = next(i for i, label in enumerate(one.labels) if label != ASIDE) + 1
+                prompt = next(i for i, label in enumerate(one.labels) if label != IGNORED_LABEL) + 1
                 for start, stop in [(0, prompt), *((i, i + 1) for i in range(prompt, len(one.ids)))]:
                     size, restored = code(states[place, start:stop].numpy(), seeds[int(rows[place])])
                     sizes[place] += step_bytes(size + header) if start else begin_bytes(size + header)

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from splitvlm.bundle import Bundle, open_bundle
 from splitvlm.bundle.folder import LEARNED_FILES
@@ -20,11 +19,10 @@ def show(model: str, folder: Path | None) -> dict[str, object]:
     contents = dict(zip(LEARNED_FILES, _contents(bundle), strict=True))
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"{model}, weights {bundle.spec.weights_hash[:12]}")
-    console.print(f"Its bundle is {bundle.target or 'nowhere: there is no home folder'}")
-    table = Table("file", "what is in it", "where")
+    console.print(f"What is learned about it goes into {bundle.target or 'no folder: there is no home folder'}")
     for name in LEARNED_FILES:
-        table.add_row(name, contents[name], str(files[name].parent) if name in files else "-")
-    console.print(table)
+        where = f" ({files[name].parent})" if name in files else ""
+        console.print(f"{name:24} {contents[name]}{where}")
     return {
         "model": model,
         "weights_hash": bundle.spec.weights_hash,
