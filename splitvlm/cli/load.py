@@ -14,40 +14,47 @@ from splitvlm.errors import UsageError
 
 load_app = typer.Typer()
 
+ModelOption = Annotated[str, typer.Option(help="Hugging Face id or folder, scenes, or shape:ID")]
+PlanOption = Annotated[str, typer.Option(help="what the devices send: image, vision:k, tokens or lm:k, and a level")]
+DevicesOption = Annotated[int, typer.Option(min=1, max=1_000, help="number of simulated devices")]
+RequestsOption = Annotated[int, typer.Option(min=1, max=1_000_000, help="number of requests of all devices together")]
+RateOption = Annotated[
+    float | None,
+    typer.Option(callback=finite, min=1e-3, help="requests a second, as a Poisson process; by default a closed loop"),
+]
+AnswerTokensOption = Annotated[
+    str, typer.Option(help="most tokens of each answer, such as 64, or a range to draw from, such as 32:128")
+]
+GoodputOption = Annotated[str, typer.Option(help="objective in milliseconds, such as ttft:500,tpot:100,e2e:3000")]
+CloudOption = Annotated[str, typer.Option(help="host:port of a running node; by default one is started here")]
+AuthorityOption = Annotated[
+    Path, typer.Option(help="with --cloud: folder of the authority, in which certificates load-N are issued")
+]
+DtypeOption = Annotated[str, typer.Option(help="float32 or bfloat16, as the node's model.dtype")]
+ThreadsOption = Annotated[
+    int | None, typer.Option(min=1, max=1_024, help="number of torch threads, here and in the started node")
+]
+PlotOption = Annotated[
+    Path | None, typer.Option(callback=writable_file, help="file for a plot of the run: .png, .svg or .pdf")
+]
+
 
 @load_app.command()
 def load(
-    model: Annotated[str, typer.Option(help="Hugging Face id or folder, scenes, or shape:ID")] = "scenes",
-    plan: Annotated[str, typer.Option(help="what the devices send: image, vision:k, tokens or lm:k, and a level")] = (
-        "tokens/lossless"
-    ),
-    devices: Annotated[int, typer.Option(min=1, max=1_000, help="number of simulated devices")] = 8,
-    requests: Annotated[
-        int, typer.Option(min=1, max=1_000_000, help="number of requests of all devices together")
-    ] = 100,
-    rate: Annotated[
-        float | None,
-        typer.Option(
-            callback=finite, min=1e-3, help="requests a second, as a Poisson process; by default a closed loop"
-        ),
-    ] = None,
-    answer_tokens: Annotated[
-        str, typer.Option(help="most tokens of each answer, such as 64, or a range to draw from, such as 32:128")
-    ] = "64",
-    goodput: Annotated[str, typer.Option(help="objective in milliseconds, such as ttft:500,tpot:100,e2e:3000")] = "",
-    cloud: Annotated[str, typer.Option(help="host:port of a running node; by default one is started here")] = "",
-    keys: Annotated[
-        Path, typer.Option(help="with --cloud: folder of the authority, in which certificates load-N are issued")
-    ] = Path("keys"),
+    model: ModelOption = "scenes",
+    plan: PlanOption = "tokens/lossless",
+    devices: DevicesOption = 8,
+    requests: RequestsOption = 100,
+    rate: RateOption = None,
+    answer_tokens: AnswerTokensOption = "64",
+    goodput: GoodputOption = "",
+    cloud: CloudOption = "",
+    keys: AuthorityOption = Path("keys"),
     plaintext: PlaintextOption = False,
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16, as the node's model.dtype")] = "float32",
-    threads: Annotated[
-        int | None, typer.Option(min=1, max=1_024, help="number of torch threads, here and in the started node")
-    ] = None,
+    dtype: DtypeOption = "float32",
+    threads: ThreadsOption = None,
     seed: SeedOption = 0,
-    plot: Annotated[
-        Path | None, typer.Option(callback=writable_file, help="file for a plot of the run: .png, .svg or .pdf")
-    ] = None,
+    plot: PlotOption = None,
     json_file: JsonOption = None,
 ) -> None:
     """Load a cloud node with simulated devices that send recorded payloads, and print its latencies and throughput.
