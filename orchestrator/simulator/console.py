@@ -30,9 +30,9 @@ def show(comparison: Comparison, console: Console) -> None:
         style = "bold" if summary.contender == "adaptive" else ""
         table.add_row(*_cells(summary), style=style)
     console.print(table)
-    told = verdict(comparison)
-    if told is not None:
-        console.print(told.sentence, soft_wrap=True, highlight=False)
+    conclusion = verdict(comparison)
+    if conclusion is not None:
+        console.print(conclusion.sentence, soft_wrap=True, highlight=False)
     if len(shown) < len(ranked):
         console.print(f"{len(ranked) - len(shown)} slower contenders are in the files.")
 

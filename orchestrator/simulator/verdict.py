@@ -138,11 +138,11 @@ def over_all(comparisons: Sequence[Comparison]) -> str:
     }
     ours_s = means.pop(OURS)
     name, fixed_s = min(means.items(), key=lambda item: item[1])
-    told = (
+    figures = (
         f"Over all {len(comparisons)} links together, each weighing the same: {number(ours_s)} s by the adaptive policy, "
         f"{number(fixed_s)} s by {name}, the one fixed plan that does best over them"
     )
     if abs(ours_s - fixed_s) <= MATTERS * ours_s:
-        return f"{told}: no difference that matters."
+        return f"{figures}: no difference that matters."
     better = "the adaptive policy" if ours_s < fixed_s else name
-    return f"{told}. Where the link is not known beforehand, take {better}."
+    return f"{figures}. Where the link is not known beforehand, take {better}."

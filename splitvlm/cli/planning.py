@@ -76,11 +76,11 @@ def plan(
         max_leak=max_leak,
     )
     made = scaled(read(profiles), device_slowdown=slowdown, cloud_speedup=speedup)
-    seen = view(made, limits, rtt_ms / 1e3, tokens)
-    show(seen, Console(), every=every, explain=explain)
+    table_view = view(made, limits, rtt_ms / 1e3, tokens)
+    show(table_view, Console(), every=every, explain=explain)
     if png is not None:
-        draw(seen, png)
-    write_json(json_file, as_json(seen))
+        draw(table_view, png)
+    write_json(json_file, as_json(table_view))
 
 
 @planning_app.command()

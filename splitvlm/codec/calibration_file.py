@@ -82,8 +82,8 @@ def _taken(tensors: Tensors, name: str, dtype: type, *shape: int) -> np.ndarray:
         want in (-1, size) for size, want in zip(tensor.shape, shape, strict=True)
     )
     if tensor.dtype != dtype or not fits or not np.isfinite(tensor).all():
-        wanted = f"{np.dtype(dtype)} {[size if size >= 0 else '*' for size in shape]}"
-        raise ValueError(f"{name} is not finite {wanted}, but {tensor.dtype} {list(tensor.shape)}")
+        expected = f"{np.dtype(dtype)} {[size if size >= 0 else '*' for size in shape]}"
+        raise ValueError(f"{name} is not finite {expected}, but {tensor.dtype} {list(tensor.shape)}")
     return tensor
 
 
@@ -123,8 +123,8 @@ def _learned(tensors: Tensors, prefix: str, channels: int) -> Learned:
         for part, shape in zip(_RECONSTRUCTOR_TENSORS, shapes, strict=True)
     ]
     reconstructor = Reconstructor(entropy_model.stride, entropy_model.rows, *parts)
-    seen, restored = reconstructor.first.shape[1], reconstructor.columns
-    if max(seen, restored) > channels or reconstructor.third.shape[1] != reconstructor.third_bias.shape[0]:
+    num_inputs, num_restored = reconstructor.first.shape[1], reconstructor.columns
+    if max(num_inputs, num_restored) > channels or reconstructor.third.shape[1] != reconstructor.third_bias.shape[0]:
         raise ValueError(f"{prefix}'s reconstructor has more columns than the transform")
     return Learned(entropy_model, centres, reconstructor)
 

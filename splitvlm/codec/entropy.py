@@ -122,8 +122,8 @@ def _encode_sparse(coder: Any, q_N: Whole, weights_V: F32) -> None:
 def _decode_sparse(coder: Any, weights_V: F32, count: int) -> tuple[I64, Whole]:
     """Returns where the values of a band stand, rising, and what they are."""
     gap_weights, value_weights_V = gaps.models_of(weights_V)
-    told = int(coder.decode(_models.Uniform(count + 1)))
-    places = gaps.places_of(coder.decode(_same_for_all(gap_weights, lazy=False), told))
+    num_symbols = int(coder.decode(_models.Uniform(count + 1)))
+    places = gaps.places_of(coder.decode(_same_for_all(gap_weights, lazy=False), num_symbols))
     if len(places) and places[-1] >= count:
         malformed("a value stands beyond its band")
     return places, _decode_values(coder, _reach(weights_V), _same_for_all(value_weights_V, lazy=True), len(places))

@@ -163,9 +163,9 @@ def encode(x_TC: F32, basis: Basis, level: str) -> bytes | None:
     if q_TC is None:
         return None
     used = np.flatnonzero(q_TC.any(axis=0))
-    kept = int(used[-1]) + 1 if len(used) else 0
-    stream = entropy.encode(q_TC[:, :kept], basis.levels[level].entropy_model)
-    return bytes((_LEVELS.index(level),)) + varint(kept) + stream
+    num_columns = int(used[-1]) + 1 if len(used) else 0
+    stream = entropy.encode(q_TC[:, :num_columns], basis.levels[level].entropy_model)
+    return bytes((_LEVELS.index(level),)) + varint(num_columns) + stream
 
 
 def decode(cursor: Cursor, num_tokens: int, basis: Basis, code: int) -> F32:
@@ -174,12 +174,12 @@ def decode(cursor: Cursor, num_tokens: int, basis: Basis, code: int) -> F32:
         malformed("its level is unknown")
     level = _LEVELS[code]
     learned = basis.levels[level]
-    kept = cursor.varint(basis.channels, "the number of columns")
+    num_columns = cursor.varint(basis.channels, "the number of columns")
     reconstructor, synthesis = learned.reconstructor, basis.transform.synthesis
     q = entropy.decode(
         bytes(cursor.take(cursor.left)),
         num_tokens,
-        kept,
+        num_columns,
         learned.entropy_model,
         dense=reconstructor.columns if reconstructor else 0,
     )

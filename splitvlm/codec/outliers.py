@@ -50,22 +50,22 @@ def _largest(peaks: F32) -> Places:
     return np.sort(indices)
 
 
-def pack_places(places: Places) -> bytes:
+def pack_places(indices: Places) -> bytes:
     """Codes rising indices as their number and the gaps between them, each as a varint."""
-    gaps = np.diff(places, prepend=-1) - 1
-    return varint(len(places)) + b"".join(varint(int(gap)) for gap in gaps)
+    gaps = np.diff(indices, prepend=-1) - 1
+    return varint(len(indices)) + b"".join(varint(int(gap)) for gap in gaps)
 
 
 def read_places(cursor: Cursor, size: int) -> Places:
     """Returns rising places below `size`. Raises ProtocolError."""
     count = cursor.varint(size // OUTLIER_SHARE, "the number of outliers")
     gaps = [cursor.varint(size, "an outlier's place") for _ in range(count)]
-    places = np.cumsum(np.array(gaps, np.int64) + 1) - 1
-    if count and places[-1] >= size:
+    indices = np.cumsum(np.array(gaps, np.int64) + 1) - 1
+    if count and indices[-1] >= size:
         malformed("an outlier lies outside of it")
-    return places
+    return indices
 
 
-def others(places: Places, size: int) -> Places:
-    """Returns the indices from 0 to `size` that are not among `places`, rising."""
-    return np.setdiff1d(np.arange(size), places, assume_unique=True)
+def others(indices: Places, size: int) -> Places:
+    """Returns the indices from 0 to `size` that are not among `indices`, rising."""
+    return np.setdiff1d(np.arange(size), indices, assume_unique=True)

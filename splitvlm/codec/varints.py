@@ -35,9 +35,9 @@ def pack(values: U64) -> bytes:
     starts = np.cumsum(lengths) - lengths
     out = np.empty(int(lengths.sum()), np.uint8)
     for index in range(int(lengths.max(initial=0))):
-        here = lengths > index
-        more = np.where(lengths[here] > index + 1, np.uint64(0x80), np.uint64(0))
-        out[starts[here] + index] = (values[here] >> np.uint64(7 * index)) & np.uint64(0x7F) | more
+        has_byte = lengths > index
+        more = np.where(lengths[has_byte] > index + 1, np.uint64(0x80), np.uint64(0))
+        out[starts[has_byte] + index] = (values[has_byte] >> np.uint64(7 * index)) & np.uint64(0x7F) | more
     return out.tobytes()
 
 
@@ -54,6 +54,6 @@ def unpack(data: bytes, max_count: int) -> U64:
         malformed("an integer is longer than 64 bits")
     values = np.zeros(len(ends), np.uint64)
     for index in range(int(lengths.max(initial=0))):
-        here = lengths > index
-        values[here] |= (raw[starts[here] + index] & np.uint8(0x7F)).astype(np.uint64) << np.uint64(7 * index)
+        has_byte = lengths > index
+        values[has_byte] |= (raw[starts[has_byte] + index] & np.uint8(0x7F)).astype(np.uint64) << np.uint64(7 * index)
     return values

@@ -129,11 +129,11 @@ def show(folder: Path) -> list[Row]:
     authority = _load_certificate(folder / AUTHORITY_FILE)
     revoked = serials_in(folder / REVOKED_FILE, authority.public_bytes(Encoding.PEM))
     rows = [_row(certificate, revoked) for certificate in map(_load_certificate, _node_files(folder))]
-    here, now = {row.serial for row in rows}, utc_now()
+    serials_here, now = {row.serial for row in rows}, utc_now()
     elsewhere = [
         Row(entry.node, entry.role, f"{entry.serial:x}", entry.until, (), "its file is not here; it counts still")
         for entry in ledger.read_ledger(folder).values()
-        if f"{entry.serial:x}" not in here and entry.serial not in revoked and entry.until >= now
+        if f"{entry.serial:x}" not in serials_here and entry.serial not in revoked and entry.until >= now
     ]
     first = Row(
         *(certificates.domain_of(authority), "authority", f"{authority.serial_number:x}"),

@@ -74,9 +74,9 @@ def answer(device_public: bytes, *, hybrid: bool | None = None) -> tuple[bytes, 
     return public + ciphertext, inner + secret
 
 
-def _exchanged(mine: X25519PrivateKey, theirs: bytes) -> bytes:
+def _exchanged(own_key: X25519PrivateKey, peer_public: bytes) -> bytes:
     try:
-        return mine.exchange(X25519PublicKey.from_public_bytes(theirs))
+        return own_key.exchange(X25519PublicKey.from_public_bytes(peer_public))
     except ValueError as error:  # not 32 bytes, or a point of small order (RFC 7748 6.1)
         raise _invalid_key() from error
 

@@ -172,9 +172,12 @@ def _check_tied(
 
 def _equal(tensor: StoredTensor, other: StoredTensor) -> bool:
     with opened(tensor.path) as first, opened(other.path) as second:
-        mine, theirs = first.get_slice(tensor.name), second.get_slice(other.name)
+        slice_of_tensor, slice_of_other = first.get_slice(tensor.name), second.get_slice(other.name)
         starts = range(0, tensor.shape[0], _ROWS)
-        return all(torch.equal(mine[start : start + _ROWS], theirs[start : start + _ROWS]) for start in starts)
+        return all(
+            torch.equal(slice_of_tensor[start : start + _ROWS], slice_of_other[start : start + _ROWS])
+            for start in starts
+        )
 
 
 def _misfit(files: Collection[Path], what: str) -> UsageError:

@@ -69,11 +69,11 @@ class LanguageRun:
     def kept(self, length: int) -> DynamicCache:
         """Returns the caches of the prompt's first `length` tokens, after `prefill`."""
         assert self._prompt is not None, "prefill comes first"
-        kept = _copied(self._prompt)
-        for layer in kept.layers:
+        shortened = _copied(self._prompt)
+        for layer in shortened.layers:
             layer.crop(length - self._prompt.get_seq_length())
             layer.record_past = False
-        return kept
+        return shortened
 
     def step(self, states_1D: torch.Tensor) -> torch.Tensor:
         """States [1, D] of the next token -> states [1, D]."""

@@ -136,8 +136,8 @@ class ModelPart:
         states = self.family.upper_vision(self.model, boundary, layers)
         with self.clock.stage("connector"):
             tokens_VD = self.family.connect(self.model, states, boundary)
-        kept = (IDS, *self.family.language_sides)
-        return {HIDDEN: tokens_VD} | {name: boundary[name] for name in kept}
+        side_names = (IDS, *self.family.language_sides)
+        return {HIDDEN: tokens_VD} | {name: boundary[name] for name in side_names}
 
     def tiles(self, inputs: dict[str, torch.Tensor], cut: Cut) -> list[dict[str, torch.Tensor]]:
         """Returns the processor's tensors tile by tile, where what crosses at the cut is one tile's after another's; else as

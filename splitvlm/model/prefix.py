@@ -46,5 +46,5 @@ class Prefix:
 
 def picture_end(ids_T: torch.Tensor, image_token: int) -> int:
     """Returns where the picture's last token ends; 0 without one."""
-    places = (ids_T == image_token).nonzero()
-    return int(places[-1]) + 1 if len(places) else 0
+    image_positions = (ids_T == image_token).nonzero()
+    return int(image_positions[-1]) + 1 if len(image_positions) else 0

@@ -91,8 +91,8 @@ def stills(kind: type[Any], image_processor: Any, tokenizer: Any, **settings: An
         kind.__init__(self, image_processor, tokenizer, None, **settings)  # ProcessorMixin drops the third
 
     signature = inspect.signature(kind.__init__)
-    kept = [p for p in signature.parameters.values() if p.name != "video_processor"]
-    init.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]  # by which it is saved
+    parameters = [p for p in signature.parameters.values() if p.name != "video_processor"]
+    init.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # by which it is saved
     made: type[Any] = type(kind.__name__, (kind,), {"__init__": init})
     processor = made(image_processor, tokenizer, **settings)
     assert isinstance(processor, ProcessorMixin)

@@ -107,10 +107,12 @@ class FolderSource(Source):
         if not wanted:
             return
         stored, tied = matched(self._files, model, wanted), tied_names(model)
-        places = {name: next(stored[alias] for alias in tied.get(name, (name,)) if alias in stored) for name in wanted}
+        stored_tensors = {
+            name: next(stored[alias] for alias in tied.get(name, (name,)) if alias in stored) for name in wanted
+        }
         for path in self._files:
             with opened(path) as file:
-                for name, tensor in places.items():
+                for name, tensor in stored_tensors.items():
                     if tensor.path == path:
                         yield name, file.get_tensor(tensor.name).clone()  # off the mapping, which closes here
 

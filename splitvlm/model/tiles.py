@@ -24,8 +24,8 @@ def in_tiles(part: CloudPart, cut: Cut, first: Boundary, max_new_tokens: int) ->
     if not reads_by_tile(part):
         return None
     num_tokens = check_tile(part, cut, first, first=True)
-    here = {name: tensor.to(part.device) for name, tensor in first.items()}
-    return TiledRun(part, cut, here, num_tokens, max_new_tokens)
+    on_device = {name: tensor.to(part.device) for name, tensor in first.items()}
+    return TiledRun(part, cut, on_device, num_tokens, max_new_tokens)
 
 
 class TiledRun(UpperRun):

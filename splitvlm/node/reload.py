@@ -24,18 +24,18 @@ def merged(old: S, new: S, changeable: frozenset[str], prefix: str = "") -> tupl
     A key is `section.key`, or `section` for all of a section.
     """
     values: dict[str, object] = {}
-    kept: list[str] = []
+    unchanged_names: list[str] = []
     for name in type(old).model_fields:
         key, before, after = prefix + name, getattr(old, name), getattr(new, name)
         if before == after or key in changeable:
             values[name] = after
         elif isinstance(before, Section) and isinstance(after, type(before)):
             values[name], inner = merged(before, after, changeable, f"{key}.")
-            kept += inner
+            unchanged_names += inner
         else:
             values[name] = before
-            kept.append(key)
-    return old.model_copy(update=values), kept
+            unchanged_names.append(key)
+    return old.model_copy(update=values), unchanged_names
 
 
 class Reloader:
@@ -54,7 +54,7 @@ class Reloader:
         """Reads the configuration anew and applies what may change; an invalid one is logged and leaves all as it was."""
         try:
             new = load(self._source, type(self.settings))
-            settings, kept = merged(self.settings, new, self._changeable)
+            settings, unchanged_names = merged(self.settings, new, self._changeable)
             self._apply(settings)
         except SplitvlmError as error:
             _log.error("the configuration stays as it was: %s", error)
@@ -63,8 +63,8 @@ class Reloader:
         logging_section = getattr(settings, "logging", None)
         if isinstance(logging_section, Logging):
             set_up(logging_section)
-        if kept:
-            _log.warning("a restart is needed for: %s", ", ".join(kept), extra={"kept": kept})
+        if unchanged_names:
+            _log.warning("a restart is needed for: %s", ", ".join(unchanged_names), extra={"kept": unchanged_names})
         _log.info("configuration read again", extra={"source": str(self._source)})
 
 

@@ -19,9 +19,9 @@ def require_role(context: grpc.aio.ServicerContext[Any, Any], *roles: Role, plai
         raise PermissionRefused("This port wants a client certificate.")
     node, role = peer_identity(certificates[0])
     if role not in roles:
-        wanted = " or ".join(str(r) for r in roles)
+        role_names = " or ".join(str(r) for r in roles)
         raise PermissionRefused(
-            f"This call is for the role {wanted}, but the certificate is of the role {role}.",
+            f"This call is for the role {role_names}, but the certificate is of the role {role}.",
             advice="Issue a certificate with the right role: `splitvlm keys issue NAME --role ROLE`.",
         )
     return node

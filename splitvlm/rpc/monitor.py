@@ -24,12 +24,10 @@ class ExpiryMonitor:
 
     def look(self, now_s: float) -> None:
         """Says which certificates expire soon, at most once in a while. `now_s` is in monotonic seconds."""
-        mine = self._identity.newest()
-        rotate = (
-            f"Run `splitvlm keys rotate {mine.node}` and copy its files into this node's folder: they count at once."
-        )
-        self._look_at(mine.node, mine.certificate_pem, rotate, now_s)
-        self._look_at("the authority", mine.authority_pem, _REISSUE, now_s)
+        identity = self._identity.newest()
+        rotate = f"Run `splitvlm keys rotate {identity.node}` and copy its files into this node's folder: they count at once."
+        self._look_at(identity.node, identity.certificate_pem, rotate, now_s)
+        self._look_at("the authority", identity.authority_pem, _REISSUE, now_s)
 
     def _look_at(self, owner: str, certificate_pem: bytes, advice: str, now_s: float) -> None:
         lifetime, now = Lifetime.of(x509.load_pem_x509_certificate(certificate_pem)), utc_now()

@@ -141,8 +141,8 @@ def failure(code: str, sentence: str, advice: str, retry_after_ms: int = 0) -> S
 
 def _printable(text: str) -> str:
     """Returns a peer's text in one line, without what could steer a terminal."""
-    seen = "".join(character if character.isprintable() else " " for character in text[:MOST_TEXT_LENGTH])
-    return " ".join(seen.split())
+    printable = "".join(character if character.isprintable() else " " for character in text[:MOST_TEXT_LENGTH])
+    return " ".join(printable.split())
 
 
 def retry_after_ms(error: SplitvlmError) -> int:

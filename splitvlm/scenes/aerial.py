@@ -33,15 +33,15 @@ def draw(rng: np.random.Generator, seed: int) -> Scene:
 
 
 def _layout(rng: np.random.Generator) -> list[Thing]:
-    taken: Circles = []
+    occupied: Circles = []
     things = []
     for name, radius in (("lake", rng.uniform(30, 44)), ("forest", rng.uniform(30, 44)), ("fire", rng.uniform(13, 18))):
-        wanted = rng.random() < 0.5
-        spot = canvas.place(rng, taken, radius, gap=14) if wanted else None
+        is_drawn = rng.random() < 0.5
+        spot = canvas.place(rng, occupied, radius, gap=14) if is_drawn else None
         if spot is not None:
             things.append(Thing(name, "", *spot, radius))
     for _ in range(int(rng.integers(0, MOST_HOUSES + 1))):
-        spot = canvas.place(rng, taken, 13, gap=20)
+        spot = canvas.place(rng, occupied, 13, gap=20)
         if spot is not None:
             things.append(Thing("house", "red" if rng.random() < 0.5 else "grey", *spot, 13))
     return things
@@ -102,7 +102,7 @@ _PAINTERS = {"lake": _lake, "forest": _forest, "fire": _fire, "house": _house}
 def ask(scene: Scene, rng: np.random.Generator) -> list[Question]:
     """Returns one question of each sort that this picture decides."""
     houses, red = scene.having("house"), scene.having("house", "red")
-    asked = [
+    questions = [
         Question("houses", put(rng, phrases.COUNT, things="houses"), str(len(houses))),
         Question("red roofs", put(rng, phrases.COUNT_RED_ROOFS), str(len(red))),
         Question("presence", put(rng, phrases.PRESENCE, thing="a house"), yes(bool(houses))),
@@ -114,14 +114,14 @@ def ask(scene: Scene, rng: np.random.Generator) -> list[Question]:
         ),
     ]
     if len(houses) == 1:
-        asked.append(Question("colour", put(rng, phrases.COLOUR, the="the roof of the house"), houses[0].colour))
+        questions.append(Question("colour", put(rng, phrases.COLOUR, the="the roof of the house"), houses[0].colour))
     for name in LANDMARKS:
         landmarks = scene.having(name)
-        asked.append(Question("presence", put(rng, phrases.PRESENCE, thing=f"a {name}"), yes(bool(landmarks))))
+        questions.append(Question("presence", put(rng, phrases.PRESENCE, thing=f"a {name}"), yes(bool(landmarks))))
         corner = landmarks[0].corner if landmarks else "nowhere"
         if corner:
-            asked.append(Question("position", put(rng, phrases.WHERE, the=f"the {name}"), corner))
-    return asked + beside(rng, scene)
+            questions.append(Question("position", put(rng, phrases.WHERE, the=f"the {name}"), corner))
+    return questions + beside(rng, scene)
 
 
 def beside(rng: np.random.Generator, scene: Scene) -> list[Question]:

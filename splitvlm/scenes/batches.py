@@ -111,12 +111,12 @@ def pack(tokenizer: PreTrainedTokenizerBase, questions: list[Question]) -> Packe
     prefix = tokenizer.encode(PREFIX, add_special_tokens=False)
     packed = Packed(list(prefix), list(range(len(prefix))), [IGNORED_LABEL] * len(prefix), [0] * len(prefix))
     for block, question in enumerate(questions, start=1):
-        asked = tokenizer.encode(f"{question.text}{EOS}\nAssistant:", add_special_tokens=False)
-        answer = tokenizer.encode(f" {question.answer}{EOS}", add_special_tokens=False)
-        tokens = [*asked, *answer[:-1]]
+        question_ids = tokenizer.encode(f"{question.text}{EOS}\nAssistant:", add_special_tokens=False)
+        answer_ids = tokenizer.encode(f" {question.answer}{EOS}", add_special_tokens=False)
+        tokens = [*question_ids, *answer_ids[:-1]]
         packed.ids.extend(tokens)
         packed.position_ids.extend(range(len(prefix), len(prefix) + len(tokens)))
-        packed.labels.extend([IGNORED_LABEL] * (len(asked) - 1) + answer)
+        packed.labels.extend([IGNORED_LABEL] * (len(question_ids) - 1) + answer_ids)
         packed.blocks.extend([block] * len(tokens))
     return packed
 

@@ -80,20 +80,20 @@ def disc(pen: ImageDraw.ImageDraw, x: float, y: float, radius: float, fill: tupl
     pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill)
 
 
-def is_free(taken: list[tuple[float, float, float]], x: float, y: float, radius: float, gap: float) -> bool:
-    """Tells whether a circle there keeps `gap` pixels from all circles (x, y, radius) in `taken`."""
-    return all((x - u) ** 2 + (y - v) ** 2 >= (radius + r + gap) ** 2 for u, v, r in taken)
+def is_free(occupied: list[tuple[float, float, float]], x: float, y: float, radius: float, gap: float) -> bool:
+    """Tells whether a circle there keeps `gap` pixels from all circles (x, y, radius) in `occupied`."""
+    return all((x - u) ** 2 + (y - v) ** 2 >= (radius + r + gap) ** 2 for u, v, r in occupied)
 
 
 def place(
     rng: np.random.Generator,
-    taken: list[tuple[float, float, float]],
+    occupied: list[tuple[float, float, float]],
     radius: float,
     gap: float,
     bounds: tuple[float, float, float, float] = (0, 0, EDGE, EDGE),
     tries: int = 80,
 ) -> tuple[float, float] | None:
-    """Finds a free centre for a circle of `radius`, `gap` pixels from all circles (x, y, radius) in `taken`, and adds it there.
+    """Finds a free centre for a circle of `radius`, `gap` pixels from all circles (x, y, radius) in `occupied`, and adds it.
 
     None where `tries` random places were all too near something.
     """
@@ -101,8 +101,8 @@ def place(
     xs = rng.uniform(left + radius, right - radius, tries)
     ys = rng.uniform(top + radius, bottom - radius, tries)
     for x, y in zip(xs.tolist(), ys.tolist(), strict=True):
-        if is_free(taken, x, y, radius, gap):
-            taken.append((x, y, radius))
+        if is_free(occupied, x, y, radius, gap):
+            occupied.append((x, y, radius))
             return x, y
     return None
 

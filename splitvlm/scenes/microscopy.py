@@ -40,11 +40,11 @@ def _cells(rng: np.random.Generator) -> list[Thing]:
     lean = rng.dirichlet((0.8, 0.8, 0.8))
     count = int(rng.integers(0, MOST_CELLS + 1))
     infected = int(rng.integers(0, count + 1))
-    taken: list[tuple[float, float, float]] = []
+    occupied: list[tuple[float, float, float]] = []
     things = []
     for index in range(count):
         radius = rng.uniform(12, MOST_RADIUS)
-        spot = canvas.place(rng, taken, MOST_RADIUS, CELL_SPACING - 2 * MOST_RADIUS, (2, 2, EDGE - 2, EDGE - 2))
+        spot = canvas.place(rng, occupied, MOST_RADIUS, CELL_SPACING - 2 * MOST_RADIUS, (2, 2, EDGE - 2, EDGE - 2))
         if spot is not None:
             colour = list(COLOURS)[rng.choice(3, p=lean)]
             things.append(Thing("cell", colour, *spot, radius, "infected" if index < infected else ""))
@@ -82,7 +82,7 @@ def ask(scene: Scene, rng: np.random.Generator) -> list[Question]:
     """Returns one question of each sort that this picture decides."""
     cells = scene.having("cell")
     infected = scene.having("cell", mark="infected")
-    asked = [
+    questions = [
         Question("cells", put(rng, phrases.COUNT, things="cells"), str(len(cells))),
         Question("infected cells", put(rng, phrases.COUNT_INFECTED), str(len(infected))),
         Question("presence", put(rng, phrases.ANY_INFECTED), yes(bool(infected))),
@@ -91,14 +91,14 @@ def ask(scene: Scene, rng: np.random.Generator) -> list[Question]:
     for colour in COLOURS:
         alike = len(scene.having("cell", colour))
         kind = "red cells" if colour == "red" else "other cells"
-        asked.append(Question(kind, put(rng, phrases.COUNT, things=f"{colour} cells"), str(alike)))
-        asked.append(Question("presence", put(rng, phrases.PRESENCE, thing=f"a {colour} cell"), yes(alike > 0)))
+        questions.append(Question(kind, put(rng, phrases.COUNT, things=f"{colour} cells"), str(alike)))
+        questions.append(Question("presence", put(rng, phrases.PRESENCE, thing=f"a {colour} cell"), yes(alike > 0)))
     first, second = rng.permutation(list(COLOURS))[:2].tolist()
     more = len(scene.having("cell", first)) > len(scene.having("cell", second))
-    asked.append(
+    questions.append(
         Question("comparison", put(rng, phrases.MORE, things=f"{first} cells", others=f"{second} cells"), yes(more))
     )
-    return asked + _about_one(rng, infected)
+    return questions + _about_one(rng, infected)
 
 
 def _about_one(rng: np.random.Generator, infected: list[Thing]) -> list[Question]:

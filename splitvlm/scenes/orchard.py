@@ -33,14 +33,14 @@ def draw(rng: np.random.Generator, seed: int) -> Scene:
 
 
 def _layout(rng: np.random.Generator) -> list[Thing]:
-    taken: list[tuple[float, float, float]] = []
+    occupied: list[tuple[float, float, float]] = []
     things = []
     for name, radius in zip(EXTRAS, (30, 20, 15), strict=True):
-        spot = canvas.place(rng, taken, radius, gap=8) if rng.random() < 0.4 else None
+        spot = canvas.place(rng, occupied, radius, gap=8) if rng.random() < 0.4 else None
         if spot is not None:
             things.append(Thing(name, "", *spot, radius))
     for _ in range(int(rng.integers(0, MOST_APPLES + 1))):
-        spot = canvas.place(rng, taken, 14, gap=8)
+        spot = canvas.place(rng, occupied, 14, gap=8)
         if spot is not None:
             things.append(Thing("apple", "", *spot, 14, "ripe" if rng.random() < 0.6 else "rotten"))
     return things
@@ -95,7 +95,7 @@ _PAINTERS = {"apple": _apple, "ladder": _ladder, "basket": _basket, "bird": _bir
 def ask(scene: Scene, rng: np.random.Generator) -> list[Question]:
     """Returns one question of each sort that this picture decides."""
     apples = scene.having("apple")
-    asked = [
+    questions = [
         Question("apples", put(rng, phrases.COUNT, things="apples"), str(len(apples))),
         Question("caption", put(rng, phrases.CAPTION), caption(scene)),
         Question(
@@ -106,15 +106,15 @@ def ask(scene: Scene, rng: np.random.Generator) -> list[Question]:
     ]
     for state in APPLES:
         count = scene.facts[state]
-        asked.append(Question(f"{state} apples", put(rng, phrases.COUNT, things=f"{state} apples"), str(count)))
-        asked.append(Question("presence", put(rng, phrases.PRESENCE, thing=f"a {state} apple"), yes(count > 0)))
+        questions.append(Question(f"{state} apples", put(rng, phrases.COUNT, things=f"{state} apples"), str(count)))
+        questions.append(Question("presence", put(rng, phrases.PRESENCE, thing=f"a {state} apple"), yes(count > 0)))
     for name in EXTRAS:
-        there = scene.having(name)
-        asked.append(Question("presence", put(rng, phrases.PRESENCE, thing=f"a {name}"), yes(bool(there))))
-        corner = there[0].corner if there else "nowhere"
+        extras = scene.having(name)
+        questions.append(Question("presence", put(rng, phrases.PRESENCE, thing=f"a {name}"), yes(bool(extras))))
+        corner = extras[0].corner if extras else "nowhere"
         if corner:
-            asked.append(Question("position", put(rng, phrases.WHERE, the=f"the {name}"), corner))
-    return asked
+            questions.append(Question("position", put(rng, phrases.WHERE, the=f"the {name}"), corner))
+    return questions
 
 
 def caption(scene: Scene) -> str:

@@ -48,15 +48,15 @@ def ask(
     by_kind: dict[str, list[Question]] = {}
     for question in candidates(scene, rng):
         by_kind.setdefault(question.kind, []).append(question)
-    asked: list[Question] = []
-    while by_kind and len(asked) < n:
+    questions: list[Question] = []
+    while by_kind and len(questions) < n:
         kinds = list(by_kind)
         odds = np.array([(weights or {}).get(kind, 1.0) for kind in kinds])
         kind = kinds[int(rng.choice(len(kinds), p=odds / odds.sum()))]
-        asked.append(by_kind[kind].pop(int(rng.integers(len(by_kind[kind])))))
+        questions.append(by_kind[kind].pop(int(rng.integers(len(by_kind[kind])))))
         if not by_kind[kind]:
             del by_kind[kind]
-    return asked
+    return questions
 
 
 def candidates(scene: Scene, rng: np.random.Generator) -> list[Question]:
@@ -67,21 +67,21 @@ def candidates(scene: Scene, rng: np.random.Generator) -> list[Question]:
 
 def _absent(scene: Scene, rng: np.random.Generator) -> list[Question]:
     """Questions about what only other domains have."""
-    asked = []
+    questions = []
     for domain, things in _THINGS.items():
         if domain == scene.domain:
             continue
         plural, singular = things[int(rng.integers(len(things)))]
-        asked.append(Question("absent", put(rng, phrases.PRESENCE, thing=singular), "no"))
-        asked.append(Question("absent", put(rng, phrases.COUNT, things=plural), "0"))
+        questions.append(Question("absent", put(rng, phrases.PRESENCE, thing=singular), "no"))
+        questions.append(Question("absent", put(rng, phrases.COUNT, things=plural), "0"))
     if scene.domain != microscopy.NAME:
-        asked.append(Question("absent", put(rng, phrases.COUNT_INFECTED), "0"))
-        asked.append(Question("absent", put(rng, phrases.ANY_INFECTED), "no"))
+        questions.append(Question("absent", put(rng, phrases.COUNT_INFECTED), "0"))
+        questions.append(Question("absent", put(rng, phrases.ANY_INFECTED), "no"))
     if scene.domain != road.NAME:
-        asked.append(Question("absent", put(rng, phrases.LIGHT), "none"))
+        questions.append(Question("absent", put(rng, phrases.LIGHT), "none"))
     if scene.domain != aerial.NAME:
-        asked.append(Question("absent", put(rng, phrases.WHERE, the="the lake"), "nowhere"))
-    return asked
+        questions.append(Question("absent", put(rng, phrases.WHERE, the="the lake"), "nowhere"))
+    return questions
 
 
 def held_out(questions: int, seed: int = 0, domains: tuple[str, ...] = TRAINED) -> Iterator[tuple[Scene, Question]]:

@@ -50,19 +50,19 @@ def _road_edges(y: float) -> tuple[float, float]:
 
 def _layout(rng: np.random.Generator) -> list[Thing]:
     things = _light(rng)
-    taken: Circles = []
+    occupied: Circles = []
     if rng.random() < 0.4:
-        _on_road(rng, taken, things, Thing(OBSTACLES[rng.integers(3)], "", 0, 0, 13))
+        _on_road(rng, occupied, things, Thing(OBSTACLES[rng.integers(3)], "", 0, 0, 13))
     for _ in range(int(rng.integers(0, MOST_CARS + 1))):
-        _on_road(rng, taken, things, Thing("car", list(CARS)[rng.integers(3)], 0, 0, 16))
+        _on_road(rng, occupied, things, Thing("car", list(CARS)[rng.integers(3)], 0, 0, 16))
     crossing = rng.random() < 0.5
     for _ in range(int(rng.integers(0, MOST_PEDESTRIANS + 1))):
         if crossing and rng.random() < 0.6:
-            _on_road(rng, taken, things, Thing("pedestrian", "", 0, 0, 15, "crossing"))
+            _on_road(rng, occupied, things, Thing("pedestrian", "", 0, 0, 15, "crossing"))
         else:
             left = rng.random() < 0.5
             bounds = (2.0, 122.0, 36.0, 196.0) if left else (220.0, 122.0, 254.0, 196.0)
-            spot = canvas.place(rng, taken, 15, gap=6, bounds=bounds)
+            spot = canvas.place(rng, occupied, 15, gap=6, bounds=bounds)
             if spot is not None:
                 things.append(Thing("pedestrian", "", *spot, 15))
     return things
@@ -75,14 +75,14 @@ def _light(rng: np.random.Generator) -> list[Thing]:
     return [Thing("light", list(LAMPS)[rng.integers(3)], x, rng.uniform(36, 66), 20)]
 
 
-def _on_road(rng: np.random.Generator, taken: Circles, things: list[Thing], thing: Thing) -> None:
+def _on_road(rng: np.random.Generator, occupied: Circles, things: list[Thing], thing: Thing) -> None:
     """Adds the thing at a free place between the kerbs, if there is one."""
     for _ in range(60):
         y = rng.uniform(128, EDGE - 16)
         left, right = _road_edges(y)
         x = rng.uniform(left + 18, right - 18)
-        if canvas.is_free(taken, x, y, thing.radius, gap=5):
-            taken.append((x, y, thing.radius))
+        if canvas.is_free(occupied, x, y, thing.radius, gap=5):
+            occupied.append((x, y, thing.radius))
             things.append(Thing(thing.name, thing.colour, x, y, thing.radius, thing.mark))
             return
 
@@ -173,7 +173,7 @@ def ask(scene: Scene, rng: np.random.Generator) -> list[Question]:
     cars, people = scene.having("car"), scene.having("pedestrian")
     obstacle = next((name for name in OBSTACLES if scene.having(name)), None)
     lights = scene.having("light")
-    asked = [
+    questions = [
         Question("light", put(rng, phrases.LIGHT), lights[0].colour if lights else "none"),
         Question("pedestrians", put(rng, phrases.COUNT, things="pedestrians"), str(len(people))),
         Question("cars", put(rng, phrases.COUNT, things="cars"), str(len(cars))),
@@ -193,10 +193,10 @@ def ask(scene: Scene, rng: np.random.Generator) -> list[Question]:
         Question("position", put(rng, phrases.SIDE, the="the traffic light"), lights[0].side if lights else "nowhere"),
     ]
     for name in OBSTACLES:
-        asked.append(Question("presence", put(rng, phrases.PRESENCE, thing=f"a {name}"), yes(name == obstacle)))
+        questions.append(Question("presence", put(rng, phrases.PRESENCE, thing=f"a {name}"), yes(name == obstacle)))
     if len(cars) == 1:
-        asked.append(Question("colour", put(rng, phrases.COLOUR, the="the car"), cars[0].colour))
-    return asked
+        questions.append(Question("colour", put(rng, phrases.COLOUR, the="the car"), cars[0].colour))
+    return questions
 
 
 def caption(scene: Scene) -> str:

@@ -91,7 +91,7 @@ async def _really(
         cloud = await launcher.start("cloud", {"orchestrator": orchestrator.address, "model": {"threads": 1}})
         fast, upstream = Trace.constant(FAST_BPS), host_and_port(cloud.address)
         async with LinkEmulator(LOOPBACK, upstream, fast, delay_s=scenario.link.rtt_s / 2) as link:
-            asked = _questions(scenario)
+            questions = _questions(scenario)
             app = launcher.identity("emulate", Role.APP)
 
             async def edge(name: str) -> tuple[Node, EdgeClient]:
@@ -101,7 +101,7 @@ async def _really(
 
             node, client = await edge("edge-unloaded")
             try:
-                overhead_s = await _overhead(client, scenario, profiles, await _plans(client), asked)
+                overhead_s = await _overhead(client, scenario, profiles, await _plans(client), questions)
             finally:
                 await client.close()
                 await node.stop()
@@ -109,7 +109,7 @@ async def _really(
             _, client = await edge("edge-1")  # a fresh one: its estimate of the link begins as the simulation's does
             try:
                 await _plans(client)
-                return await _ask_all(client, scenario, asked, link.t0_s, console), overhead_s
+                return await _ask_all(client, scenario, questions, link.t0_s, console), overhead_s
             finally:
                 await client.close()
 
@@ -152,14 +152,14 @@ async def _overhead(
     scenario: Scenario,
     profiles: Profiles,
     plans: Sequence[str],
-    asked: Sequence[tuple[bytes, str]],
+    questions: Sequence[tuple[bytes, str]],
 ) -> dict[str, float]:
     """Returns seconds beyond the line of each plan, unloaded, over the fast link."""
     lines = {str(line.plan): line for line in lines_of(scenario, profiles)}
     overhead_s = {}
     for plan in plans:
         extra = []
-        for picture, question in asked[:UNLOADED]:
+        for picture, question in questions[:UNLOADED]:
             await asyncio.sleep(PAUSE_S)
             report = await _ask(client, picture, question, plan)
             line_s = lines[plan].latency_s(FAST_BPS, scenario.link.rtt_s, scenario.requests.tokens)
@@ -169,13 +169,13 @@ async def _overhead(
 
 
 async def _ask_all(
-    client: EdgeClient, scenario: Scenario, asked: Sequence[tuple[bytes, str]], t0_s: float, console: Console
+    client: EdgeClient, scenario: Scenario, questions: Sequence[tuple[bytes, str]], t0_s: float, console: Console
 ) -> list[Ran]:
     ran = []
     began_s = time.monotonic()
     with Progress(console=console, transient=True) as progress:
-        bar = progress.add_task("Asking, really", total=len(asked))
-        for number, (picture, question) in enumerate(asked):
+        bar = progress.add_task("Asking, really", total=len(questions))
+        for number, (picture, question) in enumerate(questions):
             await asyncio.sleep(max(0.0, began_s + number * scenario.arrivals.period_s - time.monotonic()))
             asked_s = time.monotonic() - t0_s
             report = await _ask(client, picture, question, "")
@@ -230,9 +230,14 @@ def _compared(
     table = Table("plan", "simulated", "mean s", "really", "mean s", title=title, title_justify="left")
     plans: dict[str, dict[str, float]] = {}
     for plan in sorted({*(run.plan for run in ran), *(run.plan for run in simulated)}):
-        mine = [run.latency_s for run in simulated if run.plan == plan]
-        theirs = [run.latency_s for run in ran if run.plan == plan]
-        row = [len(mine), fmean(mine) if mine else 0.0, len(theirs), fmean(theirs) if theirs else 0.0]
+        simulated_s = [run.latency_s for run in simulated if run.plan == plan]
+        real_run_s = [run.latency_s for run in ran if run.plan == plan]
+        row = [
+            len(simulated_s),
+            fmean(simulated_s) if simulated_s else 0.0,
+            len(real_run_s),
+            fmean(real_run_s) if real_run_s else 0.0,
+        ]
         plans[plan] = dict(zip(("simulated", "simulated_mean_s", "real", "real_mean_s"), row, strict=True))
         table.add_row(plan, str(row[0]), f"{row[1]:.3f}", str(row[2]), f"{row[3]:.3f}")
     console.print(table)

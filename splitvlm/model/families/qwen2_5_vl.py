@@ -44,8 +44,10 @@ class Qwen25Vl(Family):
     def check_sides(self, model: Any, boundary: Boundary, visual_tokens: int) -> bool:
         """Tells whether the grid is one still picture in one piece of the prompt, and has so many visual tokens."""
         grid, merge = boundary[GRID], model.config.vision_config.spatial_merge_size
-        places = self.types(model, boundary).nonzero().flatten()
-        if len(places) == 0 or places[-1] - places[0] + 1 != len(places):  # one picture, in one piece
+        image_positions = self.types(model, boundary).nonzero().flatten()
+        if len(image_positions) == 0 or image_positions[-1] - image_positions[0] + 1 != len(
+            image_positions
+        ):  # one picture, in one piece
             return False
         time, height, width = grid[0].tolist()
         if time != 1 or min(height, width) <= 0 or height % merge or width % merge:
