@@ -42,9 +42,10 @@ from splitvlm.crypto.certificates import domain_of, names_of_node, node_certific
 from splitvlm.crypto.identity import AUTHORITY_FILE, Identity, Role, private_key
 from splitvlm.node.lifecycle import background
 from splitvlm.planning.costs import CloudProfile, DeviceProfile
-from splitvlm.planning.profilefiles import read, slowed
+from splitvlm.planning.profiles import slowed
+from splitvlm.profiling.profile_file import read
 from splitvlm.rpc.control_client import ControlClient
-from splitvlm.rpc.plans import cloud_profile_to_wire, device_profile_to_wire
+from splitvlm.rpc.profiles import cloud_profile_to_wire, device_profile_to_wire
 from splitvlm.tools.launcher import Launcher
 from splitvlm.wire.v1 import control_pb2 as pb
 
@@ -80,7 +81,7 @@ class SimulatedCloud:
                 weights_hash="w",
                 listen=self.address,
                 address=self.address,
-                cloud=cloud_profile_to_wire(self.profile),
+                clouds=[cloud_profile_to_wire(self.profile)],
             ),
             self._beat,
         )
@@ -112,7 +113,7 @@ class SimulatedDevice:
             model="scenes",
             weights_hash="w",
             listen="127.0.0.1:7443",
-            device=device_profile_to_wire(self.profile),
+            devices=[device_profile_to_wire(self.profile)],
         )
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.client.stay_registered(registration, lambda: pb.HeartbeatRequest(node=name)))
@@ -154,10 +155,11 @@ async def main() -> None:
                 return ControlClient(node.address, _identity(launcher.keys, name, role))
 
             clouds = [
-                SimulatedCloud(n, client(f"cloud-{n}", Role.CLOUD), profiles.cloud, busy) for n in range(options.clouds)
+                SimulatedCloud(n, client(f"cloud-{n}", Role.CLOUD), profiles.clouds[0], busy)
+                for n in range(options.clouds)
             ]
             devices = [
-                SimulatedDevice(n, client(f"edge-{n}", Role.EDGE), slowed(profiles.device, 1 + n % KINDS))
+                SimulatedDevice(n, client(f"edge-{n}", Role.EDGE), slowed(profiles.devices[0], 1 + n % KINDS))
                 for n in range(options.edges)
             ]
             print(f"{options.edges} devices and {options.clouds} cloud nodes have keys")

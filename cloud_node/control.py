@@ -16,7 +16,7 @@ from splitvlm.profiling.kept_profiles import Kept as KeptProfile
 from splitvlm.profiling.kept_profiles import Lane, renew
 from splitvlm.rpc.addresses import is_loopback, is_wildcard, require_dialable
 from splitvlm.rpc.control_client import ControlClient
-from splitvlm.rpc.plans import accuracy_to_wire, cloud_profile_to_wire
+from splitvlm.rpc.profiles import accuracy_to_wire, cloud_profile_to_wire
 from splitvlm.settings import host_and_port
 from splitvlm.wire.v1 import control_pb2 as pb
 
@@ -78,7 +78,8 @@ class Membership:
         await self._client.close()
 
     def _tell_profile(self, profile: CloudProfile) -> None:
-        self._entry.cloud.CopyFrom(cloud_profile_to_wire(profile))
+        del self._entry.clouds[:]
+        self._entry.clouds.append(cloud_profile_to_wire(profile))
         self._client.register_again()
 
 
@@ -91,8 +92,8 @@ def registration(settings: CloudSettings, address: str, bundle: Bundle, profile:
         weights_hash=bundle.spec.weights_hash,
         listen=address,
         address=settings.advertise or address,
-        cloud=cloud_profile_to_wire(profile),
-        accuracy=[accuracy_to_wire(plan, drop) for plan, drop in bundle.accuracy.items()],
+        clouds=[cloud_profile_to_wire(profile)],
+        accuracy=accuracy_to_wire(bundle.accuracy),
     )
 
 

@@ -11,10 +11,11 @@ from edge_node.planner import Planner
 from edge_node.runtime import Runtime
 from splitvlm.errors import ConfigError, PeerUnavailable, UsageError
 from splitvlm.planning.costs import DeviceProfile
-from splitvlm.planning.profilefiles import slowed
+from splitvlm.planning.profiles import slowed
 from splitvlm.rpc.control_client import ControlClient, retry_s
 from splitvlm.rpc.control_messages import check_table
-from splitvlm.rpc.plans import device_profile_to_wire, limits_to_wire, table_from_wire
+from splitvlm.rpc.plans import limits_to_wire, table_from_wire
+from splitvlm.rpc.profiles import device_profile_to_wire
 from splitvlm.wire.v1 import control_pb2 as pb
 
 _log = logging.getLogger("splitvlm.edge.control")
@@ -49,7 +50,8 @@ class EdgeControl:
     def profile_changed(self, profile: DeviceProfile) -> None:
         """Tell the orchestrator what this device costs by a new measurement."""
         slower = slowed(profile, self._runtime.engine.slowdown)
-        self._registration.device.CopyFrom(device_profile_to_wire(slower))
+        del self._registration.devices[:]
+        self._registration.devices.append(device_profile_to_wire(slower))
         self._client.register_again()
 
     def _beat(self) -> pb.HeartbeatRequest:
@@ -86,6 +88,9 @@ class EdgeControl:
             return
         if addresses := self._clouds_of(message):
             self._runtime.use_clouds(addresses)
+        self._planner.notice = message.notice
+        if message.notice:
+            self._warn_once(f"The {self._client.peer}: {message.notice}")
         if table.lines:
             self._planner.table = table
             _log.info("plan table", extra={"version": table.version, "plans": [str(line.plan) for line in table.lines]})
@@ -147,6 +152,6 @@ def registration(runtime: Runtime, listen: str, weights_hash: str, profile: Devi
         model=settings.model.name,
         weights_hash=weights_hash,
         listen=listen,
-        device=device_profile_to_wire(profile),
+        devices=[device_profile_to_wire(profile)],
         limits=limits_to_wire(settings.plan_limits()),
     )

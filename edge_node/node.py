@@ -24,8 +24,7 @@ from splitvlm.model.loading import load_device, read_spec
 from splitvlm.model.spec import ModelSpec
 from splitvlm.node.lifecycle import background, end_now, identity_of, print_ready, stop_signals, until
 from splitvlm.node.reload import reloading
-from splitvlm.planning.costs import Coding
-from splitvlm.planning.profilefiles import slowed
+from splitvlm.planning.profiles import slowed
 from splitvlm.profiling.kept_profiles import kept_device_profile, renew
 from splitvlm.rpc.compatibility import compatibility
 from splitvlm.rpc.control_client import ControlClient
@@ -121,10 +120,10 @@ def take_settings(new: EdgeSettings, cuts: Sequence[Cut], runtime: Runtime, plan
     runtime.follow_privacy()
 
 
-def leaks_at(bundle: Bundle) -> dict[Coding, float]:
-    """Returns what each cut and level of the model leaks, where the device's own bundle says so."""
-    codings = [(cut, level) for cut in bundle.spec.cuts() if cut != DEVICE for level in bundle.codec.levels(cut)]
-    return leaks_of(codings, bundle.leaks)
+def leaks_at(bundle: Bundle) -> dict[Plan, float]:
+    """Returns what each plan of the model leaks, where the device's own bundle says so."""
+    plans = [Plan(cut, level) for cut in bundle.spec.cuts() if cut != DEVICE for level in bundle.codec.levels(cut)]
+    return leaks_of(plans, bundle.leaks)
 
 
 def allowed_cuts(settings: EdgeSettings, spec: ModelSpec, codec: Codec, privacy: PrivacyDoor) -> tuple[Cut, ...]:

@@ -7,22 +7,22 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from edge_node.privacy import PrivacyDoor
-from edge_node.settings import Planning
+from edge_node.settings import EdgePlanning
 from splitvlm.codec.codec import Codec
-from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut, Plan
+from splitvlm.domain import DEVICE, FULL, IMAGE, TOKENS, Cut, Plan
 from splitvlm.errors import ConfigError, PeerUnavailable, UsageError
 from splitvlm.link.estimator import LinkEstimate
 from splitvlm.planning.policy import Choice, LinkView
 from splitvlm.planning.table import PlanTable, deciding_rates
 
-VARIANT = "full"  # of the device's part: the only one so far
+VARIANTS = (FULL,)  # of the device's part that this node has
 AGAIN_BYTES = 150  # of a question about a picture that is remembered, sealed
 
 
 class Planner:
     """Holds the table. A new table counts from the next request on."""
 
-    def __init__(self, settings: Planning, cuts: tuple[Cut, ...], codec: Codec, privacy: PrivacyDoor) -> None:
+    def __init__(self, settings: EdgePlanning, cuts: tuple[Cut, ...], codec: Codec, privacy: PrivacyDoor) -> None:
         self._settings = settings
         self._privacy = privacy
         self._cuts = cuts
@@ -31,6 +31,7 @@ class Planner:
         self._table: PlanTable | None = None
         self._allowed: PlanTable | None = None
         self._fixed = self._checked_settings(settings)
+        self.notice = ""  # the orchestrator's sentence about plans that it leaves out because nobody measured them
         self.no_table = "No orchestrator is configured, so that there is no plan table."  # said while there is none
 
     @property
@@ -62,8 +63,8 @@ class Planner:
                 f"This edge node does not serve the cut {plan.cut}.",
                 advice=f"It serves {known}; planning.cuts, privacy and planning.device_memory_bytes decide.",
             )
-        if plan.variant != VARIANT:
-            raise UsageError(f"This edge node has no variant {plan.variant}.", advice=f"It has the variant {VARIANT}.")
+        if plan.variant not in VARIANTS:
+            raise UsageError(f"This edge node has no variant {plan.variant}.", advice=f"It has {', '.join(VARIANTS)}.")
         if plan.cut != DEVICE:
             self._codec.check(plan.cut, plan.level)
 
@@ -78,18 +79,18 @@ class Planner:
         """Whether the device can answer without a cloud node."""
         return DEVICE in self._cuts
 
-    def use(self, settings: Planning) -> None:
+    def use(self, settings: EdgePlanning) -> None:
         """Other settings, or another answer of the privacy door, from the next request on.
 
         Raises ConfigError or PrivacyRefused for what cannot run; nothing changes then.
         """
         fixed = self._checked_settings(settings)
-        if settings.policy_keys != self._settings.policy_keys:
+        if settings.policy_options() != self._settings.policy_options():
             self._policy = settings.policy()
         self._settings, self._fixed = settings, fixed
         self.table = self._table
 
-    def _checked_settings(self, settings: Planning) -> Plan | None:
+    def _checked_settings(self, settings: EdgePlanning) -> Plan | None:
         """The fixed plan, where there is one. Raises ConfigError for levels and plans that nothing here has."""
         known = {level for cut in (IMAGE, TOKENS, *self._cuts) if cut != DEVICE for level in self._codec.levels(cut)}
         if unknown := sorted(set(settings.levels) - known):

@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from edge_node.settings import Privacy
 from splitvlm.domain import DEVICE, Plan
 from splitvlm.errors import PrivacyRefused
-from splitvlm.planning.costs import Coding
 
 
 class PrivacyDoor:
     """One for a whole node: other settings hold for running requests too, from their next attempt on."""
 
-    def __init__(self, settings: Privacy, leaks: Mapping[Coding, float]) -> None:
+    def __init__(self, settings: Privacy, leaks: Mapping[Plan, float]) -> None:
         """`leaks` are those that were measured on this device's copy of the model."""
         self._settings = settings
         self._leaks = leaks
@@ -40,7 +39,7 @@ class PrivacyDoor:
         """What the plan tells of a picture, from 0 (a blank one) to 1 (the picture); None where it was not measured."""
         if plan.cut == DEVICE:
             return 0.0
-        return self._leaks.get((plan.cut, plan.level)) if plan.variant == "full" else None
+        return self._leaks.get(plan)
 
     def allows(self, plan: Plan) -> bool:
         """Whether the plan's bytes may leave."""

@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from splitvlm.errors import UsageError
-from splitvlm.files.shown import number, rate
+from splitvlm.files.shown import number, rate, shown_or_unknown
 from splitvlm.planning.costs import CostLine
-from splitvlm.planning.profilefiles import Profiles
-from splitvlm.planning.table import PlanLimits, build_table, envelope
+from splitvlm.planning.limits import Objection, PlanLimits, unmeasured
+from splitvlm.planning.profiles import Profiles
+from splitvlm.planning.table import build_table, envelope
 
 SLOWEST_BPS, FASTEST_BPS = 1e4, 1e8  # the axis of the picture, which grows until every span shows
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")  # Paul Tol's bright scheme
@@ -42,7 +43,8 @@ class View:
     n_tokens: int
     spans: tuple[Span, ...]
     allowed: tuple[CostLine, ...]
-    forbidden: tuple[tuple[CostLine, tuple[str, ...]], ...]
+    forbidden: tuple[tuple[CostLine, tuple[Objection, ...]], ...]
+    unmeasured: str  # a sentence about what is forbidden because nobody measured it; empty where nothing is
     kept: tuple[CostLine, ...]  # in the table that a device gets
 
 
@@ -54,8 +56,8 @@ def view(profiles: Profiles, limits: PlanLimits, rtt_s: float, n_tokens: int) ->
     walk = envelope(allowed, rtt_s, n_tokens)
     lows = [high for high, _ in walk[1:]] + [0.0]
     spans = tuple(Span(low, high, line) for (high, line), low in zip(walk, lows, strict=True))
-    forbidden = tuple((line, names) for line in lines if (names := limits.forbidding(line)))
-    return View(profiles, rtt_s, n_tokens, spans, allowed, forbidden, table.lines)
+    forbidden = tuple((line, objections) for line in lines if (objections := limits.forbidding(line)))
+    return View(profiles, rtt_s, n_tokens, spans, allowed, forbidden, unmeasured(lines, limits), table.lines)
 
 
 def show(seen: View, console: Console, *, every: bool, explain: bool) -> None:
@@ -71,8 +73,8 @@ def show(seen: View, console: Console, *, every: bool, explain: bool) -> None:
             str(line.plan),
             _seconds(span, seen),
             f"{line.payload_bytes}",
-            f"{100 * line.accuracy_drop:.2f}",
-            f"{line.leak:.2f}",
+            shown_or_unknown(line.accuracy_drop, 100, 2),
+            shown_or_unknown(line.leak, 1, 2),
             f"{line.device_memory_bytes / 2**20:.0f}",
         )
     console.print(table)
@@ -80,7 +82,7 @@ def show(seen: View, console: Console, *, every: bool, explain: bool) -> None:
     for span in seen.spans:
         if (worst := span.line.worst_kind) is not None and worst.drop > 0:
             console.print(f"{span.line.plan} loses {100 * worst.drop:.1f} points of {worst.kind} questions.")
-    console.print("Leak: 0 is what a blank picture tells, 1 the picture itself, and what was not measured.")
+    console.print("Leak: 0 is what a blank picture tells, 1 the picture itself. What nobody measured is unknown.")
     _left_out(seen, console, every)
     if explain:
         for sentence in (*reasons(seen), *suffering(seen)):
@@ -115,11 +117,14 @@ def _left_out(seen: View, console: Console, every: bool) -> None:
     console.print(
         f"{len(seen.kept)} plans in the device's table, {len(beaten)} never the fastest, {len(seen.forbidden)} forbidden."
     )
+    if seen.unmeasured:
+        console.print(seen.unmeasured, soft_wrap=True, highlight=False)
     if every:
         for line in beaten:
             console.print(f"  never the fastest: {line.plan}", highlight=False)
-        for line, names in seen.forbidden:
-            console.print(f"  forbidden: {line.plan} by {', '.join(names)}", highlight=False)
+        for line, objections in seen.forbidden:
+            told = ", ".join(map(str, objections))
+            console.print(f"  forbidden: {line.plan} by {told}", soft_wrap=True, highlight=False)
 
 
 def reasons(seen: View) -> Iterator[str]:
@@ -151,16 +156,19 @@ def reasons(seen: View) -> Iterator[str]:
 
 
 def suffering(seen: View) -> Iterator[str]:
-    """Yields which plans a kind of question forbids, and which of the table nobody measured by kind."""
-    for line, names in seen.forbidden:
-        if "max_kind_drop" in names and line.worst_kind is not None:
+    """Yields which plans a kind of question forbids, and of which plans of the table nobody knows what they lose."""
+    for line, objections in seen.forbidden:
+        if Objection("max_kind_drop") in objections and line.worst_kind is not None:
             yield (
                 f"{line.plan} is forbidden by max_kind_drop: {line.worst_kind.kind} questions lose "
-                f"{100 * line.worst_kind.drop:.1f} points, all questions {100 * line.accuracy_drop:.1f}."
+                f"{100 * line.worst_kind.drop:.1f} points, all questions {shown_or_unknown(line.accuracy_drop, 100, 1)}."
             )
-    unknown = [str(line.plan) for line in seen.kept if line.worst_kind is None and not line.local]
-    if unknown:
-        yield f"Not told apart by kind of question, so that max_kind_drop lets them pass: {', '.join(unknown)}."
+    no_drop = [str(line.plan) for line in seen.kept if line.accuracy_drop is None]
+    if no_drop:
+        yield f"Accuracy drop unknown, and no limit on it: {', '.join(no_drop)}."
+    no_kinds = [str(line.plan) for line in seen.kept if line.accuracy_drop is not None and line.worst_kind is None]
+    if no_kinds:
+        yield f"Drop by kind of question unknown, and no limit on it: {', '.join(no_kinds)}."
 
 
 def _limit_s(line: CostLine, seen: View) -> float:
@@ -186,7 +194,9 @@ def as_json(seen: View) -> dict[str, object]:
             for span in seen.spans
         ],
         "table": [str(line.plan) for line in seen.kept],
-        "forbidden": {str(line.plan): names for line, names in seen.forbidden},
+        "forbidden": {
+            str(line.plan): [asdict(objection) for objection in objections] for line, objections in seen.forbidden
+        },
     }
 
 

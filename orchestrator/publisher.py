@@ -119,5 +119,6 @@ class Publisher:
                 cloud_address=cloud.address if cloud else "",
                 standby=table.standby,
                 problem=table.problem,
+                notice=table.notice,
             )
         )

@@ -17,7 +17,7 @@ from splitvlm.domain import Plan
 from splitvlm.errors import CapacityError, ConfigError, UsageError
 from splitvlm.planning.costs import CloudProfile, DeviceProfile
 from splitvlm.planning.kinds import AccuracyDrop
-from splitvlm.planning.table import PlanLimits
+from splitvlm.planning.limits import PlanLimits
 
 MISSED_BEATS = 3
 EDGE_BEATS, MOST_EDGE_BEAT_S = 400.0, 300.0
@@ -53,9 +53,9 @@ class EdgeNode:
     model: str
     weights_hash: str
     origin: Origin
-    profile: DeviceProfile
+    profiles: tuple[DeviceProfile, ...]  # one a variant of its part
     limits: PlanLimits
-    kind: bytes  # equal for devices whose weights, profile and limits are equal
+    kind: bytes  # equal for devices whose weights, profiles and limits are equal
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class CloudNode:
     weights_hash: str
     origin: Origin
     address: str
-    profile: CloudProfile
+    profiles: tuple[CloudProfile, ...]  # of which at most one serves a variant
     accuracy: Mapping[Plan, AccuracyDrop] = field(default_factory=dict)  # drops measured for its model
     queue_s: float = 0.0  # in steps, as tables say it
 

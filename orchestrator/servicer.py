@@ -27,7 +27,8 @@ from splitvlm.rpc.control_messages import (
     check_report,
     check_watch,
 )
-from splitvlm.rpc.plans import accuracy_from_wire, cloud_profile_from_wire, device_profile_from_wire, limits_from_wire
+from splitvlm.rpc.plans import limits_from_wire
+from splitvlm.rpc.profiles import accuracy_from_wire, cloud_profiles_from_wire, device_profiles_from_wire
 from splitvlm.rpc.status import streaming, unary
 from splitvlm.wire.v1 import control_pb2 as pb
 from splitvlm.wire.v1 import control_pb2_grpc
@@ -191,11 +192,11 @@ def _node(request: pb.Registration, host: str) -> Node:
     origin = Origin(request.instance, host, request.listen)
     if request.role == "edge":
         limits = limits_from_wire(request.limits)
-        profile = device_profile_from_wire(request.device)
-        return EdgeNode(request.node, request.model, request.weights_hash, origin, profile, limits, _kind(request))
+        profiles = device_profiles_from_wire(request.devices)
+        return EdgeNode(request.node, request.model, request.weights_hash, origin, profiles, limits, _kind(request))
     return CloudNode(
         *(request.node, request.model, request.weights_hash, origin, request.address),
-        profile=cloud_profile_from_wire(request.cloud),
+        profiles=cloud_profiles_from_wire(request.clouds),
         accuracy=accuracy_from_wire(request.accuracy),
     )
 
@@ -203,7 +204,7 @@ def _node(request: pb.Registration, host: str) -> Node:
 def _kind(request: pb.Registration) -> bytes:
     parts = (
         request.weights_hash.encode(),
-        request.device.SerializeToString(deterministic=True),
+        *(profile.SerializeToString(deterministic=True) for profile in request.devices),
         request.limits.SerializeToString(deterministic=True),
     )
     return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).digest()

@@ -17,7 +17,8 @@ class OrchestratorSettings(Section):
     listen: Address = Field("127.0.0.1:7441", description="host:port for all nodes")
     heartbeat_s: float = Field(0.75, ge=0.1, le=60, description="how often nodes beat; dead after three missed beats")
     accuracy: dict[PlanText, Annotated[float, Field(ge=0, le=1)]] = Field(
-        {}, description="accuracy drop of plans, e.g. `tokens/int2: 0.004` for 0.4 points; 0 where nothing is said"
+        {},
+        description="accuracy drop of plans, e.g. `tokens/int2: 0.004` for 0.4 points; counts before what was measured",
     )
     security: Security = Security()
     logging: Logging = Logging()

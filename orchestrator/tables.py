@@ -13,8 +13,10 @@ from dataclasses import dataclass, replace
 from orchestrator.registry import CloudNode, EdgeNode
 from splitvlm.domain import Plan
 from splitvlm.errors import ConfigError
-from splitvlm.planning.costs import CostLine, cost_lines, nearest_drops
+from splitvlm.planning.costs import CostLine, nearest_drops
 from splitvlm.planning.kinds import AccuracyDrop
+from splitvlm.planning.limits import unmeasured
+from splitvlm.planning.profiles import lines_of_variants
 from splitvlm.planning.table import build_table
 from splitvlm.rpc.limits import MAX_STANDBY
 
@@ -30,13 +32,14 @@ class DeviceTable:
     cloud: CloudNode | None
     standby: tuple[str, ...] = ()  # addresses of the other cloud nodes, in the order in which they take over
     problem: str = ""  # one sentence: why there are no lines
+    notice: str = ""  # one sentence: which plans are left out because nobody measured them
 
     def same_as(self, other: DeviceTable | None) -> bool:
         """Tells whether a device would gain nothing from being sent this one after the other."""
         return (
             other is not None
             and self.lines == other.lines
-            and self.problem == other.problem
+            and (self.problem, self.notice) == (other.problem, other.notice)
             and (self.cloud and self.cloud.address) == (other.cloud and other.cloud.address)
             and set(self.standby) == set(other.standby)
         )
@@ -48,6 +51,7 @@ class _Built:
 
     lines: tuple[CostLine, ...]
     problem: str
+    notice: str
     cloud: CloudNode | None
 
 
@@ -63,9 +67,8 @@ class Tables:
         ranked = ranking(edge.name, clouds)
         cloud = ranked[0] if ranked else None
         built = self._lines(edge, cloud)
-        return DeviceTable(
-            built.lines, cloud, tuple(node.address for node in ranked[1 : 1 + MAX_STANDBY]), built.problem
-        )
+        standby = tuple(node.address for node in ranked[1 : 1 + MAX_STANDBY])
+        return DeviceTable(built.lines, cloud, standby, built.problem, built.notice)
 
     def _lines(self, edge: EdgeNode, cloud: CloudNode | None) -> _Built:
         key = edge.kind, id(cloud)
@@ -76,15 +79,16 @@ class Tables:
         return self._built[key]
 
     def _build(self, edge: EdgeNode, cloud: CloudNode | None) -> _Built:
-        profile = replace(cloud.profile, queue_s=cloud.queue_s) if cloud else None
-        drops = nearest_drops(edge.profile.coding, cloud.accuracy if cloud else {})
+        clouds = [replace(profile, queue_s=cloud.queue_s) for profile in cloud.profiles] if cloud else []
+        plans = [plan for profile in edge.profiles for plan in profile.plans]
+        drops = nearest_drops(plans, cloud.accuracy if cloud else {})
         for plan, mean in self._accuracy.items():  # the operator's word on the mean; what was measured by kind stays
             drops[plan] = replace(drops.get(plan, AccuracyDrop(mean)), mean=mean)
-        lines = cost_lines(edge.profile, profile, drops)
+        lines = lines_of_variants(edge.profiles, clouds, drops)
         try:
-            return _Built(build_table(lines, edge.limits, 0).lines, "", cloud)
+            return _Built(build_table(lines, edge.limits, 0).lines, "", unmeasured(lines, edge.limits), cloud)
         except ConfigError as error:
-            return _Built((), f"{'' if cloud else NO_CLOUD}{error}", cloud)
+            return _Built((), f"{'' if cloud else NO_CLOUD}{error}", "", cloud)
 
 
 def ranking(device: str, clouds: Sequence[CloudNode]) -> list[CloudNode]:

@@ -101,11 +101,16 @@ class Plan:
         tail = "" if self.variant == FULL else f"@{self.variant}"
         return f"{self.cut}/{self.level}{tail}"
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether its answers are those of the undivided model (DESIGN.md, law 1), so that nothing needs to be measured."""
+        return self.variant == FULL and (self.level == "lossless" or self.cut == DEVICE)
+
     @classmethod
     def parse(cls, text: str) -> Plan:
         """Reads `tokens/int4`, `tokens/int4@w8` or `device`; without a variant it is `full`. Raises UsageError."""
-        cut_text, _, rest = text.partition("/")
-        level, _, variant = rest.partition("@")
+        cut_and_level, _, variant = text.partition("@")
+        cut_text, _, level = cut_and_level.partition("/")
         cut = Cut.parse(cut_text)
         variant = parse_variant(variant or FULL)
         if cut == DEVICE:

@@ -165,7 +165,13 @@ class LocalServicer(local_pb2_grpc.LocalServicer):
             rtt_s=estimate.rtt_s if estimate else 0.0,
             spread=estimate.spread if estimate else 0.0,
             standby=[other.address for other in self._runtime.standby],
-            plans=[str(line.plan) for line in table.lines] if table else [],
+            plans=[
+                pb.PlanStatus(
+                    plan=str(line.plan), accuracy_drop=line.accuracy_drop, leak=self._runtime.privacy.leak(line.plan)
+                )
+                for line in (table.lines if table else ())
+            ],
+            notice=self._planner.notice,
         )
 
 

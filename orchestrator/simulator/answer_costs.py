@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from orchestrator.simulator.world import Ask, World
@@ -22,7 +23,7 @@ class AnswerCosts(NamedTuple):
     tokens_s: float
     trips_per_token: int
     cloud_rtt_s: float
-    drop: float
+    drop: float  # NaN is unknown: columns are plain numbers
     cloud: str
 
 
@@ -41,7 +42,7 @@ def answer_costs(line: CostLine, index: int, n_tokens: int) -> AnswerCosts:
         tokens_s=n_tokens * line.token_s,
         trips_per_token=line.trips_per_token,
         cloud_rtt_s=line.cloud_rtt_s,
-        drop=line.accuracy_drop,
+        drop=math.nan if line.accuracy_drop is None else line.accuracy_drop,
         cloud=line.cloud,
     )
 

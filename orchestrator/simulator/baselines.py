@@ -100,7 +100,8 @@ def everyone(
             continue
         yield Adaptive(name, PlanTable(1, pictures), world.n_tokens, world.rtt_s, **{**options, "hedging": False})
         if local is not None:
-            yield Adaptive(f"hedge:{name}", PlanTable(1, (*pictures, local)), world.n_tokens, world.rtt_s, **options)
+            beside = PlanTable(1, (*pictures, local))
+            yield Adaptive(f"hedge:{name}", beside, world.n_tokens, world.rtt_s, **{**options, "hedging": True})
     for line in allowed:
         yield Fixed(line)
         if local is not None and not line.local:

@@ -12,7 +12,7 @@ from rich.table import Table
 from orchestrator.simulator.results import Comparison, Summary, write_csv, write_json
 from orchestrator.simulator.verdict import verdict
 from splitvlm.errors import UsageError
-from splitvlm.files.shown import fixed, percent
+from splitvlm.files.shown import fixed, percent, shown_or_unknown
 
 MOST_ROWS = 14
 
@@ -46,7 +46,7 @@ def _cells(summary: Summary) -> tuple[str, ...]:
         fixed(summary.p99_s, 3) if late is None else percent(late),
         fixed(summary.bytes_mean / 1e3, 1),
         fixed(summary.energy_mean_j, 2),
-        fixed(100 * summary.accuracy_drop, 2),
+        shown_or_unknown(summary.accuracy_drop, 100, 2),
         f"{summary.switches}",
         "" if summary.regret is None else percent(summary.regret),
     )

@@ -29,6 +29,7 @@ class Column(NamedTuple):
     shown: Callable[[float], str]
     meaning: str
     always: bool = False
+    absent: str = ""  # what stands for a value that is None; a column of nothing else is left out without one
 
 
 COLUMNS: tuple[Column, ...] = (
@@ -46,10 +47,11 @@ COLUMNS: tuple[Column, ...] = (
     Column("energy, J", lambda s: s.energy_mean_j, lambda x: fixed(x, 2), "of the device, a question"),
     Column(
         "drop, points",
-        lambda s: 100 * s.accuracy_drop,
+        lambda s: None if s.accuracy_drop is None else 100 * s.accuracy_drop,
         lambda x: fixed(x, 2),
-        "answers of a hundred lost by coding",
+        "answers of a hundred lost by coding; unknown where nobody measured it",
         True,
+        "unknown",
     ),
     Column("changes", lambda s: s.switches, lambda x: fixed(x, 0), "how often the plan changed"),
     Column(
@@ -191,7 +193,7 @@ def _conclusion(comparison: Comparison) -> str:
 
 
 def _table(summaries: Sequence[Summary]) -> Table:
-    columns = [column for column in COLUMNS if any(column.value(summary) is not None for summary in summaries)]
+    columns = [column for column in COLUMNS if column.absent or any(column.value(row) is not None for row in summaries)]
     least = [_least(column, summaries) for column in columns]
     heads = [Head(column.head, _classes(column)) for column in columns]
     return Table(heads, [_row(summary, columns, least) for summary in summaries])
@@ -208,7 +210,7 @@ def _row(summary: Summary, columns: Sequence[Column], least: Sequence[float]) ->
     for column, best in zip(columns, least, strict=True):
         value = column.value(summary)
         is_best = value is not None and value == best and summary.contender != "oracle"
-        cells.append(Cell("" if value is None else column.shown(value), _classes(column, is_best)))
+        cells.append(Cell(column.absent if value is None else column.shown(value), _classes(column, is_best)))
     return Row(summary.contender, cells, summary.contender == "adaptive")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -31,7 +32,7 @@ class Record(NamedTuple):
     predicted_s: float  # from the start; 0 where the contender predicts nothing
     payload_bytes: float
     energy_j: float
-    accuracy_drop: float
+    accuracy_drop: float | None  # None: unknown
 
 
 @dataclass(slots=True)
@@ -52,7 +53,7 @@ class Run:
     predicted_s: array[float] = field(default_factory=lambda: array("d"))
     payload_bytes: array[float] = field(default_factory=lambda: array("d"))
     energy_j: array[float] = field(default_factory=lambda: array("d"))
-    accuracy_drop: array[float] = field(default_factory=lambda: array("d"))
+    accuracy_drop: array[float] = field(default_factory=lambda: array("d"))  # NaN: unknown
     probe_bytes: float = 0.0
     switches: int = 0
 
@@ -61,6 +62,7 @@ class Run:
         for row in zip(*(getattr(self, name) for name in FIELDS), strict=True):
             values = dict(zip(FIELDS, row, strict=True))
             values |= {"plan": self.plans[row[3]], "hedged": bool(row[4]), "device_won": bool(row[5])}
+            values["accuracy_drop"] = _known(values["accuracy_drop"])
             yield Record(**values)
 
 
@@ -79,7 +81,7 @@ class Summary:
     bytes_mean: float  # a request, probes included,
     probe_bytes_mean: float  # which are so many of them
     energy_mean_j: float
-    accuracy_drop: float
+    accuracy_drop: float | None  # mean; None, unknown, where it is of any request
     switches: int
     hedged: float  # share
     device_won: float  # share
@@ -104,13 +106,18 @@ def summarise(run: Run, deadline_s: float | None, oracle_mean_s: float | None) -
         bytes_mean=(sum(run.payload_bytes) + run.probe_bytes) / count,
         probe_bytes_mean=run.probe_bytes / count,
         energy_mean_j=sum(run.energy_j) / count,
-        accuracy_drop=sum(run.accuracy_drop) / count,
+        accuracy_drop=_known(sum(run.accuracy_drop) / count),
         switches=run.switches,
         hedged=sum(run.hedged) / count,
         device_won=sum(run.device_won) / count,
         regret=None if oracle_mean_s is None else mean_s / oracle_mean_s - 1,
         plans={run.plans[index]: times / count for index, times in Counter(run.plan).most_common()},
     )
+
+
+def _known(drop: float) -> float | None:
+    """None for NaN, by which columns tell what is unknown."""
+    return None if math.isnan(drop) else drop
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:

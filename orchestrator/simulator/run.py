@@ -15,8 +15,9 @@ from splitvlm.errors import UsageError
 from splitvlm.link.tracefiles import load_living
 from splitvlm.link.traces import LinkTrace
 from splitvlm.planning.costs import CostLine
-from splitvlm.planning.profilefiles import Profiles, read, scaled
+from splitvlm.planning.profiles import Profiles, scaled
 from splitvlm.planning.table import PlanTable, build_table
+from splitvlm.profiling.profile_file import read
 
 SIZES = 101  # places of the size distribution that requests go through, in an order drawn once
 NOT_SHOWN = "Not compared: a quantised device variant and random token drop, which this version does not have."
@@ -57,7 +58,8 @@ def lines_of(scenario: Scenario, profiles: Profiles) -> list[CostLine]:
 
 
 def _known_cuts(scenario: Scenario, profiles: Profiles) -> None:
-    known = {*map(str, profiles.device.cuts), *map(str, profiles.cloud.cuts)}
+    on_devices = {str(cut) for device in profiles.devices for cut in device.cuts}
+    known = on_devices | {str(cut) for cloud in profiles.clouds for cut in cloud.cuts}
     for cut in scenario.planning.cuts:
         if cut not in known:
             raise UsageError(
@@ -72,19 +74,14 @@ def _over(
     link = load_living(trace)
     world = world_of(scenario, profiles, allowed, link, trace)
     runs = [simulate(world, contender) for contender in _contenders(scenario, world, table, allowed)]
-    deadline_s = scenario.requests.deadline_ms / 1e3 if scenario.requests.deadline_ms else None
     oracle = next((run for run in runs if run.contender == "oracle"), None)
     oracle_mean_s = sum(oracle.latency_s) / len(oracle.latency_s) if oracle else None
-    summaries = tuple(summarise(run, deadline_s, oracle_mean_s) for run in runs)
+    summaries = tuple(summarise(run, scenario.planning.deadline_s, oracle_mean_s) for run in runs)
     return Comparison(scenario.name, trace, notes_of(scenario, profiles), tuple(runs), summaries)
 
 
 def _contenders(scenario: Scenario, world: World, table: PlanTable, allowed: Sequence[CostLine]) -> Iterator[Contender]:
-    options: dict[str, object] = {
-        "objective": scenario.objective.objective(),
-        "deadline_s": scenario.requests.deadline_ms / 1e3 if scenario.requests.deadline_ms else None,
-        "bytes_per_day": scenario.planning.bytes_per_day,
-    }
+    options = scenario.planning.policy_options()
     if scenario.contenders == "adaptive":
         yield Adaptive("adaptive", table, world.n_tokens, world.rtt_s, **options)
         return

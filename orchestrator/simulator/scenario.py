@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PositiveFloat, ValidationInfo
 
-from splitvlm.domain import Cut
 from splitvlm.errors import UsageError
 from splitvlm.files.paths import path_of
 from splitvlm.link.tracefiles import names_a_file
-from splitvlm.planning.fields import CutText, LeakLimit
-from splitvlm.planning.policy import Objective
-from splitvlm.planning.table import MAX_KIND_DROP, PlanLimits
+from splitvlm.planning.fields import LeakLimit
+from splitvlm.planning.limits import PlanLimits
+from splitvlm.planning.settings import Planning
 from splitvlm.settings import NodeName, Section, base_of
 
 
@@ -70,43 +70,18 @@ class Requests(Section):
     """What is asked."""
 
     tokens: int = Field(8, ge=1, le=4096, description="decoding steps of an answer")
-    deadline_ms: float | None = Field(None, gt=0, description="an answer that comes later is of no use")
 
 
-class ScenarioPlanning(Section):
-    """What forbids plans, as in the edge node's configuration."""
+class ScenarioPlanning(Planning):
+    """Which plans may be used, as in the edge node's configuration. Null and empty forbid nothing."""
 
-    cuts: list[CutText] = Field([], description="allowed cuts; empty is all")
-    levels: list[str] = Field([], description="allowed codec levels; empty is all")
-    max_leak: LeakLimit | None = Field(None, description="largest leak of a plan; null is no limit")
-    max_accuracy_drop: float | None = Field(None, ge=0, le=1, description="share of answers: 0.01 is one point")
-    max_kind_drop: float | None = Field(MAX_KIND_DROP, ge=0, le=1, description="of any one kind of question")
-    device_memory_bytes: int | None = Field(
-        None, ge=1, description="for weights, caches and activations of the lower part"
+    max_leak: LeakLimit | None = Field(
+        None, description="largest leak of a plan; null is no limit. An edge node has it in `privacy`"
     )
-    bytes_per_day: float | None = Field(None, gt=0, description="of each device's uplink")
 
     def limits(self) -> PlanLimits:
         """Returns the limits that the plan table must keep."""
-        return PlanLimits(
-            max_accuracy_drop=self.max_accuracy_drop,
-            max_kind_drop=self.max_kind_drop,
-            device_memory_bytes=self.device_memory_bytes,
-            max_leak=self.max_leak,
-            levels=frozenset(self.levels) or None,
-            cuts=frozenset(map(Cut.parse, self.cuts)) or None,
-        )
-
-
-class ScenarioObjective(Section):
-    """What the policy makes least: weighted seconds and joules."""
-
-    latency: float = Field(1.0, ge=0, description="weight of a second of latency")
-    energy_per_j: float = Field(0.0, ge=0, description="seconds that a joule is worth")
-
-    def objective(self) -> Objective:
-        """Returns the weights by which the policy compares plans."""
-        return Objective(self.latency, self.energy_per_j)
+        return replace(super().limits(), max_leak=self.max_leak)
 
 
 class Scenario(Section):
@@ -120,6 +95,5 @@ class Scenario(Section):
     arrivals: Arrivals = Arrivals()
     requests: Requests = Requests()
     planning: ScenarioPlanning = ScenarioPlanning()
-    objective: ScenarioObjective = ScenarioObjective()
     contenders: Literal["all", "adaptive"] = Field("all", description="`adaptive` leaves the comparison out")
     seed: int = Field(0, description="seed of all that chance decides")

@@ -47,8 +47,8 @@ class Verdict:
         saved = self._saved()
         figures = (
             f"the adaptive policy answers in {number(ours.mean_s)} s on average (95 % within {number(ours.p95_s)} s, "
-            f"{number(100 * ours.accuracy_drop, 2)} points of accuracy lost), the best fixed plan, {fixed.contender}, in "
-            f"{number(fixed.mean_s)} s (95 % within {number(fixed.p95_s)} s, {number(100 * fixed.accuracy_drop, 2)} points)"
+            f"{_points(ours)} of accuracy lost), the best fixed plan, {fixed.contender}, in "
+            f"{number(fixed.mean_s)} s (95 % within {number(fixed.p95_s)} s, {_points(fixed)})"
         )
         if len(self.take) == 2:
             return f"Take the adaptive policy or {fixed.contender}: {figures}. {self._why_both()}"
@@ -87,6 +87,11 @@ class Verdict:
         if self.saves_s <= MATTERS * self.ours.mean_s:
             return f"They differ by less than {percent(MATTERS, 0)} ({self._saved()})."
         return f"{self.ours.requests} questions cannot tell them apart ({self._saved()})."
+
+
+def _points(summary: Summary) -> str:
+    drop = summary.accuracy_drop
+    return "an unknown number of points" if drop is None else f"{number(100 * drop, 2)} points"
 
 
 def fixed_plans(comparison: Comparison) -> list[Summary]:

@@ -12,7 +12,6 @@ from pathlib import Path
 from splitvlm.bundle.figures import Row, read_figures
 from splitvlm.domain import Plan
 from splitvlm.errors import UsageError
-from splitvlm.planning.costs import Coding
 from splitvlm.planning.numbers import number
 
 
@@ -36,18 +35,21 @@ def stronger_attack(old: Row | None, new: Row) -> Row:
     return old if old is not None and weaker else new
 
 
-def leaks_of(codings: Iterable[Coding], measured: Mapping[Plan, float]) -> dict[Coding, float]:
-    """Returns the leak of each cut and level that was measured; what is missing is unknown, and counts as all where leaks are
-    limited.
+def leaks_of(plans: Iterable[Plan], measured: Mapping[Plan, float]) -> dict[Plan, float]:
+    """Returns the leak of each plan that was measured; what is missing is unknown.
 
     What can be computed from what is sent leaks no more than it (data processing): so a lossless boundary leaks at least what
-    was measured at its other levels and at deeper cuts.
+    was measured at its other levels and at deeper cuts of its variant.
     """
-    found = {}
-    for cut, level in codings:
-        leak = measured.get(Plan(cut, level))
-        if leak is not None and level == "lossless":
-            leak = max(other for plan, other in measured.items() if plan.cut.depth >= cut.depth)
+    leaks = {}
+    for plan in plans:
+        leak = measured.get(plan)
+        if leak is not None and plan.level == "lossless":
+            leak = max(
+                other_leak
+                for other, other_leak in measured.items()
+                if other.variant == plan.variant and other.cut.depth >= plan.cut.depth
+            )
         if leak is not None:
-            found[cut, level] = leak
-    return found
+            leaks[plan] = leak
+    return leaks

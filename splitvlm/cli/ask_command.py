@@ -12,7 +12,7 @@ from rich.table import Table
 
 from splitvlm.crypto.identity import Identity
 from splitvlm.errors import UsageError
-from splitvlm.files.shown import percent, rate
+from splitvlm.files.shown import percent, rate, shown_or_unknown
 from splitvlm.rpc.local_client import EdgeClient
 from splitvlm.rpc.nodes import list_nodes
 from splitvlm.wire.v1 import local_pb2 as pb
@@ -123,15 +123,23 @@ def status_lines(status: pb.StatusReply) -> list[str]:
         if status.uplink_bps
         else "not measured yet"
     )
-    table = f"{', '.join(status.plans)} (table {status.table_version})" if status.plans else "no plan table yet"
-    return [
+    table = f"{len(status.plans)} (table {status.table_version})" if status.plans else "no plan table yet"
+    lines = [
         f"model         {status.model}",
         f"cloud node    {cloud}",
         f"standby       {', '.join(status.standby) or 'none'}",
         f"orchestrator  {_reached(status.orchestrator_reachable)}",
         f"link          {link}",
         f"plans         {table}",
+        *(f"  {_plan_line(plan)}" for plan in status.plans),
     ]
+    return [*lines, status.notice] if status.notice else lines
+
+
+def _plan_line(plan: pb.PlanStatus) -> str:
+    drop = shown_or_unknown(plan.accuracy_drop if plan.HasField("accuracy_drop") else None, 100, 2)
+    leak = shown_or_unknown(plan.leak if plan.HasField("leak") else None, 1, 2)
+    return f"{plan.plan:<22} accuracy drop, points: {drop:<9} leak: {leak}"
 
 
 def _reached(reachable: bool) -> str:

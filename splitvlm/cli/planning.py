@@ -66,8 +66,9 @@ def plan(
     from rich.console import Console
 
     from orchestrator.plan_view import as_json, draw, show, view
-    from splitvlm.planning.profilefiles import read, scaled
-    from splitvlm.planning.table import PlanLimits
+    from splitvlm.planning.limits import PlanLimits
+    from splitvlm.planning.profiles import scaled
+    from splitvlm.profiling.profile_file import read
 
     limits = PlanLimits(
         max_accuracy_drop=max_accuracy_drop,

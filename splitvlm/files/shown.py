@@ -25,3 +25,8 @@ def fixed(value: float, decimals: int) -> str:
 def percent(share: float, decimals: int = 1) -> str:
     """Writes a share of 0..1 as `12.3 %`; from ten times on as a multiple, `41 x`, which people can read."""
     return f"{number(1 + share)} x" if share >= 10 else f"{fixed(100 * share, decimals)} %"
+
+
+def shown_or_unknown(value: float | None, factor: float, decimals: int) -> str:
+    """Returns `unknown` for what nobody measured, else the value times the factor with so many decimals."""
+    return "unknown" if value is None else fixed(factor * value, decimals)

@@ -13,19 +13,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from splitvlm.domain import DEVICE, Cut, Plan
-from splitvlm.planning.kinds import AccuracyDrop, KindDrop
+from splitvlm.domain import DEVICE, FULL, Cut, Plan
+from splitvlm.planning.kinds import NO_LOSS, AccuracyDrop, KindDrop
 from splitvlm.planning.numbers import number
 
 Coding = tuple[Cut, str]
-"""A cut and a codec level."""
+"""A cut and a codec level, of the variant that the profile is of."""
 
 
 @dataclass(frozen=True, slots=True)
 class CostLine:
-    """What one plan costs. Everything that depends on the link is a coefficient: bytes, trips."""
+    """What one plan costs. Everything that depends on the link is a coefficient: bytes, trips.
+
+    Accuracy drop, worst kind and leak are None where nobody measured them: unknown, which is not 0.
+    """
 
     plan: Plan
     device_s: float
@@ -38,12 +41,12 @@ class CostLine:
     trips: int
     trips_per_token: int
     device_memory_bytes: int
-    accuracy_drop: float  # share of answers lost against the unsplit model, 0.01 is one point
+    accuracy_drop: float | None  # share of answers lost against the unsplit model, 0.01 is one point
     token_bytes: int = 0  # uplink bytes of each decoding step, for lm:k
     cloud: str = ""  # the cloud node's name; empty where there is one only
     cloud_rtt_s: float = 0.0  # its distance beyond the access link, which every trip pays besides
-    leak: float = 0.0  # of the picture to whoever reads what crosses: 0 is a blank picture, 1 the picture
-    worst_kind: KindDrop | None = None  # the kind of question that suffers most; None where kinds were not told apart
+    leak: float | None = None  # of the picture to whoever reads what crosses: 0 is a blank picture, 1 the picture
+    worst_kind: KindDrop | None = None  # the kind of question that loses most
 
     @property
     def key(self) -> tuple[Plan, str]:
@@ -80,19 +83,30 @@ class CostLine:
 
 @dataclass(frozen=True, slots=True)
 class DeviceProfile:
-    """What the device measured for one variant of its model part."""
+    """What the device measured of one variant of its part of the model."""
 
     cuts: Mapping[Cut, float]  # seconds on the device until the boundary is there, or the first token for `device`
     coding: Mapping[Coding, tuple[float, int]]  # seconds to encode, payload bytes
     token_s: Mapping[Cut, float]  # device seconds of a decoding step: lm:k and device
     memory_bytes: Mapping[Cut, int]
     token_bytes: Mapping[Coding, int] = field(default_factory=dict)  # uplink bytes of a decoding step: lm:k
-    leak: Mapping[Coding, float] = field(default_factory=dict)  # what is not in it leaks all, 1.0
-    variant: str = "full"
+    leak: Mapping[Coding, float] = field(default_factory=dict)  # what is not in it is unknown
+    variant: str = FULL
+
+    @property
+    def plans(self) -> tuple[Plan, ...]:
+        """The plans that the device measured its part of."""
+        alone = [Plan(DEVICE, "none", self.variant)] if DEVICE in self.cuts else []
+        return (*alone, *(Plan(cut, level, self.variant) for cut, level in self.coding))
+
+    def with_leaks(self, leaks: Mapping[Plan, float]) -> DeviceProfile:
+        """Returns the profile with these leaks of its plans."""
+        known = [plan for plan in self.plans if plan in leaks and plan.cut != DEVICE]
+        return replace(self, leak={(plan.cut, plan.level): leaks[plan] for plan in known})
 
     def __post_init__(self) -> None:
         _check("device", "cuts", self.cuts.values())
-        _check("device", "coding", (number for pair in self.coding.values() for number in pair))
+        _check("device", "coding", (value for pair in self.coding.values() for value in pair))
         _check("device", "token_s", self.token_s.values())
         _check("device", "memory_bytes", self.memory_bytes.values())
         _check("device", "token_bytes", self.token_bytes.values())
@@ -101,12 +115,17 @@ class DeviceProfile:
 
 @dataclass(frozen=True, slots=True)
 class CloudProfile:
-    """What a cloud node measured for its part of the model."""
+    """What a cloud node measured of its part of the model.
+
+    It goes on from what crosses, whichever form of the device's part made it: its costs are the same for all variants that it
+    fits, and it serves no other.
+    """
 
     cuts: Mapping[Cut, float]  # seconds from the decoded boundary to the first token
     coding: Mapping[Coding, float]  # seconds to decode
     token_s: Mapping[Cut, float]  # cloud seconds of a decoding step
     queue_s: float = 0.0
+    variants: frozenset[str] = frozenset({FULL})
 
     def __post_init__(self) -> None:
         _check("cloud", "cuts", self.cuts.values())
@@ -115,25 +134,30 @@ class CloudProfile:
         _check("cloud", "queue_s", (self.queue_s,))
 
 
-_NO_ACCURACY: Mapping[Plan, AccuracyDrop] = {}
-_NO_DROP = AccuracyDrop(0.0)
+_NOTHING_MEASURED: Mapping[Plan, AccuracyDrop] = {}
 
 
 def cost_lines(
-    device: DeviceProfile, cloud: CloudProfile | None, accuracy: Mapping[Plan, AccuracyDrop] = _NO_ACCURACY
+    device: DeviceProfile, cloud: CloudProfile | None, accuracy: Mapping[Plan, AccuracyDrop] = _NOTHING_MEASURED
 ) -> tuple[CostLine, ...]:
-    """A line for each plan that both sides measured, and for `device` where the device can hold the whole model.
+    """Returns a line for each plan that both sides measured, and for `device` where the device can hold the whole model.
 
-    `accuracy` gives the drop of plans; a plan that is not in it is taken to lose nothing.
+    `accuracy` gives the drop of plans by their variant, too. A plan that is not in it is unknown, unless it is exact.
     """
     lines = [_local(device, accuracy)] if DEVICE in device.cuts else []
-    if cloud is not None:
+    if cloud is not None and device.variant in cloud.variants:
         lines += _remote(device, cloud, accuracy)
     return tuple(lines)
 
 
+def drop_of(plan: Plan, accuracy: Mapping[Plan, AccuracyDrop]) -> AccuracyDrop | None:
+    """Returns what is known of a plan's answers; None where nobody measured it."""
+    return NO_LOSS if plan.is_exact else accuracy.get(plan)
+
+
 def _local(device: DeviceProfile, accuracy: Mapping[Plan, AccuracyDrop]) -> CostLine:
     plan = Plan(DEVICE, "none", device.variant)
+    drop = drop_of(plan, accuracy)
     return CostLine(
         plan=plan,
         device_s=device.cuts[DEVICE],
@@ -146,8 +170,9 @@ def _local(device: DeviceProfile, accuracy: Mapping[Plan, AccuracyDrop]) -> Cost
         trips=0,
         trips_per_token=0,
         device_memory_bytes=device.memory_bytes.get(DEVICE, 0),
-        accuracy_drop=accuracy.get(plan, _NO_DROP).mean,
-        worst_kind=accuracy.get(plan, _NO_DROP).worst_kind,
+        accuracy_drop=drop.mean if drop else None,
+        worst_kind=drop.worst_kind if drop else None,
+        leak=0.0,  # nothing crosses
     )
 
 
@@ -156,6 +181,7 @@ def _remote(device: DeviceProfile, cloud: CloudProfile, accuracy: Mapping[Plan, 
         if cut not in device.cuts or cut not in cloud.cuts or (cut, level) not in cloud.coding:
             continue
         plan = Plan(cut, level, device.variant)
+        drop = drop_of(plan, accuracy)
         yield CostLine(
             plan=plan,
             device_s=device.cuts[cut],
@@ -168,26 +194,31 @@ def _remote(device: DeviceProfile, cloud: CloudProfile, accuracy: Mapping[Plan, 
             trips=1,
             trips_per_token=cut.trips_per_token,
             device_memory_bytes=device.memory_bytes.get(cut, 0),
-            accuracy_drop=accuracy.get(plan, _NO_DROP).mean,
-            worst_kind=accuracy.get(plan, _NO_DROP).worst_kind,
+            accuracy_drop=drop.mean if drop else None,
+            worst_kind=drop.worst_kind if drop else None,
             token_bytes=device.token_bytes.get((cut, level), 0),
-            leak=device.leak.get((cut, level), 1.0),
+            leak=device.leak.get((cut, level)),
         )
 
 
-def nearest_drops(
-    codings: Iterable[tuple[Cut, str]], measured: Mapping[Plan, AccuracyDrop]
-) -> dict[Plan, AccuracyDrop]:
-    """A drop for each cut and level: as measured, or that of the nearest measured cut of its kind at the same level."""
-    found = {}
-    for cut, level in codings:
-        near = [plan for plan in measured if plan.cut.kind is cut.kind and plan.level == level]
+def nearest_drops(plans: Iterable[Plan], measured: Mapping[Plan, AccuracyDrop]) -> dict[Plan, AccuracyDrop]:
+    """Returns a drop for each plan: as measured, or that of the nearest measured cut of its kind at its level and variant.
+
+    A plan without such a cut is left out: its drop is unknown.
+    """
+    drops = {}
+    for plan in plans:
+        near = [
+            other
+            for other in measured
+            if (other.cut.kind, other.level, other.variant) == (plan.cut.kind, plan.level, plan.variant)
+        ]
         if near:
-            found[Plan(cut, level)] = measured[min(near, key=lambda plan: abs(plan.cut.layers - cut.layers))]
-    return found
+            drops[plan] = measured[min(near, key=lambda other: abs(other.cut.layers - plan.cut.layers))]
+    return drops
 
 
 def _check(side: str, name: str, numbers: Iterable[float], most: float = math.inf) -> None:
     """Profiles come from peers: a NaN or a negative time would make its plan win for ever."""
-    for one in numbers:
-        number(one, f"One of the {side} profile's {name}", most)
+    for value in numbers:
+        number(value, f"One of the {side} profile's {name}", most)

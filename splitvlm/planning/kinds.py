@@ -68,13 +68,20 @@ class KindDrop:
 
 @dataclass(frozen=True, slots=True)
 class AccuracyDrop:
-    """What was measured of a plan's answers. `worst_kind` is None where kinds were not told apart. Raises UsageError."""
+    """What was measured of a plan's answers. Raises UsageError.
+
+    `worst_kind` is None, unknown, where kinds of question were not told apart.
+    """
 
     mean: float  # over all questions
     worst_kind: KindDrop | None = None
 
     def __post_init__(self) -> None:
         number(self.mean, "The drop of a plan", most=1.0)
+
+
+NO_LOSS = AccuracyDrop(0.0, KindDrop("any", 0.0))
+"""The drop of exact plans, which is known without a measurement (Plan.is_exact)."""
 
 
 def worst_kind(kinds: Mapping[str, KindTally]) -> KindDrop | None:

@@ -15,47 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from splitvlm.domain import DEVICE, Cut, Plan
-from splitvlm.errors import ConfigError
+from splitvlm.domain import Plan
 from splitvlm.planning.costs import CostLine
+from splitvlm.planning.limits import PlanLimits, nothing_left
 
 GRID_RTT_S = (0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-MAX_KIND_DROP = 0.03  # unless a configuration says otherwise: no kind of question may lose more than 3 points
 GRID_TOKENS = (0, 1, 2, 4, 8, 16, 64, 256)
 ROUNDING = 1e-12  # rates that differ by no more are one
-
-
-@dataclass(frozen=True, slots=True)
-class PlanLimits:
-    """What the configuration forbids. None forbids nothing."""
-
-    max_accuracy_drop: float | None = None  # over all questions
-    max_kind_drop: float | None = None  # of any kind of question, where it is significant (splitvlm.planning.kinds)
-    device_memory_bytes: int | None = None
-    max_leak: float | None = None  # of a picture, by what crosses; below 1, so that what was not measured is forbidden
-    levels: frozenset[str] | None = None  # codec levels allowed; `device` has none and is not asked
-    cuts: frozenset[Cut] | None = None
-
-    def forbidding(self, line: CostLine) -> tuple[str, ...]:
-        """Names of the limits that forbid this line; empty when it is allowed."""
-        cut, level = line.plan.cut, line.plan.level
-        return tuple(
-            name
-            for name, limit, broken in (
-                ("max_accuracy_drop", self.max_accuracy_drop, lambda limit: line.accuracy_drop > limit),
-                ("max_kind_drop", self.max_kind_drop, lambda limit: _worst_drop(line) > limit),
-                ("device_memory_bytes", self.device_memory_bytes, lambda limit: line.device_memory_bytes > limit),
-                ("max_leak", self.max_leak, lambda limit: not line.leak <= limit),
-                ("levels", self.levels, lambda limit: cut != DEVICE and level not in limit),
-                ("cuts", self.cuts, lambda limit: cut not in limit),
-            )
-            if limit is not None and broken(limit)
-        )
-
-
-def _worst_drop(line: CostLine) -> float:
-    """What the worst kind of question loses; a plan whose kinds were not told apart breaks no limit of kinds."""
-    return line.worst_kind.drop if line.worst_kind is not None else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +40,7 @@ def build_table(lines: Sequence[CostLine], limits: PlanLimits, version: int) -> 
     """Drop what is forbidden, then what is dominated. Raises ConfigError naming the limits when nothing is left."""
     allowed = [line for line in lines if not limits.forbidding(line)]
     if not allowed:
-        raise _nothing_left(lines, limits)
+        raise nothing_left(lines, limits)
     return PlanTable(version, _envelope(_undominated(allowed)))
 
 
@@ -136,42 +102,17 @@ def deciding_rates(lines: Sequence[CostLine], rtt_s: float, n_tokens: int) -> tu
 
 
 def _undominated(lines: list[CostLine]) -> tuple[CostLine, ...]:
-    """By rising cost, so that a line's dominator is already kept when it comes. Of equals the more accurate stays."""
+    """By rising cost, so that a line's dominator is already kept when it comes. Of equals the more accurate stays, and one
+    whose accuracy is known."""
     kept: list[tuple[tuple[float, ...], CostLine]] = []
     for numbers, line in sorted(
-        ((_coefficients(line), line) for line in lines), key=lambda item: (item[0], item[1].accuracy_drop)
+        ((_coefficients(line), line) for line in lines), key=lambda item: (item[0], _accuracy_order(item[1]))
     ):
         if not any(all(map(operator.le, others, numbers)) for others, _ in kept):
             kept.append((numbers, line))
     return tuple(sorted((line for _, line in kept), key=lambda line: (line.plan.cut.depth, line.payload_bytes)))
 
 
-def _nothing_left(lines: Sequence[CostLine], limits: PlanLimits) -> ConfigError:
-    if not lines:
-        return ConfigError("There is no plan: no cut was measured on both sides, and the device cannot hold the model.")
-    broken = [limits.forbidding(line) for line in lines]
-    alone = [name for name in broken[0] if all(name in names for names in broken)]
-    if alone:
-        culprit = f"{alone[0]} = {_shown(getattr(limits, alone[0]))} forbids every plan"
-    else:
-        culprit = "; ".join(
-            f"{line.plan} is forbidden by {', '.join(names)}" for line, names in zip(lines, broken, strict=True)
-        )
-    return ConfigError(f"No plan is allowed: {culprit}.", advice=_nearest(lines, alone))
-
-
-def _nearest(lines: Sequence[CostLine], alone: list[str]) -> str:
-    """What the limit would have to be for one plan to pass."""
-    if alone == ["max_accuracy_drop"]:
-        return f"The least drop of any plan is {min(line.accuracy_drop for line in lines):.4f}."
-    if alone == ["max_kind_drop"]:
-        return f"The least that any plan loses of its worst kind is {min(map(_worst_drop, lines)):.4f}."
-    if alone == ["device_memory_bytes"]:
-        return f"The smallest plan needs {min(line.device_memory_bytes for line in lines)} bytes."
-    if alone == ["max_leak"]:
-        return f"The least leak of any plan is {min(line.leak for line in lines):.3f}; 1 where nothing was measured."
-    return f"Plans: {', '.join(str(line.plan) for line in lines)}."
-
-
-def _shown(limit: object) -> str:
-    return ", ".join(sorted(str(item) for item in limit)) if isinstance(limit, frozenset) else str(limit)
+def _accuracy_order(line: CostLine) -> float:
+    """Sorts lines by what they lose; what is unknown comes last."""
+    return math.inf if line.accuracy_drop is None else line.accuracy_drop

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -24,14 +24,14 @@ from splitvlm.model.parts import CloudPart, DevicePart
 from splitvlm.planning.costs import CloudProfile, DeviceProfile
 from splitvlm.profiling.cache import keep, kept
 from splitvlm.profiling.measuring import PICTURES, Steps, cloud_stage_steps, device_steps, profile_cloud, profile_device
-from splitvlm.rpc.plans import (
+from splitvlm.rpc.profiles import (
     cloud_profile_from_wire,
     cloud_profile_to_wire,
     device_profile_from_wire,
     device_profile_to_wire,
 )
 from splitvlm.settings import ModelChoice
-from splitvlm.wire.v1 import control_pb2
+from splitvlm.wire.v1 import profiles_pb2
 
 P = TypeVar("P", DeviceProfile, CloudProfile)
 T = TypeVar("T")
@@ -72,7 +72,7 @@ def device_profile_to_bytes(profile: DeviceProfile) -> bytes:
 
 def device_profile_from_bytes(data: bytes) -> DeviceProfile:
     """Raises what a malformed message raises."""
-    return device_profile_from_wire(control_pb2.DeviceProfile.FromString(data))
+    return device_profile_from_wire(profiles_pb2.DeviceProfile.FromString(data))
 
 
 def kept_device_profile(
@@ -93,7 +93,7 @@ def kept_device_profile(
         lambda data: _of_cuts(device_profile_from_bytes(data), cuts),
     )
     return Kept(
-        replace(profile, leak=leaks_of(profile.coding, bundle.leaks)),
+        profile.with_leaks(leaks_of(profile.plans, bundle.leaks)),
         None if measured_now else lambda: device_steps(part, cuts, bundle),
         lambda renewed: keep("device-profile", facts, device_profile_to_bytes(renewed)),
     )
@@ -197,7 +197,7 @@ def _cloud_to_bytes(profile: CloudProfile) -> bytes:
 
 
 def _cloud_from_bytes(data: bytes) -> CloudProfile:
-    return cloud_profile_from_wire(control_pb2.CloudProfile.FromString(data))
+    return cloud_profile_from_wire(profiles_pb2.CloudProfile.FromString(data))
 
 
 def facts_of(part: DevicePart | CloudPart, cuts: tuple[Cut, ...], codec: Codec, model: ModelChoice) -> dict[str, Any]:

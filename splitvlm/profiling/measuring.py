@@ -66,7 +66,7 @@ def device_steps(part: DevicePart, cuts: tuple[Cut, ...], bundle: Bundle) -> Ste
     seconds, payloads, token_bytes = yield from _encoding(part, cuts, codec, asked)
     near = {cut: _nearest(cut, cuts, codec) for cut in cuts}
     levels = [(cut, level) for cut in cuts if cut != DEVICE for level in codec.levels(cut)]
-    return DeviceProfile(
+    profile = DeviceProfile(
         cuts={cut: _below(prefill, cut) for cut in cuts},
         coding={
             (cut, level): (seconds[near[cut], level], _median_size(payloads[near[cut], level])) for cut, level in levels
@@ -74,8 +74,8 @@ def device_steps(part: DevicePart, cuts: tuple[Cut, ...], bundle: Bundle) -> Ste
         token_s={cut: _below(step, cut) for cut in cuts if cut.kind in (CutKind.LM, CutKind.DEVICE)},
         memory_bytes={cut: part.spec.device_memory_bytes(cut) for cut in cuts},
         token_bytes={key: token_bytes[near[key[0]], key[1]] for key in levels if key[0].kind is CutKind.LM},
-        leak=leaks_of(levels, bundle.leaks),
     )
+    return profile.with_leaks(leaks_of(profile.plans, bundle.leaks))
 
 
 def profile_cloud(part: CloudPart, cuts: tuple[Cut, ...], codec: Codec, model: ModelChoice) -> CloudProfile:

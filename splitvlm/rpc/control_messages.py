@@ -85,6 +85,7 @@ def check_table(message: pb.PlanTable) -> None:
     for address in message.standby:
         require_dialable(address)
     check_line("problem", message.problem, MAX_PROBLEM_CHARS)
+    check_line("notice", message.notice, MAX_PROBLEM_CHARS)
 
 
 def beat_period_s(message: pb.RegisterReply | pb.HeartbeatReply) -> float:

@@ -1,111 +1,28 @@
-"""Planning's values to and from the wire. What a peer sends is checked here, once: cuts and plans are parsed, counts and
+"""Limits and plan tables to and from the wire. What a peer sends is checked here, once: cuts and plans are parsed, counts and
 numbers are within bounds. Raises UsageError.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from splitvlm.domain import Cut, Plan, parse_level
-from splitvlm.planning.costs import CloudProfile, CostLine, DeviceProfile
-from splitvlm.planning.kinds import AccuracyDrop, KindDrop
-from splitvlm.planning.table import PlanLimits, PlanTable
+from splitvlm.planning.costs import CostLine
+from splitvlm.planning.limits import PlanLimits
+from splitvlm.planning.table import PlanTable
+from splitvlm.rpc.profiles import kind_from_wire, kind_to_wire
 from splitvlm.rpc.wire_checks import (
     MAX_BYTES,
-    MAX_CODINGS,
     MAX_CUTS,
-    MAX_KIND_CHARS,
     MAX_LEVELS,
     MAX_PROBLEM_CHARS,
     MAX_SECONDS,
     MAX_TRIPS,
     check_count,
-    check_line,
     check_node,
     check_numbers,
 )
 from splitvlm.wire.v1 import control_pb2 as pb
-
-
-def device_profile_to_wire(profile: DeviceProfile) -> pb.DeviceProfile:
-    """Returns the message of a device's profile: times in seconds, sizes in bytes, leaks where measured."""
-    return pb.DeviceProfile(
-        cuts=_times(profile.cuts),
-        coding=[
-            pb.CodingCost(
-                cut=str(cut),
-                level=level,
-                seconds=seconds,
-                payload_bytes=size,
-                token_bytes=profile.token_bytes.get((cut, level), 0),
-                leak=profile.leak.get((cut, level)),
-            )
-            for (cut, level), (seconds, size) in profile.coding.items()
-        ],
-        tokens=_times(profile.token_s),
-        memory=[pb.CutBytes(cut=str(cut), bytes=size) for cut, size in profile.memory_bytes.items()],
-    )
-
-
-def device_profile_from_wire(message: pb.DeviceProfile) -> DeviceProfile:
-    """Returns the profile in a message. Raises UsageError for numbers, cuts or counts out of bounds."""
-    coding = _by_coding(message.coding)
-    check_count("cuts with memory", message.memory, MAX_CUTS)
-    check_numbers("memory", (m.bytes for m in message.memory), MAX_BYTES)
-    return DeviceProfile(
-        cuts=_by_cut(message.cuts),
-        coding={key: (c.seconds, c.payload_bytes) for key, c in coding.items()},
-        token_s=_by_cut(message.tokens),
-        memory_bytes={Cut.parse(m.cut): m.bytes for m in message.memory},
-        token_bytes={key: c.token_bytes for key, c in coding.items() if c.token_bytes},
-        leak={key: c.leak for key, c in coding.items() if c.HasField("leak")},
-    )
-
-
-def cloud_profile_to_wire(profile: CloudProfile) -> pb.CloudProfile:
-    """Returns the message of a cloud node's profile: times in seconds."""
-    return pb.CloudProfile(
-        cuts=_times(profile.cuts),
-        coding=[
-            pb.CodingCost(cut=str(cut), level=level, seconds=seconds)
-            for (cut, level), seconds in profile.coding.items()
-        ],
-        tokens=_times(profile.token_s),
-        queue_s=profile.queue_s,
-    )
-
-
-def cloud_profile_from_wire(message: pb.CloudProfile) -> CloudProfile:
-    """Returns the profile in a message. Raises UsageError for numbers, cuts or counts out of bounds."""
-    check_numbers("queue_s", [message.queue_s], MAX_SECONDS)
-    return CloudProfile(
-        cuts=_by_cut(message.cuts),
-        coding={key: c.seconds for key, c in _by_coding(message.coding).items()},
-        token_s=_by_cut(message.tokens),
-        queue_s=message.queue_s,
-    )
-
-
-def accuracy_to_wire(plan: Plan, drop: AccuracyDrop) -> pb.PlanAccuracy:
-    """Returns the message of a plan's measured accuracy drop."""
-    return pb.PlanAccuracy(plan=str(plan), drop=drop.mean, worst_kind=_kind_to_wire(drop.worst_kind))
-
-
-def accuracy_from_wire(entries: Sequence[pb.PlanAccuracy]) -> dict[Plan, AccuracyDrop]:
-    """Returns the measured drops by plan. Raises UsageError for unknown plans or numbers out of bounds."""
-    check_count("measured drops", entries, MAX_CODINGS)
-    return {Plan.parse(entry.plan): AccuracyDrop(entry.drop, _kind_from_wire(entry)) for entry in entries}
-
-
-def _kind_to_wire(worst: KindDrop | None) -> pb.KindDrop | None:
-    return None if worst is None else pb.KindDrop(kind=worst.kind, drop=worst.drop)
-
-
-def _kind_from_wire(message: pb.PlanAccuracy | pb.CostLine) -> KindDrop | None:
-    if not message.HasField("worst_kind"):
-        return None
-    check_line("kind", message.worst_kind.kind, MAX_KIND_CHARS)
-    return KindDrop(message.worst_kind.kind, message.worst_kind.drop)
 
 
 def limits_to_wire(limits: PlanLimits) -> pb.PlanLimits:
@@ -141,7 +58,13 @@ def limits_from_wire(message: pb.PlanLimits) -> PlanLimits:
 
 
 def table_to_wire(
-    table: PlanTable, *, cloud_node: str, cloud_address: str, standby: Sequence[str] = (), problem: str = ""
+    table: PlanTable,
+    *,
+    cloud_node: str,
+    cloud_address: str,
+    standby: Sequence[str] = (),
+    problem: str = "",
+    notice: str = "",
 ) -> pb.PlanTable:
     """Returns the message of a plan table, with the cloud node that serves it and those on standby.
 
@@ -153,11 +76,14 @@ def table_to_wire(
         cloud_address=cloud_address,
         standby=standby,
         problem=problem[:MAX_PROBLEM_CHARS],
+        notice=notice[:MAX_PROBLEM_CHARS],
         lines=[
             pb.CostLine(
                 plan=str(line.plan),
                 cloud=line.cloud,
-                worst_kind=_kind_to_wire(line.worst_kind),
+                accuracy_drop=line.accuracy_drop,
+                leak=line.leak,
+                worst_kind=kind_to_wire(line.worst_kind),
                 **{name: getattr(line, name) for name in _LINE_NUMBERS},
             )
             for line in table.lines
@@ -172,11 +98,14 @@ def table_from_wire(message: pb.PlanTable) -> PlanTable:
             check_node(line.cloud)
         for name, most in _LINE_NUMBERS.items():
             check_numbers(name, [getattr(line, name)], most)
+        check_numbers("accuracy_drop, leak", [line.accuracy_drop, line.leak], 1.0)
     lines = (
         CostLine(
             plan=Plan.parse(line.plan),
             cloud=line.cloud,
-            worst_kind=_kind_from_wire(line),
+            worst_kind=kind_from_wire(line),
+            accuracy_drop=line.accuracy_drop if line.HasField("accuracy_drop") else None,
+            leak=line.leak if line.HasField("leak") else None,
             **{name: getattr(line, name) for name in _LINE_NUMBERS},
         )
         for line in message.lines
@@ -195,29 +124,7 @@ _LINE_NUMBERS = {
     "trips": MAX_TRIPS,
     "trips_per_token": MAX_TRIPS,
     "device_memory_bytes": MAX_BYTES,
-    "accuracy_drop": 1.0,
     "token_bytes": MAX_BYTES,
     "cloud_rtt_s": MAX_SECONDS,
-    "leak": 1.0,
 }
-"""What each number of a line may be at most."""
-
-
-def _times(seconds: Mapping[Cut, float]) -> list[pb.CutTime]:
-    return [pb.CutTime(cut=str(cut), seconds=value) for cut, value in seconds.items()]
-
-
-def _by_cut(times: Sequence[pb.CutTime]) -> dict[Cut, float]:
-    check_count("cuts", times, MAX_CUTS)
-    check_numbers("A profile's time of a cut", (t.seconds for t in times), MAX_SECONDS)
-    return {Cut.parse(t.cut): t.seconds for t in times}
-
-
-def _by_coding(costs: Sequence[pb.CodingCost]) -> dict[tuple[Cut, str], pb.CodingCost]:
-    check_count("cuts and levels", costs, MAX_CODINGS)
-    check_numbers("A profile's time of a level", (c.seconds for c in costs), MAX_SECONDS)
-    check_numbers(
-        "A profile's size of a level", (size for c in costs for size in (c.payload_bytes, c.token_bytes)), MAX_BYTES
-    )
-    check_numbers("A profile's leak of a level", (c.leak for c in costs), 1.0)
-    return {(Cut.parse(c.cut), parse_level(c.level)): c for c in costs}
+"""What each number of a line may be at most, those that may be unknown aside."""

@@ -15,6 +15,8 @@ MAX_CODINGS: Final = 2_048
 MAX_LINES: Final = 1_024
 """Lines of a table: what is left of the plans once the dominated ones are dropped, some dozens."""
 MAX_LEVELS: Final = 64
+MAX_VARIANTS: Final = 16
+"""Variants of a device's part in one message."""
 MAX_SECONDS: Final = 86_400.0
 """The longest time of any stage: a day. What takes longer is of no use, and a sum of several is still exact."""
 MAX_BYTES: Final = 2**50

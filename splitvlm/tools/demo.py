@@ -28,7 +28,7 @@ from splitvlm.link.emulator import LinkEmulator
 from splitvlm.link.tracefiles import load_living
 from splitvlm.link.traces import Trace
 from splitvlm.model.loading import load_whole, read_spec
-from splitvlm.planning.table import MAX_KIND_DROP
+from splitvlm.planning.limits import MAX_KIND_DROP
 from splitvlm.rpc.local_client import EdgeClient
 from splitvlm.scenes import held_out
 from splitvlm.settings import host_and_port

@@ -34,7 +34,8 @@ from splitvlm.link.emulator import LinkEmulator
 from splitvlm.link.tracefiles import load_living
 from splitvlm.link.traces import Trace
 from splitvlm.planning.costs import CostLine
-from splitvlm.planning.profilefiles import Profiles
+from splitvlm.planning.profiles import Profiles
+from splitvlm.planning.settings import Planning
 from splitvlm.planning.table import build_table
 from splitvlm.rpc.local_client import EdgeClient
 from splitvlm.scenes import held_out
@@ -115,13 +116,15 @@ async def _really(
 
 
 def _edge_settings(name: str, scenario: Scenario, orchestrator: str, link: str) -> dict[str, object]:
-    planning = scenario.planning.model_dump(exclude={"cuts"}, exclude_none=True)
+    planning = scenario.planning.model_dump(include=set(Planning.model_fields) - {"cuts"})
+    max_leak = scenario.planning.max_leak
     return {
         "node": name,
         "orchestrator": orchestrator,
         "cloud": link,
         "model": {"threads": 1},
         "planning": {**planning, "cuts": list(map(str, CUTS)), "expected_tokens": scenario.requests.tokens} | BY_ITSELF,
+        "privacy": {} if max_leak is None else {"mode": "max_leak", "max_leak": max_leak},
         "emulation": {"slowdown": scenario.devices.slowdown},
     }
 
@@ -130,7 +133,7 @@ async def _plans(client: EdgeClient) -> list[str]:
     for _ in range(300):
         status = await client.status()
         if status.plans and status.cloud_reachable:
-            return list(status.plans)
+            return [row.plan for row in status.plans]
         await asyncio.sleep(0.1)
     raise PeerUnavailable("The edge node got no plan table within 30 s.", advice="Run again on a quieter machine.")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -16,20 +15,23 @@ from rich.table import Table
 
 from splitvlm.bundle import Bundle, open_bundle
 from splitvlm.codec.codec import Codec
-from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut, CutKind, Plan
-from splitvlm.files.text import parse_json
+from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut, Plan
+from splitvlm.files.shown import shown_or_unknown
 from splitvlm.local import LocalBoundary
 from splitvlm.model.loading import load_cloud, load_device, middle_cuts
 from splitvlm.model.parts import DevicePart
 from splitvlm.model.threads import use_threads
 from splitvlm.planning.costs import DeviceProfile, nearest_drops
 from splitvlm.planning.kinds import AccuracyDrop
-from splitvlm.planning.profilefiles import AccuracySource, Profiles, write
+from splitvlm.planning.profiles import AccuracySource, Profiles
 from splitvlm.profiling.cache import forget, kept, processor
 from splitvlm.profiling.kept_profiles import device_profile_from_bytes, device_profile_to_bytes, facts_of
 from splitvlm.profiling.measuring import profile_cloud, profile_device
+from splitvlm.profiling.profile_file import write
+from splitvlm.rpc.profiles import sizes_from_wire, sizes_to_wire
 from splitvlm.scenes.samples import samples
 from splitvlm.settings import ModelChoice
+from splitvlm.wire.v1 import profiles_pb2
 
 SHOW_EVERY = 100  # pictures
 LENDER = "scenes"  # lends its accuracy to models whose answers mean nothing
@@ -67,8 +69,8 @@ def profile(model: ModelChoice, pictures: int, out: Path | None) -> Profiles:
         model=model.name,
         machine=f"{processor()}, {torch.get_num_threads()} thread(s), {model.device}, {model.dtype}",
         source=f"splitvlm profile, torch {torch.__version__.partition('+')[0]}, sizes of {pictures} drawn pictures",
-        device=replace(on_device, coding=_with_median_sizes(on_device, sizes)),
-        cloud=on_cloud,
+        devices=(replace(on_device, coding=_with_median_sizes(on_device, sizes)),),
+        clouds=(on_cloud,),
         accuracy=drops,
         accuracy_source=source,
         sizes=sizes,
@@ -92,27 +94,24 @@ def _sizes(part: DevicePart, codec: Codec, pictures: int, say: Console) -> dict[
             boundary = LocalBoundary(part, codec, image, question, cut)
             for level in codec.levels(cut):
                 sizes[Plan(cut, level)].append(len(boundary.encode(level)))
-    return {plan: tuple(sorted(payload_bytes)) for plan, payload_bytes in sizes.items()}
+    return {plan: tuple(sorted(num_bytes)) for plan, num_bytes in sizes.items()}
 
 
 def _sizes_to_bytes(sizes: Mapping[Plan, tuple[int, ...]]) -> bytes:
-    return json.dumps({str(plan): payload_bytes for plan, payload_bytes in sizes.items()}).encode()
+    return profiles_pb2.Profiles(sizes=sizes_to_wire(sizes)).SerializeToString()
 
 
 def _sizes_from_bytes(data: bytes) -> dict[Plan, tuple[int, ...]]:
-    return {
-        Plan.parse(text): tuple(map(int, payload_bytes))
-        for text, payload_bytes in parse_json(data.decode(), "kept sizes").items()
-    }
+    return sizes_from_wire(profiles_pb2.Profiles.FromString(data).sizes)
 
 
 def _with_median_sizes(
     profile: DeviceProfile, sizes: Mapping[Plan, tuple[int, ...]]
 ) -> dict[tuple[Cut, str], tuple[float, int]]:
     coding = dict(profile.coding)
-    for plan, payload_bytes in sizes.items():
+    for plan, num_bytes in sizes.items():
         seconds, _ = coding[plan.cut, plan.level]
-        coding[plan.cut, plan.level] = seconds, int(median(payload_bytes))
+        coding[plan.cut, plan.level] = seconds, int(median(num_bytes))
     return coding
 
 
@@ -121,7 +120,7 @@ def _drops(bundle: Bundle, profile: DeviceProfile) -> tuple[dict[Plan, AccuracyD
     measured, source = bundle.accuracy, "measured"
     if not measured and bundle.spec.random_weights:
         measured, source = open_bundle(LENDER).accuracy, "borrowed"
-    drops = nearest_drops(profile.coding, measured)
+    drops = nearest_drops(profile.plans, measured)
     return drops, source if drops else "none"  # type: ignore[return-value]
 
 
@@ -142,8 +141,7 @@ def _print(profiles: Profiles) -> None:
 
 def _rows(profiles: Profiles) -> Iterator[tuple[str, ...]]:
     for line in profiles.lines():
-        known = line.plan in profiles.accuracy or line.plan.cut.kind is CutKind.DEVICE
         times = (f"{1e3 * seconds:.1f}" for seconds in (line.device_s, line.encode_s))
         later = (f"{1e3 * seconds:.1f}" for seconds in (line.decode_s, line.cloud_s, line.token_s))
-        drop = f"{100 * line.accuracy_drop:.2f}" if known else "?"
+        drop = shown_or_unknown(line.accuracy_drop, 100, 2)
         yield str(line.plan), *times, f"{line.payload_bytes}", *later, drop

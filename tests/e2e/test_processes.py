@@ -69,7 +69,7 @@ async def start_all(launcher: Launcher, model: str) -> tuple[Node, Node, Node]:
     orchestrator = await launcher.start("orchestrator", {"heartbeat_s": 0.5})
     common = {"orchestrator": orchestrator.address, "model": {"name": model, "threads": 1}}
     cloud = await launcher.start("cloud", common)
-    edge = await launcher.start("edge", common | {"planning": {"cuts": ["image", "tokens"]}})
+    edge = await launcher.start("edge", common | {"planning": {"cuts": ["image", "tokens"], "max_kind_drop": None}})
     return orchestrator, cloud, edge
 
 
@@ -98,9 +98,13 @@ async def test_the_orchestrator_plans_and_is_not_needed_to_answer(launcher: Laun
     orchestrator, _, edge = await start_all(launcher, tiny_model("scenes-like"))
     client = EdgeClient(edge.address, launcher.identity("app", Role.APP))
     status = await status_when(client, lambda status: bool(status.plans) and status.cloud_reachable)
-    assert {plan.partition("/")[0] for plan in status.plans} <= {"image", "tokens"}
+    plans = {row.plan for row in status.plans}
+    assert {plan.partition("/")[0] for plan in plans} <= {"image", "tokens"}
+    lossy = [row for row in status.plans if not row.plan.endswith("/lossless")]
+    assert lossy
+    assert not any(row.HasField("accuracy_drop") for row in lossy), "nobody measured this model"
     before, report = await ask(client, PICTURE, QUESTION, max_new_tokens=6)
-    assert report.plan in status.plans
+    assert report.plan in plans
     assert await orchestrator.stop() == 0
     await status_when(client, lambda status: not status.orchestrator_reachable)
     after, _ = await ask(client, PICTURE, QUESTION, max_new_tokens=6, plan=report.plan)
@@ -192,6 +196,23 @@ async def test_a_short_demo(tmp_path: Path) -> None:
     assert (tmp_path / "out/demo.png").stat().st_size > 10_000
 
 
+async def test_plans_that_nobody_measured_are_left_out_with_a_sentence(launcher: Launcher) -> None:
+    """No accuracy was measured of this model, and a limit by kind of question holds unless it is set to null."""
+    orchestrator = await launcher.start("orchestrator", {"heartbeat_s": 0.5})
+    common = {"orchestrator": orchestrator.address, "model": {"name": tiny_model("scenes-like"), "threads": 1}}
+    await launcher.start("cloud", common)
+    edge = await launcher.start("edge", common | {"planning": {"cuts": ["tokens", "device"]}})
+    client = EdgeClient(edge.address, launcher.identity("app", Role.APP))
+    status = await status_when(client, lambda status: len(status.plans) > 1 and status.cloud_reachable)
+    assert {row.plan for row in status.plans} == {"tokens/lossless", "device/none"}
+    assert "plans are forbidden by max_kind_drop, because nobody measured" in status.notice
+    assert "`splitvlm evaluate MODEL --plans`, or allow them by a max_kind_drop of 1" in status.notice
+    assert (await ask(client, PICTURE, QUESTION, max_new_tokens=2, plan="tokens/int4"))[1].plan == "tokens/int4", (
+        "asked for"
+    )
+    await client.close()
+
+
 async def test_sighup_changes_what_can_change_and_names_the_rest(launcher: Launcher) -> None:
     orchestrator, cloud, edge = await start_all(launcher, tiny_model("scenes-like"))
     client = EdgeClient(edge.address, launcher.identity("app", Role.APP))
@@ -213,7 +234,9 @@ async def test_sighup_changes_what_can_change_and_names_the_rest(launcher: Launc
     await reload(whole | {"planning": planning | {"fixed_plan": "lm:1/int8"}}, "the configuration stays as it was")
     assert (await ask(client, PICTURE, QUESTION, max_new_tokens=2))[1].plan == "image/jpeg75"
     await reload(whole | {"planning": whole["planning"] | {"levels": ["int2"]}}, "configuration read again")
-    status = await status_when(client, lambda status: status.plans and set(status.plans) <= {"tokens/int2"})
+    status = await status_when(
+        client, lambda status: status.plans and {row.plan for row in status.plans} <= {"tokens/int2"}
+    )
     assert (await ask(client, PICTURE, QUESTION, max_new_tokens=2))[1].plan == "tokens/int2"
     file = launcher.folder / "orchestrator.yaml"
     with_drop = yaml.safe_load(file.read_text()) | {"accuracy": {"tokens/int2": 0.25}}

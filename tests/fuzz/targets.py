@@ -46,8 +46,8 @@ from splitvlm.files.pictures import FORMATS, PictureHeader
 from splitvlm.link import tracefiles
 from splitvlm.model.loading import load_cloud, load_device
 from splitvlm.model.pictures import inspect_picture, read_picture
-from splitvlm.rpc import plans
-from splitvlm.wire.v1 import control_pb2, data_pb2
+from splitvlm.rpc import plans, profiles
+from splitvlm.wire.v1 import control_pb2, data_pb2, profiles_pb2
 from tests.fuzz.arriving import arrival, arrival_seeds, upload, upload_seeds
 from tests.fuzz.target import Target
 from tests.picture_files import exif_block, jpeg_of_scans, jpeg_with_exif, png_with, saved
@@ -145,8 +145,8 @@ def control(data: bytes) -> None:
     for message, read in (
         (control_pb2.PlanTable, plans.table_from_wire),
         (control_pb2.PlanLimits, plans.limits_from_wire),
-        (control_pb2.DeviceProfile, plans.device_profile_from_wire),
-        (control_pb2.CloudProfile, plans.cloud_profile_from_wire),
+        (profiles_pb2.DeviceProfile, profiles.device_profile_from_wire),
+        (profiles_pb2.CloudProfile, profiles.cloud_profile_from_wire),
     ):
         with contextlib.suppress(SplitvlmError, DecodeError):
             read(message.FromString(data))
@@ -156,6 +156,9 @@ def control_seeds() -> list[bytes]:
     line = control_pb2.CostLine(plan="tokens/int4", device_s=0.1, payload_bytes=900, trips=1)
     return [
         control_pb2.PlanTable(version=3, cloud_address="127.0.0.1:1", lines=[line, line]).SerializeToString(),
+        profiles_pb2.CloudProfile(
+            variants=["full"], cuts=[profiles_pb2.CutTime(cut="tokens", seconds=1)]
+        ).SerializeToString(),
         control_pb2.PlanLimits(max_leak=0.5, cuts=["tokens", "lm:2"], levels=["int4"]).SerializeToString(),
     ]
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -18,15 +19,16 @@ from orchestrator.servicer import CALLS_AT_ONCE, ControlServicer
 from splitvlm.crypto.identity import Role, load_identity
 from splitvlm.errors import Cancelled, CapacityError, ConfigError, SplitvlmError, UsageError
 from splitvlm.node.lifecycle import background
-from splitvlm.planning.table import PlanLimits
+from splitvlm.planning.limits import PlanLimits
 from splitvlm.rpc.channels import open_channel
-from splitvlm.rpc.plans import cloud_profile_to_wire, device_profile_to_wire
+from splitvlm.rpc.profiles import cloud_profile_to_wire, device_profile_to_wire
 from splitvlm.rpc.servers import NodeServer
 from splitvlm.rpc.status import from_rpc
 from splitvlm.wire.v1 import control_pb2 as pb
 from splitvlm.wire.v1 import control_pb2_grpc
+from splitvlm.wire.v1.profiles_pb2 import CloudProfile, CodingCost, CutTime, DeviceProfile, PlanAccuracy
 from tests.nodes import Keys, until
-from tests.unit.rpc.test_plans import CLOUD_PROFILE, DEVICE_PROFILE
+from tests.unit.rpc.test_profiles import CLOUD_PROFILE, DEVICE_PROFILE
 
 HEARTBEAT_S = 20.0  # nobody dies of silence in a test that does not ask for it
 INSTANCE = "0123456789abcdef"
@@ -73,16 +75,16 @@ async def orchestrator(tmp_path: Path) -> AsyncIterator[Orchestrator]:
 
 
 def edge(name: str = "edge-1", instance: str = INSTANCE, listen: str = "127.0.0.1:7443") -> pb.Registration:
-    profile = device_profile_to_wire(DEVICE_PROFILE)
+    profiles = [device_profile_to_wire(DEVICE_PROFILE)]
     return pb.Registration(
-        node=name, role="edge", model="m", weights_hash="w", device=profile, instance=instance, listen=listen
+        node=name, role="edge", model="m", weights_hash="w", devices=profiles, instance=instance, listen=listen
     )
 
 
 def cloud(name: str = "cloud-1", port: int = 1) -> pb.Registration:
-    address, profile = f"127.0.0.1:{port}", cloud_profile_to_wire(CLOUD_PROFILE)
+    address, profiles = f"127.0.0.1:{port}", [cloud_profile_to_wire(CLOUD_PROFILE)]
     return pb.Registration(
-        node=name, role="cloud", model="m", weights_hash="w", cloud=profile, instance=INSTANCE, address=address
+        node=name, role="cloud", model="m", weights_hash="w", clouds=profiles, instance=INSTANCE, address=address
     )
 
 
@@ -214,6 +216,11 @@ async def test_a_list_of_many_nodes_is_cut_to_a_message(orchestrator: Orchestrat
     assert all(node.alive for node in listed)
 
 
+def device(**rows: Any) -> pb.Registration:
+    """With the profile of another variant besides."""
+    return pb.Registration(devices=[DeviceProfile(variant="w8", **rows)])
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -223,17 +230,20 @@ async def test_a_list_of_many_nodes_is_cut_to_a_message(orchestrator: Orchestrat
         pb.Registration(weights_hash="w" * 1000),
         pb.Registration(model="m" * 5000),
         pb.Registration(model="two\nlines"),
-        pb.Registration(device=pb.DeviceProfile(cuts=[pb.CutTime(cut="tokens", seconds=float("nan"))])),
-        pb.Registration(device=pb.DeviceProfile(cuts=[pb.CutTime(cut=f"lm:{1 + n}") for n in range(2_000)])),
-        pb.Registration(device=pb.DeviceProfile(coding=[pb.CodingCost(cut="tokens", level="l" * 100)])),
-        pb.Registration(device=pb.DeviceProfile(coding=[pb.CodingCost(cut="tokens", level="int4", leak=7.0)])),
+        device(cuts=[CutTime(cut="tokens", seconds=float("nan"))]),
+        device(cuts=[CutTime(cut=f"lm:{1 + n}", seconds=0) for n in range(2_000)]),
+        device(coding=[CodingCost(cut="tokens", level="l" * 100, seconds=0, payload_bytes=0)]),
+        device(coding=[CodingCost(cut="tokens", level="int4", seconds=0, payload_bytes=0, leak=7.0)]),
+        device(coding=[CodingCost(cut="tokens", level="int4", seconds=0)]),
+        pb.Registration(devices=[DeviceProfile(variant="full")]),
+        pb.Registration(devices=[DeviceProfile(variant=f"v{n}") for n in range(17)]),
         pb.Registration(limits=pb.PlanLimits(max_leak=float("nan"))),
         pb.Registration(limits=pb.PlanLimits(levels=[f"l{n}" for n in range(100)])),
         pb.Registration(role="cloud", address="0.0.0.0:7442"),
         pb.Registration(role="cloud", address="10.0.0.1:0"),
         pb.Registration(role="cloud", address="10.0.0.1:70000"),
-        pb.Registration(role="cloud", address="10.0.0.1:1", cloud=pb.CloudProfile(queue_s=-1.0)),
-        pb.Registration(role="cloud", address="10.0.0.1:1", accuracy=[pb.PlanAccuracy(plan="tokens/int4", drop=2.0)]),
+        pb.Registration(role="cloud", address="10.0.0.1:1", clouds=[CloudProfile(variants=["full"], queue_s=-1.0)]),
+        pb.Registration(role="cloud", address="10.0.0.1:1", accuracy=[PlanAccuracy(plan="tokens/int4", drop=2.0)]),
     ],
 )
 async def test_a_wrong_registration_changes_nothing(orchestrator: Orchestrator, wrong: pb.Registration) -> None:

@@ -29,6 +29,7 @@ from splitvlm.link.emulator import LinkEmulator
 from splitvlm.link.traces import Trace
 from splitvlm.model.loading import read_spec
 from splitvlm.planning.costs import CostLine
+from splitvlm.planning.kinds import KindDrop
 from splitvlm.planning.table import PlanTable
 from splitvlm.settings import host_and_port
 from tests.nodes import Cloud, Device, Keys, cloud_node, device
@@ -98,7 +99,8 @@ async def running(tmp_path: Path, **planning: object) -> AsyncIterator[Running]:
 
 def line(plan: str, seconds: float, payload_bytes: int) -> CostLine:
     trips = 1 if payload_bytes else 0
-    return CostLine(Plan.parse(plan), seconds, 0.0, payload_bytes, 0.0, 0.0, 0.0, 0.0, trips, 0, 0, 0.0)
+    costs = (seconds, 0.0, payload_bytes, 0.0, 0.0, 0.0, 0.0, trips, 0, 0)
+    return CostLine(Plan.parse(plan), *costs, accuracy_drop=0.0, worst_kind=KindDrop("any", 0.0))
 
 
 async def test_the_plan_goes_to_the_device_and_comes_back(tmp_path: Path) -> None:

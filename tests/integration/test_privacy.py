@@ -31,6 +31,7 @@ from splitvlm.link.traces import Trace
 from splitvlm.model.loading import load_device, read_spec
 from splitvlm.model.reference import reference_tokens
 from splitvlm.planning.costs import CostLine
+from splitvlm.planning.kinds import KindDrop
 from splitvlm.planning.table import PlanTable
 from splitvlm.rpc.local_client import EdgeClient
 from splitvlm.rpc.servers import NodeServer
@@ -41,7 +42,7 @@ from tests.nodes import Cloud, Device, Keys, cloud_node, device, until
 from tests.samples import PICTURE, tiny_model
 
 QUESTION = "How many cells are infected?"
-LEAKS = {(TOKENS, "int4"): 0.4, (TOKENS, "lossless"): 0.9}
+LEAKS = {Plan(TOKENS, "int4"): 0.4, Plan(TOKENS, "lossless"): 0.9}
 DEVICE_ONLY = Privacy(mode="device_only")
 HALF = Privacy(mode="max_leak", max_leak=0.5)
 
@@ -49,7 +50,8 @@ HALF = Privacy(mode="max_leak", max_leak=0.5)
 def line(plan: str, seconds: float) -> CostLine:
     """A plan that costs so much wherever it runs: the table makes the cloud's a hundred times as quick."""
     sends = int(plan != "device")
-    return CostLine(Plan.parse(plan), seconds, 0, 100 * sends, 0, 0, 0, 0, sends, 0, 0, 0)
+    costs = (seconds, 0, 100 * sends, 0, 0, 0, 0, sends, 0, 0)
+    return CostLine(Plan.parse(plan), *costs, accuracy_drop=0.0, leak=0.0, worst_kind=KindDrop("any", 0.0))
 
 
 TABLE = PlanTable(1, (line("image/lossless", 0.01), line("tokens/int4", 0.02), line("device", 1.0)))

@@ -29,6 +29,8 @@ def test_plans_go_to_text_and_back(text: str) -> None:
 def test_a_plan_without_level_is_lossless_and_device_has_none() -> None:
     assert Plan.parse("tokens") == Plan(TOKENS, "lossless")
     assert Plan.parse("device") == Plan(DEVICE, "none")
+    assert Plan.parse("tokens@w8") == Plan(TOKENS, "lossless", "w8")
+    assert Plan.parse("device@w8") == Plan.parse("device/none@w8") == Plan(DEVICE, "none", "w8")
 
 
 def test_only_cuts_in_the_language_model_pay_a_trip_per_token() -> None:

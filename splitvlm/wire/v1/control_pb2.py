@@ -22,61 +22,48 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from splitvlm.wire.v1 import profiles_pb2 as splitvlm_dot_wire_dot_v1_dot_profiles__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1esplitvlm/wire/v1/control.proto\x12\x10splitvlm.wire.v1\"\xc2\x02\n\x0cRegistration\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x14\n\x0cweights_hash\x18\x04 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x05 \x01(\t\x12/\n\x06\x64\x65vice\x18\x06 \x01(\x0b\x32\x1f.splitvlm.wire.v1.DeviceProfile\x12-\n\x05\x63loud\x18\x07 \x01(\x0b\x32\x1e.splitvlm.wire.v1.CloudProfile\x12,\n\x06limits\x18\x08 \x01(\x0b\x32\x1c.splitvlm.wire.v1.PlanLimits\x12\x30\n\x08\x61\x63\x63uracy\x18\t \x03(\x0b\x32\x1e.splitvlm.wire.v1.PlanAccuracy\x12\x10\n\x08instance\x18\n \x01(\t\x12\x0e\n\x06listen\x18\x0b \x01(\t\"Z\n\x0cPlanAccuracy\x12\x0c\n\x04plan\x18\x01 \x01(\t\x12\x0c\n\x04\x64rop\x18\x02 \x01(\x01\x12.\n\nworst_kind\x18\x03 \x01(\x0b\x32\x1a.splitvlm.wire.v1.KindDrop\"&\n\x08KindDrop\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04\x64rop\x18\x02 \x01(\x01\"%\n\rRegisterReply\x12\x14\n\x0cheartbeat_ms\x18\x01 \x01(\r\"]\n\x10HeartbeatRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x17\n\x0f\x61\x63tive_sessions\x18\x02 \x01(\r\x12\x10\n\x08queue_us\x18\x03 \x01(\x04\x12\x10\n\x08instance\x18\x04 \x01(\t\"&\n\x0eHeartbeatReply\x12\x14\n\x0cheartbeat_ms\x18\x01 \x01(\r\".\n\x0cLeaveRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x10\n\x08instance\x18\x02 \x01(\t\"\x0c\n\nLeaveReply\"\x89\x01\n\nLinkReport\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x12\n\nuplink_bps\x18\x02 \x01(\x01\x12\r\n\x05rtt_s\x18\x03 \x01(\x01\x12\x0e\n\x06spread\x18\x04 \x01(\x01\x12\x10\n\x08requests\x18\x05 \x01(\r\x12(\n\x05plans\x18\x06 \x03(\x0b\x32\x19.splitvlm.wire.v1.PlanUse\")\n\x07PlanUse\x12\x0c\n\x04plan\x18\x01 \x01(\t\x12\x10\n\x08requests\x18\x02 \x01(\r\"\r\n\x0bReportReply\"\xbd\x01\n\rDeviceProfile\x12\'\n\x04\x63uts\x18\x01 \x03(\x0b\x32\x19.splitvlm.wire.v1.CutTime\x12,\n\x06\x63oding\x18\x02 \x03(\x0b\x32\x1c.splitvlm.wire.v1.CodingCost\x12)\n\x06tokens\x18\x03 \x03(\x0b\x32\x19.splitvlm.wire.v1.CutTime\x12*\n\x06memory\x18\x04 \x03(\x0b\x32\x1a.splitvlm.wire.v1.CutBytes\"\xa1\x01\n\x0c\x43loudProfile\x12\'\n\x04\x63uts\x18\x01 \x03(\x0b\x32\x19.splitvlm.wire.v1.CutTime\x12,\n\x06\x63oding\x18\x02 \x03(\x0b\x32\x1c.splitvlm.wire.v1.CodingCost\x12)\n\x06tokens\x18\x03 \x03(\x0b\x32\x19.splitvlm.wire.v1.CutTime\x12\x0f\n\x07queue_s\x18\x04 \x01(\x01\"\'\n\x07\x43utTime\x12\x0b\n\x03\x63ut\x18\x01 \x01(\t\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\"&\n\x08\x43utBytes\x12\x0b\n\x03\x63ut\x18\x01 \x01(\t\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\"\x81\x01\n\nCodingCost\x12\x0b\n\x03\x63ut\x18\x01 \x01(\t\x12\r\n\x05level\x18\x02 \x01(\t\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\x12\x15\n\rpayload_bytes\x18\x04 \x01(\x04\x12\x13\n\x0btoken_bytes\x18\x05 \x01(\x04\x12\x11\n\x04leak\x18\x06 \x01(\x01H\x00\x88\x01\x01\x42\x07\n\x05_leak\"\xd5\x01\n\nPlanLimits\x12\x1b\n\x13\x64\x65vice_memory_bytes\x18\x01 \x01(\x04\x12\x1e\n\x11max_accuracy_drop\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x0c\n\x04\x63uts\x18\x04 \x03(\t\x12\x0e\n\x06levels\x18\x05 \x03(\t\x12\x15\n\x08max_leak\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x1a\n\rmax_kind_drop\x18\x07 \x01(\x01H\x02\x88\x01\x01\x42\x14\n\x12_max_accuracy_dropB\x0b\n\t_max_leakB\x10\n\x0e_max_kind_dropJ\x04\x08\x03\x10\x04\".\n\x0cWatchRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x10\n\x08instance\x18\x02 \x01(\t\"\x94\x01\n\tPlanTable\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x12\n\ncloud_node\x18\x02 \x01(\t\x12\x15\n\rcloud_address\x18\x03 \x01(\t\x12)\n\x05lines\x18\x04 \x03(\x0b\x32\x1a.splitvlm.wire.v1.CostLine\x12\x0f\n\x07standby\x18\x05 \x03(\t\x12\x0f\n\x07problem\x18\x06 \x01(\t\"\xeb\x02\n\x08\x43ostLine\x12\x0c\n\x04plan\x18\x01 \x01(\t\x12\x10\n\x08\x64\x65vice_s\x18\x02 \x01(\x01\x12\x10\n\x08\x65ncode_s\x18\x03 \x01(\x01\x12\x15\n\rpayload_bytes\x18\x04 \x01(\x04\x12\x10\n\x08\x64\x65\x63ode_s\x18\x05 \x01(\x01\x12\x0f\n\x07queue_s\x18\x06 \x01(\x01\x12\x0f\n\x07\x63loud_s\x18\x07 \x01(\x01\x12\x0f\n\x07token_s\x18\x08 \x01(\x01\x12\r\n\x05trips\x18\t \x01(\r\x12\x17\n\x0ftrips_per_token\x18\n \x01(\r\x12\x1b\n\x13\x64\x65vice_memory_bytes\x18\x0b \x01(\x04\x12\x15\n\raccuracy_drop\x18\x0c \x01(\x01\x12\x13\n\x0btoken_bytes\x18\r \x01(\x04\x12\r\n\x05\x63loud\x18\x0e \x01(\t\x12\x13\n\x0b\x63loud_rtt_s\x18\x0f \x01(\x01\x12\x0c\n\x04leak\x18\x10 \x01(\x01\x12.\n\nworst_kind\x18\x11 \x01(\x0b\x32\x1a.splitvlm.wire.v1.KindDrop\"\x0e\n\x0cNodesRequest\"7\n\x08NodeList\x12+\n\x05nodes\x18\x01 \x03(\x0b\x32\x1c.splitvlm.wire.v1.NodeStatus\"l\n\nNodeStatus\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x13\n\x0blast_seen_s\x18\x05 \x01(\x01\x12\r\n\x05\x61live\x18\x06 \x01(\x08\x32\xc9\x03\n\x07\x43ontrol\x12K\n\x08Register\x12\x1e.splitvlm.wire.v1.Registration\x1a\x1f.splitvlm.wire.v1.RegisterReply\x12Q\n\tHeartbeat\x12\".splitvlm.wire.v1.HeartbeatRequest\x1a .splitvlm.wire.v1.HeartbeatReply\x12\x45\n\x05Leave\x12\x1e.splitvlm.wire.v1.LeaveRequest\x1a\x1c.splitvlm.wire.v1.LeaveReply\x12\x45\n\x06Report\x12\x1c.splitvlm.wire.v1.LinkReport\x1a\x1d.splitvlm.wire.v1.ReportReply\x12K\n\nWatchPlans\x12\x1e.splitvlm.wire.v1.WatchRequest\x1a\x1b.splitvlm.wire.v1.PlanTable0\x01\x12\x43\n\x05Nodes\x12\x1e.splitvlm.wire.v1.NodesRequest\x1a\x1a.splitvlm.wire.v1.NodeListb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1esplitvlm/wire/v1/control.proto\x12\x10splitvlm.wire.v1\x1a\x1fsplitvlm/wire/v1/profiles.proto\"\xc4\x02\n\x0cRegistration\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x14\n\x0cweights_hash\x18\x04 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x05 \x01(\t\x12\x30\n\x07\x64\x65vices\x18\x06 \x03(\x0b\x32\x1f.splitvlm.wire.v1.DeviceProfile\x12.\n\x06\x63louds\x18\x07 \x03(\x0b\x32\x1e.splitvlm.wire.v1.CloudProfile\x12,\n\x06limits\x18\x08 \x01(\x0b\x32\x1c.splitvlm.wire.v1.PlanLimits\x12\x30\n\x08\x61\x63\x63uracy\x18\t \x03(\x0b\x32\x1e.splitvlm.wire.v1.PlanAccuracy\x12\x10\n\x08instance\x18\n \x01(\t\x12\x0e\n\x06listen\x18\x0b \x01(\t\"%\n\rRegisterReply\x12\x14\n\x0cheartbeat_ms\x18\x01 \x01(\r\"]\n\x10HeartbeatRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x17\n\x0f\x61\x63tive_sessions\x18\x02 \x01(\r\x12\x10\n\x08queue_us\x18\x03 \x01(\x04\x12\x10\n\x08instance\x18\x04 \x01(\t\"&\n\x0eHeartbeatReply\x12\x14\n\x0cheartbeat_ms\x18\x01 \x01(\r\".\n\x0cLeaveRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x10\n\x08instance\x18\x02 \x01(\t\"\x0c\n\nLeaveReply\"\x89\x01\n\nLinkReport\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x12\n\nuplink_bps\x18\x02 \x01(\x01\x12\r\n\x05rtt_s\x18\x03 \x01(\x01\x12\x0e\n\x06spread\x18\x04 \x01(\x01\x12\x10\n\x08requests\x18\x05 \x01(\r\x12(\n\x05plans\x18\x06 \x03(\x0b\x32\x19.splitvlm.wire.v1.PlanUse\")\n\x07PlanUse\x12\x0c\n\x04plan\x18\x01 \x01(\t\x12\x10\n\x08requests\x18\x02 \x01(\r\"\r\n\x0bReportReply\"\xd5\x01\n\nPlanLimits\x12\x1b\n\x13\x64\x65vice_memory_bytes\x18\x01 \x01(\x04\x12\x1e\n\x11max_accuracy_drop\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x0c\n\x04\x63uts\x18\x04 \x03(\t\x12\x0e\n\x06levels\x18\x05 \x03(\t\x12\x15\n\x08max_leak\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x1a\n\rmax_kind_drop\x18\x07 \x01(\x01H\x02\x88\x01\x01\x42\x14\n\x12_max_accuracy_dropB\x0b\n\t_max_leakB\x10\n\x0e_max_kind_dropJ\x04\x08\x03\x10\x04\".\n\x0cWatchRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x10\n\x08instance\x18\x02 \x01(\t\"\xa4\x01\n\tPlanTable\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x12\n\ncloud_node\x18\x02 \x01(\t\x12\x15\n\rcloud_address\x18\x03 \x01(\t\x12)\n\x05lines\x18\x04 \x03(\x0b\x32\x1a.splitvlm.wire.v1.CostLine\x12\x0f\n\x07standby\x18\x05 \x03(\t\x12\x0f\n\x07problem\x18\x06 \x01(\t\x12\x0e\n\x06notice\x18\x07 \x01(\t\"\x90\x03\n\x08\x43ostLine\x12\x0c\n\x04plan\x18\x01 \x01(\t\x12\x10\n\x08\x64\x65vice_s\x18\x02 \x01(\x01\x12\x10\n\x08\x65ncode_s\x18\x03 \x01(\x01\x12\x15\n\rpayload_bytes\x18\x04 \x01(\x04\x12\x10\n\x08\x64\x65\x63ode_s\x18\x05 \x01(\x01\x12\x0f\n\x07queue_s\x18\x06 \x01(\x01\x12\x0f\n\x07\x63loud_s\x18\x07 \x01(\x01\x12\x0f\n\x07token_s\x18\x08 \x01(\x01\x12\r\n\x05trips\x18\t \x01(\r\x12\x17\n\x0ftrips_per_token\x18\n \x01(\r\x12\x1b\n\x13\x64\x65vice_memory_bytes\x18\x0b \x01(\x04\x12\x1a\n\raccuracy_drop\x18\x0c \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x0btoken_bytes\x18\r \x01(\x04\x12\r\n\x05\x63loud\x18\x0e \x01(\t\x12\x13\n\x0b\x63loud_rtt_s\x18\x0f \x01(\x01\x12\x11\n\x04leak\x18\x10 \x01(\x01H\x01\x88\x01\x01\x12.\n\nworst_kind\x18\x11 \x01(\x0b\x32\x1a.splitvlm.wire.v1.KindDropB\x10\n\x0e_accuracy_dropB\x07\n\x05_leak\"\x0e\n\x0cNodesRequest\"7\n\x08NodeList\x12+\n\x05nodes\x18\x01 \x03(\x0b\x32\x1c.splitvlm.wire.v1.NodeStatus\"l\n\nNodeStatus\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x13\n\x0blast_seen_s\x18\x05 \x01(\x01\x12\r\n\x05\x61live\x18\x06 \x01(\x08\x32\xc9\x03\n\x07\x43ontrol\x12K\n\x08Register\x12\x1e.splitvlm.wire.v1.Registration\x1a\x1f.splitvlm.wire.v1.RegisterReply\x12Q\n\tHeartbeat\x12\".splitvlm.wire.v1.HeartbeatRequest\x1a .splitvlm.wire.v1.HeartbeatReply\x12\x45\n\x05Leave\x12\x1e.splitvlm.wire.v1.LeaveRequest\x1a\x1c.splitvlm.wire.v1.LeaveReply\x12\x45\n\x06Report\x12\x1c.splitvlm.wire.v1.LinkReport\x1a\x1d.splitvlm.wire.v1.ReportReply\x12K\n\nWatchPlans\x12\x1e.splitvlm.wire.v1.WatchRequest\x1a\x1b.splitvlm.wire.v1.PlanTable0\x01\x12\x43\n\x05Nodes\x12\x1e.splitvlm.wire.v1.NodesRequest\x1a\x1a.splitvlm.wire.v1.NodeListb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'splitvlm.wire.v1.control_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REGISTRATION']._serialized_start=53
-  _globals['_REGISTRATION']._serialized_end=375
-  _globals['_PLANACCURACY']._serialized_start=377
-  _globals['_PLANACCURACY']._serialized_end=467
-  _globals['_KINDDROP']._serialized_start=469
-  _globals['_KINDDROP']._serialized_end=507
-  _globals['_REGISTERREPLY']._serialized_start=509
-  _globals['_REGISTERREPLY']._serialized_end=546
-  _globals['_HEARTBEATREQUEST']._serialized_start=548
-  _globals['_HEARTBEATREQUEST']._serialized_end=641
-  _globals['_HEARTBEATREPLY']._serialized_start=643
-  _globals['_HEARTBEATREPLY']._serialized_end=681
-  _globals['_LEAVEREQUEST']._serialized_start=683
-  _globals['_LEAVEREQUEST']._serialized_end=729
-  _globals['_LEAVEREPLY']._serialized_start=731
-  _globals['_LEAVEREPLY']._serialized_end=743
-  _globals['_LINKREPORT']._serialized_start=746
-  _globals['_LINKREPORT']._serialized_end=883
-  _globals['_PLANUSE']._serialized_start=885
-  _globals['_PLANUSE']._serialized_end=926
-  _globals['_REPORTREPLY']._serialized_start=928
-  _globals['_REPORTREPLY']._serialized_end=941
-  _globals['_DEVICEPROFILE']._serialized_start=944
-  _globals['_DEVICEPROFILE']._serialized_end=1133
-  _globals['_CLOUDPROFILE']._serialized_start=1136
-  _globals['_CLOUDPROFILE']._serialized_end=1297
-  _globals['_CUTTIME']._serialized_start=1299
-  _globals['_CUTTIME']._serialized_end=1338
-  _globals['_CUTBYTES']._serialized_start=1340
-  _globals['_CUTBYTES']._serialized_end=1378
-  _globals['_CODINGCOST']._serialized_start=1381
-  _globals['_CODINGCOST']._serialized_end=1510
-  _globals['_PLANLIMITS']._serialized_start=1513
-  _globals['_PLANLIMITS']._serialized_end=1726
-  _globals['_WATCHREQUEST']._serialized_start=1728
-  _globals['_WATCHREQUEST']._serialized_end=1774
-  _globals['_PLANTABLE']._serialized_start=1777
-  _globals['_PLANTABLE']._serialized_end=1925
-  _globals['_COSTLINE']._serialized_start=1928
-  _globals['_COSTLINE']._serialized_end=2291
-  _globals['_NODESREQUEST']._serialized_start=2293
-  _globals['_NODESREQUEST']._serialized_end=2307
-  _globals['_NODELIST']._serialized_start=2309
-  _globals['_NODELIST']._serialized_end=2364
-  _globals['_NODESTATUS']._serialized_start=2366
-  _globals['_NODESTATUS']._serialized_end=2474
-  _globals['_CONTROL']._serialized_start=2477
-  _globals['_CONTROL']._serialized_end=2934
+  _globals['_REGISTRATION']._serialized_start=86
+  _globals['_REGISTRATION']._serialized_end=410
+  _globals['_REGISTERREPLY']._serialized_start=412
+  _globals['_REGISTERREPLY']._serialized_end=449
+  _globals['_HEARTBEATREQUEST']._serialized_start=451
+  _globals['_HEARTBEATREQUEST']._serialized_end=544
+  _globals['_HEARTBEATREPLY']._serialized_start=546
+  _globals['_HEARTBEATREPLY']._serialized_end=584
+  _globals['_LEAVEREQUEST']._serialized_start=586
+  _globals['_LEAVEREQUEST']._serialized_end=632
+  _globals['_LEAVEREPLY']._serialized_start=634
+  _globals['_LEAVEREPLY']._serialized_end=646
+  _globals['_LINKREPORT']._serialized_start=649
+  _globals['_LINKREPORT']._serialized_end=786
+  _globals['_PLANUSE']._serialized_start=788
+  _globals['_PLANUSE']._serialized_end=829
+  _globals['_REPORTREPLY']._serialized_start=831
+  _globals['_REPORTREPLY']._serialized_end=844
+  _globals['_PLANLIMITS']._serialized_start=847
+  _globals['_PLANLIMITS']._serialized_end=1060
+  _globals['_WATCHREQUEST']._serialized_start=1062
+  _globals['_WATCHREQUEST']._serialized_end=1108
+  _globals['_PLANTABLE']._serialized_start=1111
+  _globals['_PLANTABLE']._serialized_end=1275
+  _globals['_COSTLINE']._serialized_start=1278
+  _globals['_COSTLINE']._serialized_end=1678
+  _globals['_NODESREQUEST']._serialized_start=1680
+  _globals['_NODESREQUEST']._serialized_end=1694
+  _globals['_NODELIST']._serialized_start=1696
+  _globals['_NODELIST']._serialized_end=1751
+  _globals['_NODESTATUS']._serialized_start=1753
+  _globals['_NODESTATUS']._serialized_end=1861
+  _globals['_CONTROL']._serialized_start=1864
+  _globals['_CONTROL']._serialized_end=2321
 # @@protoc_insertion_point(module_scope)

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from splitvlm.wire.v1 import profiles_pb2 as _profiles_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -27,8 +28,8 @@ class Registration(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     WEIGHTS_HASH_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
-    DEVICE_FIELD_NUMBER: _builtins.int
-    CLOUD_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
+    CLOUDS_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     ACCURACY_FIELD_NUMBER: _builtins.int
     INSTANCE_FIELD_NUMBER: _builtins.int
@@ -46,19 +47,19 @@ class Registration(_message.Message):
     listen: _builtins.str
     """host:port at which the node listens on its own machine, where two living processes never share one"""
     @_builtins.property
-    def device(self) -> Global___DeviceProfile:
-        """of an edge node"""
+    def devices(self) -> _containers.RepeatedCompositeFieldContainer[_profiles_pb2.DeviceProfile]:
+        """of an edge node: one a variant of its part"""
 
     @_builtins.property
-    def cloud(self) -> Global___CloudProfile:
-        """of a cloud node"""
+    def clouds(self) -> _containers.RepeatedCompositeFieldContainer[_profiles_pb2.CloudProfile]:
+        """of a cloud node: at most one serves a variant"""
 
     @_builtins.property
     def limits(self) -> Global___PlanLimits:
         """of an edge node"""
 
     @_builtins.property
-    def accuracy(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlanAccuracy]:
+    def accuracy(self) -> _containers.RepeatedCompositeFieldContainer[_profiles_pb2.PlanAccuracy]:
         """of a cloud node: what was measured for its model"""
 
     def __init__(
@@ -69,75 +70,20 @@ class Registration(_message.Message):
         model: _builtins.str = ...,
         weights_hash: _builtins.str = ...,
         address: _builtins.str = ...,
-        device: Global___DeviceProfile | None = ...,
-        cloud: Global___CloudProfile | None = ...,
+        devices: _abc.Iterable[_profiles_pb2.DeviceProfile] | None = ...,
+        clouds: _abc.Iterable[_profiles_pb2.CloudProfile] | None = ...,
         limits: Global___PlanLimits | None = ...,
-        accuracy: _abc.Iterable[Global___PlanAccuracy] | None = ...,
+        accuracy: _abc.Iterable[_profiles_pb2.PlanAccuracy] | None = ...,
         instance: _builtins.str = ...,
         listen: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cloud", b"cloud", "device", b"device", "limits", b"limits"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "address", b"address", "cloud", b"cloud", "device", b"device", "instance", b"instance", "limits", b"limits", "listen", b"listen", "model", b"model", "node", b"node", "role", b"role", "weights_hash", b"weights_hash"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "address", b"address", "clouds", b"clouds", "devices", b"devices", "instance", b"instance", "limits", b"limits", "listen", b"listen", "model", b"model", "node", b"node", "role", b"role", "weights_hash", b"weights_hash"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Registration: _TypeAlias = Registration  # noqa: Y015
-
-@_typing.final
-class PlanAccuracy(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    PLAN_FIELD_NUMBER: _builtins.int
-    DROP_FIELD_NUMBER: _builtins.int
-    WORST_KIND_FIELD_NUMBER: _builtins.int
-    plan: _builtins.str
-    drop: _builtins.float
-    """share of answers lost against the lossless ones, 0.01 is one point"""
-    @_builtins.property
-    def worst_kind(self) -> Global___KindDrop:
-        """absent where kinds of question were not told apart"""
-
-    def __init__(
-        self,
-        *,
-        plan: _builtins.str = ...,
-        drop: _builtins.float = ...,
-        worst_kind: Global___KindDrop | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["worst_kind", b"worst_kind"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["drop", b"drop", "plan", b"plan", "worst_kind", b"worst_kind"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___PlanAccuracy: _TypeAlias = PlanAccuracy  # noqa: Y015
-
-@_typing.final
-class KindDrop(_message.Message):
-    """The kind of question that a plan loses most of."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    KIND_FIELD_NUMBER: _builtins.int
-    DROP_FIELD_NUMBER: _builtins.int
-    kind: _builtins.str
-    """e.g. `obstacle`"""
-    drop: _builtins.float
-    """0 to 1: the share lost; 0 where its 95 % interval holds zero"""
-    def __init__(
-        self,
-        *,
-        kind: _builtins.str = ...,
-        drop: _builtins.float = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["drop", b"drop", "kind", b"kind"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___KindDrop: _TypeAlias = KindDrop  # noqa: Y015
 
 @_typing.final
 class RegisterReply(_message.Message):
@@ -326,163 +272,6 @@ class ReportReply(_message.Message):
 Global___ReportReply: _TypeAlias = ReportReply  # noqa: Y015
 
 @_typing.final
-class DeviceProfile(_message.Message):
-    """Seconds that each stage took on the device, measured on its own hardware with its own settings."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    CUTS_FIELD_NUMBER: _builtins.int
-    CODING_FIELD_NUMBER: _builtins.int
-    TOKENS_FIELD_NUMBER: _builtins.int
-    MEMORY_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def cuts(self) -> _containers.RepeatedCompositeFieldContainer[Global___CutTime]:
-        """the lower part's prefill"""
-
-    @_builtins.property
-    def coding(self) -> _containers.RepeatedCompositeFieldContainer[Global___CodingCost]: ...
-    @_builtins.property
-    def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___CutTime]:
-        """a token's time on the device: cuts `lm:k` and `device`"""
-
-    @_builtins.property
-    def memory(self) -> _containers.RepeatedCompositeFieldContainer[Global___CutBytes]: ...
-    def __init__(
-        self,
-        *,
-        cuts: _abc.Iterable[Global___CutTime] | None = ...,
-        coding: _abc.Iterable[Global___CodingCost] | None = ...,
-        tokens: _abc.Iterable[Global___CutTime] | None = ...,
-        memory: _abc.Iterable[Global___CutBytes] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coding", b"coding", "cuts", b"cuts", "memory", b"memory", "tokens", b"tokens"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___DeviceProfile: _TypeAlias = DeviceProfile  # noqa: Y015
-
-@_typing.final
-class CloudProfile(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    CUTS_FIELD_NUMBER: _builtins.int
-    CODING_FIELD_NUMBER: _builtins.int
-    TOKENS_FIELD_NUMBER: _builtins.int
-    QUEUE_S_FIELD_NUMBER: _builtins.int
-    queue_s: _builtins.float
-    @_builtins.property
-    def cuts(self) -> _containers.RepeatedCompositeFieldContainer[Global___CutTime]:
-        """the upper part's prefill"""
-
-    @_builtins.property
-    def coding(self) -> _containers.RepeatedCompositeFieldContainer[Global___CodingCost]:
-        """seconds are of decoding; payload_bytes is unused"""
-
-    @_builtins.property
-    def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___CutTime]: ...
-    def __init__(
-        self,
-        *,
-        cuts: _abc.Iterable[Global___CutTime] | None = ...,
-        coding: _abc.Iterable[Global___CodingCost] | None = ...,
-        tokens: _abc.Iterable[Global___CutTime] | None = ...,
-        queue_s: _builtins.float = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coding", b"coding", "cuts", b"cuts", "queue_s", b"queue_s", "tokens", b"tokens"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___CloudProfile: _TypeAlias = CloudProfile  # noqa: Y015
-
-@_typing.final
-class CutTime(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    CUT_FIELD_NUMBER: _builtins.int
-    SECONDS_FIELD_NUMBER: _builtins.int
-    cut: _builtins.str
-    seconds: _builtins.float
-    def __init__(
-        self,
-        *,
-        cut: _builtins.str = ...,
-        seconds: _builtins.float = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cut", b"cut", "seconds", b"seconds"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___CutTime: _TypeAlias = CutTime  # noqa: Y015
-
-@_typing.final
-class CutBytes(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    CUT_FIELD_NUMBER: _builtins.int
-    BYTES_FIELD_NUMBER: _builtins.int
-    cut: _builtins.str
-    bytes: _builtins.int
-    def __init__(
-        self,
-        *,
-        cut: _builtins.str = ...,
-        bytes: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "cut", b"cut"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___CutBytes: _TypeAlias = CutBytes  # noqa: Y015
-
-@_typing.final
-class CodingCost(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    CUT_FIELD_NUMBER: _builtins.int
-    LEVEL_FIELD_NUMBER: _builtins.int
-    SECONDS_FIELD_NUMBER: _builtins.int
-    PAYLOAD_BYTES_FIELD_NUMBER: _builtins.int
-    TOKEN_BYTES_FIELD_NUMBER: _builtins.int
-    LEAK_FIELD_NUMBER: _builtins.int
-    cut: _builtins.str
-    level: _builtins.str
-    seconds: _builtins.float
-    """of encoding, or decoding in a CloudProfile"""
-    payload_bytes: _builtins.int
-    """median over the profile's pictures"""
-    token_bytes: _builtins.int
-    """of each decoding step, cuts `lm:k` only"""
-    leak: _builtins.float
-    """of the picture, 0 to 1, as the device measured it; absent is all; unset in a CloudProfile"""
-    def __init__(
-        self,
-        *,
-        cut: _builtins.str = ...,
-        level: _builtins.str = ...,
-        seconds: _builtins.float = ...,
-        payload_bytes: _builtins.int = ...,
-        token_bytes: _builtins.int = ...,
-        leak: _builtins.float | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_leak", b"_leak", "leak", b"leak"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_leak", b"_leak", "cut", b"cut", "leak", b"leak", "level", b"level", "payload_bytes", b"payload_bytes", "seconds", b"seconds", "token_bytes", b"token_bytes"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__leak: _TypeAlias = _typing.Literal["leak"]  # noqa: Y015
-    _WhichOneofArgType__leak: _TypeAlias = _typing.Literal["_leak", b"_leak"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__leak) -> _WhichOneofReturnType__leak | None: ...
-
-Global___CodingCost: _TypeAlias = CodingCost  # noqa: Y015
-
-@_typing.final
 class PlanLimits(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -495,7 +284,7 @@ class PlanLimits(_message.Message):
     device_memory_bytes: _builtins.int
     """0 is no limit"""
     max_accuracy_drop: _builtins.float
-    """fraction: 0.01 is one point; absent is no limit"""
+    """fraction: 0.01 is one point; absent is no limit. A limit below 1 forbids what is unknown"""
     max_leak: _builtins.float
     """the most that a plan may leak, 0 to 1; absent is no limit"""
     max_kind_drop: _builtins.float
@@ -570,6 +359,7 @@ class PlanTable(_message.Message):
     LINES_FIELD_NUMBER: _builtins.int
     STANDBY_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
+    NOTICE_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     cloud_node: _builtins.str
     """the cloud node that the lines were made for; empty where none is alive"""
@@ -577,6 +367,8 @@ class PlanTable(_message.Message):
     """host:port"""
     problem: _builtins.str
     """one sentence: why there are no lines; empty where there are some"""
+    notice: _builtins.str
+    """one sentence: plans that are left out because nobody measured what a limit is about; else empty"""
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___CostLine]: ...
     @_builtins.property
@@ -592,10 +384,11 @@ class PlanTable(_message.Message):
         lines: _abc.Iterable[Global___CostLine] | None = ...,
         standby: _abc.Iterable[_builtins.str] | None = ...,
         problem: _builtins.str = ...,
+        notice: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cloud_address", b"cloud_address", "cloud_node", b"cloud_node", "lines", b"lines", "problem", b"problem", "standby", b"standby", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cloud_address", b"cloud_address", "cloud_node", b"cloud_node", "lines", b"lines", "notice", b"notice", "problem", b"problem", "standby", b"standby", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -636,6 +429,7 @@ class CostLine(_message.Message):
     trips_per_token: _builtins.int
     device_memory_bytes: _builtins.int
     accuracy_drop: _builtins.float
+    """absent is unknown"""
     token_bytes: _builtins.int
     """uplink bytes of each decoding step"""
     cloud: _builtins.str
@@ -643,10 +437,10 @@ class CostLine(_message.Message):
     cloud_rtt_s: _builtins.float
     """its distance beyond the access link, seconds; each trip takes it besides"""
     leak: _builtins.float
-    """of the picture, 0 to 1, as the device measured it"""
+    """of the picture, 0 to 1, as the device measured it; absent is unknown"""
     @_builtins.property
-    def worst_kind(self) -> Global___KindDrop:
-        """absent where kinds of question were not told apart"""
+    def worst_kind(self) -> _profiles_pb2.KindDrop:
+        """absent, unknown, where kinds of question were not told apart"""
 
     def __init__(
         self,
@@ -662,18 +456,25 @@ class CostLine(_message.Message):
         trips: _builtins.int = ...,
         trips_per_token: _builtins.int = ...,
         device_memory_bytes: _builtins.int = ...,
-        accuracy_drop: _builtins.float = ...,
+        accuracy_drop: _builtins.float | None = ...,
         token_bytes: _builtins.int = ...,
         cloud: _builtins.str = ...,
         cloud_rtt_s: _builtins.float = ...,
-        leak: _builtins.float = ...,
-        worst_kind: Global___KindDrop | None = ...,
+        leak: _builtins.float | None = ...,
+        worst_kind: _profiles_pb2.KindDrop | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["worst_kind", b"worst_kind"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_accuracy_drop", b"_accuracy_drop", "_leak", b"_leak", "accuracy_drop", b"accuracy_drop", "leak", b"leak", "worst_kind", b"worst_kind"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy_drop", b"accuracy_drop", "cloud", b"cloud", "cloud_rtt_s", b"cloud_rtt_s", "cloud_s", b"cloud_s", "decode_s", b"decode_s", "device_memory_bytes", b"device_memory_bytes", "device_s", b"device_s", "encode_s", b"encode_s", "leak", b"leak", "payload_bytes", b"payload_bytes", "plan", b"plan", "queue_s", b"queue_s", "token_bytes", b"token_bytes", "token_s", b"token_s", "trips", b"trips", "trips_per_token", b"trips_per_token", "worst_kind", b"worst_kind"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accuracy_drop", b"_accuracy_drop", "_leak", b"_leak", "accuracy_drop", b"accuracy_drop", "cloud", b"cloud", "cloud_rtt_s", b"cloud_rtt_s", "cloud_s", b"cloud_s", "decode_s", b"decode_s", "device_memory_bytes", b"device_memory_bytes", "device_s", b"device_s", "encode_s", b"encode_s", "leak", b"leak", "payload_bytes", b"payload_bytes", "plan", b"plan", "queue_s", b"queue_s", "token_bytes", b"token_bytes", "token_s", b"token_s", "trips", b"trips", "trips_per_token", b"trips_per_token", "worst_kind", b"worst_kind"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__accuracy_drop: _TypeAlias = _typing.Literal["accuracy_drop"]  # noqa: Y015
+    _WhichOneofArgType__accuracy_drop: _TypeAlias = _typing.Literal["_accuracy_drop", b"_accuracy_drop"]  # noqa: Y015
+    _WhichOneofReturnType__leak: _TypeAlias = _typing.Literal["leak"]  # noqa: Y015
+    _WhichOneofArgType__leak: _TypeAlias = _typing.Literal["_leak", b"_leak"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__accuracy_drop) -> _WhichOneofReturnType__accuracy_drop | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__leak) -> _WhichOneofReturnType__leak | None: ...
 
 Global___CostLine: _TypeAlias = CostLine  # noqa: Y015
 

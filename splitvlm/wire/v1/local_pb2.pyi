@@ -296,6 +296,7 @@ class StatusReply(_message.Message):
     SPREAD_FIELD_NUMBER: _builtins.int
     PLANS_FIELD_NUMBER: _builtins.int
     STANDBY_FIELD_NUMBER: _builtins.int
+    NOTICE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     cloud_address: _builtins.str
     cloud_reachable: _builtins.bool
@@ -304,8 +305,10 @@ class StatusReply(_message.Message):
     uplink_bps: _builtins.float
     rtt_s: _builtins.float
     spread: _builtins.float
+    notice: _builtins.str
+    """one sentence for people: plans that are left out because nobody measured them; else empty"""
     @_builtins.property
-    def plans(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def plans(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlanStatus]: ...
     @_builtins.property
     def standby(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """addresses of the cloud nodes that take over"""
@@ -321,13 +324,50 @@ class StatusReply(_message.Message):
         uplink_bps: _builtins.float = ...,
         rtt_s: _builtins.float = ...,
         spread: _builtins.float = ...,
-        plans: _abc.Iterable[_builtins.str] | None = ...,
+        plans: _abc.Iterable[Global___PlanStatus] | None = ...,
         standby: _abc.Iterable[_builtins.str] | None = ...,
+        notice: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cloud_address", b"cloud_address", "cloud_reachable", b"cloud_reachable", "model", b"model", "orchestrator_reachable", b"orchestrator_reachable", "plans", b"plans", "rtt_s", b"rtt_s", "spread", b"spread", "standby", b"standby", "table_version", b"table_version", "uplink_bps", b"uplink_bps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cloud_address", b"cloud_address", "cloud_reachable", b"cloud_reachable", "model", b"model", "notice", b"notice", "orchestrator_reachable", b"orchestrator_reachable", "plans", b"plans", "rtt_s", b"rtt_s", "spread", b"spread", "standby", b"standby", "table_version", b"table_version", "uplink_bps", b"uplink_bps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StatusReply: _TypeAlias = StatusReply  # noqa: Y015
+
+@_typing.final
+class PlanStatus(_message.Message):
+    """A plan that the node may choose."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLAN_FIELD_NUMBER: _builtins.int
+    ACCURACY_DROP_FIELD_NUMBER: _builtins.int
+    LEAK_FIELD_NUMBER: _builtins.int
+    plan: _builtins.str
+    accuracy_drop: _builtins.float
+    """share of answers lost, 0.01 is one point; absent is unknown"""
+    leak: _builtins.float
+    """of the picture, 0 to 1, by this device's own measurement; absent is unknown"""
+    def __init__(
+        self,
+        *,
+        plan: _builtins.str = ...,
+        accuracy_drop: _builtins.float | None = ...,
+        leak: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_accuracy_drop", b"_accuracy_drop", "_leak", b"_leak", "accuracy_drop", b"accuracy_drop", "leak", b"leak"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accuracy_drop", b"_accuracy_drop", "_leak", b"_leak", "accuracy_drop", b"accuracy_drop", "leak", b"leak", "plan", b"plan"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__accuracy_drop: _TypeAlias = _typing.Literal["accuracy_drop"]  # noqa: Y015
+    _WhichOneofArgType__accuracy_drop: _TypeAlias = _typing.Literal["_accuracy_drop", b"_accuracy_drop"]  # noqa: Y015
+    _WhichOneofReturnType__leak: _TypeAlias = _typing.Literal["leak"]  # noqa: Y015
+    _WhichOneofArgType__leak: _TypeAlias = _typing.Literal["_leak", b"_leak"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__accuracy_drop) -> _WhichOneofReturnType__accuracy_drop | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__leak) -> _WhichOneofReturnType__leak | None: ...
+
+Global___PlanStatus: _TypeAlias = PlanStatus  # noqa: Y015

@@ -19,13 +19,8 @@ from splitvlm.bundle.accuracy import kinds_alone, larger_sample, read_accuracy
 from splitvlm.bundle.figures import ACCURACY_FILE, LEAK_FILE, combined
 from splitvlm.bundle.leaks import leaks_of, read_leaks, stronger_attack
 from splitvlm.codec import calibration_file
-from splitvlm.domain import IMAGE, TOKENS, Plan
+from splitvlm.domain import TOKENS, Plan
 from splitvlm.errors import UsageError
-from splitvlm.planning import profilefiles
-from splitvlm.planning.costs import CloudProfile, DeviceProfile
-from splitvlm.planning.kinds import AccuracyDrop
-from splitvlm.rpc.plans import device_profile_from_wire
-from splitvlm.wire.v1 import control_pb2
 
 BAD_SHARES = ["NaN", "Infinity", "1e999", "-0.1", "1.01", '"0.5"', "true", "null", "[0.5]"]
 
@@ -90,7 +85,7 @@ def test_what_was_not_measured_is_unknown(tmp_path: Path) -> None:
     file = tmp_path / LEAK_FILE
     file.write_text('{"calibration": "", "plans": {}}')
     for path in (file, None):
-        assert leaks_of([(TOKENS, "klt3")], read_leaks(path, "")) == {}
+        assert leaks_of([Plan(TOKENS, "klt3")], read_leaks(path, "")) == {}
 
 
 def test_calibrated_plans_count_beside_the_calibration_that_they_were_measured_with(
@@ -146,91 +141,6 @@ def test_rows_join_those_of_a_file_that_count(tmp_path: Path) -> None:
     file.write_text(combined(file, "after", {"tokens/klt4": accuracy_row(0.3, cars=9)}, larger_sample))
     assert json.loads(file.read_text())["plans"].keys() == {"tokens/int4", "tokens/klt4"}
     assert read_accuracy(file, "after")[Plan(TOKENS, "klt4")].mean == 0.3
-
-
-def profiles() -> profilefiles.Profiles:
-    coding = (IMAGE, "jpeg90")
-    device = DeviceProfile(
-        cuts={IMAGE: 0.0, TOKENS: 0.5}, coding={coding: (0.1, 500), (TOKENS, "int8"): (0.2, 900)},
-        token_s={}, memory_bytes={IMAGE: 1}, leak={coding: 0.9},
-    )  # fmt: skip
-    cloud = CloudProfile(cuts={IMAGE: 0.3, TOKENS: 0.2}, coding={coding: 0.01}, token_s={IMAGE: 0.02})
-    return profilefiles.Profiles(
-        "m", "here", "test", device, cloud, {Plan(*coding): AccuracyDrop(0.02)}, "measured", {Plan(*coding): (4, 5)}
-    )
-
-
-def test_a_profile_file_keeps_what_is_unknown_unknown(tmp_path: Path) -> None:
-    path = tmp_path / "profiles.json"
-    profilefiles.write(path, profiles())
-    back = profilefiles.read(path)
-    assert back == profiles()
-    assert [line.plan for line in back.lines()] == [Plan(IMAGE, "jpeg90")]  # nobody measured how tokens are decoded
-    assert "decode_s" not in json.loads(path.read_text())["plans"]["tokens/int8"]
-
-
-def changed(keys: tuple[str, ...], value: str) -> str:
-    """The text of a sound file with one value replaced by some text."""
-    content: Any = {"format": 1, "model": "m", "machine": "here", "source": "test", "accuracy_source": "measured"}
-    content |= {
-        "device_s": {"image": 0},
-        "device_token_s": {},
-        "device_memory_bytes": {"image": 1},
-        "cloud_s": {"image": 1},
-    }
-    content |= {
-        "cloud_token_s": {"image": 0.1},
-        "accuracy_drop": {"image/jpeg90": 0.1},
-        "sizes": {"image/jpeg90": [4, 5]},
-    }
-    row = {"encode_s": 0.1, "payload_bytes": 5, "leak": 0.5, "decode_s": 0.1, "token_bytes": 3}
-    content["plans"] = {"image/jpeg90": row}
-    holder = content
-    for key in keys[:-1]:
-        holder = holder[key]
-    holder[keys[-1]] = "HERE"
-    return json.dumps(content).replace('"HERE"', value)
-
-
-@pytest.mark.parametrize("value", ["NaN", "-1", '"1"', "true", "null", "[1]", "1e999"])
-@pytest.mark.parametrize(
-    "keys",
-    [
-        ("device_s", "image"), ("device_token_s", "lm:1"), ("device_memory_bytes", "image"), ("cloud_s", "image"),
-        ("cloud_token_s", "image"), ("accuracy_drop", "image/jpeg90"), ("plans", "image/jpeg90", "encode_s"),
-        ("plans", "image/jpeg90", "payload_bytes"), ("plans", "image/jpeg90", "leak"),
-        ("plans", "image/jpeg90", "decode_s"), ("plans", "image/jpeg90", "token_bytes"), ("sizes", "image/jpeg90"),
-    ],
-)  # fmt: skip
-def test_figures_of_a_profile_file(tmp_path: Path, keys: tuple[str, ...], value: str) -> None:
-    path = tmp_path / "profiles.json"
-    if keys[0] == "sizes":
-        value = f"[{value}]"
-    refused(path, changed(keys, value), lambda: profilefiles.read(path))
-
-
-@pytest.mark.parametrize(
-    ("keys", "value"),
-    [
-        (("accuracy_drop", "image/jpeg90"), "1.5"),
-        (("plans", "image/jpeg90", "leak"), "1.5"),
-        (("accuracy_drop", "everything"), "0.1"),
-        (("device_s", "everything"), "1"),
-        (("accuracy_source",), '"guessed"'),
-        (("plans",), "[]"),
-        (("format",), "2"),
-    ],
-)
-def test_profile_files_of_another_form(tmp_path: Path, keys: tuple[str, ...], value: str) -> None:
-    path = tmp_path / "profiles.json"
-    refused(path, changed(keys, value), lambda: profilefiles.read(path))
-
-
-@pytest.mark.parametrize("leak", [float("nan"), -0.1, 1.5])
-def test_a_device_cannot_report_a_leak_that_is_no_share(leak: float) -> None:
-    message = control_pb2.DeviceProfile(coding=[control_pb2.CodingCost(cut="image", level="jpeg90", leak=leak)])
-    with pytest.raises(UsageError, match="leak"):
-        device_profile_from_wire(message)
 
 
 @pytest.fixture(scope="module")

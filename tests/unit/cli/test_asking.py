@@ -42,3 +42,11 @@ def test_status_for_people() -> None:
     text = "\n".join(status_lines(reply))
     assert "c:1, reachable" in text
     assert "2.5 Mbit/s up, round trip 31 ms, predictions within 12 %" in text
+    rows = [pb.PlanStatus(plan="tokens/int4", accuracy_drop=0.003, leak=0.69), pb.PlanStatus(plan="tokens/int2@w8")]
+    lines = status_lines(pb.StatusReply(plans=rows, table_version=7, notice="5 plans are forbidden."))
+    assert [" ".join(line.split()) for line in lines[-4:]] == [
+        "plans 2 (table 7)",
+        "tokens/int4 accuracy drop, points: 0.30 leak: 0.69",
+        "tokens/int2@w8 accuracy drop, points: unknown leak: unknown",
+        "5 plans are forbidden.",
+    ]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from edge_node.planner import Planner
 from edge_node.privacy import EVERYTHING_MAY_LEAVE, PrivacyDoor
-from edge_node.settings import Planning, Privacy
+from edge_node.settings import EdgePlanning, Privacy
 from splitvlm.codec.codec import Codec
 from splitvlm.domain import DEVICE, IMAGE, TOKENS, Plan
-from splitvlm.errors import ConfigError, PrivacyRefused
+from splitvlm.errors import ConfigError, PrivacyRefused, UsageError
 from splitvlm.link.estimator import LinkEstimator
 from splitvlm.planning.costs import CostLine
+from splitvlm.planning.kinds import NO_LOSS
 from splitvlm.planning.table import PlanTable
 
 JPEG, INT8, ALONE = Plan(IMAGE, "jpeg75"), Plan(TOKENS, "int8"), Plan(DEVICE, "none")
@@ -19,7 +22,21 @@ JPEG, INT8, ALONE = Plan(IMAGE, "jpeg75"), Plan(TOKENS, "int8"), Plan(DEVICE, "n
 
 def line(plan: Plan, *, device_s: float, payload_bytes: int, cloud_s: float) -> CostLine:
     cloud = int(plan != ALONE)
-    return CostLine(plan, device_s, 0.001, payload_bytes, 0.001, 0.0, cloud_s, 0.001, cloud, 0, 0, 0.0)
+    return CostLine(
+        plan,
+        device_s,
+        0.001,
+        payload_bytes,
+        0.001,
+        0.0,
+        cloud_s,
+        0.001,
+        cloud,
+        0,
+        0,
+        0.0,
+        worst_kind=NO_LOSS.worst_kind,
+    )
 
 
 TABLE = PlanTable(
@@ -33,7 +50,7 @@ TABLE = PlanTable(
 
 
 def chosen(uplink_bps: float, known: Plan | None) -> Plan | None:
-    planner = Planner(Planning(hedging=False), (IMAGE, TOKENS, DEVICE), Codec(), EVERYTHING_MAY_LEAVE)
+    planner = Planner(EdgePlanning(hedging=False), (IMAGE, TOKENS, DEVICE), Codec(), EVERYTHING_MAY_LEAVE)
     planner.table = TABLE
     estimator = LinkEstimator()
     for now_s in (1.0, 2.0, 3.0):
@@ -53,12 +70,12 @@ def test_a_plan_that_the_table_lacks_changes_nothing() -> None:
     assert chosen(1e7, JPEG) == JPEG
 
 
-LEAKS = {(IMAGE, "jpeg75"): 1.0, (TOKENS, "int8"): 0.4}
+LEAKS = {JPEG: 1.0, INT8: 0.4}
 
 
 def guarded(max_leak: float) -> Planner:
     door = PrivacyDoor(Privacy(mode="max_leak", max_leak=max_leak), LEAKS)
-    return Planner(Planning(), (IMAGE, TOKENS, DEVICE), Codec(), door)
+    return Planner(EdgePlanning(), (IMAGE, TOKENS, DEVICE), Codec(), door)
 
 
 def test_what_a_plan_leaks_is_what_the_device_measured_whatever_the_table_says() -> None:
@@ -94,11 +111,11 @@ def test_nobody_may_ask_for_a_plan_that_leaks_too_much(max_leak: float, refused:
 def test_a_fixed_plan_is_no_exception() -> None:
     door = PrivacyDoor(Privacy(mode="max_leak", max_leak=0.3), LEAKS)
     with pytest.raises(PrivacyRefused, match="tokens/int8 leaks"):
-        Planner(Planning(fixed_plan="tokens/int8"), (TOKENS, DEVICE), Codec(), door)
+        Planner(EdgePlanning(fixed_plan="tokens/int8"), (TOKENS, DEVICE), Codec(), door)
 
 
 def test_a_leak_that_is_no_number_is_not_below_any_limit() -> None:
-    door = PrivacyDoor(Privacy(mode="max_leak", max_leak=0.9), {(TOKENS, "int8"): float("nan")})
+    door = PrivacyDoor(Privacy(mode="max_leak", max_leak=0.9), {INT8: float("nan")})
     assert not door.allows(INT8)
 
 
@@ -114,10 +131,30 @@ def test_a_leak_that_is_no_number_is_not_below_any_limit() -> None:
     ],
 )
 def test_levels_and_plans_that_nothing_here_has_are_refused_by_key(wrong: dict[str, object], words: str) -> None:
-    settings = Planning.model_validate(wrong)
+    settings = EdgePlanning.model_validate(wrong)
     with pytest.raises(ConfigError, match=words):
         Planner(settings, (TOKENS,), Codec(), EVERYTHING_MAY_LEAVE)
-    planner = Planner(Planning(fixed_plan="tokens/int8"), (TOKENS,), Codec(), EVERYTHING_MAY_LEAVE)
+    planner = Planner(EdgePlanning(fixed_plan="tokens/int8"), (TOKENS,), Codec(), EVERYTHING_MAY_LEAVE)
     with pytest.raises(ConfigError, match=words):
         planner.use(settings)
     assert planner.choose("", None, True).plan == INT8
+
+
+def test_what_nobody_measured_is_in_no_table_under_a_limit_on_it() -> None:
+    """By its own limits, whatever the orchestrator sent: three points of any kind unless said otherwise."""
+    unknown = replace(TABLE.lines[1], accuracy_drop=None, worst_kind=None)
+    table = PlanTable(1, (unknown, TABLE.lines[2]))
+    planner = Planner(EdgePlanning(), (IMAGE, TOKENS, DEVICE), Codec(), EVERYTHING_MAY_LEAVE)
+    planner.table = table
+    assert planner.table is not None
+    assert [line.plan for line in planner.table.lines] == [ALONE]
+    planner.use(EdgePlanning(max_kind_drop=None))
+    assert planner.table.lines == table.lines
+    planner.use(EdgePlanning(max_kind_drop=None, max_accuracy_drop=0.5))
+    assert [line.plan for line in planner.table.lines] == [ALONE]
+
+
+def test_a_variant_that_the_node_does_not_have_is_refused_by_name() -> None:
+    planner = Planner(EdgePlanning(), (IMAGE, TOKENS, DEVICE), Codec(), EVERYTHING_MAY_LEAVE)
+    with pytest.raises(UsageError, match="has no variant w8"):
+        planner.choose("tokens/int8@w8", None, True)

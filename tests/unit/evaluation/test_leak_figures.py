@@ -49,21 +49,30 @@ def test_the_scale_goes_from_a_blank_picture_to_the_picture(tmp_path: Path) -> N
     ],
 )
 def test_a_lossless_boundary_leaks_what_can_be_computed_from_it(coding: tuple[Cut, str], leak: float) -> None:
-    assert leaks_of([coding], MEASURED) == {coding: leak}
+    plan = Plan(*coding)
+    assert leaks_of([plan], MEASURED) == {plan: leak}
 
 
 @pytest.mark.parametrize(
     "coding", [(EARLY, "klt1"), (Cut.parse("vision:3"), "int4"), (TOKENS, "int4"), (Cut.parse("lm:1"), "lossless")]
 )
 def test_what_was_not_measured_is_unknown(coding: tuple[Cut, str]) -> None:
-    assert leaks_of([coding], MEASURED) == {}
-    assert leaks_of([coding], {}) == {}
+    assert leaks_of([Plan(*coding)], MEASURED) == {}
+    assert leaks_of([Plan(*coding)], {}) == {}
+
+
+def test_leaks_of_one_variant_say_nothing_about_another() -> None:
+    small = Plan(TOKENS, "lossless", "w8")
+    assert leaks_of([small], MEASURED) == {}
+    assert leaks_of([small], MEASURED | {small: 0.1}) == {small: 0.1}
+    deeper = MEASURED | {Plan(LATE, "int4", "w8"): 0.9}
+    assert leaks_of([Plan(LATE, "lossless")], deeper) == {Plan(LATE, "lossless"): 0.3}
 
 
 def test_the_embedded_model_s_leaks_fall_from_picture_to_depth() -> None:
     measured = open_bundle("scenes").leaks
-    leaks = leaks_of([(cut, "lossless") for cut in read_spec("scenes").cuts() if cut != DEVICE], measured)
-    assert leaks[IMAGE, "lossless"] == 1.0
+    leaks = leaks_of([Plan(cut, "lossless") for cut in read_spec("scenes").cuts() if cut != DEVICE], measured)
+    assert leaks[Plan(IMAGE, "lossless")] == 1.0
     assert sorted(leaks.values(), reverse=True) == list(leaks.values())
 
 
@@ -73,7 +82,7 @@ def test_a_model_without_measurements_has_none() -> None:
 
 def test_cuts_that_leak_too_much_are_not_loaded() -> None:
     spec, codec = read_spec("scenes"), open_bundle("scenes").codec
-    leaks = {(cut, "int4"): leak for cut, leak in ((IMAGE, 1.0), (TOKENS, 0.5), (LATE, 0.2))}
+    leaks = {Plan(cut, "int4"): leak for cut, leak in ((IMAGE, 1.0), (TOKENS, 0.5), (LATE, 0.2))}
 
     def cuts(planning: dict[str, object], **privacy: object) -> tuple[Cut, ...]:
         settings = EdgeSettings.model_validate({"planning": planning, "privacy": privacy})

@@ -15,7 +15,7 @@ from splitvlm.errors import ConfigError, KeysError, SplitvlmError, UsageError
 from splitvlm.evaluation import answers
 from splitvlm.files.text import parse_json, parse_yaml, read_json, read_json_lines, read_text
 from splitvlm.link.tracefiles import load as load_trace
-from splitvlm.planning import profilefiles
+from splitvlm.profiling import profile_file
 from splitvlm.settings import load
 
 TWICE = """node: clinic-1
@@ -72,7 +72,7 @@ def test_json_keys_twice_at_every_depth_and_in_every_spelling(text: str, line: i
 def test_learned_files_are_read_by_the_same_rule(tmp_path: Path) -> None:
     profiles = of(tmp_path, "profiles.json", '{"format": 1,\n "format": 1}')
     with pytest.raises(UsageError, match=r"profiles\.json:2: the key 'format' stands twice"):
-        profilefiles.read(profiles)
+        profile_file.read(profiles)
     questions = of(tmp_path, "q.jsonl", '\n{"image": "a", "question": "q", "answer": "1", "answer": "2"}\n')
     with pytest.raises(UsageError, match=r"q\.jsonl:2: the key 'answer' stands twice"):
         answers.read(questions)

@@ -72,6 +72,14 @@ def test_figures_that_nobody_can_read_are_not_there(comparison, tmp_path):
         assert "4029" not in text
 
 
+def test_a_drop_that_nobody_measured_is_shown_as_unknown(comparison, tmp_path):
+    summaries = tuple(replace(summary, accuracy_drop=None) for summary in comparison.summaries)
+    *_, page = write_report([replace(comparison, summaries=summaries)], tmp_path, stem)
+    text = page.read_text("utf-8")
+    assert text.count(">unknown</td>") >= len(summaries)
+    assert "an unknown number of points of accuracy lost" in text
+
+
 def test_traces_on_which_plans_change_come_first(comparison):
     moving = replace(comparison, trace="b", summaries=tuple(replace(s, switches=9) for s in comparison.summaries))
     still = replace(comparison, trace="a", summaries=tuple(replace(s, switches=0) for s in comparison.summaries))

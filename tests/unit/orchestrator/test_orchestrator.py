@@ -9,14 +9,15 @@ from orchestrator.registry import FORGOTTEN_AFTER_S, CloudNode, EdgeNode, Origin
 from orchestrator.tables import Tables, ranking
 from splitvlm.domain import DEVICE, TOKENS, Plan
 from splitvlm.errors import CapacityError, ConfigError, UsageError
-from splitvlm.planning.table import PlanLimits
-from tests.unit.rpc.test_plans import CLOUD_PROFILE, DEVICE_PROFILE
+from splitvlm.planning.kinds import AccuracyDrop
+from splitvlm.planning.limits import PlanLimits
+from tests.unit.rpc.test_profiles import CLOUD_PROFILE, DEVICE_PROFILE
 
 HERE = Origin("aaaaaaaa", "10.0.0.1", "127.0.0.1:7443")
 THERE = Origin("bbbbbbbb", "10.0.0.2", "127.0.0.1:7443")
 AGAIN = replace(HERE, instance="cccccccc")  # the same host and port: a restart, or a twin behind the same NAT
-EDGE = EdgeNode("edge-1", "scenes", "hash", HERE, DEVICE_PROFILE, PlanLimits(), b"kind")
-CLOUD = CloudNode("cloud-1", "scenes", "hash", HERE, "127.0.0.1:1", CLOUD_PROFILE)
+EDGE = EdgeNode("edge-1", "scenes", "hash", HERE, (DEVICE_PROFILE,), PlanLimits(), b"kind")
+CLOUD = CloudNode("cloud-1", "scenes", "hash", HERE, "127.0.0.1:1", (CLOUD_PROFILE,))
 
 
 def registry() -> Registry:
@@ -185,6 +186,31 @@ def test_limits_that_forbid_everything_are_named() -> None:
     assert made.lines == ()
     assert "max_accuracy_drop" in made.problem
     assert "No living cloud node" in Tables({}).table_for(strict, []).problem
+
+
+def test_plans_that_nobody_measured_are_left_out_and_told_of() -> None:
+    limited = replace(EDGE, limits=PlanLimits(max_accuracy_drop=0.1), kind=b"limited")
+    made = Tables({}).table_for(limited, [CLOUD])
+    assert [str(line.plan) for line in made.lines] == ["device/none"]
+    assert made.notice.startswith("3 plans are forbidden by max_accuracy_drop, because nobody measured")
+    measured = replace(CLOUD, accuracy={Plan(TOKENS, "int4"): AccuracyDrop(0.05)})
+    told = Tables({}).table_for(limited, [measured])
+    assert "tokens/int4" in {str(line.plan) for line in told.lines}
+    assert told.notice.startswith("2 plans are")
+    assert not told.same_as(made)
+    assert Tables({}).table_for(EDGE, [CLOUD]).notice == ""
+
+
+def test_accuracy_of_full_does_not_count_for_a_device_with_another_variant() -> None:
+    small = replace(EDGE, profiles=(replace(DEVICE_PROFILE, variant="w8"),), kind=b"small")
+    serving = replace(CLOUD_PROFILE, variants=frozenset({"full", "w8"}))
+    cloud = replace(CLOUD, profiles=(serving,), accuracy={Plan(TOKENS, "int4"): AccuracyDrop(0.1)})
+    drops = {str(line.plan): line.accuracy_drop for line in Tables({}).table_for(small, [cloud]).lines}
+    assert drops["tokens/int4@w8"] is None
+    both = replace(EDGE, profiles=(DEVICE_PROFILE, *small.profiles), kind=b"both")
+    plans = {str(line.plan) for line in Tables({}).table_for(both, [cloud]).lines}
+    assert {"device/none", "device/none@w8"} & plans
+    assert [line.plan.cut for line in Tables({}).table_for(small, [CLOUD]).lines] == [DEVICE], "it serves no w8"
 
 
 def test_a_caller_has_a_burst_then_a_rate_and_others_are_not_touched() -> None:

@@ -9,8 +9,9 @@ import pytest
 from rich.console import Console
 
 from orchestrator.plan_view import as_json, axis_of, draw, rate, reasons, show, view
-from splitvlm.planning.profilefiles import read, scaled, write
-from splitvlm.planning.table import PlanLimits
+from splitvlm.planning.limits import PlanLimits
+from splitvlm.planning.profiles import scaled
+from splitvlm.profiling.profile_file import read, write
 
 PROFILES = scaled(
     read(Path(__file__).parents[3] / "examples" / "profiles" / "scenes.json"), device_slowdown=10, cloud_speedup=30

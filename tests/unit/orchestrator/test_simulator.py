@@ -1,13 +1,17 @@
 """The simulator's arithmetic against hand-made cases, and the laws of its comparison."""
 
+import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from orchestrator.simulator.baselines import Fixed
+from orchestrator.simulator.console import show
 from orchestrator.simulator.engine import simulate
-from orchestrator.simulator.results import percentile, summarise, write_csv, write_json
+from orchestrator.simulator.results import Comparison, percentile, summarise, write_csv, write_json
 from orchestrator.simulator.run import compare, lines_of
 from orchestrator.simulator.scenario import Scenario
 from orchestrator.simulator.world import World
@@ -16,7 +20,7 @@ from splitvlm.domain import Plan
 from splitvlm.errors import ConfigError, UsageError
 from splitvlm.link.traces import Trace
 from splitvlm.planning.costs import CostLine
-from splitvlm.planning.profilefiles import read
+from splitvlm.profiling.profile_file import read
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 PICTURE = CostLine(Plan.parse("image/jpeg50"), 0.0, 0.1, 10_000, 0.01, 0.0, 0.19, 0.02, 1, 0, 0, 0.01)
@@ -140,6 +144,24 @@ def test_every_example_is_valid():
     assert len(files) >= 6
     for file in files:
         assert read(settings.load(file, Scenario).profiles).lines()
+
+
+def test_a_run_whose_drop_nobody_measured_is_unknown_in_every_report(tmp_path):
+    unknown = replace(PICTURE, accuracy_drop=None)
+    run = simulate(a_world(Trace.constant(1e6), [[0.0, 5.0]]), Fixed(unknown))
+    run.contender = "adaptive"
+    assert [record.accuracy_drop for record in run.records()] == [None, None]
+    summary = summarise(run, None, None)
+    assert summary.accuracy_drop is None
+    comparison = Comparison("s", "t", (), (run,), (summary,))
+    write_json(tmp_path / "x.json", comparison)
+    assert json.loads((tmp_path / "x.json").read_text())["summaries"][0]["accuracy_drop"] is None
+    write_csv(tmp_path / "x.csv", comparison)
+    assert (tmp_path / "x.csv").read_text().splitlines()[1].endswith(",")
+    console = Console(file=io.StringIO(), width=120)
+    show(comparison, console)
+    assert "unknown" in console.file.getvalue()
+    assert summarise(simulate(a_world(Trace.constant(1e6), [[0.0]]), Fixed(PICTURE)), None, None).accuracy_drop == 0.01
 
 
 def test_percentiles_are_linear_between_neighbours():

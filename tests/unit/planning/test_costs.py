@@ -1,13 +1,15 @@
 """The cost line: the formula of the design, and which plans have one."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut, Plan
 from splitvlm.errors import UsageError
-from splitvlm.planning.costs import CloudProfile, CostLine, DeviceProfile, cost_lines
-from splitvlm.planning.kinds import AccuracyDrop
+from splitvlm.planning.costs import CloudProfile, CostLine, DeviceProfile, cost_lines, nearest_drops
+from splitvlm.planning.kinds import AccuracyDrop, KindDrop
+from splitvlm.planning.profiles import lines_of_variants
 
 LM2 = Cut.parse("lm:2")
 
@@ -65,7 +67,48 @@ def test_a_plan_needs_both_sides():
 def test_accuracy_drops_are_those_of_the_plans():
     drop = {Plan.parse("tokens/int4"): AccuracyDrop(0.003)}
     drops = {str(line.plan): line.accuracy_drop for line in cost_lines(a_device(), a_cloud(), drop)}
-    assert drops == {"device/none": 0.0, "image/q75": 0.0, "tokens/int4": 0.003, "lm:2/int8": 0.0}
+    assert drops == {"device/none": 0.0, "image/q75": None, "tokens/int4": 0.003, "lm:2/int8": None}
+
+
+def of_variant(variant: str, accuracy: dict[Plan, AccuracyDrop]) -> dict[str, CostLine]:
+    cloud = replace(a_cloud(), variants=frozenset({"full", "w8"}))
+    return {str(line.plan): line for line in cost_lines(replace(a_device(), variant=variant), cloud, accuracy)}
+
+
+def test_a_drop_of_one_variant_says_nothing_about_another() -> None:
+    """`tokens/int4@w8` got 0.0, the best of all, where `full` had lost a tenth of its answers."""
+    full = {Plan.parse("tokens/int4"): AccuracyDrop(0.1)}
+    line = of_variant("w8", full)["tokens/int4@w8"]
+    assert (line.accuracy_drop, line.worst_kind) == (None, None)
+    assert nearest_drops([line.plan], full) == {}
+    assert of_variant("full", full)["tokens/int4"].accuracy_drop == 0.1
+    both = full | {Plan.parse("tokens/int4@w8"): AccuracyDrop(0.2), Plan.parse("device@w8"): AccuracyDrop(0.3)}
+    lines = of_variant("w8", both)
+    assert (lines["tokens/int4@w8"].accuracy_drop, lines["device/none@w8"].accuracy_drop) == (0.2, 0.3)
+    assert set(nearest_drops([line.plan for line in lines.values()], both)) == set(both) - set(full)
+
+
+def test_only_exact_plans_are_known_without_a_measurement() -> None:
+    assert [Plan.parse(text).is_exact for text in ("tokens/lossless", "image/lossless", "device")] == [True] * 3
+    inexact = ("tokens/int8", "tokens/lossless@w8", "device@w8", "tokens/none")
+    assert [Plan.parse(text).is_exact for text in inexact] == [False] * 4
+    assert line_of("device").worst_kind == KindDrop("any", 0.0)
+    assert of_variant("w8", {})["device/none@w8"].accuracy_drop is None
+
+
+def test_a_leak_that_nobody_measured_is_unknown_and_the_device_leaks_nothing() -> None:
+    device = a_device().with_leaks({Plan.parse("tokens/int4"): 0.25, Plan.parse("image/q75@w8"): 0.5})
+    leaks = {str(line.plan): line.leak for line in cost_lines(device, a_cloud())}
+    assert leaks == {"device/none": 0.0, "image/q75": None, "tokens/int4": 0.25, "lm:2/int8": None}
+
+
+def test_a_cloud_node_serves_the_variants_that_it_names() -> None:
+    device = replace(a_device(), variant="w8")
+    assert [str(line.plan) for line in cost_lines(device, a_cloud())] == ["device/none@w8"]
+    other = replace(a_cloud(), variants=frozenset({"w8"}), cuts={TOKENS: 9.0})
+    lines = lines_of_variants([a_device(), device], [a_cloud(), other], {})
+    slow = {str(line.plan): line.cloud_s for line in lines if line.plan.cut == TOKENS}
+    assert slow == {"tokens/int4": 0.05, "tokens/int4@w8": 9.0}
 
 
 @pytest.mark.parametrize("seconds", [math.nan, math.inf, -0.1])

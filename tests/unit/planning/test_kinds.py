@@ -20,10 +20,13 @@ from splitvlm.bundle.accuracy import read_accuracy
 from splitvlm.domain import IMAGE, TOKENS, Plan
 from splitvlm.errors import UsageError
 from splitvlm.planning.kinds import AccuracyDrop, KindDrop, KindTally, worst_kind
-from splitvlm.planning.profilefiles import read, scaled, write
-from splitvlm.planning.table import MAX_KIND_DROP, PlanLimits
-from splitvlm.rpc.plans import accuracy_from_wire, accuracy_to_wire, limits_from_wire
+from splitvlm.planning.limits import MAX_KIND_DROP, PlanLimits
+from splitvlm.planning.profiles import scaled
+from splitvlm.profiling.profile_file import read, write
+from splitvlm.rpc.plans import limits_from_wire
+from splitvlm.rpc.profiles import accuracy_from_wire, accuracy_to_wire
 from splitvlm.wire.v1 import control_pb2 as pb
+from splitvlm.wire.v1 import profiles_pb2
 from tests.unit.orchestrator.test_orchestrator import CLOUD, EDGE
 
 JPEG, INT4 = Plan(IMAGE, "jpeg75"), Plan(TOKENS, "int4")
@@ -74,11 +77,17 @@ def test_the_worst_kind_is_the_largest_significant_loss() -> None:
 
 def test_it_crosses_the_wire_and_nonsense_does_not() -> None:
     for drop in (AccuracyDrop(0.01), AccuracyDrop(0.0, KindDrop("cars", 0.02))):
-        assert accuracy_from_wire([accuracy_to_wire(INT4, drop)]) == {INT4: drop}
-    kinds = (pb.KindDrop(kind="x", drop=math.nan), pb.KindDrop(kind="x" * 81), pb.KindDrop(kind="a\nb"))
-    for bad in (pb.PlanAccuracy(drop=math.nan), *(pb.PlanAccuracy(worst_kind=kind) for kind in kinds)):
+        assert accuracy_from_wire(accuracy_to_wire({INT4: drop})) == {INT4: drop}
+    kinds = (
+        profiles_pb2.KindDrop(kind="x", drop=math.nan),
+        profiles_pb2.KindDrop(kind="x"),
+        profiles_pb2.KindDrop(kind="x" * 81, drop=0),
+        profiles_pb2.KindDrop(kind="a\nb", drop=0),
+    )
+    rows = [profiles_pb2.PlanAccuracy(drop=0, worst_kind=kind) for kind in kinds]
+    for bad in (profiles_pb2.PlanAccuracy(), profiles_pb2.PlanAccuracy(drop=math.nan), *rows):
         bad.plan = "tokens/int4"
-        with pytest.raises(UsageError, match=r"The drop of|kind must be one line"):
+        with pytest.raises(UsageError, match=r"The drop of|kind must be one line|lacks drop"):
             accuracy_from_wire([bad])
     assert limits_from_wire(pb.PlanLimits(max_kind_drop=0.0)).max_kind_drop == 0.0
 
@@ -123,7 +132,10 @@ def test_plan_shows_and_explains_it() -> None:
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "image/webp50xs is forbidden by max_kind_drop: obstacle questions lose 3.2 points" in text
     assert "tokens/klt7 loses 1.2 points of obstacle questions." in text
-    assert "Not told apart by kind of question" in text
+    assert (
+        "forbidden: image/jpeg75 by max_kind_drop (unknown: measure it with `splitvlm evaluate MODEL --plans`)" in text
+    )
+    assert "plans are forbidden by max_kind_drop, because nobody measured what the limit is about" in text
     assert "image/webp50xs" not in as_json(seen)["table"]  # type: ignore[operator]
 
 

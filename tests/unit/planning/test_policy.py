@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from splitvlm.domain import DEVICE, Plan
 from splitvlm.planning.costs import CostLine
+from splitvlm.planning.limits import PlanLimits
 from splitvlm.planning.policy import SLACK, LinkView, Objective, Policy
-from splitvlm.planning.table import PlanLimits, PlanTable, build_table
+from splitvlm.planning.table import PlanTable, build_table
 
 
 def a_line(plan: str, *, payload_bytes: int, fixed_s: float, trips: int = 1) -> CostLine:

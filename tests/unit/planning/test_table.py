@@ -2,6 +2,7 @@
 
 import math
 import time
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,9 @@ from hypothesis import strategies as st
 from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut, Plan
 from splitvlm.errors import ConfigError
 from splitvlm.planning.costs import CostLine
-from splitvlm.planning.table import GRID_RTT_S, GRID_TOKENS, PlanLimits, build_table, dominates, envelope
+from splitvlm.planning.kinds import KindDrop
+from splitvlm.planning.limits import PlanLimits, unmeasured
+from splitvlm.planning.table import GRID_RTT_S, GRID_TOKENS, build_table, dominates, envelope
 
 CUTS = [IMAGE, *(Cut.parse(f"vision:{k}") for k in (1, 4)), TOKENS, *(Cut.parse(f"lm:{k}") for k in (1, 3)), DEVICE]
 LEVELS = ["lossless", "int8", "int4"]
@@ -115,6 +118,46 @@ def test_when_nothing_is_left_the_limit_is_named(limits, words):
     lines = [a_line("image/q75", drop=0.01), a_line("tokens/int4", drop=0.02, memory=20)]
     with pytest.raises(ConfigError, match=words):
         build_table(lines, limits, 1)
+
+
+UNKNOWN = CostLine(Plan.parse("image/q75"), 0.1, 0, 100, 0, 0, 0.1, 0.01, 1, 0, 10, None)
+
+
+@pytest.mark.parametrize(
+    ("limit", "command"),
+    [
+        ("max_accuracy_drop", "splitvlm evaluate MODEL --plans"),
+        ("max_kind_drop", "splitvlm evaluate MODEL --plans"),
+        ("max_leak", "splitvlm leak MODEL"),
+    ],
+)
+def test_a_limit_forbids_what_is_unknown_and_says_how_it_is_measured(limit: str, command: str) -> None:
+    limits = PlanLimits(**{limit: 0.99})
+    assert [str(objection) for objection in limits.forbidding(UNKNOWN)] == [
+        f"{limit} (unknown: measure it with `{command}`)"
+    ]
+    assert not PlanLimits(**{limit: 1.0}).forbidding(UNKNOWN)
+    with pytest.raises(
+        ConfigError, match=rf"{limit} = 0.99 forbids every plan.*1 of 1 are unknown: measure them with `{command}`"
+    ):
+        build_table([UNKNOWN], limits, 1)
+    exact = replace(a_line("tokens/lossless"), worst_kind=KindDrop("any", 0.0))
+    assert build_table([UNKNOWN, exact], limits, 1).lines == (exact,)
+    assert command in unmeasured([UNKNOWN, exact], limits)
+    assert "1 plan is forbidden by" in unmeasured([UNKNOWN, exact], limits)
+
+
+def test_nothing_is_said_of_plans_that_a_known_figure_forbids() -> None:
+    both = replace(UNKNOWN, device_memory_bytes=10)
+    assert (
+        unmeasured([both, a_line("tokens/int4", drop=0.5)], PlanLimits(max_accuracy_drop=0.1, device_memory_bytes=5))
+        == ""
+    )
+
+
+def test_of_equal_lines_one_whose_accuracy_is_known_stays() -> None:
+    known = replace(UNKNOWN, plan=Plan.parse("image/q50"), accuracy_drop=0.9)
+    assert build_table([UNKNOWN, known], PlanLimits(), 1).lines == (known,)
 
 
 def test_nothing_measured_is_said_so():
