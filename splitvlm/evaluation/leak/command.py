@@ -12,7 +12,7 @@ from splitvlm.bundle import open_bundle
 from splitvlm.bundle.figures import LEAK_FILE
 from splitvlm.bundle.leaks import stronger_attack
 from splitvlm.domain import Plan
-from splitvlm.evaluation.leak.measure import measure_leak, save_plot
+from splitvlm.evaluation.leak.measure import Leaks, measure_leak, save_plot
 
 
 def leak(
@@ -30,12 +30,23 @@ def leak(
     `folder` is the bundle; None is the user's own. Raises UsageError.
     """
     bundle = open_bundle(model, folder, to_write=True)
-    told = Console(stderr=True)
+    notes = Console(stderr=True)
 
     def attacking(what: str) -> None:
-        told.print(f"attacking {what}")
+        notes.print(f"attacking {what}")
 
     leaks = measure_leak(model, bundle, cuts, levels, teaching, questions, seed, attacking)
+    _print_table(model, leaks)
+    save_plot(leaks, plot)
+    notes.print(f"Pictures: {plot}")
+    plans = _figures(leaks, teaching)
+    notes.print(
+        f"Added to {bundle.add(LEAK_FILE, plans, stronger_attack)}; figures of stronger attacks stay.", soft_wrap=True
+    )
+    return {"model": model, "seed": seed, "plans": plans}
+
+
+def _print_table(model: str, leaks: Leaks) -> None:
     table = Table(
         "cut", "level", "PSNR, dB", "SSIM", "answered", "attack", title=f"{model}: {leaks.questions} questions"
     )
@@ -44,10 +55,12 @@ def leak(
         table.add_row(str(row.cut), row.level, *figures, row.attack)
     table.add_row("-", "blank picture", "", "", f"{100 * leaks.floor:.1f} %", "", style="dim")
     Console().print(table)
-    save_plot(leaks, plot)
-    told.print(f"Pictures: {plot}")
+
+
+def _figures(leaks: Leaks, teaching: int) -> dict[str, dict[str, object]]:
+    """Returns the figures of each plan, rounded as the bundle keeps them."""
     floor = round(leaks.floor, 4)
-    plans = {
+    return {
         str(Plan(row.cut, row.level)): {
             "answered": round(row.answered, 4),
             "floor": floor,
@@ -59,7 +72,3 @@ def leak(
         }
         for row in leaks.rows
     }
-    told.print(
-        f"Added to {bundle.add(LEAK_FILE, plans, stronger_attack)}; figures of stronger attacks stay.", soft_wrap=True
-    )
-    return {"model": model, "seed": seed, "plans": plans}
