@@ -16,16 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
-    [
-        "splitvlm",
-        "splitvlm.evaluation.command",
-        "splitvlm.tools.verify",
-        "edge_node.leaving",
-        "cloud_node.node",
-        "orchestrator.node",
-    ]
-)
+_CONTEXT.set_forkserver_preload(["splitvlm", "tests.preloaded"])
 TIMEOUT_S = 120.0
 
 
