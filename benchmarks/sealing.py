@@ -67,8 +67,8 @@ async def run(requests: int) -> dict[str, Any]:
                 mock.patch.multiple("cloud_node.worker.handshake", Sealer=Plain, Opener=Plain),
                 mock.patch.multiple("edge_node.cloud.session", Sealer=Plain, Opener=Plain),
             ):
-                await plain.link.warm_up()
-            await sealed.link.warm_up()
+                await plain.link.sessions.warm_up()
+            await sealed.link.sessions.warm_up()
             rows = {plan: await _plan(plan, {"sealed": sealed, "plain": plain}, asked, requests) for plan in PLANS}
     return {
         "benchmark": "sealing",

@@ -26,6 +26,7 @@ from statistics import median
 
 from PIL import Image
 
+from edge_node.cloud.cloud_request import AnswerSpec, CloudRequest
 from edge_node.cloud.exchange import Exchange
 from edge_node.cloud.link import CloudLink
 from edge_node.cloud.payload import Payload
@@ -70,21 +71,20 @@ class Bench:
             tile, _ = await self._engine.tile(run, place)
             return (await self._engine.encode(tile, plan))[0]
 
-        parts = Segments(run.num_tiles, make)
-        await parts.part(0)
-        return Payload(plan, parts, 1, self._engine.vocabulary)
+        segments = Segments(run.num_tiles, make)
+        await segments.segment(0)
+        return Payload(plan, segments)
 
     async def whole(self, plan: Plan) -> Payload:
         run, _ = await self._engine.begin(*self._asked, plan)
         await self._engine.tile(run, run.num_tiles - 1)
-        return Payload(
-            plan, Segments.of((await self._engine.encode(run.boundary, plan))[0]), 1, self._engine.vocabulary
-        )
+        return Payload(plan, Segments.of((await self._engine.encode(run.boundary, plan))[0]))
 
     async def ask(self, way: Way, plan: Plan) -> tuple[float, int, int]:
         """Seconds to the first token, bytes sent, the token."""
         exchange, started_s = Exchange(), time.perf_counter()
-        answer = self._link.answer(await way(plan), exchange)
+        request = CloudRequest(await way(plan), AnswerSpec(1, self._engine.vocabulary))
+        answer = self._link.answer(request, exchange)
         first_id = await anext(answer)
         first_s = time.perf_counter() - started_s
         assert [token async for token in answer] == [], "one token was asked for"

@@ -68,7 +68,7 @@ class EdgeControl:
                 async for message in self._client.stub.WatchPlans(request):
                     failures = 0
                     self._runtime.orchestrator_reachable = True
-                    self._apply(message)
+                    self.apply(message)
             except grpc.aio.AioRpcError as rpc_error:
                 error = self._client.note(rpc_error)
                 self._runtime.orchestrator_reachable = self._client.reachable
@@ -77,8 +77,8 @@ class EdgeControl:
             failures += 1
             await asyncio.sleep(retry_s(failures, error))
 
-    def _apply(self, message: pb.PlanTable) -> None:
-        """Use a table, or change nothing where any part of it is wrong."""
+    def apply(self, message: pb.PlanTable) -> None:
+        """Uses a table, or changes nothing where any part of it is wrong."""
         try:
             check_table(message)
             table = table_from_wire(message)
@@ -87,7 +87,7 @@ class EdgeControl:
             self._warn_once(f"A plan table of the {self._client.peer} is refused: {error}")
             return
         if addresses := self._clouds_of(message):
-            self._runtime.use_clouds(addresses)
+            self._runtime.clouds.use(addresses)
         self._planner.notice = message.notice
         if message.notice:
             self._warn_once(f"The {self._client.peer}: {message.notice}")
@@ -112,7 +112,7 @@ class EdgeControl:
     def _may_dial(self, address: str) -> bool:
         """Whether this node's own rules let it dial an address that came over the network."""
         try:
-            self._runtime.require_dialable(address)
+            self._runtime.clouds.require_dialable(address)
         except ConfigError as error:
             self._warn_once(f"The {self._client.peer} names a cloud node that is not dialled: {error}")
             return False
@@ -127,9 +127,10 @@ class EdgeControl:
     async def _report(self) -> None:
         while True:
             await asyncio.sleep(REPORT_PERIOD_S)
-            if self._runtime.link is None or not (counts := self._runtime.take_counts()):
+            link = self._runtime.clouds.link
+            if link is None or not (counts := self._runtime.take_counts()):
                 continue
-            estimate = self._runtime.link.estimate()
+            estimate = link.estimate()
             report = pb.LinkReport(
                 node=self._registration.node,
                 uplink_bps=estimate.uplink_bps,

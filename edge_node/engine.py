@@ -16,7 +16,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from PIL import Image
 
-from edge_node.cloud.payload import Vocabulary
+from edge_node.cloud.cloud_request import Vocabulary
 from splitvlm.codec import encode_picture
 from splitvlm.codec.codec import Codec
 from splitvlm.domain import Plan

@@ -6,7 +6,9 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from edge_node.answering.answerer import Answerer
 from edge_node.audit import AuditLog
+from edge_node.cloud.fleet import CloudFleet, Dialling
 from edge_node.control import EdgeControl, registration
 from edge_node.engine import Engine
 from edge_node.local.servicer import LocalServicer
@@ -47,13 +49,14 @@ async def run(settings: EdgeSettings, source: Path | None = None) -> None:
     privacy, cuts, planner = _planned(settings, bundle)
     part = load_device(model.name, cuts, device=model.device, dtype=model.dtype, threads=model.threads)
     engine = Engine(part, codec, settings.emulation.slowdown)
-    runtime = Runtime(settings, engine, cuts, compatibility_of(spec, codec, model.dtype), identity, privacy)
-    runtime.deciding_bps = planner.deciding_bps
+    dialling = Dialling(compatibility_of(spec, codec, model.dtype), identity, [str(cut) for cut in cuts])
+    runtime = Runtime(settings, engine, privacy, CloudFleet(dialling, privacy))
+    runtime.clouds.deciding_bps = planner.deciding_bps
     server = _server(settings, identity, runtime, planner)
     with stop_signals() as stop:
         address = await server.listen(settings.listen)
         if settings.cloud:
-            runtime.use_clouds([settings.cloud, *settings.standby])
+            runtime.clouds.use([settings.cloud, *settings.standby])
         work, renewal, client, control = [], [], None, None
         if settings.orchestrator:
             client = ControlClient(settings.orchestrator, identity)
@@ -100,7 +103,8 @@ def _server(settings: EdgeSettings, identity: Identity | None, runtime: Runtime,
     """The port for applications, which does not listen yet. Raises ConfigError where the audit log cannot be written."""
     audit_log, most_bytes = settings.privacy.audit_log, settings.privacy.audit_log_bytes
     audit = AuditLog(audit_log, most_bytes) if audit_log is not None else None
-    servicer = LocalServicer(runtime, planner, audit, plaintext=identity is None)
+    answerer = Answerer(runtime, planner, audit)
+    servicer = LocalServicer(answerer, runtime, planner, plaintext=identity is None)
     most_calls = settings.limits.questions + OTHER_CALLS
     server = NodeServer(identity, [SERVICE], MAX_LOCAL_MESSAGE_BYTES, most_calls)
     local_pb2_grpc.add_LocalServicer_to_server(servicer, server.grpc)
@@ -117,7 +121,7 @@ def take_settings(new: EdgeSettings, cuts: Sequence[Cut], runtime: Runtime, plan
         runtime.privacy.use(runtime.settings.privacy)
         raise
     runtime.settings = new
-    runtime.follow_privacy()
+    runtime.clouds.follow_privacy()
 
 
 def leaks_at(bundle: Bundle) -> dict[Plan, float]:

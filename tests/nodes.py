@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -16,12 +17,13 @@ from cloud_node.frontend.servicer import SERVICE, DataServicer
 from cloud_node.pools.local import LocalPool
 from cloud_node.settings import CloudLimits
 from cloud_node.worker.worker import EngineWorker
+from edge_node.answering.question import PlannedQuestion
 from edge_node.answering.report import RequestReport
-from edge_node.answering.request import Request
+from edge_node.answering.run import AnswerRun, CloudNodes, Fallbacks
 from edge_node.cloud.link import CloudLink
 from edge_node.engine import Engine
 from edge_node.node import compatibility_of
-from edge_node.privacy import EVERYTHING_MAY_LEAVE
+from edge_node.privacy import EVERYTHING_MAY_LEAVE, PrivacyDoor
 from splitvlm.bundle import open_bundle
 from splitvlm.crypto.authority import init_authority, issue
 from splitvlm.crypto.identity import Identity, Role, load_identity
@@ -99,22 +101,35 @@ class Device:
     engine: Engine
     link: CloudLink
 
-    def request(
-        self, plan: str, image: Image.Image, question: str, tokens: int = 16, *, remember: bool = False
-    ) -> Request:
-        name = self.link.name_of(image) if remember else b""
-        asked = (Plan.parse(plan), image, question, tokens)
-        return Request(self.engine, self.link, *asked, privacy=EVERYTHING_MAY_LEAVE, picture_name=name)
+    def run(
+        self,
+        plan: str,
+        image: Image.Image,
+        question: str,
+        tokens: int = 16,
+        *,
+        picture_name: bytes = b"",
+        standby: Sequence[CloudLink] = (),
+        on_fault: Callable[[CloudLink], None] = lambda _link: None,
+        privacy: PrivacyDoor = EVERYTHING_MAY_LEAVE,
+        **fallbacks: Any,
+    ) -> AnswerRun:
+        """Returns an answer that begins when its first token is asked for. `fallbacks` are those of Fallbacks."""
+        planned = PlannedQuestion(Plan.parse(plan), image, question, tokens, picture_name)
+        clouds = CloudNodes((self.link, *standby), on_fault)
+        return AnswerRun(self.engine, privacy, planned, clouds, Fallbacks(**fallbacks))
 
-    async def finish(self, request: Request) -> RequestReport:
-        async for _ in request.tokens():
+    async def finish(self, run: AnswerRun) -> RequestReport:
+        async for _ in run:
             pass
-        return request.report
+        return run.report
 
     async def ask(
-        self, plan: str, image: Image.Image, question: str, tokens: int = 16, *, remember: bool = False
+        self, plan: str, image: Image.Image, question: str, tokens: int = 16, *, remember: bool = False, **more: Any
     ) -> RequestReport:
-        return await self.finish(self.request(plan, image, question, tokens, remember=remember))
+        if remember:
+            more["picture_name"] = self.link.prefixes.name_of(image)
+        return await self.finish(self.run(plan, image, question, tokens, **more))
 
 
 async def until(condition: object, timeout_s: float = 10.0) -> None:

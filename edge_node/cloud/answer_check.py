@@ -7,7 +7,9 @@ that chooses wrong tokens of the vocabulary is not found out here.
 
 from __future__ import annotations
 
-from edge_node.cloud.payload import Payload
+from edge_node.cloud.cloud_request import CloudRequest
+from edge_node.cloud.exchange import CloudTimes
+from edge_node.cloud.uploads import Receipt
 from splitvlm.errors import PrefixEvicted, ProtocolError, SplitvlmError
 from splitvlm.rpc.status import failure
 from splitvlm.wire.v1 import data_pb2 as pb
@@ -17,54 +19,63 @@ CLOCKS_DIFFER_S = 0.05  # and so is this
 
 
 class AnswerCheck:
-    """Follows one request's answer, frame by frame."""
+    """Follows one request's answer, frame by frame. Every method raises ProtocolError for what no node in order says."""
 
-    def __init__(self, payload: Payload, peer: str) -> None:
-        self._payload = payload
+    def __init__(self, request: CloudRequest, peer: str) -> None:
+        self._request = request
+        self._answer = request.answer
         self._peer = peer
-        self._token_ids = list(payload.resume_token_ids)
+        self._token_ids = list(request.answer.resume_token_ids)
 
     @property
     def complete(self) -> bool:
         """Whether all tokens are there: only the end's message may follow."""
-        return self._payload.vocabulary.ends(self._token_ids, self._payload.max_new_tokens)
+        return self._answer.is_complete(self._token_ids)
 
-    def receipt(self, receipt: pb.Receipt, sent_bytes: int, elapsed_s: float) -> pb.Receipt:
-        """A part's receipt; the part took `sent_bytes`, sealed, and began `elapsed_s` ago."""
+    def receipt(self, receipt: pb.Receipt, sent_bytes: int, elapsed_s: float) -> Receipt:
+        """Returns a segment's receipt; the segment took `sent_bytes`, sealed, and began `elapsed_s` ago."""
         if receipt.bytes != sent_bytes:
             raise self._wrong(f"confirmed {receipt.bytes} bytes of {sent_bytes}")
-        self._within(receipt.span_us, elapsed_s)
-        return receipt
+        self._require_within(1e-6 * receipt.span_us, elapsed_s)
+        return Receipt(receipt.bytes, 1e-6 * receipt.span_us)
 
     def token(self, token: pb.Token) -> int:
-        """The answer's next token id."""
+        """Returns the answer's next token id."""
         if self.complete:
             raise self._wrong("went on after the answer's end")
-        if token.id >= self._payload.vocabulary.size:
+        if token.id >= self._answer.vocabulary.size:
             raise self._wrong("sent a token that the model does not have")
         self._token_ids.append(token.id)
         return token.id
 
-    def end(self, end: pb.End, elapsed_s: float) -> pb.End:
-        """What the node says of the whole answer, which was asked for `elapsed_s` ago."""
-        longest = len(self._token_ids) == self._payload.max_new_tokens
+    def end(self, end: pb.End, elapsed_s: float) -> CloudTimes:
+        """Returns what the node says of the whole answer, which was asked for `elapsed_s` ago."""
+        longest = len(self._token_ids) == self._answer.max_new_tokens
         if not self.complete or end.reason != (pb.End.REASON_LENGTH if longest else pb.End.REASON_EOS):
             raise self._wrong("ended the answer before its end, or for a wrong reason")
-        if end.remembered and not self._payload.picture:
+        if end.remembered and not self._request.picture_name:
             raise self._wrong("remembers a picture that it was not asked to remember")
-        self._within(end.decode_us + end.queue_us + end.prefill_us + end.tokens_us, elapsed_s)
-        return end
+        times = CloudTimes(
+            decode_s=1e-6 * end.decode_us,
+            queue_s=1e-6 * end.queue_us,
+            prefill_s=1e-6 * end.prefill_us,
+            tokens_s=1e-6 * end.tokens_us,
+            prefix_kept=end.remembered,
+        )
+        self._require_within(times.total_s, elapsed_s)
+        return times
 
     def failure(self, failed: pb.Failure) -> SplitvlmError:
-        """The error that the node says."""
+        """Returns the error that the node says."""
         error = failure(failed.code, failed.sentence, failed.advice, failed.retry_after_ms)
-        was_asked = self._payload.prefix_cached and len(self._token_ids) == len(self._payload.resume_token_ids)
+        resumed = len(self._answer.resume_token_ids)
+        was_asked = self._request.payload.prefix_cached and len(self._token_ids) == resumed
         if isinstance(error, PrefixEvicted) and not was_asked:
             return self._wrong("forgot a picture that it was sent")
         return error
 
-    def _within(self, micros: int, elapsed_s: float) -> None:
-        if 1e-6 * micros > CLOCKS_DIFFER * elapsed_s + CLOCKS_DIFFER_S:
+    def _require_within(self, told_s: float, elapsed_s: float) -> None:
+        if told_s > CLOCKS_DIFFER * elapsed_s + CLOCKS_DIFFER_S:
             raise self._wrong("names times that are longer than the request took")
 
     def _wrong(self, what: str) -> ProtocolError:

@@ -1,51 +1,38 @@
-"""What was seen of one request on the wire."""
+"""What was seen of one request on the wire, over all its attempts."""
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 
-from splitvlm.wire.v1 import data_pb2 as pb
+from edge_node.cloud.uploads import Upload
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
+class CloudTimes:
+    """Seconds that a cloud node spent on one answer, by its own clock, checked against this device's."""
+
+    decode_s: float = 0.0
+    queue_s: float = 0.0
+    prefill_s: float = 0.0
+    tokens_s: float = 0.0
+    prefix_kept: bool = False  # it keeps the picture's prefix for another question
+
+    @property
+    def total_s(self) -> float:
+        return self.decode_s + self.queue_s + self.prefill_s + self.tokens_s
+
+
+@dataclass(slots=True)
 class Exchange:
-    """What was seen of one request on the wire: the clock is this device's, except for `end`."""
+    """Sealed bytes and times of one request. Times are seconds of `time.perf_counter`, except for `cloud`."""
 
     bytes_sent: int = 0
     bytes_received: int = 0
-    upload_began_s: float | None = None  # of time.perf_counter; None while nothing is on its way
-    upload_bytes: int = 0  # of parts that went since then,
-    received_bytes: int = 0  # and of those that arrived, sealed
-    segments_under_way: int = 0
-    heard_s: float | None = None  # the same: the node's last sign of life
+    upload: Upload = field(default_factory=Upload)  # of the newest attempt
+    heard_s: float | None = None  # when the cloud node last gave a sign of life
     longest_silence_s: float = 0.0  # of the node, when it had all that it needed to go on
-    upload_elapsed_s: float = 0.0  # from the first frame of `upload_bytes` until the last part's receipt
-    receipt: pb.Receipt = field(default_factory=pb.Receipt)
-    end: pb.End = field(default_factory=pb.End)
+    cloud: CloudTimes = field(default_factory=CloudTimes)
 
-    def restart(self) -> None:
-        """Before the request is sent once more. Bytes add up."""
-        self.receipt.Clear()
-        self.upload_began_s = None
-        self.upload_bytes = self.received_bytes = self.segments_under_way = 0
-        self.upload_elapsed_s = 0.0
-
-    def hand_over(self, num_bytes: int) -> None:
-        """A part goes. The link is measured from when nothing else was on its way: before, it waited for the device."""
-        if not self.segments_under_way:
-            self.upload_began_s = time.perf_counter()
-            self.upload_bytes = self.received_bytes = 0
-        self.upload_bytes += num_bytes
-        self.segments_under_way += 1
-
-    def received(self, receipt: pb.Receipt, *, last: bool) -> None:
-        """A part's receipt came."""
-        assert self.upload_began_s is not None, "it was sent before"
-        self.segments_under_way -= 1
-        self.received_bytes += receipt.bytes
-        if last:
-            self.receipt = receipt
-            self.upload_elapsed_s = time.perf_counter() - self.upload_began_s
-        elif not self.segments_under_way:
-            self.upload_began_s = None
+    def begin_attempt(self) -> None:
+        """Forgets the last attempt's upload before the request is sent once more. Bytes add up."""
+        self.upload = Upload()

@@ -1,4 +1,4 @@
-"""A payload in its parts, one a tile: the first is sent while the others are made."""
+"""A payload in its segments, one a tile: the first is sent while the others are made."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-MakePart = Callable[[int], Awaitable[bytes]]
-"""Gives the part at a place; it is asked for them in their order, and may be asked again where it was cancelled."""
+MakeSegment = Callable[[int], Awaitable[bytes]]
+"""Makes the segment of an index. It is called in order, and once more where a call was cancelled."""
 
 
 class Segments:
-    """Parts that are made when they are first asked for, and kept: whoever sends them once more gets the same."""
+    """Segments that are made when they are first asked for, and kept: whoever sends them once more gets the same bytes."""
 
-    def __init__(self, count: int, make: MakePart) -> None:
+    def __init__(self, count: int, make: MakeSegment) -> None:
         self.count = count
         self._make = make
         self._made: list[bytes] = []
@@ -21,26 +21,28 @@ class Segments:
 
     @classmethod
     def of(cls, data: bytes) -> Segments:
-        """One part that is there."""
-        parts = cls(1, partial(_never, data))
-        parts._made.append(data)
-        return parts
+        """Returns a payload of one segment that is made already."""
+        segments = cls(1, partial(_made_before, data))
+        segments._made.append(data)
+        return segments
 
     @property
     def complete(self) -> bool:
+        """Whether all segments are made."""
         return len(self._made) == self.count
 
     @property
     def largest_bytes(self) -> int:
-        """The largest size of those that are made: tiles are much alike."""
+        """The largest size of the segments that are made: tiles are much alike."""
         return max(map(len, self._made), default=0)
 
-    async def part(self, place: int) -> bytes:
+    async def segment(self, index: int) -> bytes:
+        """Returns a segment; all before it are made first."""
         async with self._making:
-            while len(self._made) <= place:
+            while len(self._made) <= index:
                 self._made.append(await self._make(len(self._made)))
-        return self._made[place]
+        return self._made[index]
 
 
-async def _never(data: bytes, _place: int) -> bytes:
+async def _made_before(data: bytes, _index: int) -> bytes:
     return data

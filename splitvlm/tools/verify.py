@@ -15,7 +15,8 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from edge_node.answering.request import Request
+from edge_node.answering.question import PlannedQuestion
+from edge_node.answering.run import AnswerRun, CloudNodes
 from edge_node.cloud.link import CloudLink
 from edge_node.engine import Engine
 from edge_node.node import compatibility_of
@@ -86,8 +87,9 @@ async def _answer(
     engine: Engine, link: CloudLink | None, cut: Cut, image: Image.Image, question: str, tokens: int
 ) -> list[int]:
     level = "none" if cut == DEVICE else "lossless"
-    request = Request(engine, link, Plan(cut, level), image, question, tokens, privacy=EVERYTHING_MAY_LEAVE)
-    return [token async for token in request.tokens()]
+    planned = PlannedQuestion(Plan(cut, level), image, question, tokens)
+    clouds = CloudNodes((link,) if link is not None else ())
+    return [token_id async for token_id in AnswerRun(engine, EVERYTHING_MAY_LEAVE, planned, clouds)]
 
 
 def _print(model: str, exact: dict[Cut, bool], results: dict[Cut, list[list[int]]], expected: list[list[int]]) -> None:

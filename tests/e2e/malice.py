@@ -75,9 +75,9 @@ class Attacker:
     async def ask(self, **begin: object) -> None:
         """One request, and its frames until the last."""
         async with self.session() as session:
-            await session._stream.send(data_pb2.DeviceFrame(begin=data_pb2.Begin(max_new_tokens=1, **begin)))  # type: ignore[arg-type]
+            await session.stream.send(data_pb2.DeviceFrame(begin=data_pb2.Begin(max_new_tokens=1, **begin)))  # type: ignore[arg-type]
             async with asyncio.timeout(self.held_s):
-                while session._stream.open(await session._read()).WhichOneof("body") in ("receipt", "token"):
+                while session.stream.open(await session.read()).WhichOneof("body") in ("receipt", "token"):
                     pass
 
     async def one_huge_tile(self) -> None:
@@ -109,16 +109,16 @@ class Attacker:
                 begin = data_pb2.Begin(
                     plan="tokens/lossless", max_new_tokens=1, payload_bytes=64 << 20, first=b"x" * 48
                 )
-                await session._stream.send(data_pb2.DeviceFrame(begin=begin))
+                await session.stream.send(data_pb2.DeviceFrame(begin=begin))
             await asyncio.sleep(self.held_s)
 
     async def sent_and_not_ended(self) -> None:
         """Row 12: an upload that is large and never complete."""
         async with self.session() as session:
             begin = data_pb2.Begin(plan="tokens/lossless", max_new_tokens=1, payload_bytes=60 << 20, first=b"x")
-            await session._stream.send(data_pb2.DeviceFrame(begin=begin))
+            await session.stream.send(data_pb2.DeviceFrame(begin=begin))
             for _ in range(500):
-                await session._stream.send(data_pb2.DeviceFrame(chunk=bytes(64_000)))
+                await session.stream.send(data_pb2.DeviceFrame(chunk=bytes(64_000)))
             await asyncio.sleep(self.held_s)
 
     async def plan_streams_and_beats(self) -> None:

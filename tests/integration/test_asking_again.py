@@ -65,10 +65,10 @@ async def test_another_picture_or_plan_is_sent_whole(camera: Device) -> None:
 async def test_what_the_cloud_forgot_is_sent_once_more_over_the_same_session(camera: Device, cloud: Cloud) -> None:
     first = await camera.ask("tokens/lossless", PICTURE, SECOND, remember=True)
     cloud.servicer.use(CloudLimits(remembered_bytes=0))
-    session = camera.link._idle[0]
+    session = camera.link.sessions.idle[0]
     second = await camera.ask("tokens/lossless", PICTURE, SECOND, remember=True)
     assert (second.token_ids, second.prefix_cached) == (first.token_ids, False)
-    assert camera.link._idle == [session]
+    assert camera.link.sessions.idle == [session]
     third = await camera.ask("tokens/lossless", PICTURE, SECOND, remember=True)
     assert third.exchange.bytes_sent < second.exchange.bytes_sent, "it is not asked for again where nothing is kept"
 
@@ -82,10 +82,10 @@ async def test_nothing_is_remembered_unasked(camera: Device, cloud: Cloud) -> No
 async def test_no_device_finds_what_another_sent(keys: Keys, model: str, cloud: Cloud, camera: Device) -> None:
     await camera.ask("tokens/lossless", PICTURE, FIRST, remember=True)
     async with device(model, cloud, keys.identity("edge-2", Role.EDGE)) as other:
-        name = camera.link.name_of(PICTURE)
-        assert other.link.name_of(PICTURE) != name, "names are made with a key of the device's own"
-        other.link._naming_key = camera.link._naming_key  # even if it knew the key
-        other.link._remembered[name] = Plan.parse("tokens/lossless")
+        name = camera.link.prefixes.name_of(PICTURE)
+        assert other.link.prefixes.name_of(PICTURE) != name, "names are made with a key of the device's own"
+        other.link.prefixes._naming_key = camera.link.prefixes._naming_key  # even if it knew the key
+        other.link.prefixes.add(name, Plan.parse("tokens/lossless"))
         asked = await other.ask("tokens/lossless", PICTURE, FIRST, remember=True)
         assert not asked.prefix_cached
 

@@ -75,13 +75,13 @@ async def ended(session: CloudSession, kind: type[SplitvlmError], text: str) -> 
     """The session ends with that error, and not by itself after a while."""
     async with asyncio.timeout(5):
         with contextlib.suppress(grpc.aio.AioRpcError):
-            while isinstance(await session._call.read(), pb.Envelope):
+            while isinstance(await session.call.read(), pb.Envelope):
                 pass
         error = grpc.aio.AioRpcError(
-            await session._call.code(),
+            await session.call.code(),
             grpc.aio.Metadata(),
-            await session._call.trailing_metadata(),
-            details=await session._call.details(),
+            await session.call.trailing_metadata(),
+            details=await session.call.details(),
         )
     found = from_rpc(error, "cloud node")
     assert isinstance(found, kind)
@@ -89,7 +89,7 @@ async def ended(session: CloudSession, kind: type[SplitvlmError], text: str) -> 
 
 
 def sealed(session: CloudSession, frame: pb.DeviceFrame) -> pb.Envelope:
-    return pb.Envelope(sealed=session._stream._sealer.seal(frame.SerializeToString()))
+    return pb.Envelope(sealed=session.stream._sealer.seal(frame.SerializeToString()))
 
 
 CANCEL = pb.DeviceFrame(cancel=pb.Cancel())
@@ -120,7 +120,7 @@ async def test_what_a_gateway_does_to_frames_ends_the_session(scene: Scene, atta
         frames = [sealed(session, CANCEL) for _ in range(3)]
         for envelope in ON_THE_WAY[attack](frames):
             with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                await session._call.write(envelope)
+                await session.call.write(envelope)
         await ended(session, ProtocolError, "did not open")
     assert scene.cloud.servicer.refused["protocol"] == 1
 
@@ -128,14 +128,14 @@ async def test_what_a_gateway_does_to_frames_ends_the_session(scene: Scene, atta
 async def test_a_frame_of_another_session_or_from_the_cloud_itself_does_not_open(scene: Scene) -> None:
     identity = scene.keys.identity("edge-2", Role.EDGE)
     async with scene.session(identity) as one, scene.session(identity) as other:
-        await one._call.write(sealed(other, CANCEL))
+        await one.call.write(sealed(other, CANCEL))
         await ended(one, ProtocolError, "did not open")
     async with scene.session(identity) as session:
-        await session._call.write(sealed(session, pb.DeviceFrame(begin=pb.Begin(plan="nonsense", first=b"x"))))
-        reflected = await session._call.read()
+        await session.call.write(sealed(session, pb.DeviceFrame(begin=pb.Begin(plan="nonsense", first=b"x"))))
+        reflected = await session.call.read()
         while reflected.WhichOneof("body") != "sealed":
-            reflected = await session._call.read()
-        await session._call.write(reflected)
+            reflected = await session.call.read()
+        await session.call.write(reflected)
         await ended(session, ProtocolError, "did not open")
 
 
@@ -151,7 +151,7 @@ async def test_a_frame_of_another_session_or_from_the_cloud_itself_does_not_open
 )
 async def test_a_message_that_has_no_place_ends_the_session(scene: Scene, envelope: pb.Envelope) -> None:
     async with scene.session(scene.keys.identity("edge-2", Role.EDGE)) as session:
-        await session._call.write(envelope)
+        await session.call.write(envelope)
         await ended(session, ProtocolError, "no place")
 
 
@@ -182,20 +182,20 @@ REQUESTS: dict[str, pb.Begin] = {
 @pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS)
 async def test_a_hostile_request_is_refused_and_its_session_goes_on(scene: Scene, request_: pb.Begin) -> None:
     async with scene.session(scene.keys.identity("edge-2", Role.EDGE)) as session:
-        await session._stream.send(pb.DeviceFrame(begin=request_))
-        while (frame := session._stream.open(await session._call.read())).WhichOneof("body") == "receipt":
+        await session.stream.send(pb.DeviceFrame(begin=request_))
+        while (frame := session.stream.open(await session.call.read())).WhichOneof("body") == "receipt":
             pass
         assert frame.WhichOneof("body") == "failure"
         assert frame.failure.code in ("usage", "protocol", "forgotten")
-        await session._stream.send(pb.DeviceFrame(begin=request_))
-        assert isinstance(await session._call.read(), pb.Envelope)
+        await session.stream.send(pb.DeviceFrame(begin=request_))
+        assert isinstance(await session.call.read(), pb.Envelope)
 
 
 async def test_more_than_was_declared_ends_the_session(scene: Scene) -> None:
     async with scene.session(scene.keys.identity("edge-2", Role.EDGE)) as session:
         begin = pb.Begin(plan="tokens/lossless", max_new_tokens=4, payload_bytes=10, first=b"12345")
-        await session._stream.send(pb.DeviceFrame(begin=begin))
-        await session._stream.send(pb.DeviceFrame(chunk=b"678901"))
+        await session.stream.send(pb.DeviceFrame(begin=begin))
+        await session.stream.send(pb.DeviceFrame(chunk=b"678901"))
         await ended(session, ProtocolError, "more than the payload")
 
 
@@ -216,8 +216,8 @@ async def test_what_a_device_sent_is_kept_for_who_sealed_it(scene: Scene) -> Non
         session = await CloudSession.open(channel, "cloud node", scene.cloud.compatibility, inside, [])
         payload, _ = await scene.camera.engine.encode_picture(PICTURE, "jpeg75")
         begin = pb.Begin(plan="image/jpeg75", first=payload, question=QUESTION, max_new_tokens=2, picture=bytes(8))
-        await session._stream.send(pb.DeviceFrame(begin=begin))
-        while session._stream.open(await session._call.read()).WhichOneof("body") != "end":
+        await session.stream.send(pb.DeviceFrame(begin=begin))
+        while session.stream.open(await session.call.read()).WhichOneof("body") != "end":
             pass
         await session.close()
     assert list(scene.cloud.worker.runtime.prefix_cache._devices) == ["edge-2"]

@@ -137,15 +137,15 @@ async def test_an_open_session_takes_no_request_of_a_certificate_that_counts_no_
     edge = load_identity(issue(keys.folder, "edge-1", Role.EDGE, days=800 if whose == "cloud-1" else 30))
     async with cloud_node(model, keys) as cloud, device(model, cloud, edge) as camera:
         first = await camera.ask("tokens/lossless", PICTURE, QUESTION, 2)
-        assert camera.link._idle, "its session is open still"
-        session = camera.link._idle[0]
+        assert camera.link.sessions.idle, "its session is open still"
+        session = camera.link.sessions.idle[0]
         if change == "expired":
             clock(days=31)
         else:
             revoke(keys.folder, whose)
         with pytest.raises(SplitvlmError, match=f"{whose}.*{change}"):
             await camera.ask("tokens/lossless", PICTURE, QUESTION, 2)
-        assert session not in camera.link._idle
+        assert session not in camera.link.sessions.idle
         assert first.token_ids
 
 

@@ -104,8 +104,8 @@ async def test_requests_follow_one_another_at_once(camera: Device, keys: Keys, c
     async with open_channel(cloud.address, identity, Role.CLOUD) as channel:
         session = await CloudSession.open(channel, "cloud node", cloud.compatibility, identity, [])
         for _ in range(400):
-            await session._stream.send(pb.DeviceFrame(begin=begin))
-            while (frame := session._stream.open(await session._call.read())).WhichOneof("body") != "end":
+            await session.stream.send(pb.DeviceFrame(begin=begin))
+            while (frame := session.stream.open(await session.call.read())).WhichOneof("body") != "end":
                 assert frame.WhichOneof("body") in ("receipt", "token")
         await session.close()
 
@@ -114,10 +114,10 @@ async def test_an_old_session_gives_way_to_a_fresh_one(
     camera: Device, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await camera.ask("tokens/lossless", PICTURE, QUESTION, 2)
-    old = camera.link._idle[0]
+    old = camera.link.sessions.idle[0]
     monkeypatch.setattr("edge_node.cloud.session.SESSION_AGE_S", 0.0)
     assert (await camera.ask("tokens/lossless", PICTURE, QUESTION, 2)).token_ids
-    assert old not in camera.link._idle
+    assert old not in camera.link.sessions.idle
     await until(lambda: cloud.servicer.active.total() == 1)
 
 
@@ -137,7 +137,7 @@ async def test_two_devices_at_once_get_their_own_answers(model: str, keys: Keys,
 
 
 async def test_a_caller_that_goes_away_frees_its_session(camera: Device, cloud: Cloud) -> None:
-    running = camera.request("tokens/lossless", PICTURE, QUESTION, 64).tokens()
+    running = camera.run("tokens/lossless", PICTURE, QUESTION, 64)
     await anext(running)
     assert cloud.servicer.active.total() == 1
     await running.aclose()
@@ -146,7 +146,7 @@ async def test_a_caller_that_goes_away_frees_its_session(camera: Device, cloud: 
 
 
 async def test_a_full_node_says_so_and_serves_on(camera: Device, cloud: Cloud) -> None:
-    running = [camera.request("tokens/lossless", PICTURE, QUESTION, 64).tokens() for _ in range(2)]
+    running = [camera.run("tokens/lossless", PICTURE, QUESTION, 64) for _ in range(2)]
     for one in running:
         await anext(one)
     with pytest.raises(CapacityError, match="sessions open"):
@@ -172,7 +172,7 @@ async def test_what_differs_is_named(keys: Keys, cloud: Cloud, name: str, value:
     setattr(differing, name, value)
     link = CloudLink(cloud.address, differing, keys.identity(fresh("edge"), Role.EDGE), [])
     with pytest.raises(HandshakeRefused, match=name.partition("_")[0]):
-        await link.warm_up()
+        await link.sessions.warm_up()
     await link.close()
 
 
@@ -187,14 +187,14 @@ async def test_another_authority_is_refused(tmp_path: Path, cloud: Cloud) -> Non
     stranger = Keys(tmp_path / "other").identity("edge-1", Role.EDGE)
     link = CloudLink(cloud.address, cloud.compatibility, stranger, [])
     with pytest.raises(PeerUnavailable):
-        await link.warm_up()
+        await link.sessions.warm_up()
     await link.close()
 
 
 async def test_a_node_that_is_away_is_an_error_not_a_wait(keys: Keys, cloud: Cloud) -> None:
     link = CloudLink("127.0.0.1:9", cloud.compatibility, keys.identity(fresh("edge"), Role.EDGE), [])
     with pytest.raises(PeerUnavailable, match="does not answer"):
-        await link.warm_up()
+        await link.sessions.warm_up()
     await link.close()
 
 
@@ -215,9 +215,9 @@ async def test_a_refused_request_leaves_a_working_node(
 
 async def test_a_frame_that_does_not_open_ends_the_session(camera: Device, cloud: Cloud) -> None:
     await camera.ask("tokens/lossless", PICTURE, QUESTION, 2)
-    session = camera.link._idle[0]
-    await session._call.write(pb.Envelope(sealed=b"\0" * 64))
+    session = camera.link.sessions.idle[0]
+    await session.call.write(pb.Envelope(sealed=b"\0" * 64))
     async with asyncio.timeout(10):
-        assert await session._call.code() is grpc.StatusCode[ProtocolError.grpc_status]
+        assert await session.call.code() is grpc.StatusCode[ProtocolError.grpc_status]
     await until(lambda: cloud.servicer.active.total() == 0)
     assert (await camera.ask("tokens/lossless", PICTURE, QUESTION, 2)).token_ids

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from edge_node.answering.answerer import Answerer
+from edge_node.cloud.fleet import CloudFleet, Dialling
 from edge_node.engine import Engine
 from edge_node.local.servicer import LocalServicer
 from edge_node.node import SERVICE, compatibility_of
@@ -41,7 +43,7 @@ SMALL = saved(PICTURE, "PNG")
 @dataclass
 class Edge:
     client: EdgeClient
-    servicer: LocalServicer
+    answerer: Answerer
     runtime: Runtime
 
     async def ask(self, data: bytes = SMALL, **more: Any) -> pb.RequestReport:
@@ -55,7 +57,7 @@ class Edge:
 
     @property
     def held(self) -> tuple[int, int]:
-        return self.servicer._admission.questions, self.servicer._admission.working_bytes
+        return self.answerer.admission.questions, self.answerer.admission.working_bytes
 
 
 @pytest.fixture
@@ -64,13 +66,15 @@ async def edge(tmp_path: Path) -> AsyncIterator[Edge]:
     settings, identity = EdgeSettings(), keys.identity("edge-1", Role.EDGE)
     part, codec = load_device(model, [DEVICE]), open_bundle(model).codec
     compatibility = compatibility_of(read_spec(model), codec, "float32")
-    runtime = Runtime(settings, Engine(part, codec), (DEVICE,), compatibility, identity, EVERYTHING_MAY_LEAVE)
+    clouds = CloudFleet(Dialling(compatibility, identity, []), EVERYTHING_MAY_LEAVE)
+    runtime = Runtime(settings, Engine(part, codec), EVERYTHING_MAY_LEAVE, clouds)
     planner = Planner(settings.planning, (DEVICE,), codec, EVERYTHING_MAY_LEAVE)
-    servicer = LocalServicer(runtime, planner, None, plaintext=False)
+    answerer = Answerer(runtime, planner, None)
+    servicer = LocalServicer(answerer, runtime, planner, plaintext=False)
     server = NodeServer(identity, [SERVICE], 2**22)
     local_pb2_grpc.add_LocalServicer_to_server(servicer, server.grpc)
     client = EdgeClient(await server.listen("127.0.0.1:0"), keys.identity("app", Role.APP))
-    yield Edge(client, servicer, runtime)
+    yield Edge(client, answerer, runtime)
     await client.close()
     await server.drain(1.0)
     await runtime.close()
@@ -96,7 +100,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[RevocationInterceptor]:
         assert gate.open.wait(60)
         return read_picture(data)
 
-    monkeypatch.setattr("edge_node.local.servicer.read_picture", slowly)
+    monkeypatch.setattr("edge_node.answering.answerer.read_picture", slowly)
     yield gate
     gate.open.set()
 

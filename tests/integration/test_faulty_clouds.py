@@ -10,13 +10,11 @@ from typing import Any
 
 import pytest
 
-from edge_node.answering.hedge import Side
 from edge_node.answering.report import RequestReport
-from edge_node.answering.request import Request
+from edge_node.answering.side import Side
 from edge_node.cloud.link import CloudLink
-from edge_node.privacy import EVERYTHING_MAY_LEAVE
+from edge_node.local.messages import report_to_wire
 from splitvlm.crypto.identity import Role
-from splitvlm.domain import Plan
 from splitvlm.errors import SplitvlmError, UsageError
 from splitvlm.model.loading import read_spec
 from splitvlm.model.reference import reference_tokens
@@ -58,15 +56,16 @@ class Fleet:
         self.links = [camera.link, second]
 
     async def ask(self, plan: str, *, standby: bool, alone: bool, name: bytes = b"") -> RequestReport:
-        request = Request(
-            *(self.camera.engine, self.links[0], Plan.parse(plan), PICTURE, QUESTION, TOKENS),
-            privacy=EVERYTHING_MAY_LEAVE,
+        return await self.camera.ask(
+            plan,
+            PICTURE,
+            QUESTION,
+            TOKENS,
             picture_name=name,
             standby=self.links[1:] if standby else [],
             finish_alone=alone,
             silence_timeout_s=30.0,
         )
-        return await self.camera.finish(request)
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +183,7 @@ async def test_another_node_gives_the_exact_answer(fleet: Fleet, expected: list[
     assert [(one.code, one.node) for one in report.faults] == [(code, fleet.clouds[0].address)]
     assert report.faults[0].sentence.endswith(".")
     assert "this call" not in report.faults[0].sentence, "the node failed before it could be wrong"
-    told = report.to_wire()
+    told = report_to_wire(report)
     all_there = report.faults[0].tokens == len(expected)  # then nobody had anything to add
     assert told.answered_node == fleet.clouds[0 if all_there else 1].address
     assert told.faults[0].sentence == report.faults[0].sentence
@@ -205,8 +204,8 @@ async def test_the_device_gives_the_exact_answer(fleet: Fleet, expected: list[in
 async def test_a_node_that_says_full_is_left_alone_for_a_minute_at_most(fleet: Fleet) -> None:
     make_faulty(fleet.clouds[0], FAULTS["no room for 49 days"][1]())
     await fleet.ask("tokens/lossless", standby=True, alone=False)
-    assert not fleet.links[0].has_room
-    assert fleet.links[0]._full_until_s <= time.monotonic() + MOST_RETRY_AFTER_S
+    assert not fleet.links[0].health.has_room
+    assert fleet.links[0].health.full_until_s <= time.monotonic() + MOST_RETRY_AFTER_S
 
 
 async def test_only_where_all_say_so_a_usage_failure_is_the_callers(fleet: Fleet, expected: list[int]) -> None:
@@ -230,7 +229,7 @@ async def test_what_a_node_writes_is_short_and_cannot_steer_a_terminal(fleet: Fl
 
 
 async def test_nodes_in_order_remember_when_asked(fleet: Fleet, expected: list[int]) -> None:
-    name = fleet.links[0].name_of(PICTURE)
+    name = fleet.links[0].prefixes.name_of(PICTURE)
     for again in (False, True):
         report = await fleet.ask("tokens/lossless", standby=False, alone=False, name=name)
         assert (report.token_ids, report.prefix_cached, report.faults) == (expected, again, [])

@@ -18,7 +18,6 @@ import pytest
 from PIL import Image
 
 from edge_node.answering.report import RequestReport
-from edge_node.answering.request import Request
 from edge_node.node import allowed_cuts
 from edge_node.planner import Planner
 from edge_node.privacy import EVERYTHING_MAY_LEAVE
@@ -50,17 +49,11 @@ class Running:
         self.edge, self.planner, self.link = edge, planner, link
 
     async def ask(self) -> tuple[Plan, RequestReport]:
-        self.edge.link.asked()
-        choice = self.planner.choose("", self.edge.link.estimate(), self.edge.link.reachable)
+        self.edge.link.meter.on_question()
+        choice = self.planner.choose("", self.edge.link.estimate(), self.edge.link.health.reachable)
         assert choice.plan is not None
-        request = Request(
-            *(self.edge.engine, self.edge.link, choice.plan, NOISE, QUESTION, 4),
-            privacy=EVERYTHING_MAY_LEAVE,
-            hedge_after_s=choice.hedge_after_s,
-        )
-        async for _ in request.tokens():
-            pass
-        return choice.plan, request.report
+        report = await self.edge.ask(str(choice.plan), NOISE, QUESTION, 4, hedge_after_s=choice.hedge_after_s)
+        return choice.plan, report
 
     async def follows(self, uplink_bps: float, wanted: Callable[[Plan, RequestReport], bool]) -> None:
         """Turn the link and ask until an answer is as wanted: within two requests or 5 s, whichever is later."""
@@ -90,8 +83,8 @@ async def running(tmp_path: Path, **planning: object) -> AsyncIterator[Running]:
                 planner = Planner(settings.planning, cuts, edge.engine.codec, EVERYTHING_MAY_LEAVE)
                 payload_bytes = len((await edge.engine.encode_picture(NOISE, "lossless"))[0])
                 planner.table = PlanTable(1, (line("image/lossless", 0.04, payload_bytes), line("device", DEVICE_S, 0)))
-                edge.link.deciding_bps = planner.deciding_bps
-                probing = asyncio.create_task(edge.link.probe_forever())
+                edge.link.prober.deciding_bps = planner.deciding_bps
+                probing = asyncio.create_task(edge.link.prober.probe_forever())
                 yield Running(edge, planner, link)
                 probing.cancel()
                 await asyncio.gather(probing, return_exceptions=True)

@@ -10,10 +10,8 @@ from pathlib import Path
 import pytest
 
 from edge_node.answering.report import RequestReport
-from edge_node.answering.request import Request
-from edge_node.privacy import EVERYTHING_MAY_LEAVE
+from edge_node.answering.run import AnswerRun
 from splitvlm.crypto.identity import Role
-from splitvlm.domain import Plan
 from splitvlm.errors import UsageError
 from splitvlm.link.emulator import LinkEmulator
 from splitvlm.link.traces import Trace
@@ -41,17 +39,16 @@ async def nodes(keys: Keys, uplink_bps: float) -> AsyncIterator[tuple[Device, Cl
         async with LinkEmulator(("127.0.0.1", 0), upstream, Trace.constant(uplink_bps)) as link:
             behind = Cloud(f"127.0.0.1:{link.port}", cloud.servicer, cloud.worker, cloud.compatibility)
             async with device(model, behind, keys.identity("edge-1", Role.EDGE)) as edge:
-                await edge.link.warm_up()
+                await edge.link.sessions.warm_up()
                 yield edge, cloud, link
 
 
-def hedged(edge: Device, plan: str, after_s: float) -> Request:
-    asked = (Plan.parse(plan), PICTURE, QUESTION, 16)
-    return Request(edge.engine, edge.link, *asked, privacy=EVERYTHING_MAY_LEAVE, hedge_after_s=after_s)
+def hedged(edge: Device, plan: str, after_s: float) -> AnswerRun:
+    return edge.run(plan, PICTURE, QUESTION, 16, hedge_after_s=after_s)
 
 
-async def answer(request: Request) -> tuple[list[int], RequestReport]:
-    return [token async for token in request.tokens()], request.report
+async def answer(run: AnswerRun) -> tuple[list[int], RequestReport]:
+    return [token async for token in run], run.report
 
 
 @pytest.mark.parametrize("plan", PLANS)
@@ -77,7 +74,7 @@ async def test_the_device_wins_and_the_cloud_is_freed(keys: Keys, plan: str) -> 
         assert report.hedge_s > 0
         assert report.exchange.bytes_sent > 0
         assert report.first_token_s <= report.total_s
-        edge.link.reachable = False  # no session ahead: what is left must be nothing
+        edge.link.health.reachable = False  # no session ahead: what is left must be nothing
         link.restore()
         await until(lambda: cloud.servicer.active.total() <= 1)
         assert (await edge.ask(plan, PICTURE, QUESTION)).token_ids == whole.token_ids
@@ -86,9 +83,9 @@ async def test_the_device_wins_and_the_cloud_is_freed(keys: Keys, plan: str) -> 
 async def test_a_link_that_breaks_in_mid_upload_loses_no_answer(keys: Keys) -> None:
     async with nodes(keys, SLOW_BPS) as (edge, _, link):
         whole = await edge.ask("device", PICTURE, QUESTION)
-        request = hedged(edge, "image/lossless", NEVER_S)  # the device begins only because the cloud failed
-        running = asyncio.create_task(answer(request))
-        await until(lambda: request.report.exchange.upload_began_s is not None)
+        run = hedged(edge, "image/lossless", NEVER_S)  # the device begins only because the cloud failed
+        running = asyncio.create_task(answer(run))
+        await until(lambda: run.report.exchange.upload.began_s is not None)
         link.cut(drop=True)
         tokens, report = await running
         assert tokens == whole.token_ids
@@ -122,7 +119,7 @@ async def test_where_both_fail_the_plans_own_error_shows(keys: Keys, monkeypatch
 
 async def test_a_caller_that_goes_away_stops_both_sides(keys: Keys) -> None:
     async with nodes(keys, FAST_BPS) as (edge, cloud, _):
-        running = hedged(edge, "tokens/lossless", 0.0).tokens()
+        running = hedged(edge, "tokens/lossless", 0.0)
         await anext(running)
         await running.aclose()
         await until(lambda: cloud.servicer.active.total() == 0)
@@ -134,4 +131,4 @@ async def test_an_upload_that_the_device_overtook_tells_of_the_link(keys: Keys) 
         while edge.link.estimate().uplink_bps > before.uplink_bps / 2:
             _, report = await answer(hedged(edge, "image/lossless", 0.1))
             assert report.answered_by == "device"
-        assert edge.link.take_bytes() > 0
+        assert edge.link.meter.take_bytes() > 0

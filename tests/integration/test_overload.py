@@ -8,8 +8,7 @@ import io
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import grpc
 import pytest
@@ -17,13 +16,9 @@ from PIL import Image
 
 from cloud_node.settings import CloudLimits
 from cloud_node.worker import payload as payloads
-from edge_node.answering.request import Request
+from edge_node.answering.answerer import cloud_is_usable
 from edge_node.cloud.session import CloudSession
-from edge_node.local.servicer import LocalServicer
-from edge_node.privacy import EVERYTHING_MAY_LEAVE
-from edge_node.settings import EdgeSettings
 from splitvlm.crypto.identity import Identity, Role
-from splitvlm.domain import Plan
 from splitvlm.errors import CapacityError, DeadlineExceeded
 from splitvlm.rpc.channels import open_channel
 from splitvlm.wire.v1 import data_pb2 as pb
@@ -64,20 +59,18 @@ async def test_a_device_beyond_its_quota_is_told_when_to_come_back_and_others_ar
     with pytest.raises(CapacityError, match="edge-1 has asked more than") as refused:
         await camera.ask(PLAN, PICTURE, QUESTION, 2)
     assert 10 < refused.value.retry_after_s <= 30
-    assert not camera.link.has_room  # until then it is not asked, where the device or another can answer
-    assert camera.link.reachable
+    assert not camera.link.health.has_room  # until then it is not asked, where the device or another can answer
+    assert camera.link.health.reachable
     async with device(model, cloud, keys.identity("edge-2", Role.EDGE)) as other:
         assert (await other.ask(PLAN, PICTURE, QUESTION, 2)).token_ids == first.token_ids
-    asked = (Plan.parse(PLAN), PICTURE, QUESTION, 2)
-    alone = Request(camera.engine, camera.link, *asked, privacy=EVERYTHING_MAY_LEAVE, finish_alone=True)
-    report = await camera.finish(alone)
+    report = await camera.ask(PLAN, PICTURE, QUESTION, 2, finish_alone=True)
     assert report.token_ids == first.token_ids
     assert [fault.code for fault in report.faults] == ["capacity"]
 
 
 async def test_what_waits_for_room_gets_it_when_there_is_some(cloud: Cloud, camera: Device) -> None:
     """One session only, and it is busy: the second question is refused, waits, and is answered."""
-    running = camera.request(PLAN, PICTURE, QUESTION, 64).tokens()
+    running = camera.run(PLAN, PICTURE, QUESTION, 64)
     await anext(running)
     waiting = asyncio.create_task(camera.ask(PLAN, PICTURE, QUESTION, 2))
     await until(lambda: cloud.servicer.refused["capacity"] == 1)
@@ -101,7 +94,7 @@ async def test_memory_for_requests_is_counted_before_it_is_taken_and_comes_back(
             await camera.ask(PLAN, PICTURE, QUESTION, 2)
         for other in others:
             other.release()
-        running = camera.request(PLAN, PICTURE, QUESTION, 64).tokens()
+        running = camera.run(PLAN, PICTURE, QUESTION, 64)
         await anext(running)
         assert admission.working_bytes > 1_000
         await running.aclose()
@@ -114,15 +107,14 @@ async def test_memory_for_requests_is_counted_before_it_is_taken_and_comes_back(
 async def test_a_node_without_room_is_left_alone_where_the_device_can_answer(
     cloud: Cloud, camera: Device, alone: bool
 ) -> None:
-    runtime, planner = SimpleNamespace(settings=EdgeSettings()), SimpleNamespace(can_finish_alone=alone)
-    servicer = LocalServicer(cast(Any, runtime), cast(Any, planner), None, plaintext=True)
-    assert servicer._cloud_is_there(camera.link)
+    health = camera.link.health
+    assert cloud_is_usable(health, can_finish_alone=alone)
     for _ in range(2):
         await camera.ask(PLAN, PICTURE, QUESTION, 2)
     with pytest.raises(CapacityError):
         await camera.ask(PLAN, PICTURE, QUESTION, 2)
-    assert servicer._cloud_is_there(camera.link) is not alone
-    assert not servicer._cloud_is_there(None)
+    assert cloud_is_usable(health, can_finish_alone=alone) is not alone
+    assert not cloud_is_usable(None, can_finish_alone=alone)
 
 
 @contextlib.asynccontextmanager
@@ -151,17 +143,17 @@ async def test_what_a_device_declares_takes_nothing_and_what_it_sends_takes_its_
     ):
         admission = cloud.worker.runtime.admission
         for session in sessions:
-            await session._stream.send(large(b"x" * 48))
+            await session.stream.send(large(b"x" * 48))
         await until(lambda: admission.working_bytes == 8 * 48)
         assert (await camera.ask(PLAN, PICTURE, QUESTION, 2)).token_ids
         chunk = pb.DeviceFrame(chunk=bytes(64_000))
-        reading = {asyncio.create_task(session._call.read()): session for session in sessions}
+        reading = {asyncio.create_task(session.call.read()): session for session in sessions}
         for _ in range(120):
             for session in sessions[:3]:
-                await session._stream.send(chunk)
+                await session.stream.send(chunk)
         done, others = await asyncio.wait(reading, timeout=20, return_when=asyncio.FIRST_COMPLETED)
         for answered in done:
-            failure = reading[answered]._stream.open(answered.result()).failure
+            failure = reading[answered].stream.open(answered.result()).failure
             assert failure.code == "capacity"
             assert "greedy holds its share" in failure.sentence
         assert len(done) == 1, "the others have their room then"
@@ -176,12 +168,12 @@ async def test_what_a_device_declares_takes_nothing_and_what_it_sends_takes_its_
 async def test_an_upload_that_does_not_come_to_its_end_is_ended(model: str, keys: Keys, trickles: bool) -> None:
     async with cloud_node(model, keys, limits=CloudLimits(max_upload_s=1.0)) as cloud:
         async with raw_sessions(cloud, keys.identity("e", Role.EDGE), 1) as [session]:
-            await session._stream.send(large(b"x" * 1_000))
+            await session.stream.send(large(b"x" * 1_000))
 
             async def trickle() -> None:
                 with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
                     while trickles:
-                        await session._stream.send(pb.DeviceFrame(chunk=b"x"))
+                        await session.stream.send(pb.DeviceFrame(chunk=b"x"))
                         await asyncio.sleep(0.01)
 
             trickling = asyncio.create_task(trickle())
@@ -196,9 +188,9 @@ async def test_an_upload_that_does_not_come_to_its_end_is_ended(model: str, keys
 async def _until_the_end(session: CloudSession) -> None:
     try:
         while True:
-            await session._read()
+            await session.read()
     except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-        raise await session._why() from None
+        raise await session.why_ended() from None
 
 
 async def test_a_device_that_does_not_read_is_not_waited_for(model: str, keys: Keys) -> None:
@@ -210,7 +202,7 @@ async def test_a_device_that_does_not_read_is_not_waited_for(model: str, keys: K
         wrong = pb.DeviceFrame(begin=pb.Begin(plan="x" * 30_000, max_new_tokens=1, first=b"x"))
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
             for _ in range(2_000):
-                await asyncio.wait_for(session._stream.send(wrong), 20)
+                await asyncio.wait_for(session.stream.send(wrong), 20)
         await until(lambda: not cloud.servicer.active, 30)
 
 
@@ -263,7 +255,7 @@ async def test_a_small_file_of_many_pixels_is_booked_before_it_is_opened(
         raw_sessions(cloud, keys.identity("greedy", Role.EDGE), 8) as sessions,
     ):
         for session in sessions:
-            await session._stream.send(pb.DeviceFrame(begin=begin))
+            await session.stream.send(pb.DeviceFrame(begin=begin))
         ends = [await last_frame(session) for session in sessions]
         refused = [end.failure.code for end in ends if end.WhichOneof("body") == "failure"]
         assert set(refused) == {code}
@@ -274,6 +266,6 @@ async def test_a_small_file_of_many_pixels_is_booked_before_it_is_opened(
 
 
 async def last_frame(session: CloudSession) -> pb.CloudFrame:
-    while (frame := session._stream.open(await session._read())).WhichOneof("body") in ("receipt", "token"):
+    while (frame := session.stream.open(await session.read())).WhichOneof("body") in ("receipt", "token"):
         pass
     return frame

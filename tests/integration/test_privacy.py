@@ -4,116 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
-import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from edge_node.answering.request import Request
+from edge_node.answering.report import RequestReport
 from edge_node.audit import AuditLog
-from edge_node.engine import Engine
-from edge_node.local.servicer import LocalServicer
-from edge_node.node import SERVICE, take_settings
-from edge_node.planner import Planner
+from edge_node.node import take_settings
 from edge_node.privacy import PrivacyDoor
-from edge_node.runtime import Runtime
-from edge_node.settings import EdgeSettings, Privacy
-from splitvlm.bundle import open_bundle
+from edge_node.settings import Privacy
 from splitvlm.crypto.identity import Role
 from splitvlm.domain import DEVICE, IMAGE, TOKENS, Plan
 from splitvlm.errors import ConfigError, PrivacyRefused, SplitvlmError
 from splitvlm.link.emulator import LinkEmulator
 from splitvlm.link.traces import Trace
-from splitvlm.model.loading import load_device, read_spec
+from splitvlm.model.loading import read_spec
 from splitvlm.model.reference import reference_tokens
-from splitvlm.planning.costs import CostLine
-from splitvlm.planning.kinds import KindDrop
 from splitvlm.planning.table import PlanTable
-from splitvlm.rpc.local_client import EdgeClient
-from splitvlm.rpc.servers import NodeServer
 from splitvlm.settings import host_and_port
-from splitvlm.wire.v1 import local_pb2 as pb
-from splitvlm.wire.v1 import local_pb2_grpc
+from tests.edge import LEAKS, QUESTION, TABLE, edge_node
 from tests.nodes import Cloud, Device, Keys, cloud_node, device, until
 from tests.samples import PICTURE, tiny_model
 
-QUESTION = "How many cells are infected?"
-LEAKS = {Plan(TOKENS, "int4"): 0.4, Plan(TOKENS, "lossless"): 0.9}
 DEVICE_ONLY = Privacy(mode="device_only")
 HALF = Privacy(mode="max_leak", max_leak=0.5)
-
-
-def line(plan: str, seconds: float) -> CostLine:
-    """A plan that costs so much wherever it runs: the table makes the cloud's a hundred times as quick."""
-    sends = int(plan != "device")
-    costs = (seconds, 0, 100 * sends, 0, 0, 0, 0, sends, 0, 0)
-    return CostLine(Plan.parse(plan), *costs, accuracy_drop=0.0, leak=0.0, worst_kind=KindDrop("any", 0.0))
-
-
-TABLE = PlanTable(1, (line("image/lossless", 0.01), line("tokens/int4", 0.02), line("device", 1.0)))
-
-
-@dataclass
-class Node:
-    """An edge node in this process: its port for applications, and the counted link that it would dial."""
-
-    client: EdgeClient
-    runtime: Runtime
-    planner: Planner
-    clouds: list[Cloud]
-    link: LinkEmulator
-    audit: Path
-
-    def settings(self, privacy: Privacy) -> None:
-        new = self.runtime.settings.model_copy(update={"privacy": privacy})
-        take_settings(new, self.runtime.engine.part.cuts, self.runtime, self.planner)
-
-    async def ask(self, **more: Any) -> pb.RequestReport:
-        buffer, report = io.BytesIO(), pb.RequestReport()
-        PICTURE.save(buffer, "PNG")
-        async for answer in self.client.ask(buffer.getvalue(), QUESTION, max_new_tokens=4, **more):
-            report = answer.report if answer.HasField("report") else report
-        return report
-
-    @property
-    def nothing_left(self) -> bool:
-        return (self.link.up.delivered_bytes, self.link.counters()["connections"]) == (0, 0)
-
-    def audited(self) -> list[dict[str, Any]]:
-        return [json.loads(text) for text in self.audit.read_text().splitlines()]
-
-
-@contextlib.asynccontextmanager
-async def edge_node(tmp_path: Path, privacy: Privacy) -> AsyncIterator[Node]:
-    """With two cloud nodes behind one counted link each; the second shares the first's."""
-    model, keys = tiny_model("scenes-like"), Keys(tmp_path / "keys")
-    audit = tmp_path / "audit" / "log.jsonl"
-    async with contextlib.AsyncExitStack() as stack:
-        cloud = await stack.enter_async_context(cloud_node(model, keys))
-        upstream = host_and_port(cloud.address)
-        link = await stack.enter_async_context(LinkEmulator(("127.0.0.1", 0), upstream, Trace.constant(1e8)))
-        door = PrivacyDoor(privacy, LEAKS)
-        settings = EdgeSettings(privacy=privacy)
-        part = load_device(model, [IMAGE, TOKENS, DEVICE])
-        engine = Engine(part, open_bundle(model).codec)
-        identity = keys.identity("edge-1", Role.EDGE)
-        runtime = Runtime(settings, engine, part.cuts, cloud.compatibility, identity, door)
-        stack.push_async_callback(runtime.close)
-        planner = Planner(settings.planning, part.cuts, engine.codec, door)
-        planner.table = TABLE
-        server = NodeServer(identity, [SERVICE], 2**22)
-        servicer = LocalServicer(runtime, planner, AuditLog(audit, 4_096), plaintext=False)
-        local_pb2_grpc.add_LocalServicer_to_server(servicer, server.grpc)
-        address = await server.listen("127.0.0.1:0")
-        stack.push_async_callback(server.drain, 1.0)
-        client = EdgeClient(address, keys.identity("app", Role.APP))
-        stack.push_async_callback(client.close)
-        runtime.use_clouds([f"127.0.0.1:{link.port}"])
-        yield Node(client, runtime, planner, [cloud], link, audit)
 
 
 async def test_device_only_dials_nobody_whoever_names_a_node_or_a_plan(tmp_path: Path) -> None:
@@ -124,10 +39,10 @@ async def test_device_only_dials_nobody_whoever_names_a_node_or_a_plan(tmp_path:
         for plan in ("image/jpeg50", "tokens/int4", "tokens/lossless", "vision:1/lossless", "lm:1/lossless"):
             with pytest.raises(PrivacyRefused, match=f"{plan} is forbidden by privacy.mode"):
                 await node.ask(plan=plan)
-        node.runtime.use_clouds([f"127.0.0.1:{node.link.port}", "127.0.0.1:9"])  # as an orchestrator's table does
+        node.runtime.clouds.use([f"127.0.0.1:{node.link.port}", "127.0.0.1:9"])  # as an orchestrator's table does
         node.planner.table = PlanTable(2, TABLE.lines)
         assert (await node.ask()).answered_by == "device"
-        assert (node.runtime.link, list(node.runtime.standby)) == (None, [])
+        assert (node.runtime.clouds.link, list(node.runtime.clouds.standby)) == (None, [])
         assert node.nothing_left
         assert [(one["sealed_bytes"], one["leak"], one["outcome"]) for one in node.audited()] == 3 * [
             (0, 0.0, "answered")
@@ -153,9 +68,9 @@ async def test_a_reload_shuts_and_opens_the_door(tmp_path: Path) -> None:
     async with edge_node(tmp_path, Privacy()) as node:
         assert (await node.ask(plan="tokens/int4")).bytes_sent > 0
         node.settings(DEVICE_ONLY)
-        assert node.runtime.link is None
+        assert node.runtime.clouds.link is None
         await until(
-            lambda: not node.runtime._retiring
+            lambda: not node.runtime.clouds.is_retiring
         )  # the channel is closed: what leaves now needs another connection
         await until(lambda: node.clouds[0].servicer.active.total() == 0)
         before = node.link.counters()["connections"]
@@ -218,13 +133,13 @@ async def test_the_door_is_asked_before_each_attempt_whoever_chose_the_plan(
     camera: tuple[Device, LinkEmulator], privacy: Privacy, plan: str
 ) -> None:
     edge, link = camera
-    asked = (edge.engine, edge.link, Plan.parse(plan), PICTURE, QUESTION, 4)
+    asked = (plan, PICTURE, QUESTION, 4)
     door = PrivacyDoor(privacy, LEAKS)
     with pytest.raises(PrivacyRefused):
-        await edge.finish(Request(*asked, privacy=door, picture_name=b"12345678", standby=[edge.link]))
+        await edge.ask(*asked, privacy=door, picture_name=b"12345678", standby=[edge.link])
     expected = reference_tokens(tiny_model("scenes-like"), [(PICTURE, QUESTION)], 4)[0]
     for more in ({"finish_alone": True}, {"hedge_after_s": 0.0}, {"finish_alone": True, "standby": [edge.link]}):
-        report = await edge.finish(Request(*asked, privacy=door, **more))
+        report = await edge.ask(*asked, privacy=door, **more)
         assert (report.token_ids, report.answered_by) == (expected, "device")
         assert report.exchange.bytes_sent == 0
     assert (link.up.delivered_bytes, link.counters()["connections"]) == (0, 0)
@@ -234,26 +149,23 @@ async def test_a_take_over_after_the_door_was_shut_stays_on_the_device(camera: t
     edge, _ = camera
     door = PrivacyDoor(Privacy(), LEAKS)
     expected = reference_tokens(tiny_model("scenes-like"), [(PICTURE, QUESTION)], 8)[0]
-    asked = (edge.engine, edge.link, Plan.parse("tokens/lossless"), PICTURE, QUESTION, 8)
-    request = Request(*asked, privacy=door, standby=[edge.link], finish_alone=True)
-    async with asyncio.timeout(60), contextlib.aclosing(request.tokens()) as tokens:
+    run = edge.run("tokens/lossless", PICTURE, QUESTION, 8, privacy=door, standby=[edge.link], finish_alone=True)
+    async with asyncio.timeout(60), contextlib.aclosing(run) as tokens:
         async for _ in tokens:
-            if len(request.report.token_ids) == 1:
+            if len(run.report.token_ids) == 1:
                 door.use(DEVICE_ONLY)
                 await edge.link.close()
-    assert request.report.token_ids == expected
-    assert request.report.answered_by == "device"
-    assert len(request.report.faults) == 1, "the standby was not asked"
+    assert run.report.token_ids == expected
+    assert run.report.answered_by == "device"
+    assert len(run.report.faults) == 1, "the standby was not asked"
 
 
 async def test_the_audit_log_is_bounded_and_its_owner_s(tmp_path: Path) -> None:
     async with edge_node(tmp_path, DEVICE_ONLY) as node:
-        one = Request(
-            node.runtime.engine, None, Plan.parse("device"), PICTURE, QUESTION, 1, privacy=node.runtime.privacy
-        )
+        report = RequestReport(Plan.parse("device"))
         log = AuditLog(node.audit, 4_096)
         for _ in range(100):
-            log.write(one.report, 0.0, "answered")
+            log.write(report, 0.0, "answered")
         sizes = [path.stat().st_size for path in sorted(node.audit.parent.iterdir())]
         assert len(sizes) == 2
         assert all(0 < size <= 4_096 for size in sizes)

@@ -73,7 +73,7 @@ async def test_a_running_node_goes_on_with_its_renewed_keys_where_the_old_ones_c
 
 async def forget_sessions(link: object) -> None:
     """Sessions that are open stay open: a new one shows what a new handshake says."""
-    idle = link._idle  # type: ignore[attr-defined]
+    idle = link.sessions.idle  # type: ignore[attr-defined]
     while idle:
         await idle.pop().close()
 

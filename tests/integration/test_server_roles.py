@@ -109,9 +109,9 @@ async def test_a_device_sends_nothing_to_another_role(keys: Keys, role: Role, mo
     async with trap(keys.identity("trap", role)) as (address, servicer):
         link = CloudLink(address, data_pb2.Compatibility(), keys.identity("edge-1", Role.EDGE), [])
         with pytest.raises(PeerUnavailable, match="shows a certificate of another role"):
-            await link.warm_up()
-        await link._probe()
-        assert not link.reachable
+            await link.sessions.warm_up()
+        await link.prober.probe()
+        assert not link.health.reachable
         await link.close()
     assert servicer.got == []
 

@@ -10,13 +10,10 @@ from typing import Any
 
 import pytest
 
-from edge_node.answering.hedge import Side
 from edge_node.answering.report import RequestReport
-from edge_node.answering.request import Request
+from edge_node.answering.side import Side
 from edge_node.cloud.link import CloudLink
-from edge_node.privacy import EVERYTHING_MAY_LEAVE
 from splitvlm.crypto.identity import Role
-from splitvlm.domain import Plan
 from splitvlm.errors import DeadlineExceeded, UsageError
 from splitvlm.model.reference import reference_tokens
 from tests.nodes import Cloud, Device, Keys, cloud_node, device
@@ -52,15 +49,16 @@ class Fleet:
         lane.run = gated  # type: ignore[method-assign]
 
     async def ask(self, plan: str, *, standby: bool = True, alone: bool = False, tokens: int = TOKENS) -> RequestReport:
-        request = Request(
-            *(self.camera.engine, self.links[0], Plan.parse(plan), PICTURE, QUESTION, tokens),
-            privacy=EVERYTHING_MAY_LEAVE,
+        return await self.camera.ask(
+            plan,
+            PICTURE,
+            QUESTION,
+            tokens,
             standby=self.links[1:] if standby else [],
+            on_fault=self.blamed.append,
             finish_alone=alone,
             silence_timeout_s=PATIENCE_S,
-            on_fault=self.blamed.append,
         )
-        return await self.camera.finish(request)
 
 
 @pytest.fixture(scope="module")
@@ -147,16 +145,12 @@ async def test_a_link_that_is_closed_under_a_request_is_a_failed_node(
 ) -> None:
     """gRPC tells a call whose channel was closed that it is cancelled: taken for its caller's, that would hang the caller."""
     first = fleet.links[0]
-    request = Request(
-        *(fleet.camera.engine, first, Plan.parse("tokens/lossless"), PICTURE, QUESTION, TOKENS),
-        privacy=EVERYTHING_MAY_LEAVE,
-        standby=fleet.links[1:],
-    )
+    run = fleet.camera.run("tokens/lossless", PICTURE, QUESTION, TOKENS, standby=fleet.links[1:])
     if not opened:
         await first.close()
-    async with asyncio.timeout(30), contextlib.aclosing(request.tokens()) as tokens:
+    async with asyncio.timeout(30), contextlib.aclosing(run) as tokens:
         async for _ in tokens:
-            if opened and len(request.report.token_ids) == 1:
+            if opened and len(run.report.token_ids) == 1:
                 await first.close()
-    assert request.report.token_ids == expected
-    assert [fault.code for fault in request.report.faults] == ["peer-unavailable"]
+    assert run.report.token_ids == expected
+    assert [fault.code for fault in run.report.faults] == ["peer-unavailable"]

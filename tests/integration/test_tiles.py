@@ -11,13 +11,12 @@ from typing import Any
 import pytest
 
 from cloud_node.settings import CloudLimits
-from edge_node.answering.hedge import Side
-from edge_node.answering.request import Request
+from edge_node.answering.side import Side
+from edge_node.cloud.cloud_request import AnswerSpec, CloudRequest
 from edge_node.cloud.exchange import Exchange
 from edge_node.cloud.link import CloudLink
 from edge_node.cloud.payload import Payload
 from edge_node.cloud.segments import Segments
-from edge_node.privacy import EVERYTHING_MAY_LEAVE
 from splitvlm.crypto.identity import Identity, Role
 from splitvlm.domain import Plan
 from splitvlm.errors import ProtocolError, SplitvlmError, UsageError
@@ -67,6 +66,12 @@ async def camera(model: str, clouds: list[Cloud], identity: Identity) -> AsyncIt
         yield node
 
 
+async def answered(camera: Device, payload: Payload, tokens: int, exchange: Exchange) -> list[int]:
+    """The tokens for a payload that is made by the test."""
+    request = CloudRequest(payload, AnswerSpec(tokens, camera.engine.vocabulary))
+    return [token async for token in camera.link.answer(request, exchange)]
+
+
 def decoded_by(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Sizes of what the cloud node has decoded, as they come."""
     codec, sizes = cloud.worker.runtime.codec, list[int]()
@@ -113,21 +118,20 @@ async def test_the_link_is_measured_by_the_last_part_where_it_waited_for_the_dev
 
     async def make(place: int) -> bytes:
         if place:
-            await until(lambda: len(decoded) == place and not exchange.segments_under_way)
-            assert exchange.upload_began_s is None, "nothing is on its way"
+            await until(lambda: len(decoded) == place and not exchange.upload.segments_under_way)
+            assert exchange.upload.began_s is None, "nothing is on its way"
             receipts.set()
         data, _ = await camera.engine.encode((await camera.engine.tile(run, place))[0], plan)
         return data
 
-    answer = camera.link.answer(
-        Payload(plan, Segments(run.num_tiles, make), TOKENS, camera.engine.vocabulary), exchange
-    )
-    assert [token async for token in answer]
+    assert await answered(camera, Payload(plan, Segments(run.num_tiles, make)), TOKENS, exchange)
+    receipt = exchange.upload.receipt
+    assert receipt is not None
     num_bytes, span_s, elapsed_s, *_ = seen[-1]  # the session's set-up was measured before
     assert receipts.is_set()
-    assert num_bytes == exchange.receipt.bytes < exchange.bytes_sent / 2
+    assert num_bytes == receipt.num_bytes < exchange.bytes_sent / 2
     assert span_s is None
-    assert elapsed_s == exchange.upload_elapsed_s
+    assert elapsed_s == exchange.upload.elapsed_s
 
 
 @pytest.mark.parametrize("plan", PLANS)
@@ -144,18 +148,12 @@ async def test_another_node_takes_over_between_two_tiles(
 
     async def tile(run: Any, place: int) -> Any:
         if place == 1 and 1 not in ran:
-            await camera.link._channel.close()
+            await camera.link.sessions.channel.close()
         ran.append(place)
         return await real(run, place)
 
     monkeypatch.setattr(camera.engine, "tile", tile)
-    request = Request(
-        *(camera.engine, camera.link, Plan.parse(plan), PICTURE, QUESTION, TOKENS),
-        privacy=EVERYTHING_MAY_LEAVE,
-        standby=[second],
-        silence_timeout_s=2.0,
-    )
-    report = await camera.finish(request)
+    report = await camera.ask(plan, PICTURE, QUESTION, TOKENS, standby=[second], silence_timeout_s=2.0)
     await second.close()
     assert report.token_ids == expected
     assert [fault.node for fault in report.faults] == [clouds[0].address]
@@ -165,13 +163,9 @@ async def test_another_node_takes_over_between_two_tiles(
 async def test_a_hedge_goes_on_from_the_tiles_that_were_run(
     camera: Device, clouds: list[Cloud], expected: list[int]
 ) -> None:
-    request = Request(
-        *(camera.engine, camera.link, Plan.parse("tokens/lossless"), PICTURE, QUESTION, TOKENS),
-        privacy=EVERYTHING_MAY_LEAVE,
-        hedge_after_s=0.0,
-    )
+    run = camera.run("tokens/lossless", PICTURE, QUESTION, TOKENS, hedge_after_s=0.0)
     clouds[0].engine_lane.run = _never  # type: ignore[method-assign]  # a process that hangs
-    report = await camera.finish(request)
+    report = await camera.finish(run)
     assert report.token_ids == expected
     assert report.answered_by is Side.DEVICE
 
@@ -208,10 +202,9 @@ async def test_bad_parts_are_refused_and_nothing_of_them_is_kept(
 
     exchange = Exchange()
     question = QUESTION if plan.startswith("image") else ""
-    payload = Payload(Plan.parse(plan), Segments(count, make), 4, camera.engine.vocabulary, question)
+    payload = Payload(Plan.parse(plan), Segments(count, make), question)
     with pytest.raises(error) as caught:
-        async for _ in camera.link.answer(payload, exchange):
-            pass
+        await answered(camera, payload, 4, exchange)
     assert says in f"{caught.value.sentence} {caught.value.advice}"
     await until(lambda: clouds[0].servicer.active.total() == 0)
     assert clouds[0].worker.runtime.admission.working_bytes == 0
@@ -227,8 +220,7 @@ async def test_the_limit_is_of_all_parts_together(camera: Device, clouds: list[C
         return bytes(200_000) if place else first
 
     with pytest.raises(UsageError, match=f"payload of {200_000 + len(first)} bytes is not taken"):
-        async for _ in camera.link.answer(Payload(plan, Segments(2, make), 4, camera.engine.vocabulary), Exchange()):
-            pass
+        await answered(camera, Payload(plan, Segments(2, make)), 4, Exchange())
     await until(lambda: clouds[0].worker.runtime.admission.working_bytes == 0)
 
 
@@ -240,10 +232,7 @@ async def test_tiles_that_do_not_fit_one_another_are_refused(camera: Device, clo
         return (await camera.engine.encode((await camera.engine.tile(run, 0))[0], plan))[0]
 
     with pytest.raises(ProtocolError, match="do not fit"):
-        async for _ in camera.link.answer(
-            Payload(plan, Segments(2, the_first_again), 4, camera.engine.vocabulary), Exchange()
-        ):
-            pass
+        await answered(camera, Payload(plan, Segments(2, the_first_again)), 4, Exchange())
 
 
 async def test_a_part_is_made_once_and_again_where_it_was_cancelled() -> None:
@@ -255,10 +244,10 @@ async def test_a_part_is_made_once_and_again_where_it_was_cancelled() -> None:
         return bytes((place,))
 
     parts = Segments(2, make)
-    waiting = asyncio.ensure_future(parts.part(1))
+    waiting = asyncio.ensure_future(parts.segment(1))
     await until(lambda: asked == [0])
     waiting.cancel()
     go.set()
-    assert await asyncio.gather(parts.part(1), parts.part(0), parts.part(1)) == [b"\1", b"\0", b"\1"]
+    assert await asyncio.gather(parts.segment(1), parts.segment(0), parts.segment(1)) == [b"\1", b"\0", b"\1"]
     assert asked == [0, 0, 1]
     assert parts.complete

@@ -36,7 +36,7 @@ class Fleet:
     async def open(self) -> None:
         """Opens a session for each device, which is not part of the run. Raises what opening a session raises."""
         for start in range(0, len(self._links), 16):
-            await asyncio.gather(*(link.warm_up() for link in self._links[start : start + 16]))
+            await asyncio.gather(*(link.sessions.warm_up() for link in self._links[start : start + 16]))
 
     async def closed_loop(self, requests: Sequence[PlannedRequest]) -> list[RequestTiming]:
         """Each device asks again when its answer has ended, until no request is left."""
@@ -73,9 +73,9 @@ class Fleet:
     async def _ask(self, device: int, request: PlannedRequest) -> None:
         timing = RequestTiming(device, self._elapsed_s())
         exchange = Exchange()
-        payload = request.recorded.payload(request.max_new_tokens)
+        cloud_request = request.recorded.request(request.max_new_tokens)
         try:
-            async with contextlib.aclosing(self._links[device].answer(payload, exchange)) as tokens:
+            async with contextlib.aclosing(self._links[device].answer(cloud_request, exchange)) as tokens:
                 async for _ in tokens:
                     timing.token_times_s.append(self._elapsed_s())
         except SplitvlmError as error:

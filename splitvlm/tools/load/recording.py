@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-from edge_node.cloud.payload import Payload, Vocabulary
+from edge_node.cloud.cloud_request import AnswerSpec, CloudRequest, Vocabulary
+from edge_node.cloud.payload import Payload
 from edge_node.cloud.segments import Segments
 from splitvlm.codec.codec import Codec
 from splitvlm.domain import DEVICE, IMAGE, CutKind, Plan
@@ -33,16 +34,11 @@ class RecordedRequest:
     boundary: LocalBoundary | None = None  # at `lm:k`, until the steps are recorded
     steps: list[bytes] = field(default_factory=list)
 
-    def payload(self, max_new_tokens: int) -> Payload:
+    def request(self, max_new_tokens: int) -> CloudRequest:
         """Returns what one device sends. Nothing in it lets the cloud find the picture in its prefix cache."""
-        return Payload(
-            self.plan,
-            Segments.of(self.data),
-            max_new_tokens,
-            self.vocabulary,
-            self.question,
-            step=self._step if self.plan.cut.kind is CutKind.LM else None,
-        )
+        step = self._step if self.plan.cut.kind is CutKind.LM else None
+        payload = Payload(self.plan, Segments.of(self.data), self.question, step)
+        return CloudRequest(payload, AnswerSpec(max_new_tokens, self.vocabulary))
 
     async def _step(self, index: int, token_id: int) -> bytes:
         """Returns the coded boundary of the answer's token at `index`, recorded or made now."""

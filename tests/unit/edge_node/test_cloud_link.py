@@ -8,7 +8,7 @@ import math
 import pytest
 
 from edge_node.cloud.link import CloudLink
-from edge_node.cloud.session import Exchange
+from edge_node.cloud.uploads import Receipt, Upload
 from splitvlm.wire.v1 import data_pb2 as pb
 
 MOST = 2**64 - 1
@@ -36,24 +36,22 @@ async def link():
 async def test_a_probe_s_server_time_is_no_longer_than_the_probe(link: CloudLink, server_us: int) -> None:
     before = link.estimate()
     for size in (0, 4_096):
-        await link._probe_once(Says(server_us), size)
+        await link.prober.probe_once(Says(server_us), size)
     assert link.estimate() == before
 
 
 async def test_a_probe_s_honest_server_time_is_taken_off(link: CloudLink) -> None:
-    await link._probe_once(Says(15_000), 0)
+    await link.prober.probe_once(Says(15_000), 0)
     assert 0.004 < link.estimate().rtt_s < 0.5
 
 
-@pytest.mark.parametrize(
-    "receipt", [pb.Receipt(bytes=20_000, span_us=MOST), pb.Receipt(bytes=MOST), pb.Receipt(bytes=MOST, span_us=5_000)]
-)
+@pytest.mark.parametrize("receipt", [Receipt(20_000, 1e-6 * MOST), Receipt(MOST, 0.0), Receipt(MOST, 0.005)])
 async def test_a_receipt_tells_of_no_more_than_was_sent_and_no_longer_than_it_took(
-    link: CloudLink, receipt: pb.Receipt
+    link: CloudLink, receipt: Receipt
 ) -> None:
-    link.estimator.on_rtt(0.02, 0.0)
-    exchange = Exchange(bytes_sent=20_000, received_bytes=receipt.bytes, upload_elapsed_s=0.34, receipt=receipt)
-    link._observe(exchange)
+    link.meter.estimator.on_rtt(0.02, 0.0)
+    upload = Upload(received_bytes=receipt.num_bytes, elapsed_s=0.34, receipt=receipt)
+    link.meter.on_request_end(upload, sealed_bytes=20_000)
     estimate = link.estimate()
     assert 0 < estimate.uplink_bps <= max(8 * 20_000 / 0.005, 5e6)
     assert 0 < estimate.rtt_s < 0.34
@@ -63,18 +61,18 @@ async def test_a_receipt_tells_of_no_more_than_was_sent_and_no_longer_than_it_to
 async def test_the_first_question_waits_for_the_first_measurement_and_later_ones_do_not(
     link: CloudLink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edge_node.cloud.link.PROBE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("edge_node.cloud.prober.PROBE_TIMEOUT_S", 0.2)
     waiting = asyncio.create_task(link.first_look())
     await asyncio.sleep(0)
     assert not waiting.done()
-    await link._probe()  # nobody listens there: that is known then
+    await link.prober.probe()  # nobody listens there: that is known then
     await asyncio.wait_for(waiting, 5)
-    assert not link.reachable
+    assert not link.health.reachable
     await asyncio.wait_for(link.first_look(), 0.5)
 
 
 async def test_a_session_s_set_up_is_the_first_reading_of_the_rate(link: CloudLink) -> None:
     """1.2 kB in 300 ms and a round trip of 40: no more than 40 kbit/s, where 5 Mbit/s was supposed."""
-    link.estimator.on_rtt(0.04, 0.0)
-    link.estimator.on_transfer(1_200, None, 0.34, 0.0, 0.3)
-    assert link.estimator.estimate(0.3).uplink_bps <= 40e3
+    link.meter.estimator.on_rtt(0.04, 0.0)
+    link.meter.estimator.on_transfer(1_200, None, 0.34, 0.0, 0.3)
+    assert link.meter.estimator.estimate(0.3).uplink_bps <= 40e3

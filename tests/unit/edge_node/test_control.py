@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
+from edge_node.cloud.fleet import CloudFleet, Dialling
 from edge_node.control import EdgeControl
 from edge_node.planner import Planner
 from edge_node.privacy import EVERYTHING_MAY_LEAVE
@@ -36,19 +37,20 @@ class Device:
     def __init__(self, **settings: Any) -> None:
         nothing: Any = SimpleNamespace(close=lambda: None)
         self.settings = EdgeSettings.model_validate({"orchestrator": "127.0.0.1:1", **settings})
-        self.runtime = Runtime(self.settings, nothing, (), data_pb2.Compatibility(), None, EVERYTHING_MAY_LEAVE)
+        clouds = CloudFleet(Dialling(data_pb2.Compatibility(), None, []), EVERYTHING_MAY_LEAVE)
+        self.runtime = Runtime(self.settings, nothing, EVERYTHING_MAY_LEAVE, clouds)
         self.planner = Planner(self.settings.planning, CUTS, Codec(), EVERYTHING_MAY_LEAVE)
         client: Any = SimpleNamespace(peer="orchestrator at 127.0.0.1:1")
         self.control = EdgeControl(client, self.runtime, self.planner, pb.Registration(node="edge-1"))
         if self.settings.cloud:
-            self.runtime.use_clouds([self.settings.cloud, *self.settings.standby])
+            self.runtime.clouds.use([self.settings.cloud, *self.settings.standby])
 
     def gets(self, message: pb.PlanTable) -> None:
-        self.control._apply(message)
+        self.control.apply(message)
 
     @property
     def dials(self) -> list[str]:
-        return [link.address for link in [self.runtime.link, *self.runtime.standby] if link is not None]
+        return [link.address for link in [self.runtime.clouds.link, *self.runtime.clouds.standby] if link is not None]
 
 
 def table(**changes: Any) -> pb.PlanTable:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edge_node.answering.failure_detector import (
+from edge_node.cloud.failure_detector import (
     KEPT,
     LEAST_S,
     MOST_S,

@@ -1,0 +1,174 @@
+"""Answers questions: admission, the picture, the plan, the run, the audit log, the report.
+
+No protobuf, no gRPC and no HTTP is in here: whoever serves applications translates (edge_node/local).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncGenerator, Iterator, Sequence
+
+from PIL import Image
+
+from edge_node.answering.admission import Admission, Booking
+from edge_node.answering.events import Answered, AnswerEvent, AnswerText, PlanChosen
+from edge_node.answering.question import PlannedQuestion, Question
+from edge_node.answering.report import RequestReport
+from edge_node.answering.run import AnswerRun, CloudNodes, Fallbacks
+from edge_node.audit import AuditLog
+from edge_node.cloud.failure_detector import FailureDetector
+from edge_node.cloud.link import CloudLink
+from edge_node.cloud.node_health import NodeHealth
+from edge_node.planner import Planner
+from edge_node.runtime import Runtime
+from splitvlm.errors import UsageError
+from splitvlm.model.pictures import inspect_picture, read_picture
+from splitvlm.model.text import TextStream
+from splitvlm.planning.policy import Choice
+from splitvlm.scenes.samples import warning_about
+
+_log = logging.getLogger("splitvlm.edge")
+MAX_QUESTION_BYTES = 16 * 1024
+OPENED_BYTES = 4  # a pixel of an RGB picture, as Pillow holds it
+
+
+class Answerer:
+    """One for a whole node, behind every port for applications."""
+
+    def __init__(self, runtime: Runtime, planner: Planner, audit: AuditLog | None) -> None:
+        self.admission = Admission(runtime.settings.limits)
+        self._runtime = runtime
+        self._planner = planner
+        self._audit = audit
+        self._failure_detector = FailureDetector()
+
+    async def answer(self, question: Question) -> AsyncGenerator[AnswerEvent, None]:
+        """Gives what the application sees, and ends with Answered.
+
+        Raises UsageError, CapacityError, PrivacyRefused, PeerUnavailable, and what ends a run. Whoever leaves earlier
+        calls `aclose`: all work for the question is cancelled then, and its memory is free when its last job has ended.
+        """
+        self._check(question)
+        runtime = self._runtime
+        with self._booked() as booking:
+            image = await self._opened(question.picture, booking)
+            if runtime.clouds.link is not None:
+                await runtime.clouds.link.first_look()
+            runtime.clouds.use_ready()
+            with runtime.clouds.held() as links:
+                run, chosen = await self._planned(question, image, links)
+                yield chosen
+                text = TextStream(runtime.engine.part.tokenizer)
+                with self._audited(run.report):
+                    async with contextlib.aclosing(run):
+                        async for token_id in run:
+                            if piece := text.push(token_id):
+                                yield AnswerText(piece)
+                if piece := text.finish():
+                    yield AnswerText(piece)
+                self._note(run.report)
+                warning = await asyncio.to_thread(warning_about, runtime.settings.model.name, image)
+                yield Answered(run.report, warning)
+
+    def _check(self, question: Question) -> None:
+        if not question.text.strip() or len(question.text.encode()) > MAX_QUESTION_BYTES:
+            raise UsageError("A question has between 1 and 16,384 bytes of text.")
+        context_tokens = self._runtime.engine.part.spec.max_context
+        most_tokens = min(self._runtime.settings.limits.max_new_tokens, context_tokens - 1)
+        if question.max_new_tokens > most_tokens:
+            raise UsageError(
+                f"max_new_tokens is {question.max_new_tokens}, but this edge node's answers have at most {most_tokens}.",
+                advice=f"Ask for fewer, or raise limits.max_new_tokens; the model reads {context_tokens} tokens in all.",
+            )
+
+    @contextlib.contextmanager
+    def _booked(self) -> Iterator[Booking]:
+        """Holds the question's place and memory until its last job in a thread has ended. Raises CapacityError."""
+        self.admission.use(self._runtime.settings.limits)
+        booking = self.admission.begin()
+        try:
+            yield booking
+        finally:
+            self._runtime.engine.once_running_jobs_end(booking.release)
+
+    async def _opened(self, data: bytes, booking: Booking) -> Image.Image:
+        """Returns the picture. What opening and preparing it will take is booked before a pixel is decoded."""
+        engine = self._runtime.engine
+        header = await asyncio.to_thread(inspect_picture, data)  # a picture that is being opened must not hold it up
+        kept_bytes = OPENED_BYTES * header.width * header.height
+        prepared_bytes = kept_bytes + engine.part.preparation_bytes(header.width, header.height)
+        booking.take(max(header.decoded_bytes, prepared_bytes))
+        return await engine.aside(read_picture, data)
+
+    async def _planned(
+        self, question: Question, image: Image.Image, links: Sequence[CloudLink]
+    ) -> tuple[AnswerRun, PlanChosen]:
+        """Returns a run under the plan that is chosen. Raises UsageError, PrivacyRefused, PeerUnavailable."""
+        planner, runtime = self._planner, self._runtime
+        link = links[0] if links else None
+        estimate = link.estimate() if link else None
+        picture_name = await self._picture_name(link, image)
+        if link is not None:
+            link.meter.on_question()
+            planner.spent(link.meter.take_bytes())
+        known = link.prefixes.plan_of(picture_name) if link else None
+        usable = cloud_is_usable(link.health if link else None, can_finish_alone=planner.can_finish_alone)
+        choice = planner.choose(question.plan, estimate, usable, known)
+        assert choice.plan is not None, "it raises where there is none"
+        max_new_tokens = question.max_new_tokens or runtime.settings.planning.max_new_tokens
+        run = AnswerRun(
+            runtime.engine,
+            runtime.privacy,
+            PlannedQuestion(choice.plan, image, question.text, max_new_tokens, picture_name),
+            CloudNodes(tuple(links), runtime.clouds.on_fault),
+            self._fallbacks(choice, num_standby=len(links[1:])),
+        )
+        return run, PlanChosen(choice, estimate)
+
+    async def _picture_name(self, link: CloudLink | None, image: Image.Image) -> bytes:
+        """Returns the name by which the cloud node may keep the picture's prefix; empty where it may not."""
+        runtime = self._runtime
+        may_keep = runtime.settings.planning.prefix_cache and runtime.privacy.may_be_remembered
+        return await runtime.engine.aside(link.prefixes.name_of, image) if link is not None and may_keep else b""
+
+    def _fallbacks(self, choice: Choice, *, num_standby: int) -> Fallbacks:
+        """Returns what is done where the plan's side is slow or fails.
+
+        A silent cloud node is waited for as long as it takes where nobody could take over.
+        """
+        alone, silence_timeout_s = self._planner.can_finish_alone, None
+        if num_standby or alone:
+            silence_timeout_s = self._failure_detector.limit_s(choice.conservative_s, time.monotonic())
+        return Fallbacks(choice.hedge_after_s, alone, silence_timeout_s)
+
+    @contextlib.contextmanager
+    def _audited(self, report: RequestReport) -> Iterator[None]:
+        """Writes what left the device for the answer, however it ends."""
+        outcome = "unfinished"
+        try:
+            yield
+            outcome = "answered"
+        finally:
+            if self._audit is not None:
+                self._audit.write(report, self._runtime.privacy.leak(report.plan), outcome)
+
+    def _note(self, report: RequestReport) -> None:
+        self._runtime.count(report.plan)
+        self._failure_detector.saw(report.exchange.longest_silence_s, time.monotonic())
+        _log.info(
+            "answered",
+            extra={
+                "request": report.request_id,
+                "plan": str(report.plan),
+                "answered_by": str(report.answered_by),
+                "total_s": report.total_s,
+            },
+        )
+
+
+def cloud_is_usable(health: NodeHealth | None, *, can_finish_alone: bool) -> bool:
+    """Returns whether a plan may need the cloud node. One without room is waited for only where the device cannot answer."""
+    return health is not None and health.reachable and (health.has_room or not can_finish_alone)

@@ -1,0 +1,35 @@
+"""What an application sees of one answer, in this order: the choice of plan, pieces of text, the report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edge_node.answering.report import RequestReport
+from splitvlm.link.estimator import LinkEstimate
+from splitvlm.planning.policy import Choice
+
+
+@dataclass(frozen=True, slots=True)
+class PlanChosen:
+    """The plan is chosen. `link` is what the link was believed to be; None where no cloud node is known."""
+
+    choice: Choice
+    link: LinkEstimate | None
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerText:
+    """The answer's text goes on."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The answer is complete. `warning` says why it may mean nothing; empty where nothing is known against it."""
+
+    report: RequestReport
+    warning: str
+
+
+AnswerEvent = PlanChosen | AnswerText | Answered

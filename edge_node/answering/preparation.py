@@ -1,0 +1,87 @@
+"""The device's work for one question: makes what crosses and keeps it, or goes on from it on the device alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+from edge_node.answering.progress import CloudProgress, Stage
+from edge_node.answering.question import PlannedQuestion
+from edge_node.answering.report import RequestReport
+from edge_node.cloud.payload import NextStep, Payload
+from edge_node.cloud.segments import Segments
+from edge_node.engine import Engine
+from splitvlm.domain import IMAGE, CutKind
+from splitvlm.model.parts import LowerRun
+
+
+class Preparation:
+    """Runs the lower part once, whoever needs it: the payload is kept for a cloud node that takes over."""
+
+    def __init__(
+        self, engine: Engine, question: PlannedQuestion, report: RequestReport, progress: CloudProgress
+    ) -> None:
+        self._engine = engine
+        self._question = question
+        self._report = report
+        self._progress = progress
+        self._lower: LowerRun | None = None
+        self._payload: Payload | None = None
+
+    async def payload(self) -> Payload:
+        """Returns what crosses of the question and its picture; its first segment is made."""
+        if self._payload is None:
+            plan = self._question.plan
+            self._payload = await (self._of_picture() if plan.cut == IMAGE else self._of_boundary())
+        return self._payload
+
+    async def prompt_alone(self) -> Payload:
+        """Returns what crosses where the cloud node has the picture's prefix."""
+        question, plan = self._question, self._question.plan
+        if plan.cut == IMAGE:
+            return Payload(plan, Segments.of(b""), question.text, prefix_cached=True)
+        data, self._report.device_s = await self._engine.prompt(question.image, question.text, plan)
+        return Payload(plan, Segments.of(data), prefix_cached=True)
+
+    async def begin_alone(self, resume_token_ids: Sequence[int]) -> tuple[Iterator[int], float]:
+        """Returns the tokens that follow on the device alone, and the seconds of their beginning.
+
+        It goes on from the lower part where that has run.
+        """
+        run, question = self._lower, self._question
+        if run is not None and run.cut.kind is not CutKind.LM:
+            return await self._engine.go_on(run, question.max_new_tokens, resume_token_ids)
+        return await self._engine.start(question.image, question.text, question.max_new_tokens, resume_token_ids)
+
+    async def _of_picture(self) -> Payload:
+        question, plan = self._question, self._question.plan
+        data, self._report.encode_s = await self._engine.encode_picture(question.image, plan.level)
+        return Payload(plan, Segments.of(data), question.text)
+
+    async def _of_boundary(self) -> Payload:
+        question, plan = self._question, self._question.plan
+        run, self._report.device_s = await self._engine.begin(question.image, question.text, plan)
+        self._lower = run
+        segments = Segments(run.num_tiles, partial(self._segment, run))
+        await segments.segment(0)
+        return Payload(plan, segments, step=self._stepper(run) if plan.cut.kind is CutKind.LM else None)
+
+    async def _segment(self, run: LowerRun, index: int) -> bytes:
+        """Makes the segment of one tile: the tower runs on while what was made before is on its way."""
+        boundary, tile_s = await self._engine.tile(run, index)
+        self._report.device_s += tile_s
+        data, encode_s = await self._engine.encode(boundary, self._question.plan)
+        self._report.encode_s += encode_s
+        if index == run.num_tiles - 1:
+            self._progress.advance(Stage.LEFT_DEVICE)
+        return data
+
+    def _stepper(self, run: LowerRun) -> NextStep:
+        kept: list[bytes] = []  # for a node that takes over: the run itself cannot go back
+
+        async def step(index: int, token_id: int) -> bytes:
+            data, step_s = await self._engine.step(run, kept, index, token_id, self._question.plan)
+            self._report.device_tokens_s += step_s
+            return data
+
+        return step

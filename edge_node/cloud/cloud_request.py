@@ -1,0 +1,39 @@
+"""One request to one cloud node: its payload, and what counts as an answer to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edge_node.cloud.payload import Payload
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """The model's token ids: those from 0 to below `size`; an answer ends with one of `end_ids`, or at its longest."""
+
+    size: int
+    end_ids: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerSpec:
+    """Which tokens make an answer: at most `max_new_tokens` of the vocabulary, the first of which may be there already."""
+
+    max_new_tokens: int
+    vocabulary: Vocabulary
+    resume_token_ids: tuple[int, ...] = ()
+
+    def is_complete(self, token_ids: Sequence[int]) -> bool:
+        """Returns whether an answer of these tokens is complete. `token_ids` are all of it, resumed ones included."""
+        return len(token_ids) >= self.max_new_tokens or (bool(token_ids) and token_ids[-1] in self.vocabulary.end_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class CloudRequest:
+    """A payload for one cloud node. `silence_timeout_s` is how long it may be silent; None where nobody could take over."""
+
+    payload: Payload
+    answer: AnswerSpec
+    picture_name: bytes = b""  # by which the node may keep the picture's prefix; empty: it may not
+    silence_timeout_s: float | None = None
