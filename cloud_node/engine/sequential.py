@@ -32,17 +32,21 @@ class SequentialEngine:
 
     @property
     def prefills_by_tile(self) -> bool:
+        """Whether the family's tower and language model read tiles one by one."""
         return reads_by_tile(self._part)
 
     @property
     def jobs(self) -> int:
+        """How many steps were begun."""
         return self._lane.jobs
 
     @property
     def in_work(self) -> bool:
+        """Whether a step runs or waits."""
         return self._lane.in_work
 
     def expected_queue_s(self, device: str) -> float:
+        """Returns how long a further step of this device would wait."""
         return self._lane.expected_queue_s(device)
 
     def memory_needed(self, request: SequenceRequest) -> MemoryNeed:
@@ -54,15 +58,19 @@ class SequentialEngine:
         return MemoryNeed(boundary_bytes(dict(request.inputs)), spec.cache_bytes(layers, dtype, num_tokens))
 
     def start(self, request: SequenceRequest) -> SequentialSequence:
+        """Returns a sequence. Only one in tiles begins at once: others when they are awaited."""
         return SequentialSequence(self._part, self._lane, request)
 
     async def in_turn(self, device: str, job: Callable[[], T]) -> tuple[T, JobTimes]:
+        """Runs the job as one step of this device."""
         return await self._lane.run(device, job)
 
     async def measure(self, step: Callable[[], T]) -> T:
+        """Runs the step as a device of its own."""
         return (await self._lane.run("", step))[0]
 
     def close(self) -> bool:
+        """Ends the thread; returns whether it has ended in time."""
         return self._lane.close()
 
 
@@ -82,14 +90,17 @@ class SequentialSequence:
 
     @property
     def finished(self) -> bool:
+        """Whether its last token was chosen."""
         return self._run is not None and self._run.finished
 
     async def read_tile(self, tile: Mapping[str, torch.Tensor]) -> None:
+        """Reads the tile in one step, after those before it."""
         assert self._begun is not None, "the request has one tile"
         run = await self._begun
         await self._turn("prefill_s", lambda: run.add(dict(tile)))
 
     async def prefill(self) -> CachedPrefix | None:
+        """Reads the prompt, or what tiles left of it, in one step."""
         begun = await self._begun if self._begun is not None else None
         self._run, token_id, prefix = await self._turn("prefill_s", lambda: self._prefilled(begun))
         self._num_tokens = 1
@@ -97,6 +108,7 @@ class SequentialSequence:
         return prefix
 
     def feed(self, step: Callable[[], Mapping[str, torch.Tensor]]) -> None:
+        """Keeps the step until its token's turn."""
         self._steps.put_nowait(step)
 
     def __aiter__(self) -> AsyncIterator[int]:
@@ -115,6 +127,7 @@ class SequentialSequence:
         raise StopAsyncIteration
 
     def cancel(self) -> None:
+        """Drops the caches, and a first tile that waits."""
         if self._begun is not None:
             self._begun.add_done_callback(_observed)
             self._begun.cancel()

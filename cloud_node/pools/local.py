@@ -30,13 +30,17 @@ class LocalPool:
 
     @property
     def load(self) -> PoolLoad:
+        """The one worker's load."""
         return PoolLoad(1, self._worker.mean_queue_s)
 
     def worker_for(self, device: str) -> Worker:
+        """Returns the one worker."""
         return self._worker
 
     def use(self, limits: CloudLimits) -> None:
+        """Gives the worker other limits, for sessions that open from now on."""
         self._worker.use(limits)
 
     def close(self) -> bool:
+        """Ends the worker; returns whether it has ended in time."""
         return self._worker.close()

@@ -58,6 +58,7 @@ class EngineWorker:
         )
 
     async def serve(self, device: str, stream: EnvelopeStream) -> None:
+        """Serves one session. Raises SplitvlmError, and TimeoutError where the device does not read."""
         sealed, certificate_der = await self._open(stream)
         owner = peer_identity(certificate_der)[0] if certificate_der else device  # the channel's may be a gateway
         session = Session(sealed, self.runtime, self._limits, owner, self._requirement(certificate_der))
