@@ -57,39 +57,39 @@ class Engine:
     async def begin(self, image: Image.Image, question: str, plan: Plan) -> tuple[LowerRun, float]:
         return await self._run(self.part.begin, image, question, plan.cut)
 
-    async def tile(self, run: LowerRun, place: int) -> tuple[Boundary, float]:
-        """What crosses of a tile. The run keeps it: who waits may go away and ask again."""
-        return await self._run(run.tile, place)
+    async def tile(self, run: LowerRun, index: int) -> tuple[Boundary, float]:
+        """Returns what crosses of a tile. The run keeps it: whoever waits may go away and ask again."""
+        return await self._run(run.tile, index)
 
     async def encode(self, boundary: Boundary, plan: Plan) -> tuple[bytes, float]:
         return await self._run(self.codec.encode, plan.cut, boundary, plan.level)
 
     async def prompt(self, image: Image.Image, question: str, plan: Plan) -> tuple[bytes, float]:
-        """The coded prompt alone, for a picture that the cloud node remembers."""
+        """Returns the coded prompt alone, for a picture whose prefix the cloud node has."""
         return await self._run(lambda: self.codec.encode(plan.cut, self.part.prompt(image, question), plan.level))
 
     async def encode_picture(self, image: Image.Image, level: str) -> tuple[bytes, float]:
         return await self._run(lambda: encode_picture(self.part.picture(image), level))
 
     async def step(
-        self, run: LowerRun, kept: list[bytes], place: int, token_id: int, plan: Plan
+        self, run: LowerRun, kept: list[bytes], index: int, token_id: int, plan: Plan
     ) -> tuple[bytes, float]:
-        """The coded boundary of the answer's token at `place` (cuts `lm:k`), from `kept` where it was made before.
+        """Returns the coded boundary of the answer's token of an index (cuts `lm:k`), from `kept` where it was made before.
 
         It is kept in the same thread in which it is made: whoever waits for it may go away, the run's caches do not go back.
         """
 
         def made() -> bytes:
-            if place == len(kept):
+            if index == len(kept):
                 kept.append(self.codec.encode(plan.cut, run.step(token_id), plan.level))
-            return kept[place]
+            return kept[index]
 
         return await self._run(made)
 
     async def start(
         self, image: Image.Image, question: str, max_new_tokens: int, resume_token_ids: Sequence[int] = ()
     ) -> tuple[Iterator[int], float]:
-        """Begin an answer on the device alone (cut `device`), after the tokens that are given."""
+        """Begins an answer on the device alone (cut `device`), after the tokens that are there already."""
         return await self._run(self.part.generate, image, question, max_new_tokens, resume_token_ids)
 
     async def go_on(
@@ -102,7 +102,7 @@ class Engine:
         return await self._run(lambda: next(tokens, None))
 
     async def aside(self, job: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """A job that is about pictures and not the model's: it runs beside the model's, and one at a time."""
+        """Runs a job that is about pictures and not the model's, beside the model's jobs and one at a time."""
         return await asyncio.wrap_future(self._submitted(self._pictures, partial(job, *args, **kwargs)))
 
     def once_running_jobs_end(self, then: Callable[[], None]) -> None:
@@ -121,7 +121,7 @@ class Engine:
         task.add_done_callback(self._endings.discard)
 
     def close(self) -> bool:
-        """End the threads, and wait a little for the jobs that run. Whether they have ended."""
+        """Ends the threads, and waits a little for the jobs that run. Returns whether they have ended."""
         for thread in (self._model, self._pictures):
             thread.shutdown(wait=False, cancel_futures=True)
         return not wait(self._unfinished, LAST_JOB_S).not_done

@@ -22,7 +22,7 @@ from splitvlm.codec.codec import Codec
 from splitvlm.crypto.identity import Identity
 from splitvlm.domain import DEVICE, Cut, Plan
 from splitvlm.errors import ConfigError, SplitvlmError, UsageError
-from splitvlm.model.loading import load_device, read_spec
+from splitvlm.model.loading import load_device
 from splitvlm.model.spec import ModelSpec
 from splitvlm.node.lifecycle import background, end_now, identity_of, print_ready, stop_signals, until
 from splitvlm.node.reload import reloading
@@ -42,16 +42,12 @@ SERVICE = local_pb2.DESCRIPTOR.services_by_name["Local"].full_name
 async def run(settings: EdgeSettings, source: Path | None = None) -> None:
     """Serve until SIGTERM or SIGINT; SIGHUP reads `source` again. Raises the errors of configuration, keys, model and port."""
     identity = identity_of(settings.security)
-    spec = read_spec(settings.model.name)
     model = settings.model
     bundle = open_bundle(model.name, model.bundle)
-    codec = bundle.codec
     privacy, cuts, planner = _planned(settings, bundle)
-    part = load_device(model.name, cuts, device=model.device, dtype=model.dtype, threads=model.threads)
-    engine = Engine(part, codec, settings.emulation.slowdown)
-    dialling = Dialling(compatibility_of(spec, codec, model.dtype), identity, [str(cut) for cut in cuts])
-    runtime = Runtime(settings, engine, privacy, CloudFleet(dialling, privacy))
+    runtime = _loaded(settings, bundle, cuts, identity, privacy)
     runtime.clouds.deciding_bps = planner.deciding_bps
+    engine = runtime.engine
     server = _server(settings, identity, runtime, planner)
     with stop_signals() as stop:
         address = await server.listen(settings.listen)
@@ -60,8 +56,10 @@ async def run(settings: EdgeSettings, source: Path | None = None) -> None:
         work, renewal, client, control = [], [], None, None
         if settings.orchestrator:
             client = ControlClient(settings.orchestrator, identity)
-            known = kept_device_profile(part, cuts, bundle, model)
-            entry = registration(runtime, address, spec.weights_hash, slowed(known.profile, engine.slowdown))
+            known = kept_device_profile(engine.part, cuts, bundle, model)
+            entry = registration(
+                runtime, address, engine.part.spec.weights_hash, slowed(known.profile, engine.slowdown)
+            )
             control = EdgeControl(client, runtime, planner, entry)
             work.append(control.run())
             renewal.append(renew(known, engine, control.profile_changed))
@@ -97,6 +95,18 @@ def _planned(settings: EdgeSettings, bundle: Bundle) -> tuple[PrivacyDoor, tuple
     privacy = PrivacyDoor(settings.privacy, leaks_at(bundle))
     cuts = allowed_cuts(settings, bundle.spec, bundle.codec, privacy)
     return privacy, cuts, Planner(settings.planning, cuts, bundle.codec, privacy)
+
+
+def _loaded(
+    settings: EdgeSettings, bundle: Bundle, cuts: tuple[Cut, ...], identity: Identity | None, privacy: PrivacyDoor
+) -> Runtime:
+    """Loads the device's part of the model for the cuts, and dials nobody yet. Raises the errors of the model."""
+    model = settings.model
+    part = load_device(model.name, cuts, device=model.device, dtype=model.dtype, threads=model.threads)
+    engine = Engine(part, bundle.codec, settings.emulation.slowdown)
+    compatible = compatibility_of(bundle.spec, bundle.codec, model.dtype)
+    dialling = Dialling(compatible, identity, [str(cut) for cut in cuts])
+    return Runtime(settings, engine, privacy, CloudFleet(dialling, privacy))
 
 
 def _server(settings: EdgeSettings, identity: Identity | None, runtime: Runtime, planner: Planner) -> NodeServer:

@@ -13,7 +13,7 @@ FULL_RETRY_S = 1.0  # when there may be room again: a question ends at any momen
 
 
 class Admission:
-    """One for a whole node."""
+    """Counts the questions in work on a node, and the bytes that their pictures take."""
 
     def __init__(self, limits: EdgeLimits) -> None:
         self._limits = limits
@@ -21,7 +21,7 @@ class Admission:
         self.working_bytes = 0
 
     def use(self, limits: EdgeLimits) -> None:
-        """Other limits, from the next question on."""
+        """Takes other limits, from the next question on."""
         self._limits = limits
 
     def begin(self) -> Booking:
@@ -44,7 +44,7 @@ class Admission:
 
 
 class Booking:
-    """What one question holds."""
+    """Holds one question's place and bytes until it is released."""
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
@@ -52,12 +52,15 @@ class Booking:
         self._released = False
 
     def take(self, num_bytes: int) -> None:
-        """Before they are allocated. Raises CapacityError where others hold too much, UsageError where it never fits."""
+        """Books bytes before they are allocated.
+
+        Raises CapacityError where others hold too much, UsageError where they never fit.
+        """
         self._admission._take(num_bytes)
         self._num_bytes += num_bytes
 
     def release(self) -> None:
-        """All of it; once more does nothing."""
+        """Gives all of it back. Calling it again does nothing."""
         if not self._released:
             self._released = True
             self._admission.questions -= 1

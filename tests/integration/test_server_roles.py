@@ -104,7 +104,7 @@ async def test_a_node_registers_with_no_other_role(keys: Keys, role: Role, caplo
 @pytest.mark.parametrize("role", others(Role.CLOUD))
 async def test_a_device_sends_nothing_to_another_role(keys: Keys, role: Role, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "edge_node.cloud.link.PROBE_TIMEOUT_S", 1.0
+        "edge_node.cloud.prober.PROBE_TIMEOUT_S", 1.0
     )  # a channel that is never ready is waited for so long
     async with trap(keys.identity("trap", role)) as (address, servicer):
         link = CloudLink(address, data_pb2.Compatibility(), keys.identity("edge-1", Role.EDGE), [])
