@@ -7,7 +7,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
 from cloud_node.engine.protocol import JobTimes
@@ -26,6 +26,9 @@ class _Job(NamedTuple):
     done: asyncio.Future[tuple[Any, JobTimes]]
 
 
+_WAKE = _Job(lambda: None, 0.0, None)  # type: ignore[arg-type]  # no job: the thread looks what else there is to do
+
+
 class _Outcome(NamedTuple):
     result: Any
     error: BaseException | None
@@ -39,8 +42,18 @@ class Lane:
     The thread is a daemon: a job that runs on does not keep the process.
     """
 
-    def __init__(self, name: str, waits: RecentMean, clock: Callable[[], float] = time.monotonic) -> None:
-        """`waits` is told how long each job waited, in seconds; several lanes may share it."""
+    def __init__(
+        self,
+        name: str,
+        waits: RecentMean,
+        clock: Callable[[], float] = time.monotonic,
+        between: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`waits` is told how long each job waited, in seconds; several lanes may share it.
+
+        `between` runs in the thread before each job, and again and again while no job waits as long as it returns True.
+        """
+        self._between = between
         self._turns: Turns[_Job] = Turns()
         self._running = False
         self.jobs = 0  # that were begun
@@ -67,6 +80,10 @@ class Lane:
         """Returns how long a further job of this owner would wait."""
         return (self._turns.num_ahead(owner) + self._running) * self.busy.at(self._clock())
 
+    def wake(self) -> None:
+        """Lets `between` run, although no job waits. May be called from any thread."""
+        self._handed.put(_WAKE)
+
     def close(self) -> bool:
         """Ends the thread; returns whether it has ended within LAST_JOB_S: no job can be cut short."""
         self._turns.clear()
@@ -84,10 +101,19 @@ class Lane:
                 self._handed.put(job)
 
     def _work(self) -> None:
-        while (job := self._handed.get()) is not None:
+        while (job := self._handed_over()) is not None:
+            if job is _WAKE:
+                continue
             outcome = _outcome(job.work)
             with contextlib.suppress(RuntimeError):  # the event loop has ended before the job
                 job.done.get_loop().call_soon_threadsafe(self._ended, job, outcome)
+
+    def _handed_over(self) -> _Job | None:
+        """Returns the next job, or None at the end. Blocks only while nothing is to do between jobs."""
+        while self._between():
+            with contextlib.suppress(Empty):
+                return self._handed.get_nowait()
+        return self._handed.get()
 
     def _ended(self, job: _Job, outcome: _Outcome) -> None:
         self._running = False

@@ -24,6 +24,11 @@ class Greedy:
         self._left = limit
         self.finished = limit <= 0
 
+    @property
+    def most_tokens(self) -> int:
+        """How many tokens the prompt and the longest answer have together."""
+        return self._ids_BT.shape[1] + self._left
+
     def choose(self, logits_V: torch.Tensor) -> int:
         """Returns the next token by its logits; afterwards `finished` says whether it was the last."""
         scores_BV = self._processors(self._ids_BT, logits_V[None].to(dtype=torch.float32, copy=True))

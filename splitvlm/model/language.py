@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +15,25 @@ from splitvlm.model.slicing import forward
 
 if TYPE_CHECKING:
     from transformers import DynamicCache
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCache:
+    """One layer's cache of one sequence: its tokens from `first` on. Layers with sliding windows hold the last ones."""
+
+    keys: torch.Tensor  # [1, heads, n, width of a head]
+    values: torch.Tensor  # alike
+    first: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageCache:
+    """What a run through the language model's layers from `first_layer` on has cached."""
+
+    first_layer: int  # from 0
+    layers: list[LayerCache]  # none where the device runs all layers
+    length: int  # tokens
+    offset: int  # what is added to a later token's place for its position
 
 
 class LanguageRun:
@@ -74,6 +94,14 @@ class LanguageRun:
             layer.crop(length - self._prompt.get_seq_length())
             layer.record_past = False
         return shortened
+
+    def hand_over(self, first_layer: int) -> LanguageCache:
+        """Returns the caches, for whoever makes the steps from now on: this run makes none any more."""
+        layers = [
+            LayerCache(layer.keys, layer.values, self._length - layer.keys.shape[2]) for layer in self._cache.layers
+        ]
+        self._prompt = None
+        return LanguageCache(first_layer, layers, self._length, self._offset)
 
     def step(self, states_1D: torch.Tensor) -> torch.Tensor:
         """States [1, D] of the next token -> states [1, D]."""

@@ -16,7 +16,7 @@ from splitvlm.errors import ProtocolError, UsageError
 from splitvlm.model.boundary import HIDDEN, IDS, TYPES, Boundary, joined
 from splitvlm.model.boundary_checks import check_boundary, check_cached_prefix, check_step
 from splitvlm.model.greedy import Greedy, reads_prompt
-from splitvlm.model.language import LanguageRun
+from splitvlm.model.language import LanguageCache, LanguageRun
 from splitvlm.model.part import ModelPart
 from splitvlm.model.prefix import Prefix, picture_end
 
@@ -177,6 +177,8 @@ class UpperRun:
         stop = part.spec.lm_layers
         self._language = part.language_run(start, stop, ends=True) if start < stop else None
         self._limit = max_new_tokens
+        self._embedded: Boundary = {}  # the language model's input, while the prompt is read in chunks
+        self._num_read = 0  # tokens of the prompt that were run before `first`
         self._prompt: Boundary = {}
         self._greedy: Greedy | None = None
         self._last = -1
@@ -189,13 +191,38 @@ class UpperRun:
     @torch.inference_mode()
     def first(self, resume_token_id: int | None = None) -> int:
         """Runs the prefill. Returns the first token id, or `resume_token_id`, which was chosen before."""
-        boundary = self._language_input()
-        self._crossing = {}
+        boundary = self._embedded or self._language_input()
+        self._crossing, self._embedded = {}, {}
         self._prompt = {name: boundary[name] for name in (IDS, *self._part.family.language_sides) if name in boundary}
         num_tokens = boundary[HIDDEN].shape[0]
         self._greedy = Greedy(self._part.model, boundary.get(IDS), num_tokens, self._limit)
-        states_TD = self._language.prefill(boundary) if self._language else self._normed(boundary[HIDDEN])
-        return self._choose(states_TD, resume_token_id)
+        if self._language is None:
+            states_SD = self._normed(boundary[HIDDEN])
+        elif self._num_read:
+            states_SD = self._language.extend(boundary[HIDDEN][self._num_read :])
+        else:
+            states_SD = self._language.prefill(boundary)
+        return self._choose(states_SD, resume_token_id)
+
+    @property
+    def reads_in_chunks(self) -> bool:
+        """Tells whether `read` may run the prompt piece by piece before `first`: its tokens see those before them alone."""
+        return self._part.family.causal and self._language is not None
+
+    @torch.inference_mode()
+    def read(self, num_tokens: int) -> bool:
+        """Runs the prompt's next tokens, but not the last, which is `first`'s. Returns True if more than that one is left.
+
+        0 tokens run what lies below the language model alone.
+        """
+        if not self._embedded:
+            self._embedded, self._crossing = self._language_input(), {}
+        left = len(self._embedded[HIDDEN]) - 1 - self._num_read
+        if taken := min(num_tokens, left):
+            assert self._language is not None, "only layers of the language model read a prompt"
+            self._language.extend(self._embedded[HIDDEN][self._num_read : self._num_read + taken])
+            self._num_read += taken
+        return left > taken
 
     @torch.inference_mode()
     def next(self, boundary: Boundary | None, resume_token_id: int | None = None) -> int:
@@ -216,6 +243,34 @@ class UpperRun:
         return self._choose(
             self._language.step(states_1D) if self._language else self._normed(states_1D), resume_token_id
         )
+
+    @property
+    def last_token_id(self) -> int:
+        """The token that was chosen last; the next step runs it."""
+        return self._last
+
+    @property
+    def most_tokens(self) -> int:
+        """How many tokens the prompt and the longest answer have together. Known after `first`."""
+        assert self._greedy is not None, "first() comes first"
+        return self._greedy.most_tokens
+
+    def hand_over(self) -> LanguageCache:
+        """Returns the caches after `first`, for a decoder of many runs: `choose` and not `next` is called from then on."""
+        first_layer = self._cut.layers if self._cut.kind is CutKind.LM else 0
+        if self._language is None:
+            return LanguageCache(first_layer, [], 0, 0)
+        return self._language.hand_over(first_layer)
+
+    def check_step(self, boundary: Boundary) -> None:
+        """Checks the device's boundary of the last token, at lm:k. Raises ProtocolError."""
+        check_step(self._part, boundary)
+
+    def choose(self, logits_V: torch.Tensor, resume_token_id: int | None = None) -> int:
+        """Returns the next token id by its logits; or `resume_token_id`, which was chosen before."""
+        assert self._greedy is not None, "first() comes first"
+        self._last = self._greedy.choose(logits_V) if resume_token_id is None else self._greedy.take(resume_token_id)
+        return self._last
 
     def prefix(self) -> Prefix | None:
         """Returns, after `first`, what another question about the picture can go on from; None at `lm:k`."""

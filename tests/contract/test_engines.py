@@ -19,6 +19,7 @@ from cloud_node.engine.lane import Lane
 from cloud_node.engine.protocol import Engine, Sequence, SequenceRequest
 from cloud_node.engine.recent import RecentMean
 from cloud_node.engine.sequential import SequentialEngine
+from cloud_node.engine.torch_engine import TorchEngine
 from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut, CutKind
 from splitvlm.errors import PrefixEvicted, ProtocolError
 from splitvlm.model.loading import load_cloud, load_device
@@ -28,6 +29,7 @@ from tests.tiny_models import FAMILIES, picture
 
 ENGINES: dict[str, Callable[[CloudPart], Engine]] = {
     "sequential": lambda part: SequentialEngine(part, Lane("torch", RecentMean(1.0))),
+    "torch": lambda part: TorchEngine(part, RecentMean(1.0), 2**26),
 }
 CUTS = [Cut.parse(text) for text in ("image", "vision:1", "tokens", "lm:1")]
 NUM_TOKENS = 6

@@ -1,0 +1,317 @@
+"""The engine `torch`: continuous batching over transformers' own modules, for every cut and family, exact.
+
+One thread runs everything. A prompt is read as jobs of that thread, in which devices take turns; between two jobs all running
+answers move on by one token, in one forward pass (splitvlm/model/batch). A long prompt is read in chunks where its family
+allows, so that running answers do not wait for all of it. Answers join and leave between passes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeVar, cast
+
+import torch
+
+from cloud_node.engine.kv_budget import KvBudget, RowKind
+from cloud_node.engine.lane import Lane
+from cloud_node.engine.protocol import CachedPrefix, JobTimes, MemoryNeed, SequenceRequest, SequenceTimes
+from cloud_node.engine.recent import RecentMean
+from splitvlm.domain import IMAGE, CutKind
+from splitvlm.errors import SplitvlmError
+from splitvlm.model.batch.arena import rows_held
+from splitvlm.model.batch.decoder import BatchedDecoder, DecodingRow, capacity_of
+from splitvlm.model.boundary import HIDDEN, IDS, Boundary, boundary_bytes
+from splitvlm.model.parts import CloudPart, UpperRun
+from splitvlm.model.prefix import Prefix
+from splitvlm.model.tiles import TiledRun, in_tiles, reads_by_tile
+
+T = TypeVar("T")
+
+CHUNK_TOKENS = 32  # of a prompt, between two tokens of running answers: about as long as a pass of many answers takes
+ALL_TOKENS = 1 << 30
+
+_log = logging.getLogger("splitvlm.cloud.engine")
+
+
+class TorchEngine:
+    """Implements `Engine` (protocol.py)."""
+
+    def __init__(self, part: CloudPart, waits: RecentMean, kv_budget_bytes: int) -> None:
+        """`waits` is told how long each job waited, in seconds."""
+        self.part = part
+        self.budget = KvBudget(kv_budget_bytes, self._row_bytes, rows_held)
+        self._decoder = BatchedDecoder(part)
+        self._running: list[TorchSequence] = []
+        self._passes = 0
+        self.lane = Lane("torch", waits, between=self._pass)  # its thread calls _pass at once
+
+    @property
+    def prefills_by_tile(self) -> bool:
+        return reads_by_tile(self.part)
+
+    @property
+    def jobs(self) -> int:
+        return self.lane.jobs + self._passes
+
+    @property
+    def in_work(self) -> bool:
+        return self.lane.in_work or bool(self._running)
+
+    @property
+    def num_running(self) -> int:
+        """How many answers move on together now."""
+        return len(self._running)
+
+    def expected_queue_s(self, device: str) -> float:
+        return self.lane.expected_queue_s(device)
+
+    def memory_needed(self, request: SequenceRequest) -> MemoryNeed:
+        """Counts the inputs, and the prompt's keys and values twice until they lie in their row; rows are this engine's."""
+        spec, dtype = self.part.spec, str(self.part.model.dtype).removeprefix("torch.")
+        read = spec.cache_bytes(self._kind(request).num_layers, dtype, 2 * _prompt_tokens(request.inputs))
+        return MemoryNeed(boundary_bytes(dict(request.inputs)) + read, 0)
+
+    def start(self, request: SequenceRequest) -> TorchSequence:
+        kind = self._kind(request)
+        self.budget.reserve(kind)
+        return TorchSequence(self, request, kind)
+
+    async def in_turn(self, device: str, job: Callable[[], T]) -> tuple[T, JobTimes]:
+        return await self.lane.run(device, job)
+
+    async def measure(self, step: Callable[[], T]) -> T:
+        return (await self.lane.run("", step))[0]
+
+    def close(self) -> bool:
+        return self.lane.close()
+
+    def join(self, sequence: TorchSequence) -> None:
+        """Lets a sequence whose prompt was read move on with the others. Called in the thread."""
+        self._running.append(sequence)
+
+    def _kind(self, request: SequenceRequest) -> RowKind:
+        below = request.cut.layers if request.cut.kind is CutKind.LM else 0
+        tokens = _prompt_tokens(request.inputs) + request.max_new_tokens
+        return RowKind(self.part.spec.lm_layers - below, capacity_of(tokens))
+
+    def _row_bytes(self, kind: RowKind) -> int:
+        dtype = str(self.part.model.dtype).removeprefix("torch.")
+        return self.part.spec.cache_bytes(kind.num_layers, dtype, kind.capacity)
+
+    def _pass(self) -> bool:
+        """Moves all answers on that can; returns True if there are more to move. Runs in the thread, and raises nothing."""
+        for sequence in [sequence for sequence in self._running if sequence.cancelled.is_set()]:
+            self._leave(sequence)
+        fed: dict[TorchSequence, Boundary | None] = {}
+        for sequence in list(self._running):
+            try:
+                if sequence.is_ready:
+                    fed[sequence] = sequence.next_step()
+            except Exception as error:  # noqa: BLE001 (one sequence's input is its own fault)
+                self._leave(sequence, error)
+        if fed:
+            self._move_on(fed)
+        return any(sequence.is_ready for sequence in self._running)
+
+    def _move_on(self, fed: Mapping[TorchSequence, Boundary | None]) -> None:
+        began_s = time.perf_counter()
+        self._passes += 1
+        try:
+            logits_BV = self._decoder.step({sequence.row: step for sequence, step in fed.items()})
+            for sequence, logits_V in zip(fed, logits_BV, strict=True):
+                sequence.choose(logits_V)
+        except Exception as error:  # noqa: BLE001 (the thread goes on)
+            _log.exception("a pass failed")
+            for sequence in fed:
+                self._leave(sequence, error)
+            return
+        took_s = time.perf_counter() - began_s
+        for sequence in fed:
+            sequence.times.tokens_s += took_s
+            if sequence.finished:
+                self._leave(sequence)
+
+    def _leave(self, sequence: TorchSequence, error: Exception | None = None) -> None:
+        self._running.remove(sequence)
+        self._decoder.remove(sequence.row)
+        sequence.left(error)
+
+    def row(self, run: UpperRun) -> DecodingRow:
+        """Moves a run's caches into a row. Called in the thread."""
+        return self._decoder.add(run)
+
+
+class TorchSequence:
+    """Implements `Sequence` (protocol.py). Its tokens wait in a queue until they are read."""
+
+    def __init__(self, engine: TorchEngine, request: SequenceRequest, kind: RowKind) -> None:
+        self.times = SequenceTimes()
+        self.cancelled = threading.Event()
+        self.row: DecodingRow
+        self._engine = engine
+        self._request = request
+        self._kind: RowKind | None = kind  # None once its row was given back
+        self._run: UpperRun | None = None
+        self._steps: deque[Callable[[], Mapping[str, torch.Tensor]]] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._tokens: asyncio.Queue[int | Exception | None] = asyncio.Queue()
+        self._num_tokens = 0  # chosen so far, resumed ones included
+        self._begun = asyncio.create_task(self._begin_tiles()) if request.num_tiles > 1 else None
+
+    @property
+    def finished(self) -> bool:
+        return self._run is not None and self._run.finished
+
+    async def read_tile(self, tile: Mapping[str, torch.Tensor]) -> None:
+        assert self._begun is not None, "the request has one tile"
+        run = await self._begun
+        await self._turn("prefill_s", lambda: run.add(dict(tile)))
+
+    async def prefill(self) -> CachedPrefix | None:
+        if self._begun is not None:
+            run: UpperRun = await self._begun
+        else:
+            run = await self._turn("prefill_s", lambda: _run(self._engine.part, self._request))
+        while run.reads_in_chunks and self._engine.num_running:
+            if not await self._turn("prefill_s", lambda: run.read(CHUNK_TOKENS)):
+                break
+        return await self._turn("prefill_s", lambda: self._prefilled(run))
+
+    def feed(self, step: Callable[[], Mapping[str, torch.Tensor]]) -> None:
+        self._steps.append(step)
+        self._engine.lane.wake()
+
+    def __aiter__(self) -> TorchSequence:
+        return self
+
+    async def __anext__(self) -> int:
+        token = await self._tokens.get()
+        if token is None:
+            raise StopAsyncIteration
+        if isinstance(token, Exception):
+            raise token
+        return token
+
+    def cancel(self) -> None:
+        self.cancelled.set()
+        if self._begun is not None:
+            self._begun.add_done_callback(_observed)
+            self._begun.cancel()
+            self._begun = None
+        if self._run is None:  # it never joined
+            self._give_back()
+        else:
+            self._engine.lane.wake()
+
+    # What follows runs in the engine's thread.
+
+    @property
+    def is_ready(self) -> bool:
+        """Tells whether its last token can be run: at lm:k the device has to send the boundary of that token."""
+        return self._request.cut.kind is not CutKind.LM or bool(self._steps)
+
+    def next_step(self) -> Boundary | None:
+        """Returns the device's boundary of the last token, decoded and checked, at lm:k. Raises ProtocolError."""
+        assert self._run is not None, "it runs"
+        if self._request.cut.kind is not CutKind.LM:
+            return None
+        step = dict(self._steps.popleft()())
+        self._run.check_step(step)
+        return step
+
+    def choose(self, logits_V: torch.Tensor) -> None:
+        """Chooses the next token, and hands it over."""
+        assert self._run is not None, "it runs"
+        self._hand_over(self._run.choose(logits_V, self._resumed()))
+
+    def left(self, error: Exception | None) -> None:
+        """Ends it: no token comes any more."""
+        self._call(self._end, error)
+
+    def _prefilled(self, run: UpperRun) -> Prefix | None:
+        token_id = run.first(self._resumed())
+        prefix = run.prefix() if self._request.keep_prefix else None
+        if self.cancelled.is_set():
+            self._call(self._end, None)
+            return None
+        self._run = run
+        self._hand_over(token_id)
+        if run.finished:
+            self._call(self._end, None)
+        else:
+            self.row = self._engine.row(run)
+            self._engine.join(self)
+        return prefix
+
+    def _resumed(self) -> int | None:
+        """Returns the answer's next token where another node chose it."""
+        known = self._request.resume_token_ids
+        return known[self._num_tokens] if self._num_tokens < len(known) else None
+
+    def _hand_over(self, token_id: int) -> None:
+        self._num_tokens += 1
+        if self._num_tokens > len(self._request.resume_token_ids):
+            self._call(self._tokens.put_nowait, token_id)
+
+    def _call(self, method: Callable[..., None], *args: Any) -> None:
+        """Calls a method in the event loop, unless that has ended."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(method, *args)
+
+    # And this in the event loop.
+
+    def _end(self, error: Exception | None) -> None:
+        self._give_back()
+        if error is not None and not isinstance(error, SplitvlmError):
+            error = SplitvlmError("The cloud node failed at this request; its log says why.")
+        self._tokens.put_nowait(error)
+
+    def _give_back(self) -> None:
+        if self._kind is not None:
+            self._engine.budget.release(self._kind)
+            self._kind = None
+
+    async def _begin_tiles(self) -> TiledRun:
+        return await self._turn("prefill_s", lambda: _tiled_run(self._engine.part, self._request))
+
+    async def _turn(self, counted: Literal["prefill_s", "tokens_s"], work: Callable[[], T]) -> T:
+        result, job = await self._engine.lane.run(self._request.device, work)
+        self.times.queue_s += job.queue_s
+        setattr(self.times, counted, getattr(self.times, counted) + job.busy_s)
+        return result
+
+
+def _run(part: CloudPart, request: SequenceRequest) -> UpperRun:
+    """Checks the inputs' values, and makes what runs them. Raises ProtocolError, PrefixEvicted."""
+    inputs, limit = dict(request.inputs), request.max_new_tokens
+    if request.prefix is not None:
+        return part.prefix_cached(cast(Prefix, request.prefix), inputs, limit)
+    if request.cut == IMAGE:
+        return part.upper_from_inputs(inputs, limit)
+    return part.upper(request.cut, inputs, limit)
+
+
+def _tiled_run(part: CloudPart, request: SequenceRequest) -> TiledRun:
+    """Returns a run that has read the first tile. Raises ProtocolError."""
+    run = in_tiles(part, request.cut, dict(request.inputs), request.max_new_tokens)
+    assert run is not None, "only engines that prefill by tile are given tiles"
+    run.begin()
+    return run
+
+
+def _prompt_tokens(inputs: Mapping[str, torch.Tensor]) -> int:
+    """Counts the prompt's tokens in a boundary, or at the cut `image` in the processor's tensors."""
+    if "input_ids" in inputs:
+        return int(inputs["input_ids"].shape[1])
+    return len(inputs[IDS] if IDS in inputs else inputs[HIDDEN])
+
+
+def _observed(task: asyncio.Task[TiledRun]) -> None:
+    """Reads the error of a task that nobody awaits any more."""
+    if not task.cancelled():
+        task.exception()
