@@ -20,7 +20,10 @@ class CloudLimits(Section):
     working_bytes: int = Field(
         4 * 2**30,
         ge=2**20,
-        description="payloads, opened pictures, decoded features and caches of the requests that run; a device alone gets half",
+        description="payloads, opened pictures and decoded features of the requests that run; a device alone gets half",
+    )
+    kv_budget_bytes: int = Field(
+        2 * 2**30, ge=2**20, description="keys and values of the answers that run; a device alone gets half"
     )
     max_payload_bytes: int = Field(64 * 2**20, ge=1_024, le=2**30, description="of one request")
     max_upload_s: float = Field(

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from cloud_node.engine.lane import Lane
-from cloud_node.engine.sequential import SequentialEngine
+from cloud_node.engine.torch_engine import TorchEngine
 from cloud_node.frontend.servicer import SERVICE, DataServicer
 from cloud_node.pools.local import LocalPool
 from cloud_node.settings import CloudLimits
@@ -55,8 +55,8 @@ class Cloud:
     def engine_lane(self) -> Lane:
         """The thread in which the engine's steps run, for tests that stop it."""
         engine = self.worker.runtime.engine
-        assert isinstance(engine, SequentialEngine)
-        return engine._lane
+        assert isinstance(engine, TorchEngine)
+        return engine.lane
 
 
 @contextlib.asynccontextmanager

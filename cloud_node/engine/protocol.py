@@ -147,6 +147,9 @@ class Engine(Protocol):
     def memory_needed(self, request: SequenceRequest) -> MemoryNeed:
         """What the request will take, from its shapes alone: nothing is allocated and nothing runs."""
 
+    def use(self, kv_budget_bytes: int) -> None:
+        """Takes another bound on the memory of keys and values, for sequences that start from now on."""
+
     def start(self, request: SequenceRequest) -> Sequence:
         """Queues a sequence. Raises CapacityError, with a time to ask again, where a budget of the engine's own is full."""
 

@@ -20,7 +20,6 @@ import torch
 from cloud_node.engine.kv_budget import KvBudget, RowKind
 from cloud_node.engine.lane import Lane
 from cloud_node.engine.protocol import CachedPrefix, JobTimes, MemoryNeed, SequenceRequest, SequenceTimes
-from cloud_node.engine.recent import RecentMean
 from splitvlm.domain import IMAGE, CutKind
 from splitvlm.errors import SplitvlmError
 from splitvlm.model.batch.arena import rows_held
@@ -41,14 +40,14 @@ _log = logging.getLogger("splitvlm.cloud.engine")
 class TorchEngine:
     """Implements `Engine` (protocol.py)."""
 
-    def __init__(self, part: CloudPart, waits: RecentMean, kv_budget_bytes: int) -> None:
-        """`waits` is told how long each job waited, in seconds."""
+    def __init__(self, part: CloudPart, kv_budget_bytes: int, make_lane: Callable[[Callable[[], bool]], Lane]) -> None:
+        """`make_lane` makes the engine's own thread from what is to run between two jobs."""
         self.part = part
         self.budget = KvBudget(kv_budget_bytes, self._row_bytes, rows_held)
         self._decoder = BatchedDecoder(part)
         self._running: list[TorchSequence] = []
         self._passes = 0
-        self.lane = Lane("torch", waits, between=self._pass)  # its thread calls _pass at once
+        self.lane = make_lane(self._pass)  # last: its thread calls _pass at once
 
     @property
     def prefills_by_tile(self) -> bool:
@@ -78,8 +77,11 @@ class TorchEngine:
 
     def start(self, request: SequenceRequest) -> TorchSequence:
         kind = self._kind(request)
-        self.budget.reserve(kind)
+        self.budget.reserve(request.device, kind)
         return TorchSequence(self, request, kind)
+
+    def use(self, kv_budget_bytes: int) -> None:
+        self.budget.max_bytes = kv_budget_bytes
 
     async def in_turn(self, device: str, job: Callable[[], T]) -> tuple[T, JobTimes]:
         return await self.lane.run(device, job)
@@ -273,7 +275,7 @@ class TorchSequence:
 
     def _give_back(self) -> None:
         if self._kind is not None:
-            self._engine.budget.release(self._kind)
+            self._engine.budget.release(self._request.device, self._kind)
             self._kind = None
 
     async def _begin_tiles(self) -> TiledRun:

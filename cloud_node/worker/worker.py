@@ -10,7 +10,7 @@ from typing import TypeVar
 from cloud_node.engine.lane import Lane
 from cloud_node.engine.prefix_cache import PrefixCache
 from cloud_node.engine.recent import RecentMean
-from cloud_node.engine.sequential import SequentialEngine
+from cloud_node.engine.torch_engine import TorchEngine
 from cloud_node.pools.protocol import EnvelopeStream
 from cloud_node.settings import CloudLimits
 from cloud_node.worker.admission import Admission
@@ -51,7 +51,9 @@ class EngineWorker:
         self.runtime = Runtime(
             part=part,
             codec=codec,
-            engine=SequentialEngine(part, Lane("torch", self._waits)),
+            engine=TorchEngine(
+                part, limits.kv_budget_bytes, lambda between: Lane("torch", self._waits, between=between)
+            ),
             pictures=Lane("pictures", self._waits),
             admission=Admission(limits, self.expected_queue_s),
             prefix_cache=PrefixCache(limits.remembered_bytes, limits.remembered_s),
@@ -71,6 +73,7 @@ class EngineWorker:
         self._limits = limits
         self.runtime.prefix_cache.use(limits.remembered_bytes, limits.remembered_s)
         self.runtime.admission.use(limits)
+        self.runtime.engine.use(limits.kv_budget_bytes)
 
     @property
     def jobs(self) -> int:

@@ -18,7 +18,6 @@ import torch
 from cloud_node.engine.lane import Lane
 from cloud_node.engine.protocol import Engine, Sequence, SequenceRequest
 from cloud_node.engine.recent import RecentMean
-from cloud_node.engine.sequential import SequentialEngine
 from cloud_node.engine.torch_engine import TorchEngine
 from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut, CutKind
 from splitvlm.errors import PrefixEvicted, ProtocolError
@@ -28,8 +27,7 @@ from tests.samples import tiny_model
 from tests.tiny_models import FAMILIES, picture
 
 ENGINES: dict[str, Callable[[CloudPart], Engine]] = {
-    "sequential": lambda part: SequentialEngine(part, Lane("torch", RecentMean(1.0))),
-    "torch": lambda part: TorchEngine(part, RecentMean(1.0), 2**26),
+    "torch": lambda part: TorchEngine(part, 2**26, lambda between: Lane("torch", RecentMean(1.0), between=between)),
 }
 CUTS = [Cut.parse(text) for text in ("image", "vision:1", "tokens", "lm:1")]
 NUM_TOKENS = 6

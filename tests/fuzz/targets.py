@@ -23,7 +23,7 @@ from PIL import Image
 from cloud_node.engine.lane import Lane
 from cloud_node.engine.prefix_cache import PrefixCache
 from cloud_node.engine.protocol import JobTimes
-from cloud_node.engine.sequential import SequentialEngine
+from cloud_node.engine.torch_engine import TorchEngine
 from cloud_node.settings import CloudLimits
 from cloud_node.worker.admission import Admission
 from cloud_node.worker.runtime import Runtime
@@ -230,15 +230,32 @@ class _Plain:
 class _Inline:
     """A lane without a thread."""
 
+    def __init__(self, between: Callable[[], bool] = lambda: False) -> None:
+        self._between = between
+
     async def run(self, owner: str, job: Callable[[], Any]) -> tuple[Any, JobTimes]:
         await asyncio.sleep(0)
-        return job(), JobTimes(0.0, 0.0)
+        try:
+            return job(), JobTimes(0.0, 0.0)
+        finally:
+            self.wake()
+
+    def wake(self) -> None:
+        while self._between():
+            pass
 
 
 async def _session(data: bytes) -> None:
     memory, lane = PrefixCache(CLOUD_LIMITS.remembered_bytes, 60.0), cast(Lane, _Inline())
     admission = Admission(CLOUD_LIMITS, lambda *_: 0.0)
-    runtime = Runtime(_part(), Codec(), SequentialEngine(_part(), lane), lane, admission, memory)
+    runtime = Runtime(
+        _part(),
+        Codec(),
+        TorchEngine(_part(), 2**28, lambda between: cast(Lane, _Inline(between))),
+        lane,
+        admission,
+        memory,
+    )
     one = Session(_Plain(), runtime, CLOUD_LIMITS, "edge-1", lambda: None)  # type: ignore[arg-type]
 
     async def envelopes() -> AsyncIterator[bytes | None]:

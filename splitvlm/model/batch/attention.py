@@ -86,7 +86,8 @@ def _decoding_layer(layer: Any) -> nn.Module:
     config = copy.copy(layer.self_attn.config)
     config.__dict__["_attn_implementation_internal"] = NAME  # past the setter, which looks for a package of that name
     attention.__dict__["config"] = config
-    return twin(layer, self_attn=attention)
+    other: nn.Module = twin(layer, self_attn=attention)
+    return other
 
 
 def _attention(

@@ -11,7 +11,7 @@ import pytest
 
 from cloud_node.engine.lane import Lane
 from cloud_node.engine.recent import RecentMean
-from cloud_node.engine.sequential import SequentialEngine
+from cloud_node.engine.torch_engine import TorchEngine
 from edge_node.engine import Engine
 from splitvlm.bundle import open_bundle
 from splitvlm.domain import IMAGE, TOKENS, Cut
@@ -145,7 +145,9 @@ async def test_a_second_start_measures_nothing_and_renews_behind_requests(monkey
     assert calls == ["profile_device", "profile_cloud"]
     assert second[0].profile.cuts.keys() == first[0].profile.cuts.keys()
     assert second[1].profile.cuts.keys() == {IMAGE, TOKENS}
-    engine, cloud_engine = Engine(device, codec), SequentialEngine(cloud, Lane("torch", RecentMean(1.0)))
+    waits = RecentMean(1.0)
+    engine = Engine(device, codec)
+    cloud_engine = TorchEngine(cloud, 2**26, lambda between: Lane("torch", waits, between=between))
     waited: list[float] = []
 
     async def pause(seconds: float) -> None:

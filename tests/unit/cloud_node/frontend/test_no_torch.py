@@ -33,4 +33,4 @@ def test_the_front_end_loads_no_code_that_opens_frames() -> None:
 
 
 def test_this_test_would_see_torch() -> None:
-    assert loaded("cloud_node.engine.sequential", "torch") == "torch"
+    assert loaded("cloud_node.engine.torch_engine", "torch") == "torch"

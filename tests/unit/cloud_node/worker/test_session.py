@@ -13,7 +13,7 @@ import pytest
 from cloud_node.engine.lane import Lane
 from cloud_node.engine.prefix_cache import PrefixCache
 from cloud_node.engine.recent import RecentMean
-from cloud_node.engine.sequential import SequentialEngine
+from cloud_node.engine.torch_engine import TorchEngine
 from cloud_node.settings import CloudLimits
 from cloud_node.worker.admission import Admission
 from cloud_node.worker.runtime import Runtime
@@ -60,7 +60,10 @@ class Wire:
 @contextlib.asynccontextmanager
 async def session() -> AsyncIterator[tuple[Wire, Admission]]:
     wire, waits = Wire(), RecentMean(2.0)
-    engine, pictures = SequentialEngine(part(), Lane("torch", waits)), Lane("pictures", waits)
+    engine, pictures = (
+        TorchEngine(part(), 2**26, lambda between: Lane("torch", waits, between=between)),
+        Lane("pictures", waits),
+    )
     admission = Admission(LIMITS, lambda *_: 0.0)
     runtime = Runtime(part(), Codec(), engine, pictures, admission, PrefixCache(2**20, 60.0))
     made = Session(wire, runtime, LIMITS, "edge-1", lambda: None)  # type: ignore[arg-type]
