@@ -28,6 +28,7 @@ from splitvlm.bundle import open_bundle
 from splitvlm.crypto.authority import init_authority, issue
 from splitvlm.crypto.identity import Identity, Role, load_identity
 from splitvlm.domain import DEVICE, Plan
+from splitvlm.model.batch.decoder import BatchedDecoder
 from splitvlm.model.loading import load_cloud, load_device, read_spec
 from splitvlm.rpc.servers import NodeServer
 from splitvlm.wire.v1 import data_pb2
@@ -57,6 +58,13 @@ class Cloud:
         engine = self.worker.runtime.engine
         assert isinstance(engine, TorchEngine)
         return engine.lane
+
+    @property
+    def decoder(self) -> BatchedDecoder:
+        """What moves running answers on, for tests that stop it."""
+        engine = self.worker.runtime.engine
+        assert isinstance(engine, TorchEngine)
+        return engine._decoder
 
 
 @contextlib.asynccontextmanager
