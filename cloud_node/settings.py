@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from splitvlm.planning.fields import CutText
 from splitvlm.settings import Address, Logging, ModelChoice, NodeName, Section, Security
+
+EngineKind = Literal["torch", "vllm"]
 
 
 class CloudLimits(Section):
@@ -50,6 +54,9 @@ class CloudSettings(Section):
     model: ModelChoice = ModelChoice()
     cuts: list[CutText] = Field(
         [], description="cuts to serve; empty is all. Only the weights that they need are loaded"
+    )
+    engine: EngineKind = Field(
+        "torch", description="what runs the language model: torch for every cut, or vllm for the cuts up to tokens"
     )
     limits: CloudLimits = CloudLimits()
     security: Security = Security()

@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from cloud_node.engine.choice import make_engine
 from cloud_node.engine.lane import Lane
 from cloud_node.engine.prefix_cache import PrefixCache
 from cloud_node.engine.recent import RecentMean
-from cloud_node.engine.torch_engine import TorchEngine
 from cloud_node.pools.protocol import EnvelopeStream
-from cloud_node.settings import CloudLimits
+from cloud_node.settings import CloudLimits, EngineKind
 from cloud_node.worker.admission import Admission
 from cloud_node.worker.handshake import Opened, read_envelope, shake_hands
 from cloud_node.worker.runtime import Runtime
@@ -42,8 +42,9 @@ class EngineWorker:
         compatibility: Compatibility,
         identity: Identity | None,
         limits: CloudLimits,
+        engine: EngineKind = "torch",
     ) -> None:
-        """`identity` signs handshakes; None where TLS is off."""
+        """`identity` signs handshakes; None where TLS is off. Raises what `make_engine` raises."""
         self._compatibility = compatibility
         self._identity = identity
         self._limits = limits
@@ -51,9 +52,7 @@ class EngineWorker:
         self.runtime = Runtime(
             part=part,
             codec=codec,
-            engine=TorchEngine(
-                part, limits.kv_budget_bytes, lambda between: Lane("torch", self._waits, between=between)
-            ),
+            engine=make_engine(engine, part, self._waits, limits.kv_budget_bytes),
             pictures=Lane("pictures", self._waits),
             admission=Admission(limits, self.expected_queue_s),
             prefix_cache=PrefixCache(limits.remembered_bytes, limits.remembered_s),

@@ -50,8 +50,14 @@ def end_token_ids(model: Any) -> frozenset[int]:
 
 def reads_prompt(model: Any) -> bool:
     """Tells whether some rule (such as Qwen's repetition penalty) reads the prompt's ids, which then must cross at lm:k too."""
+    return bool(reads_rules(model))
+
+
+def reads_rules(model: Any) -> list[str]:
+    """Returns the names of the rules beside the largest logit by which tokens are chosen; empty where it decides alone."""
     device = torch.device("cpu")
-    return len(_processors(model, _generation_config(model, 1, 1, device), 1, device)) > 0
+    processors = _processors(model, _generation_config(model, 1, 1, device), 1, device)
+    return [type(processor).__name__ for processor in processors]
 
 
 def _generation_config(model: Any, num_prompt_tokens: int, limit: int, device: torch.device) -> Any:

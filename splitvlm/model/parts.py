@@ -74,6 +74,15 @@ def _to_tokens(part: ModelPart, inputs: dict[str, torch.Tensor]) -> Boundary:
     return part.visual_tokens(part.see(inputs, depth), depth)
 
 
+def _embedded(part: ModelPart, cut: Cut, crossing: Boundary) -> Boundary:
+    """Returns the language model's input from a boundary at `image`, vision:k or tokens."""
+    if cut.kind is CutKind.TOKENS:
+        return part.embedded(crossing)
+    if cut.kind is CutKind.VISION:
+        return part.embedded(part.visual_tokens(crossing, cut.layers))
+    return part.embedded(_to_tokens(part, crossing))
+
+
 class LowerRun:
     """Runs one request on the device, tile by tile where the tower sees tiles one by one.
 
@@ -160,6 +169,23 @@ class CloudPart(ModelPart):
         """Returns the cut `image`'s run from what `inputs` made of picture and question. Raises UsageError."""
         self.check(IMAGE)
         return UpperRun(self, IMAGE, inputs, max_new_tokens)
+
+    @torch.inference_mode()
+    def embedded_prompt(self, cut: Cut, crossing: Boundary) -> Boundary:
+        """Returns the language model's input, `hidden` [T, D], from what arrived at `image`, vision:k or tokens.
+
+        `crossing` is a boundary, or at `image` the processor's tensors. Raises UsageError, ProtocolError.
+        """
+        self.check(cut)
+        if cut != IMAGE:
+            check_boundary(self, cut, crossing)
+        return _embedded(self, cut, {name: tensor.to(self.device) for name, tensor in crossing.items()})
+
+    @torch.inference_mode()
+    def embedded_tokens(self, token_ids: Sequence[int]) -> torch.Tensor:
+        """Returns embeddings [Q, D] of tokens of an answer."""
+        with self.clock.stage("embed"):
+            return self.family.embed(self.model, torch.tensor(token_ids, dtype=torch.long, device=self.device))
 
     @torch.inference_mode()
     def prefix_cached(self, prefix: Prefix, prompt: Boundary, max_new_tokens: int) -> UpperRun:
@@ -281,14 +307,9 @@ class UpperRun:
         return Prefix(self._prompt[IDS][:length], sides, self._language.kept(length)) if length else None
 
     def _language_input(self) -> Boundary:
-        part, cut, crossing = self._part, self._cut, self._crossing
-        if cut.kind is CutKind.LM:
-            return crossing
-        if cut.kind is CutKind.TOKENS:
-            return part.embedded(crossing)
-        if cut.kind is CutKind.VISION:
-            return part.embedded(part.visual_tokens(crossing, cut.layers))
-        return part.embedded(_to_tokens(part, crossing))
+        if self._cut.kind is CutKind.LM:
+            return self._crossing
+        return _embedded(self._part, self._cut, self._crossing)
 
     def _normed(self, states_QD: torch.Tensor) -> torch.Tensor:
         normed: torch.Tensor = self._part.family.stack(self._part.model).norm(states_QD)  # type: ignore[operator]
