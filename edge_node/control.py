@@ -146,6 +146,7 @@ class EdgeControl:
 
 
 def registration(runtime: Runtime, listen: str, weights_hash: str, profile: DeviceProfile) -> pb.Registration:
+    """Returns what this node tells the orchestrator of itself: its model, its address and its measured profile."""
     settings = runtime.settings
     return pb.Registration(
         node=settings.node,

@@ -55,6 +55,7 @@ class Engine:
         return await asyncio.wrap_future(self._submitted(self._model, step))
 
     async def begin(self, image: Image.Image, question: str, plan: Plan) -> tuple[LowerRun, float]:
+        """Prepares picture and question for the plan's cut; no tile is run yet. Raises UsageError."""
         return await self._run(self.part.begin, image, question, plan.cut)
 
     async def tile(self, run: LowerRun, index: int) -> tuple[Boundary, float]:
@@ -62,6 +63,7 @@ class Engine:
         return await self._run(run.tile, index)
 
     async def encode(self, boundary: Boundary, plan: Plan) -> tuple[bytes, float]:
+        """Returns the boundary coded at the plan's level."""
         return await self._run(self.codec.encode, plan.cut, boundary, plan.level)
 
     async def prompt(self, image: Image.Image, question: str, plan: Plan) -> tuple[bytes, float]:
@@ -69,6 +71,7 @@ class Engine:
         return await self._run(lambda: self.codec.encode(plan.cut, self.part.prompt(image, question), plan.level))
 
     async def encode_picture(self, image: Image.Image, level: str) -> tuple[bytes, float]:
+        """Returns the picture, resized as the model reads it, coded for the cut `image`. Raises UsageError."""
         return await self._run(lambda: encode_picture(self.part.picture(image), level))
 
     async def step(
@@ -99,6 +102,7 @@ class Engine:
         return await self._run(self.part.go_on, run, max_new_tokens, resume_token_ids)
 
     async def next(self, tokens: Iterator[int]) -> tuple[int | None, float]:
+        """Returns the next token id of an answer on the device, or None after the last."""
         return await self._run(lambda: next(tokens, None))
 
     async def aside(self, job: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

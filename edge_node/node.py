@@ -193,6 +193,7 @@ def _fitting(settings: EdgeSettings, spec: ModelSpec, wanted: list[Cut]) -> tupl
 
 
 def compatibility_of(spec: ModelSpec, codec: Codec, dtype: str) -> data_pb2.Compatibility:
+    """Returns the hashes by which a cloud node sees that it runs the other part of this very model and codec."""
     return compatibility(
         model=spec.name,
         weights_hash=spec.weights_hash,
@@ -203,5 +204,6 @@ def compatibility_of(spec: ModelSpec, codec: Codec, dtype: str) -> data_pb2.Comp
 
 
 def emulated(settings: EdgeSettings) -> dict[str, float]:
+    """Returns the factor of the emulated slow-down by its name, for the ready line; nothing where none is configured."""
     slowdown = settings.emulation.slowdown
     return {} if slowdown == 1 else {"emulated_slowdown": slowdown}

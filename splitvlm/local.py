@@ -22,7 +22,8 @@ from splitvlm.codec.codec import Codec
 from splitvlm.domain import DEVICE, IMAGE, Cut, CutKind, Plan
 from splitvlm.model.boundary import Boundary
 from splitvlm.model.loading import load_cloud, load_device
-from splitvlm.model.parts import CloudPart, DevicePart, LowerRun, UpperRun
+from splitvlm.model.parts import CloudPart, DevicePart, LowerRun
+from splitvlm.model.upper_run import UpperRun
 from splitvlm.rpc.request_sizes import step_bytes, upload_bytes
 
 MAX_NEW_TOKENS = 64

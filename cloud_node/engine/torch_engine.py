@@ -25,9 +25,10 @@ from splitvlm.errors import SplitvlmError
 from splitvlm.model.batch.arena import rows_held
 from splitvlm.model.batch.decoder import BatchedDecoder, DecodingRow, capacity_of
 from splitvlm.model.boundary import HIDDEN, IDS, Boundary, boundary_bytes
-from splitvlm.model.parts import CloudPart, UpperRun
+from splitvlm.model.parts import CloudPart
 from splitvlm.model.prefix import Prefix
 from splitvlm.model.tiles import TiledRun, in_tiles, reads_by_tile
+from splitvlm.model.upper_run import UpperRun
 
 T = TypeVar("T")
 
@@ -51,14 +52,17 @@ class TorchEngine:
 
     @property
     def prefills_by_tile(self) -> bool:
+        """Tells whether prompts are read as their tiles arrive: true of causal families that connect tile by tile."""
         return reads_by_tile(self.part)
 
     @property
     def jobs(self) -> int:
+        """Returns how many jobs and passes were begun."""
         return self.lane.jobs + self._passes
 
     @property
     def in_work(self) -> bool:
+        """Tells whether a job runs or waits, or an answer is not at its end."""
         return self.lane.in_work or bool(self._running)
 
     @property
@@ -175,6 +179,7 @@ class TorchSequence:
         await self._turn("prefill_s", lambda: run.add(dict(tile)))
 
     async def prefill(self) -> CachedPrefix | None:
+        """Reads the prompt, in chunks while other answers run, and chooses the first token. Raises ProtocolError."""
         if self._begun is not None:
             run: UpperRun = await self._begun
         else:
@@ -185,6 +190,7 @@ class TorchSequence:
         return await self._turn("prefill_s", lambda: self._prefilled(run))
 
     def feed(self, step: Callable[[], Mapping[str, torch.Tensor]]) -> None:
+        """Queues the decoding of a step's boundary, at lm:k; it is decoded in the pass that runs it."""
         self._steps.append(step)
         self._engine.lane.wake()
 
@@ -200,6 +206,7 @@ class TorchSequence:
         return token
 
     def cancel(self) -> None:
+        """Ends it early: its row is given back after the running job or pass."""
         self.cancelled.set()
         if self._begun is not None:
             self._begun.add_done_callback(_observed)

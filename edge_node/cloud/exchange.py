@@ -19,6 +19,7 @@ class CloudTimes:
 
     @property
     def total_s(self) -> float:
+        """Returns the seconds from the request's arrival to the last token, the queue included."""
         return self.decode_s + self.queue_s + self.prefill_s + self.tokens_s
 
 

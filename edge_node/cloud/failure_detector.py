@@ -20,6 +20,7 @@ class FailureDetector:
         self._seen: deque[tuple[float, float]] = deque(maxlen=KEPT)  # (time in s, longest silence of an answer in s)
 
     def saw(self, silence_s: float, now_s: float) -> None:
+        """Learns the longest silence of one answer, at a time in s of a steady clock."""
         self._seen.append((now_s, silence_s))
 
     def limit_s(self, predicted_s: float, now_s: float) -> float:

@@ -35,5 +35,6 @@ class LocalServicer(local_pb2_grpc.LocalServicer):
 
     @unary
     async def Status(self, request: pb.StatusRequest, context: Any) -> pb.StatusReply:
+        """Returns what `splitvlm status` shows of this node: its peers, its plan table and its requests."""
         require_role(context, Role.APP, Role.EDGE, plaintext=self._plaintext)
         return status_to_wire(self._runtime, self._planner)

@@ -139,6 +139,11 @@ class ModelPart:
         side_names = (IDS, *self.family.language_sides)
         return {HIDDEN: tokens_VD} | {name: boundary[name] for name in side_names}
 
+    def all_visual_tokens(self, inputs: dict[str, torch.Tensor]) -> Boundary:
+        """Runs the whole tower on the processor's tensors and returns the boundary at `tokens`."""
+        depth = self.spec.vision_layers
+        return self.visual_tokens(self.see(inputs, depth), depth)
+
     def tiles(self, inputs: dict[str, torch.Tensor], cut: Cut) -> list[dict[str, torch.Tensor]]:
         """Returns the processor's tensors tile by tile, where what crosses at the cut is one tile's after another's; else as
         one.
@@ -151,6 +156,14 @@ class ModelPart:
         with self.clock.stage("embed"):
             states_TD = self.family.embed(self.model, boundary[IDS], boundary[HIDDEN])
         return boundary | {HIDDEN: states_TD}
+
+    def language_input(self, cut: Cut, crossing: Boundary) -> Boundary:
+        """Returns the language model's input, `hidden` [T, D], from a boundary at vision:k or tokens, or `image`'s tensors."""
+        if cut.kind is CutKind.TOKENS:
+            return self.embedded(crossing)
+        if cut.kind is CutKind.VISION:
+            return self.embedded(self.visual_tokens(crossing, cut.layers))
+        return self.embedded(self.all_visual_tokens(crossing))
 
     def _slice(self, start: int, stop: int, ends: bool) -> nn.Module:
         return language_slice(self.family.stack(self.model), start, stop, ends=ends)

@@ -10,7 +10,8 @@ from splitvlm.model.boundary import HIDDEN, IDS, Boundary
 from splitvlm.model.boundary_checks import check_tile
 from splitvlm.model.greedy import Greedy
 from splitvlm.model.part import ModelPart
-from splitvlm.model.parts import CloudPart, UpperRun
+from splitvlm.model.parts import CloudPart
+from splitvlm.model.upper_run import UpperRun
 
 
 def reads_by_tile(part: CloudPart) -> bool:

@@ -27,7 +27,8 @@ from splitvlm.codec.codec import Codec
 from splitvlm.domain import DEVICE, IMAGE, Cut, CutKind
 from splitvlm.local import LocalBoundary, decode
 from splitvlm.model.loading import load_device
-from splitvlm.model.parts import CloudPart, DevicePart, UpperRun
+from splitvlm.model.parts import CloudPart, DevicePart
+from splitvlm.model.upper_run import UpperRun
 from splitvlm.planning.costs import CloudProfile, DeviceProfile
 from splitvlm.scenes.samples import samples
 from splitvlm.settings import ModelChoice

@@ -21,7 +21,7 @@ NODE = """
 import sys, time
 from splitvlm.cli import main
 import cloud_node.worker.payload
-from splitvlm.model.parts import UpperRun
+from splitvlm.model.upper_run import UpperRun
 
 def for_ever(*_, **__):
     print("busy", flush=True)

@@ -16,8 +16,8 @@ from splitvlm.model.batch.arena import CacheArena
 from splitvlm.model.batch.attention import RowGroup, decoding_twin
 from splitvlm.model.boundary import Boundary
 from splitvlm.model.part import ModelPart
-from splitvlm.model.parts import UpperRun
 from splitvlm.model.slicing import forward
+from splitvlm.model.upper_run import UpperRun
 
 LEAST_CAPACITY = 128  # tokens of a row; larger rows have twice as many, and so on
 

@@ -12,8 +12,9 @@ import torch
 from splitvlm.domain import DEVICE, IMAGE, Cut, every_cut
 from splitvlm.model.boundary import Boundary
 from splitvlm.model.loading import load_cloud, load_device, load_whole
-from splitvlm.model.parts import CloudPart, DevicePart, UpperRun
+from splitvlm.model.parts import CloudPart, DevicePart
 from splitvlm.model.processors import prompt_inputs
+from splitvlm.model.upper_run import UpperRun
 from tests.tiny_models import FAMILIES, picture, save
 
 NUM_TOKENS = 12

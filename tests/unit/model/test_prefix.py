@@ -12,8 +12,9 @@ from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut
 from splitvlm.errors import PrefixEvicted, ProtocolError
 from splitvlm.model.boundary import IDS
 from splitvlm.model.loading import load_cloud, load_device, load_whole
-from splitvlm.model.parts import CloudPart, DevicePart, UpperRun
+from splitvlm.model.parts import CloudPart, DevicePart
 from splitvlm.model.reference import Reference
+from splitvlm.model.upper_run import UpperRun
 from tests.tiny_models import FAMILIES, picture, save
 
 PICTURE, OTHER = picture(64, 64, 5), picture(40, 90, 6)

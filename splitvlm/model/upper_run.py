@@ -1,0 +1,175 @@
+"""What runs above the cut for one request: the prompt's prefill, then a token at a time, with caches of its own.
+
+The cloud part makes runs at every other cut, the device part at the cut `device`.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from splitvlm.domain import TOKENS, Cut, CutKind
+from splitvlm.errors import ProtocolError
+from splitvlm.model.boundary import HIDDEN, IDS, Boundary
+from splitvlm.model.boundary_checks import check_step
+from splitvlm.model.greedy import Greedy
+from splitvlm.model.language import LanguageCache
+from splitvlm.model.part import ModelPart
+from splitvlm.model.prefix import Prefix, picture_end
+
+
+class UpperRun:
+    """Runs one request above the cut, with its own caches, which go when it is dropped."""
+
+    def __init__(self, part: ModelPart, cut: Cut, crossing: Boundary, max_new_tokens: int) -> None:
+        self._part, self._cut, self._crossing = part, cut, crossing
+        start = cut.layers if cut.kind is CutKind.LM else 0
+        stop = part.spec.lm_layers
+        self._language = part.language_run(start, stop, ends=True) if start < stop else None
+        self._limit = max_new_tokens
+        self._embedded: Boundary = {}  # the language model's input, while the prompt is read in chunks
+        self._num_read = 0  # tokens of the prompt that were run before `first`
+        self._prompt: Boundary = {}
+        self._greedy: Greedy | None = None
+        self._last = -1
+
+    @property
+    def finished(self) -> bool:
+        """Tells whether the end token was chosen or the limit is reached."""
+        return self._limit <= 0 if self._greedy is None else self._greedy.finished
+
+    @torch.inference_mode()
+    def first(self, resume_token_id: int | None = None) -> int:
+        """Runs the prefill. Returns the first token id, or `resume_token_id`, which was chosen before."""
+        boundary = self._embedded or self._language_input()
+        self._crossing, self._embedded = {}, {}
+        self._prompt = {name: boundary[name] for name in (IDS, *self._part.family.language_sides) if name in boundary}
+        num_tokens = boundary[HIDDEN].shape[0]
+        self._greedy = Greedy(self._part.model, boundary.get(IDS), num_tokens, self._limit)
+        if self._language is None:
+            states_SD = self._normed(boundary[HIDDEN])
+        elif self._num_read:
+            states_SD = self._language.extend(boundary[HIDDEN][self._num_read :])
+        else:
+            states_SD = self._language.prefill(boundary)
+        return self._choose(states_SD, resume_token_id)
+
+    @property
+    def reads_in_chunks(self) -> bool:
+        """Tells whether `read` may run the prompt piece by piece before `first`: its tokens see those before them alone."""
+        return self._part.family.causal and self._language is not None
+
+    @torch.inference_mode()
+    def read(self, num_tokens: int) -> bool:
+        """Runs the prompt's next tokens, but not the last, which is `first`'s. Returns True if more than that one is left.
+
+        0 tokens run what lies below the language model alone.
+        """
+        if not self._embedded:
+            self._embedded, self._crossing = self._language_input(), {}
+        left = len(self._embedded[HIDDEN]) - 1 - self._num_read
+        if taken := min(num_tokens, left):
+            assert self._language is not None, "only layers of the language model read a prompt"
+            self._language.extend(self._embedded[HIDDEN][self._num_read : self._num_read + taken])
+            self._num_read += taken
+        return left > taken
+
+    @torch.inference_mode()
+    def next(self, boundary: Boundary | None, resume_token_id: int | None = None) -> int:
+        """Returns the next token id, from the last one or at lm:k from the device's boundary of it; or `resume_token_id`.
+
+        Raises ProtocolError.
+        """
+        assert self._greedy is not None, "first() comes first"
+        if (boundary is not None) != (self._cut.kind is CutKind.LM):
+            raise ProtocolError(f"At the cut {self._cut} a step came with the wrong tensors.")
+        if boundary is not None:
+            check_step(self._part, boundary)
+            states_1D = boundary[HIDDEN].to(self._part.device)
+        else:
+            with self._part.clock.stage("embed"):
+                last = torch.tensor([self._last], device=self._part.device)
+                states_1D = self._part.family.embed(self._part.model, last)
+        return self._choose(
+            self._language.step(states_1D) if self._language else self._normed(states_1D), resume_token_id
+        )
+
+    @property
+    def last_token_id(self) -> int:
+        """The token that was chosen last; the next step runs it."""
+        return self._last
+
+    @property
+    def most_tokens(self) -> int:
+        """How many tokens the prompt and the longest answer have together. Known after `first`."""
+        assert self._greedy is not None, "first() comes first"
+        return self._greedy.most_tokens
+
+    def hand_over(self) -> LanguageCache:
+        """Returns the caches after `first`, for a decoder of many runs: `choose` and not `next` is called from then on."""
+        first_layer = self._cut.layers if self._cut.kind is CutKind.LM else 0
+        if self._language is None:
+            return LanguageCache(first_layer, [], 0, 0)
+        return self._language.hand_over(first_layer)
+
+    def check_step(self, boundary: Boundary) -> None:
+        """Checks the device's boundary of the last token, at lm:k. Raises ProtocolError."""
+        check_step(self._part, boundary)
+
+    def choose(self, logits_V: torch.Tensor, resume_token_id: int | None = None) -> int:
+        """Returns the next token id by its logits; or `resume_token_id`, which was chosen before."""
+        assert self._greedy is not None, "first() comes first"
+        self._last = self._greedy.choose(logits_V) if resume_token_id is None else self._greedy.take(resume_token_id)
+        return self._last
+
+    def prefix(self) -> Prefix | None:
+        """Returns, after `first`, what another question about the picture can go on from; None at `lm:k`."""
+        if self._cut.kind is CutKind.LM or self._language is None:  # the device's layers keep their own caches
+            return None
+        length = picture_end(self._prompt[IDS], self._part.model.config.image_token_id)
+        sides = {name: tensor for name, tensor in self._prompt.items() if name != IDS}
+        return Prefix(self._prompt[IDS][:length], sides, self._language.kept(length)) if length else None
+
+    def _language_input(self) -> Boundary:
+        if self._cut.kind is CutKind.LM:
+            return self._crossing
+        return self._part.language_input(self._cut, self._crossing)
+
+    def _normed(self, states_QD: torch.Tensor) -> torch.Tensor:
+        normed: torch.Tensor = self._part.family.stack(self._part.model).norm(states_QD)  # type: ignore[operator]
+        return normed
+
+    def _choose(self, states_QD: torch.Tensor, resume_token_id: int | None) -> int:
+        assert self._greedy is not None
+        self._last = (
+            self._greedy.choose(self._part.logits(states_QD))
+            if resume_token_id is None
+            else self._greedy.take(resume_token_id)
+        )
+        return self._last
+
+
+class CachedPrefixRun(UpperRun):
+    """Runs another question about a picture whose prefix is known: only what follows the picture is run."""
+
+    def __init__(self, part: ModelPart, prefix: Prefix, prompt: Boundary, max_new_tokens: int) -> None:
+        super().__init__(part, TOKENS, prompt, max_new_tokens)
+        self._prefix = prefix
+
+    @torch.inference_mode()
+    def first(self, resume_token_id: int | None = None) -> int:
+        """Runs the rest of the prompt behind the cached prefix and returns the answer's first token.
+
+        `resume_token_id` is the token that another node has chosen already, if any.
+        """
+        assert self._language is not None, "a model has layers above the cut `tokens`"
+        part, ids_T = self._part, self._crossing[IDS]
+        rest_S = ids_T[len(self._prefix.ids_P) :]
+        with part.clock.stage("embed"):
+            states_SD = part.family.embed(part.model, rest_S)
+        whole = {HIDDEN: states_SD.new_empty((len(ids_T), 0)), IDS: ids_T} | self._prefix.sides
+        self._greedy = Greedy(part.model, ids_T, len(ids_T), self._limit)
+        return self._choose(self._language.resume(self._prefix.cache, states_SD, whole), resume_token_id)
+
+    def prefix(self) -> Prefix | None:
+        """Returns the prefix that the run goes on from, which may be kept again."""
+        return self._prefix
