@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install install-vllm demo test test-vllm test-slow lint proto proto-check docs bench-overhead bench-policy bench-probing bench-orchestrator bench-link bench-emulated bench-codec bench-codec-speed bench-sealing bench-tiles structure chaos soak fuzz clean
+.PHONY: install install-vllm demo test test-vllm test-slow lint proto proto-check docs bench-overhead bench-policy bench-probing bench-orchestrator bench-cloud bench-link bench-emulated bench-codec bench-codec-speed bench-sealing bench-tiles structure chaos soak fuzz clean
 
 install: $(STAMP)
 
@@ -90,6 +90,10 @@ bench-policy: install
 # A fleet of simulated nodes and a real orchestrator.
 bench-orchestrator: install
 	$(BIN)/python benchmarks/control_plane.py
+
+# One cloud node for 1 to 32 devices, against transformers' generate.
+bench-cloud: install
+	$(BIN)/python benchmarks/cloud.py
 
 bench-probing: install
 	$(BIN)/python benchmarks/probing.py

@@ -10,8 +10,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from splitvlm.errors import UsageError
 from splitvlm.model.greedy import reads_rules
 from splitvlm.model.part import ModelPart
@@ -38,13 +36,19 @@ def write_causal_folder(part: ModelPart, folder: Path) -> None:
 
     Raises UsageError where transformers has no causal model of exactly these parameters.
     """
+    causal_model(part).save_pretrained(folder)
+
+
+def causal_model(part: ModelPart) -> Any:
+    """Returns transformers' causal model of the part's language model, which shares its weights. Raises UsageError."""
+    from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
 
     check_causal(part)
     stack = part.family.stack(part.model)
     tensors = {f"model.{name}": tensor for name, tensor in stack.state_dict().items()}
     tensors["lm_head.weight"] = part.model.lm_head.weight
-    with torch.device("meta"):
+    with init_empty_weights():
         causal: Any = AutoModelForCausalLM.from_config(part.model.config.get_text_config(), dtype=part.model.dtype)
     if set(causal.state_dict()) != set(tensors):
         raise UsageError(
@@ -53,4 +57,4 @@ def write_causal_folder(part: ModelPart, folder: Path) -> None:
         )
     causal.load_state_dict(tensors, assign=True)
     causal.tie_weights()
-    causal.save_pretrained(folder)
+    return causal
