@@ -1,8 +1,9 @@
 """The engine `torch`: continuous batching over transformers' own modules, for every cut and family, exact.
 
-One thread runs everything. A prompt is read as jobs of that thread, in which devices take turns; between two jobs all running
-answers move on by one token, in one forward pass (splitvlm/model/batch). A long prompt is read in chunks where its family
-allows, so that running answers do not wait for all of it. Answers join and leave between passes.
+One thread runs everything. Decoding features, towers and connectors are jobs of that thread, in which devices take turns.
+Between two jobs all running answers move on by one token, in one forward pass (splitvlm/model/batch). Where its family allows,
+a prompt is read chunk by chunk in these passes, the oldest first, so that running answers hardly wait for it; else it is a job.
+Answers join and leave between passes.
 """
 
 from __future__ import annotations
@@ -25,15 +26,22 @@ from splitvlm.errors import SplitvlmError
 from splitvlm.model.batch.arena import rows_held
 from splitvlm.model.batch.decoder import BatchedDecoder, DecodingRow, capacity_of
 from splitvlm.model.boundary import HIDDEN, IDS, Boundary, boundary_bytes
+<<<<<<< HEAD
 from splitvlm.model.parts import CloudPart
+=======
+from splitvlm.model.language import PromptChunk
+from splitvlm.model.parts import CachedPrefixRun, CloudPart, UpperRun
+>>>>>>> c8f396c (Prompts are read in chunks in the same passes as running answers, so that these hardly wait)
 from splitvlm.model.prefix import Prefix
 from splitvlm.model.tiles import TiledRun, in_tiles, reads_by_tile
 from splitvlm.model.upper_run import UpperRun
 
 T = TypeVar("T")
 
-CHUNK_TOKENS = 32  # of a prompt, between two tokens of running answers: about as long as a pass of many answers takes
-ALL_TOKENS = 1 << 30
+PASS_TOKENS = (
+    48  # of running answers and of a prompt's chunk together: what a pass takes grows slowly up to here on a CPU
+)
+LEAST_CHUNK = 16
 
 _log = logging.getLogger("splitvlm.cloud.engine")
 
@@ -47,6 +55,7 @@ class TorchEngine:
         self.budget = KvBudget(kv_budget_bytes, self._row_bytes, rows_held)
         self._decoder = BatchedDecoder(part)
         self._running: list[TorchSequence] = []
+        self._reading: deque[TorchSequence] = deque()  # whose prompts are read in chunks, the oldest first
         self._passes = 0
         self.lane = make_lane(self._pass)  # last: its thread calls _pass at once
 
@@ -62,8 +71,12 @@ class TorchEngine:
 
     @property
     def in_work(self) -> bool:
+<<<<<<< HEAD
         """Tells whether a job runs or waits, or an answer is not at its end."""
         return self.lane.in_work or bool(self._running)
+=======
+        return self.lane.in_work or bool(self._running) or bool(self._reading)
+>>>>>>> c8f396c (Prompts are read in chunks in the same passes as running answers, so that these hardly wait)
 
     @property
     def num_running(self) -> int:
@@ -100,6 +113,10 @@ class TorchEngine:
         """Lets a sequence whose prompt was read move on with the others. Called in the thread."""
         self._running.append(sequence)
 
+    def read(self, sequence: TorchSequence) -> None:
+        """Lets a prompt be read in the passes to come. Called in the thread."""
+        self._reading.append(sequence)
+
     def _kind(self, request: SequenceRequest) -> RowKind:
         below = request.cut.layers if request.cut.kind is CutKind.LM else 0
         tokens = _prompt_tokens(request.inputs) + request.max_new_tokens
@@ -113,6 +130,8 @@ class TorchEngine:
         """Moves all answers on that can; returns True if there are more to move. Runs in the thread, and raises nothing."""
         for sequence in [sequence for sequence in self._running if sequence.cancelled.is_set()]:
             self._leave(sequence)
+        while self._reading and self._reading[0].cancelled.is_set():
+            self._reading.popleft().left(None)
         fed: dict[TorchSequence, Boundary | None] = {}
         for sequence in list(self._running):
             try:
@@ -120,27 +139,40 @@ class TorchEngine:
                     fed[sequence] = sequence.next_step()
             except Exception as error:  # noqa: BLE001 (one sequence's input is its own fault)
                 self._leave(sequence, error)
-        if fed:
+        if fed or self._reading:
             self._move_on(fed)
-        return any(sequence.is_ready for sequence in self._running)
+        return bool(self._reading) or any(sequence.is_ready for sequence in self._running)
 
     def _move_on(self, fed: Mapping[TorchSequence, Boundary | None]) -> None:
         began_s = time.perf_counter()
         self._passes += 1
+        reader = self._reading[0] if self._reading else None
         try:
-            logits_BV = self._decoder.step({sequence.row: step for sequence, step in fed.items()})
-            for sequence, logits_V in zip(fed, logits_BV, strict=True):
+            chunk = reader.next_chunk(self._chunk_tokens(len(fed))) if reader else None
+            logits_BV = self._decoder.step({sequence.row: step for sequence, step in fed.items()}, chunk)
+            for sequence, logits_V in zip(fed, logits_BV, strict=False):
                 sequence.choose(logits_V)
         except Exception as error:  # noqa: BLE001 (the thread goes on)
             _log.exception("a pass failed")
             for sequence in fed:
                 self._leave(sequence, error)
+            if reader:
+                self._reading.popleft().left(error)
             return
         took_s = time.perf_counter() - began_s
         for sequence in fed:
             sequence.times.tokens_s += took_s
             if sequence.finished:
                 self._leave(sequence)
+        if reader:
+            reader.times.prefill_s += took_s
+            if reader.is_read:
+                self._reading.popleft()
+                reader.join_by(logits_BV[-1])
+
+    def _chunk_tokens(self, num_running: int) -> int:
+        """Returns how many tokens of a prompt are read beside so many running answers: all of them beside none."""
+        return max(LEAST_CHUNK, PASS_TOKENS - num_running) if num_running else self.part.spec.max_context
 
     def _leave(self, sequence: TorchSequence, error: Exception | None = None) -> None:
         self._running.remove(sequence)
@@ -162,10 +194,12 @@ class TorchSequence:
         self._engine = engine
         self._request = request
         self._kind: RowKind | None = kind  # None once its row was given back
-        self._run: UpperRun | None = None
+        self._run: UpperRun | None = None  # once its prompt was read,
+        self._chunked: UpperRun | None = None  # and before
         self._steps: deque[Callable[[], Mapping[str, torch.Tensor]]] = deque()
         self._loop = asyncio.get_running_loop()
         self._tokens: asyncio.Queue[int | Exception | None] = asyncio.Queue()
+        self._read: asyncio.Future[Prefix | Exception | None] = self._loop.create_future()  # of a prompt in chunks
         self._num_tokens = 0  # chosen so far, resumed ones included
         self._begun = asyncio.create_task(self._begin_tiles()) if request.num_tiles > 1 else None
 
@@ -184,10 +218,13 @@ class TorchSequence:
             run: UpperRun = await self._begun
         else:
             run = await self._turn("prefill_s", lambda: _run(self._engine.part, self._request))
-        while run.reads_in_chunks and self._engine.num_running:
-            if not await self._turn("prefill_s", lambda: run.read(CHUNK_TOKENS)):
-                break
-        return await self._turn("prefill_s", lambda: self._prefilled(run))
+        if not run.reads_in_chunks or isinstance(run, TiledRun | CachedPrefixRun):
+            return await self._turn("prefill_s", lambda: self._prefilled(run))
+        await self._turn("prefill_s", lambda: self._prepared(run))
+        outcome = await self._read
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
     def feed(self, step: Callable[[], Mapping[str, torch.Tensor]]) -> None:
         """Queues the decoding of a step's boundary, at lm:k; it is decoded in the pass that runs it."""
@@ -242,8 +279,39 @@ class TorchSequence:
         """Ends it: no token comes any more."""
         self._call(self._end, error)
 
+    @property
+    def is_read(self) -> bool:
+        """Tells whether the last chunk of its prompt was run."""
+        assert self._chunked is not None, "it is read in chunks"
+        return not self._chunked.num_unread
+
+    def next_chunk(self, num_tokens: int) -> PromptChunk:
+        """Returns the next tokens of its prompt."""
+        assert self._chunked is not None, "it is read in chunks"
+        return self._chunked.next_chunk(num_tokens)
+
+    def join_by(self, logits_V: torch.Tensor) -> None:
+        """Chooses the first token by the logits of the prompt's last one, and moves on with the others."""
+        run = self._chunked
+        assert run is not None, "it is read in chunks"
+        try:
+            prefix = self._joined(run, run.first_of(logits_V, self._resumed()))
+        except Exception as error:  # noqa: BLE001 (the thread goes on)
+            _log.exception("a prompt failed")
+            self.left(error)
+            return
+        self._call(self._settle, prefix)
+
+    def _prepared(self, run: UpperRun) -> None:
+        run.prepare()
+        self._chunked = run
+        self._engine.read(self)
+
     def _prefilled(self, run: UpperRun) -> Prefix | None:
-        token_id = run.first(self._resumed())
+        return self._joined(run, run.first(self._resumed()))
+
+    def _joined(self, run: UpperRun, token_id: int) -> Prefix | None:
+        """Hands the first token over, and joins the running answers unless it was the last. Returns what may be kept."""
         prefix = run.prefix() if self._request.keep_prefix else None
         if self.cancelled.is_set():
             self._call(self._end, None)
@@ -279,6 +347,11 @@ class TorchSequence:
         if error is not None and not isinstance(error, SplitvlmError):
             error = SplitvlmError("The cloud node failed at this request; its log says why.")
         self._tokens.put_nowait(error)
+        self._settle(error)
+
+    def _settle(self, outcome: Prefix | Exception | None) -> None:
+        if not self._read.done():
+            self._read.set_result(outcome)
 
     def _give_back(self) -> None:
         if self._kind is not None:

@@ -27,6 +27,15 @@ class LayerCache:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptChunk:
+    """Some tokens of a prompt that are to be run through the language model's layers from `first_layer` on."""
+
+    first_layer: int
+    language: LanguageRun  # its caches grow
+    states_SD: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class LanguageCache:
     """What a run through the language model's layers from `first_layer` on has cached."""
 
@@ -94,6 +103,20 @@ class LanguageRun:
             layer.crop(length - self._prompt.get_seq_length())
             layer.record_past = False
         return shortened
+
+    def positions_of_next(self, num_tokens: int, device: torch.device) -> torch.Tensor:
+        """Returns position ids of the prompt's next tokens, in a causal family, and counts them as run: [1, S]."""
+        start, self._length = self._length, self._length + num_tokens
+        return torch.arange(start, self._length, device=device)[None]
+
+    def update(self, keys: torch.Tensor, values: torch.Tensor, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Appends keys and values [1, heads, S, width] to a layer's cache; returns all of them."""
+        all_keys, all_values = self._cache.update(keys, values, layer)
+        return all_keys, all_values
+
+    def keep_prompt(self) -> None:
+        """Notes that the whole prompt was run, for `kept`."""
+        self._prompt = _copied(self._cache)
 
     def hand_over(self, first_layer: int) -> LanguageCache:
         """Returns the caches, for whoever makes the steps from now on: this run makes none any more."""

@@ -12,7 +12,7 @@ from splitvlm.errors import ProtocolError
 from splitvlm.model.boundary import HIDDEN, IDS, Boundary
 from splitvlm.model.boundary_checks import check_step
 from splitvlm.model.greedy import Greedy
-from splitvlm.model.language import LanguageCache
+from splitvlm.model.language import LanguageCache, PromptChunk
 from splitvlm.model.part import ModelPart
 from splitvlm.model.prefix import Prefix, picture_end
 
@@ -40,38 +40,47 @@ class UpperRun:
     @torch.inference_mode()
     def first(self, resume_token_id: int | None = None) -> int:
         """Runs the prefill. Returns the first token id, or `resume_token_id`, which was chosen before."""
-        boundary = self._embedded or self._language_input()
-        self._crossing, self._embedded = {}, {}
-        self._prompt = {name: boundary[name] for name in (IDS, *self._part.family.language_sides) if name in boundary}
-        num_tokens = boundary[HIDDEN].shape[0]
-        self._greedy = Greedy(self._part.model, boundary.get(IDS), num_tokens, self._limit)
-        if self._language is None:
-            states_SD = self._normed(boundary[HIDDEN])
-        elif self._num_read:
-            states_SD = self._language.extend(boundary[HIDDEN][self._num_read :])
-        else:
-            states_SD = self._language.prefill(boundary)
+        boundary = self._language_input()
+        self._crossing = {}
+        self._know_prompt(boundary)
+        states_SD = self._language.prefill(boundary) if self._language else self._normed(boundary[HIDDEN])
         return self._choose(states_SD, resume_token_id)
 
     @property
     def reads_in_chunks(self) -> bool:
-        """Tells whether `read` may run the prompt piece by piece before `first`: its tokens see those before them alone."""
+        """Tells whether the prompt may be run piece by piece: its tokens see those before them alone."""
         return self._part.family.causal and self._language is not None
 
     @torch.inference_mode()
-    def read(self, num_tokens: int) -> bool:
-        """Runs the prompt's next tokens, but not the last, which is `first`'s. Returns True if more than that one is left.
+    def prepare(self) -> None:
+        """Runs what lies below the language model, before `next_chunk` and instead of `first`."""
+        self._embedded, self._crossing = self._language_input(), {}
 
-        0 tokens run what lies below the language model alone.
-        """
-        if not self._embedded:
-            self._embedded, self._crossing = self._language_input(), {}
-        left = len(self._embedded[HIDDEN]) - 1 - self._num_read
-        if taken := min(num_tokens, left):
-            assert self._language is not None, "only layers of the language model read a prompt"
-            self._language.extend(self._embedded[HIDDEN][self._num_read : self._num_read + taken])
-            self._num_read += taken
-        return left > taken
+    @property
+    def num_unread(self) -> int:
+        """How many tokens of the prompt `next_chunk` has not given yet."""
+        return len(self._embedded[HIDDEN]) - self._num_read
+
+    def next_chunk(self, num_tokens: int) -> PromptChunk:
+        """Returns the prompt's next tokens, at most `num_tokens`, for whoever runs them through the language model."""
+        assert self._language is not None, "only layers of the language model read a prompt"
+        states_SD = self._embedded[HIDDEN][self._num_read : self._num_read + num_tokens]
+        self._num_read += len(states_SD)
+        first_layer = self._cut.layers if self._cut.kind is CutKind.LM else 0
+        return PromptChunk(first_layer, self._language, states_SD)
+
+    def first_of(self, logits_V: torch.Tensor, resume_token_id: int | None = None) -> int:
+        """Returns the first token id by the logits of the prompt's last token, when all chunks were run."""
+        assert self._language is not None, "only layers of the language model read a prompt"
+        self._language.keep_prompt()
+        boundary, self._embedded = self._embedded, {}
+        self._know_prompt(boundary)
+        return self.choose(logits_V, resume_token_id)
+
+    def _know_prompt(self, boundary: Boundary) -> None:
+        """Keeps of the language model's input what later questions and the choice of tokens need."""
+        self._prompt = {name: boundary[name] for name in (IDS, *self._part.family.language_sides) if name in boundary}
+        self._greedy = Greedy(self._part.model, boundary.get(IDS), boundary[HIDDEN].shape[0], self._limit)
 
     @torch.inference_mode()
     def next(self, boundary: Boundary | None, resume_token_id: int | None = None) -> int:

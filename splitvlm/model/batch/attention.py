@@ -1,4 +1,4 @@
-"""Attention of one new token of each of many sequences, in transformers' own layers: the place where their caches come in.
+"""Attention of new tokens of many sequences, one of each or some of a prompt: where caches come into transformers' layers.
 
 transformers calls an attention function by the name in a layer's config. Twins of the layers get this one, which writes each
 token's keys and values to its sequence's row and attends over the row. The layers that other code uses stay as they are.
@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from splitvlm.model.batch.arena import CacheArena
+from splitvlm.model.language import LanguageRun
 from splitvlm.model.slicing import twin
 
 NAME = "splitvlm_decoding"
@@ -72,6 +73,44 @@ class RowGroup:
         return self._masks[window]
 
 
+class PromptGroup:
+    """Some tokens of one prompt, `start` to `start` + S of a batch, which see one another and what was read before."""
+
+    def __init__(self, language: LanguageRun, start: int, num_tokens: int) -> None:
+        self._language = language
+        self._batch = slice(start, start + num_tokens)
+        self._mask: torch.Tensor | None = None
+
+    def attend(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scaling: float,
+        window: int | None,
+    ) -> torch.Tensor:
+        """Appends the new keys and values [B, K, 1, d]; returns what the queries [B, H, 1, d] attend to: [S, H, d]."""
+        assert window is None, "families with sliding windows do not read in chunks"
+        new_keys, new_values, query_1HSd = (
+            part[self._batch, :, 0].transpose(0, 1)[None] for part in (key, value, query)
+        )
+        keys_1KLd, values_1KLd = self._language.update(new_keys, new_values, layer)
+        num_tokens, length = query_1HSd.shape[2], keys_1KLd.shape[2]
+        if self._mask is None:
+            seen_SL = torch.ones((num_tokens, length), dtype=torch.bool, device=query.device)
+            self._mask = seen_SL.tril_(length - num_tokens)
+        shared = query_1HSd.shape[1] // keys_1KLd.shape[1]
+        attended = scaled_dot_product_attention(
+            query_1HSd,
+            keys_1KLd.repeat_interleave(shared, dim=1),
+            values_1KLd.repeat_interleave(shared, dim=1),
+            attn_mask=self._mask,
+            scale=scaling,
+        )
+        return attended[0].transpose(0, 1)
+
+
 def decoding_twin(stack: nn.Module) -> nn.Module:
     """Returns a twin of a language stack or slice whose layers attend by this module. Weights stay shared."""
     from transformers import AttentionInterface
@@ -98,7 +137,7 @@ def _attention(
     attention_mask: torch.Tensor | None,
     *,
     scaling: float,
-    groups: Sequence[RowGroup],
+    groups: Sequence[RowGroup | PromptGroup],
     sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:

@@ -1,7 +1,8 @@
 """One step of many answers at once: one forward of the language model's layers above each cut, one of the head.
 
-A sequence enters when its prompt was read (`UpperRun.first`), with the caches that its prefill left. Answers under different
-cuts share a step only where they have the same layers to run: those at `image`, vision:k and tokens all do.
+A sequence enters when its prompt was read (`UpperRun.first`, or chunk by chunk beside the others), with the caches that this
+left. Answers under different cuts share a step only where they have the same layers to run: those at `image`, vision:k and
+tokens all do.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import torch
 from torch import nn
 
 from splitvlm.model.batch.arena import CacheArena
-from splitvlm.model.batch.attention import RowGroup, decoding_twin
-from splitvlm.model.boundary import Boundary
+from splitvlm.model.batch.attention import PromptGroup, RowGroup, decoding_twin
+from splitvlm.model.boundary import HIDDEN, Boundary
+from splitvlm.model.language import PromptChunk
 from splitvlm.model.part import ModelPart
 from splitvlm.model.slicing import forward
 from splitvlm.model.upper_run import UpperRun
@@ -68,38 +70,51 @@ class BatchedDecoder:
             del self._arenas[row.first_layer, row.capacity]
 
     @torch.inference_mode()
-    def step(self, fed: Mapping[DecodingRow, Boundary | None]) -> torch.Tensor:
-        """Runs the last token of each sequence; returns logits [B, V] in the order of `fed`.
+    def step(self, fed: Mapping[DecodingRow, Boundary | None], chunk: PromptChunk | None = None) -> torch.Tensor:
+        """Runs the last token of each sequence, and a chunk of a prompt beside them where there is one.
 
-        `fed` gives at lm:k the device's boundary of that token, which was checked, and None at other cuts.
+        `fed` gives at lm:k the device's boundary of a sequence's token, which was checked, and None at other cuts. Returns
+        logits [B, V] in the order of `fed`; with a chunk, those of its last token follow: [B + 1, V].
         """
-        order = sorted(fed, key=lambda row: (row.first_layer, row.capacity, row.index))
-        states = [self._layers(first, list(rows), fed) for first, rows in groupby(order, lambda row: row.first_layer)]
-        states_BD = torch.cat(states)
-        places = {row: place for place, row in enumerate(order)}
+        by_layer: dict[int, list[DecodingRow]] = {chunk.first_layer: []} if chunk else {}
+        for row in fed:
+            by_layer.setdefault(row.first_layer, []).append(row)
+        states: dict[DecodingRow | None, torch.Tensor] = {}  # None: the chunk's last token
+        for first_layer, rows in by_layer.items():
+            rows.sort(key=lambda row: (row.capacity, row.index))
+            ours = chunk if chunk and chunk.first_layer == first_layer else None
+            states_ND = self._layers(first_layer, rows, fed, ours)
+            states |= zip(rows, states_ND, strict=False)
+            if ours:
+                states[None] = states_ND[-1]
+        wanted = [states[row] for row in fed] + ([states[None]] if chunk else [])
         with self._part.clock.stage("head"):
-            logits_BV: torch.Tensor = self._part.model.lm_head(states_BD[[places[row] for row in fed]])
+            logits_BV: torch.Tensor = self._part.model.lm_head(torch.stack(wanted))
         return logits_BV
 
     def _layers(
-        self, first_layer: int, rows: Sequence[DecodingRow], fed: Mapping[DecodingRow, Boundary | None]
+        self,
+        first_layer: int,
+        rows: Sequence[DecodingRow],
+        fed: Mapping[DecodingRow, Boundary | None],
+        chunk: PromptChunk | None,
     ) -> torch.Tensor:
-        """Returns the states [B, D] of rows with the same layers, after the final norm."""
+        """Returns the states [B + S, D] of rows with the same layers, and of a chunk, after the final norm."""
         part, family = self._part, self._part.family
-        states_BD = self._entering(rows, fed)
-        if rows[0].index < 0:  # no layers are left above the cut
-            normed: torch.Tensor = family.stack(part.model).norm(states_BD)  # type: ignore[operator]
+        states_ND = self._entering(rows, fed, chunk)
+        if rows and rows[0].index < 0:  # no layers are left above the cut
+            normed: torch.Tensor = family.stack(part.model).norm(states_ND)  # type: ignore[operator]
             return normed
-        positions = [family.later_positions(row.length + row.offset, states_BD.device) for row in rows]
-        groups, start = [], 0
-        for _, same in groupby(rows, lambda row: row.capacity):
-            alike = list(same)
-            groups.append(self._group(alike, start))
-            start += len(alike)
+        positions = [family.later_positions(row.length + row.offset, states_ND.device) for row in rows]
+        groups: list[RowGroup | PromptGroup] = self._groups(rows)
+        if chunk:
+            num_tokens = len(chunk.states_SD)
+            groups.append(PromptGroup(chunk.language, len(rows), num_tokens))
+            positions.append(chunk.language.positions_of_next(num_tokens, states_ND.device).transpose(0, 1))
         output = forward(
             self._slice(first_layer),
-            inputs_embeds=states_BD[:, None],
-            attention_mask=states_BD.new_zeros((1, 1, 1, 1)),  # in four dimensions transformers makes no other of it
+            inputs_embeds=states_ND[:, None],
+            attention_mask=states_ND.new_zeros((1, 1, 1, 1)),  # in four dimensions transformers makes no other of it
             position_ids=torch.cat(positions, dim=-2),
             past_key_values=None,
             use_cache=False,
@@ -110,19 +125,34 @@ class BatchedDecoder:
         states: torch.Tensor = output.last_hidden_state[:, 0]
         return states
 
+    def _groups(self, rows: Sequence[DecodingRow]) -> list[RowGroup | PromptGroup]:
+        """Returns groups of rows in the same arena; `rows` are in the arenas' order."""
+        groups: list[RowGroup | PromptGroup] = []
+        start = 0
+        for _, same in groupby(rows, lambda row: row.capacity):
+            alike = list(same)
+            groups.append(self._group(alike, start))
+            start += len(alike)
+        return groups
+
     def _group(self, rows: Sequence[DecodingRow], start: int) -> RowGroup:
         arena, _ = self._arenas[rows[0].first_layer, rows[0].capacity]
         return RowGroup(arena, start, [row.index for row in rows], [row.length for row in rows])
 
-    def _entering(self, rows: Sequence[DecodingRow], fed: Mapping[DecodingRow, Boundary | None]) -> torch.Tensor:
-        """Returns what enters the layers: the device's states [B, D], or the embeddings of the last tokens."""
+    def _entering(
+        self, rows: Sequence[DecodingRow], fed: Mapping[DecodingRow, Boundary | None], chunk: PromptChunk | None
+    ) -> torch.Tensor:
+        """Returns what enters the layers: the device's states or the embeddings of the last tokens, then the chunk's states."""
         part = self._part
-        given = [fed[row] for row in rows]
-        if given[0] is not None:
-            return torch.cat([step["hidden"].to(part.device, part.model.dtype) for step in given if step is not None])
-        with part.clock.stage("embed"):
-            ids_B = torch.tensor([row.run.last_token_id for row in rows], device=part.device)
-            return part.family.embed(part.model, ids_B)
+        entering = [chunk.states_SD] if chunk else []
+        steps = [step for step in (fed[row] for row in rows) if step is not None]
+        if steps:
+            entering[:0] = [step[HIDDEN].to(part.device, part.model.dtype) for step in steps]
+        elif rows:
+            with part.clock.stage("embed"):
+                ids_B = torch.tensor([row.run.last_token_id for row in rows], device=part.device)
+                entering.insert(0, part.family.embed(part.model, ids_B))
+        return torch.cat(entering)
 
     def _slice(self, first_layer: int) -> nn.Module:
         if first_layer not in self._slices:
