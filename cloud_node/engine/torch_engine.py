@@ -26,15 +26,11 @@ from splitvlm.errors import SplitvlmError
 from splitvlm.model.batch.arena import rows_held
 from splitvlm.model.batch.decoder import BatchedDecoder, DecodingRow, capacity_of
 from splitvlm.model.boundary import HIDDEN, IDS, Boundary, boundary_bytes
-<<<<<<< HEAD
-from splitvlm.model.parts import CloudPart
-=======
 from splitvlm.model.language import PromptChunk
-from splitvlm.model.parts import CachedPrefixRun, CloudPart, UpperRun
->>>>>>> c8f396c (Prompts are read in chunks in the same passes as running answers, so that these hardly wait)
+from splitvlm.model.parts import CloudPart
 from splitvlm.model.prefix import Prefix
 from splitvlm.model.tiles import TiledRun, in_tiles, reads_by_tile
-from splitvlm.model.upper_run import UpperRun
+from splitvlm.model.upper_run import CachedPrefixRun, UpperRun
 
 T = TypeVar("T")
 
@@ -71,12 +67,8 @@ class TorchEngine:
 
     @property
     def in_work(self) -> bool:
-<<<<<<< HEAD
         """Tells whether a job runs or waits, or an answer is not at its end."""
-        return self.lane.in_work or bool(self._running)
-=======
         return self.lane.in_work or bool(self._running) or bool(self._reading)
->>>>>>> c8f396c (Prompts are read in chunks in the same passes as running answers, so that these hardly wait)
 
     @property
     def num_running(self) -> int:

@@ -38,7 +38,7 @@ class Fleet:
 
     def silence(self, number: int, after_tokens: int) -> None:
         """From that token on, the node's engine does nothing any more: a process that hangs. 0: it reads no prompt either."""
-        lane, decoder, done = self.clouds[number].engine_lane, self.clouds[number].decoder, 1
+        lane, decoder, done = self.clouds[number].engine_lane, self.clouds[number].decoder, 0
         run, step = lane.run, decoder.step
 
         async def gated_run(*job: Any) -> Any:
@@ -46,7 +46,7 @@ class Fleet:
                 await asyncio.Event().wait()
             return await run(*job)
 
-        def gated_step(*fed: Any) -> Any:
+        def gated_step(*fed: Any) -> Any:  # each pass gives one token, the one that reads the prompt too
             nonlocal done
             done += 1
             if done > after_tokens:
