@@ -1,0 +1,82 @@
+"""A worker in another process, as the front end sees it: a session's envelopes are relayed to it, as bytes, over mutual TLS.
+
+Both ends show the cloud node's own certificate. The name of the device that holds the connection goes along as metadata;
+envelopes are not opened here, for the keys of a session are the worker's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+
+import grpc
+
+from cloud_node.pools.protocol import EnvelopeStream
+from splitvlm.crypto.identity import Identity, Role
+from splitvlm.errors import PeerUnavailable
+from splitvlm.rpc.channels import open_channel
+from splitvlm.rpc.status import from_rpc, was_cancelled
+
+SERVICE = "splitvlm.cloud.Worker"
+SESSION = f"/{SERVICE}/Session"
+DEVICE_KEY = "splitvlm-device"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """What a worker in another process says of itself."""
+
+    address: str  # host:port for the front end
+    process_id: int
+    num_sessions: int
+    queue_s: float  # that its work of the last seconds waited
+
+
+class RemoteWorker:
+    """Implements `Worker` (protocol.py) for one worker at `address`."""
+
+    def __init__(self, address: str, identity: Identity | None) -> None:
+        self.address = address
+        self.num_sessions = 0
+        self._channel = open_channel(address, identity, Role.CLOUD)
+        self._session = self._channel.stream_stream(SESSION)  # without serialisers: bytes in, bytes out
+
+    async def serve(self, device: str, stream: EnvelopeStream) -> None:
+        """Relays one session. Raises PeerUnavailable where the worker goes away, and what the worker ends the session with."""
+        call = self._session(metadata=((DEVICE_KEY, device),))
+        self.num_sessions += 1
+        upward = asyncio.create_task(_relay_up(stream, call))
+        try:
+            await _relay_down(call, stream)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc(error, "cloud node's worker") from error
+        except asyncio.CancelledError as error:
+            if was_cancelled():
+                raise
+            raise PeerUnavailable("The cloud node's worker has ended.", advice="Ask again.") from error
+        finally:
+            self.num_sessions -= 1
+            upward.cancel()
+            call.cancel()
+            await asyncio.gather(upward, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Closes the connection; sessions over it end."""
+        await self._channel.close()
+
+
+async def _relay_up(stream: EnvelopeStream, call: grpc.aio.StreamStreamCall[bytes, bytes]) -> None:
+    """Device to worker. A worker that went away is seen by the other direction."""
+    with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        while (envelope := await stream.read()) is not None:
+            await call.write(envelope)
+        await call.done_writing()
+
+
+async def _relay_down(call: grpc.aio.StreamStreamCall[bytes, bytes], stream: EnvelopeStream) -> None:
+    while isinstance(envelope := await call.read(), bytes):
+        await stream.write(envelope)
+    if (code := await call.code()) is not grpc.StatusCode.OK:
+        trailers = await call.trailing_metadata() or grpc.aio.Metadata()
+        raise grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailers, details=await call.details())

@@ -1,0 +1,78 @@
+"""How many workers a pool has, by queue and time: plain numbers."""
+
+from __future__ import annotations
+
+from cloud_node.pools.scaling import (
+    DRAIN_S,
+    LONG_FOR_S,
+    LONG_QUEUE_S,
+    SHORT_FOR_S,
+    SHORT_QUEUE_S,
+    Decision,
+    Scaling,
+    WorkerLoad,
+)
+
+NOTHING = Decision()
+
+
+def load(name: str, queue_s: float = 0.0, num_sessions: int = 1, draining_since_s: float | None = None) -> WorkerLoad:
+    return WorkerLoad(name, num_sessions, queue_s, draining_since_s)
+
+
+def test_too_few_workers_are_started_at_once() -> None:
+    scaling = Scaling(2, 4)
+    assert scaling.decide([], 0, 0.0) == Decision(num_to_start=2)
+    assert scaling.decide([], 2, 1.0) == NOTHING
+    assert scaling.decide([load("a")], 0, 2.0) == Decision(num_to_start=1)
+
+
+def test_a_queue_that_lasts_starts_one_more_and_a_burst_none() -> None:
+    scaling, busy, idle = Scaling(1, 2), [load("a", LONG_QUEUE_S)], [load("a")]
+    assert scaling.decide(busy, 0, 0.0) == NOTHING
+    assert scaling.decide(idle, 0, 1.0) == NOTHING, "a burst"
+    assert scaling.decide(busy, 0, 2.0) == NOTHING
+    assert scaling.decide(busy, 0, 2.0 + LONG_FOR_S) == Decision(num_to_start=1)
+
+
+def test_none_is_started_while_one_starts_or_the_pool_is_at_its_most() -> None:
+    scaling, busy = Scaling(1, 2), [load("a", LONG_QUEUE_S)]
+    for now_s in (0.0, LONG_FOR_S, 2 * LONG_FOR_S):
+        assert scaling.decide(busy, 1, now_s) == NOTHING
+    full = [load("a", 9.0), load("b", 9.0)]
+    for now_s in (0.0, LONG_FOR_S, 2 * LONG_FOR_S):
+        assert scaling.decide(full, 0, now_s) == NOTHING
+
+
+def test_an_empty_queue_that_lasts_lets_the_worker_with_the_fewest_sessions_go() -> None:
+    scaling, idle = Scaling(1, 3), [load("a", num_sessions=5), load("b", num_sessions=2)]
+    assert scaling.decide(idle, 0, 0.0) == NOTHING
+    assert scaling.decide(idle, 0, SHORT_FOR_S - 1) == NOTHING
+    assert scaling.decide(idle, 0, SHORT_FOR_S) == Decision(drain=("b",))
+    going = [idle[0], load("b", num_sessions=2, draining_since_s=SHORT_FOR_S)]
+    assert scaling.decide(going, 0, 2 * SHORT_FOR_S - 1) == NOTHING, "the least number stays"
+
+
+def test_work_in_between_starts_the_time_anew() -> None:
+    scaling = Scaling(1, 3)
+    idle, worked = [load("a"), load("b")], [load("a", 3 * SHORT_QUEUE_S), load("b")]
+    scaling.decide(idle, 0, 0.0)
+    scaling.decide(worked, 0, SHORT_FOR_S / 2)
+    assert scaling.decide(idle, 0, SHORT_FOR_S) == NOTHING
+    assert scaling.decide(idle, 0, 2 * SHORT_FOR_S) == Decision(drain=("a",))
+
+
+def test_a_worker_that_drains_is_ended_with_its_last_session_or_after_too_long() -> None:
+    scaling = Scaling(1, 3)
+    other = load("a", 2 * SHORT_QUEUE_S)
+    assert scaling.decide([other, load("b", num_sessions=1, draining_since_s=0.0)], 0, DRAIN_S - 1) == NOTHING
+    assert scaling.decide([other, load("b", num_sessions=0, draining_since_s=0.0)], 0, 1.0) == Decision(end=("b",))
+    assert scaling.decide([other, load("b", num_sessions=9, draining_since_s=0.0)], 0, DRAIN_S) == Decision(end=("b",))
+
+
+def test_a_worker_that_drains_counts_neither_as_one_that_serves_nor_in_the_queue() -> None:
+    scaling = Scaling(1, 2)
+    draining = load("b", 100.0, draining_since_s=0.0)
+    for now_s in (0.0, LONG_FOR_S, 2 * LONG_FOR_S):
+        assert scaling.decide([load("a", 2 * SHORT_QUEUE_S), draining], 0, now_s) == NOTHING
+    assert scaling.decide([draining], 0, 10.0) == Decision(num_to_start=1)
