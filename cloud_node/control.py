@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from cloud_node.frontend.servicer import DataServicer
 from cloud_node.pools.protocol import Pool
 from cloud_node.settings import CloudSettings
-from splitvlm.bundle import Bundle
 from splitvlm.errors import ConfigError, UsageError
 from splitvlm.node.lifecycle import background
 from splitvlm.planning.costs import CloudProfile
-from splitvlm.profiling.kept_profiles import Kept as KeptProfile
-from splitvlm.profiling.kept_profiles import Lane, renew
 from splitvlm.rpc.addresses import is_loopback, is_wildcard, require_dialable
 from splitvlm.rpc.control_client import ControlClient
-from splitvlm.rpc.profiles import accuracy_to_wire, cloud_profile_to_wire
+from splitvlm.rpc.profiles import cloud_profile_to_wire
 from splitvlm.settings import host_and_port
 from splitvlm.wire.v1 import control_pb2 as pb
+
+Renewal = Callable[[Callable[[CloudProfile], None]], Coroutine[Any, Any, None]]
+"""Measures a profile anew while nobody asks anything, and calls its argument with the new one where it differs."""
 
 _log = logging.getLogger("splitvlm.cloud.control")
 
@@ -53,20 +54,18 @@ class Membership:
         self,
         client: ControlClient,
         entry: pb.Registration,
-        known: KeptProfile[CloudProfile],
-        lane: Lane,
         load: Callable[[], pb.HeartbeatRequest],
+        renewal: Renewal | None,
     ) -> None:
-        """`known` is renewed while the lane is quiet; `load` tells what each heartbeat says."""
+        """`load` tells what each heartbeat says; None for `renewal` keeps the profile as it is."""
         self._client = client
         self._entry = entry
-        self._known = known
-        self._lane = lane
         self._load = load
+        self._renewal = renewal
 
     async def stay(self) -> None:
         """Stays registered, and says it again where the node's profile changed. Ends by cancellation or after `leave`."""
-        async with background(renew(self._known, self._lane, self._tell_profile)):
+        async with background(*([self._renewal(self._tell_profile)] if self._renewal else [])):
             await self._client.stay_registered(self._entry, self._load)
 
     async def leave(self) -> None:
@@ -83,18 +82,11 @@ class Membership:
         self._client.register_again()
 
 
-def registration(settings: CloudSettings, address: str, bundle: Bundle, profile: CloudProfile) -> pb.Registration:
-    """Returns what this node says of itself: where it listens, what it serves, and what it costs."""
-    return pb.Registration(
-        node=settings.node,
-        role="cloud",
-        model=settings.model.name,
-        weights_hash=bundle.spec.weights_hash,
-        listen=address,
-        address=settings.advertise or address,
-        clouds=[cloud_profile_to_wire(profile)],
-        accuracy=accuracy_to_wire(bundle.accuracy),
-    )
+def registration(settings: CloudSettings, address: str, offer: pb.Registration) -> pb.Registration:
+    """Returns what this node says of itself: what its workers serve and cost, its name, and where it listens."""
+    entry = pb.Registration(node=settings.node, role="cloud", listen=address, address=settings.advertise or address)
+    entry.MergeFrom(offer)
+    return entry
 
 
 def heartbeat(settings: CloudSettings, servicer: DataServicer, pool: Pool) -> pb.HeartbeatRequest:

@@ -1,38 +1,57 @@
-"""The cloud node's process: load the upper part, measure it, serve devices, tell the orchestrator."""
+"""The cloud node's process: it starts a pool of workers, serves devices, tells the orchestrator.
+
+Where the pool is Ray's, the workers are other processes, and this one loads no torch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
-from cloud_node.control import Membership, check_advertised, heartbeat, registration
+from cloud_node.control import Membership, Renewal, check_advertised, heartbeat, registration
 from cloud_node.frontend.servicer import SERVICE, DataServicer
-from cloud_node.pools.local import LocalPool
+from cloud_node.pools.protocol import Pool
 from cloud_node.settings import CHANGEABLE, CloudSettings
-from cloud_node.worker.worker import EngineWorker
-from splitvlm.bundle import Bundle, open_bundle
 from splitvlm.crypto.identity import Identity
-from splitvlm.domain import Cut, CutKind
-from splitvlm.errors import ConfigError, UsageError
-from splitvlm.model.loading import load_cloud, read_spec
-from splitvlm.model.spec import ModelSpec
 from splitvlm.node.lifecycle import background, end_now, identity_of, print_ready, stop_signals, until
 from splitvlm.node.reload import reloading
-from splitvlm.profiling.kept_profiles import kept_cloud_profile
-from splitvlm.rpc.compatibility import compatibility
 from splitvlm.rpc.control_client import ControlClient
 from splitvlm.rpc.servers import NodeServer
-from splitvlm.wire.v1.control_pb2 import HeartbeatRequest
+from splitvlm.wire.v1 import control_pb2 as pb
+
+
+class Offer(NamedTuple):
+    """What the orchestrator is told of the workers."""
+
+    entry: pb.Registration  # without this node's name and addresses
+    renewal: Renewal | None  # None where the workers' profile is not measured anew
+
+
+class Started(NamedTuple):
+    """A pool that serves."""
+
+    pool: Pool
+    offer: Callable[[], Awaitable[Offer]]
 
 
 async def run(settings: CloudSettings, source: Path | None = None) -> None:
     """Serves until SIGTERM or SIGINT; SIGHUP reads `source` again. Raises the errors of configuration, keys, model and port."""
     identity = identity_of(settings.security)
     check_advertised(settings)
-    bundle = open_bundle(settings.model.name, settings.model.bundle)
-    worker = load_worker(settings, bundle, identity)
-    pool = LocalPool(worker)
+    started = await _started(settings, identity)
+    ended = False
+    try:
+        await _serve(settings, source, identity, started)
+    finally:
+        ended = started.pool.close()
+    if not ended:
+        end_now()
+
+
+async def _serve(settings: CloudSettings, source: Path | None, identity: Identity | None, started: Started) -> None:
+    pool = started.pool
     servicer = DataServicer(pool, settings.limits, plaintext=identity is None)
     server = NodeServer(identity, [SERVICE])
     server.grpc.add_generic_rpc_handlers((servicer.handler(),))
@@ -43,75 +62,61 @@ async def run(settings: CloudSettings, source: Path | None = None) -> None:
     with stop_signals() as stop, reloading(source, settings, CHANGEABLE, apply):
         address = await server.listen(settings.listen)
         load = partial(heartbeat, settings, servicer, pool)
-        member = await _join(settings, identity, bundle, address, worker, load) if settings.orchestrator else None
+        member = await _join(settings, identity, address, started, load) if settings.orchestrator else None
         try:
-            async with background(*([member.stay()] if member else [])) as tasks:
+            async with background(pool.watch(), *([member.stay()] if member else [])) as tasks:
                 await server.set_ready()
-                print_ready("cloud", node=settings.node, listen=address, model=settings.model.name)
+                model, num_workers = settings.model.name, pool.load.num_workers
+                print_ready("cloud", node=settings.node, listen=address, model=model, workers=num_workers)
                 await until(stop, tasks)
                 if member is not None:
                     await member.leave()
                 await server.drain(settings.limits.drain_s)
         finally:
-            ended = pool.close()
             if member is not None:
                 await member.close()
-    if not ended:
-        end_now()
 
 
-def load_worker(settings: CloudSettings, bundle: Bundle, identity: Identity | None) -> EngineWorker:
-    """Returns a worker in this process, with the model that the settings name. Raises ConfigError and errors of models."""
-    model = settings.model
-    spec = read_spec(model.name)
-    cuts = served_cuts(settings, spec)
-    part = load_cloud(model.name, cuts, device=model.device, dtype=model.dtype, threads=model.threads)
-    agreed = compatibility(
-        model=spec.name,
-        weights_hash=spec.weights_hash,
-        processor_hash=spec.processor_hash,
-        codec_hash=bundle.codec.hash,
-        dtype=model.dtype,
-    )
-    return EngineWorker(part, bundle.codec, agreed, identity, settings.limits, settings.engine)
+async def _started(settings: CloudSettings, identity: Identity | None) -> Started:
+    return await _ray(settings, identity) if settings.pool.kind == "ray" else _local(settings, identity)
+
+
+def _local(settings: CloudSettings, identity: Identity | None) -> Started:
+    from cloud_node.pools.local import LocalPool
+    from cloud_node.worker.loading import load_worker, measured
+    from splitvlm.profiling.kept_profiles import renew
+
+    worker = load_worker(settings, identity)
+
+    async def offer() -> Offer:
+        entry, profile = await measured(worker, settings)
+        return Offer(entry, partial(renew, profile, worker))
+
+    return Started(LocalPool(worker), offer)
+
+
+async def _ray(settings: CloudSettings, identity: Identity | None) -> Started:
+    from cloud_node.pools.ray import RayPool
+    from cloud_node.worker.process import WorkerProcess
+
+    pool = RayPool(settings, identity, WorkerProcess)
+    await pool.start()
+
+    async def offer() -> Offer:
+        return Offer(pb.Registration.FromString(await pool.offer()), None)
+
+    return Started(pool, offer)
 
 
 async def _join(
     settings: CloudSettings,
     identity: Identity | None,
-    bundle: Bundle,
     address: str,
-    worker: EngineWorker,
-    load: Callable[[], HeartbeatRequest],
+    started: Started,
+    load: Callable[[], pb.HeartbeatRequest],
 ) -> Membership:
-    """Measures the worker, unless it was measured before, and makes ready to tell the orchestrator."""
+    """Makes ready to tell the orchestrator what the workers cost; they are measured, unless they were before."""
     assert settings.orchestrator is not None
-    part = worker.runtime.part
+    entry, renewal = await started.offer()
     client = ControlClient(settings.orchestrator, identity)
-    cuts = served_cuts(settings, part.spec)
-    known = await worker.measure(partial(kept_cloud_profile, part, cuts, bundle.codec, settings.model))
-    entry = registration(settings, address, bundle, known.profile)
-    return Membership(client, entry, known, worker, load)
-
-
-def check(settings: CloudSettings) -> None:
-    """Raises ConfigError for cuts that the model does not have, UsageError for a bundle that is not the model's or damaged."""
-    bundle = open_bundle(settings.model.name, settings.model.bundle)
-    served_cuts(settings, bundle.spec)
-    _ = bundle.codec, bundle.accuracy
-
-
-def served_cuts(settings: CloudSettings, spec: ModelSpec) -> tuple[Cut, ...]:
-    """Returns the configured cuts, or all of the model's but `device`. Raises ConfigError."""
-    wanted = [Cut.parse(text) for text in settings.cuts]
-    try:
-        for cut in wanted:
-            spec.check(cut)
-    except UsageError as error:
-        raise ConfigError(f"cuts: {error.sentence}", advice=error.advice) from error
-    unserved = {CutKind.DEVICE} | ({CutKind.LM} if settings.engine == "vllm" else set())
-    if refused := [cut for cut in wanted if cut.kind in unserved - {CutKind.DEVICE}]:
-        raise ConfigError(
-            f"cuts: the engine vllm does not serve {refused[0]}.", advice="It serves image, vision:k and tokens."
-        )
-    return tuple(wanted or (cut for cut in spec.cuts() if cut.kind not in unserved))
+    return Membership(client, registration(settings, address, entry), load, renewal)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from splitvlm.planning.fields import CutText
 from splitvlm.settings import Address, Logging, ModelChoice, NodeName, Section, Security
@@ -44,6 +44,32 @@ class CloudLimits(Section):
     drain_s: float = Field(10.0, ge=0, description="running requests may take so long to end after SIGTERM")
 
 
+class Workers(Section):
+    """How many workers a pool has: more while work waits, fewer when it has been idle for a minute."""
+
+    min: int = Field(1, ge=1, le=256, description="workers that always run")
+    max: int = Field(1, ge=1, le=256, description="workers that run at most")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min is {self.min}, which is more than max, {self.max}")
+        return self
+
+
+class PoolChoice(Section):
+    """Where the workers run. All but `kind` is for `ray`."""
+
+    kind: Literal["local", "ray"] = Field("local", description="one worker in this process, or workers that Ray runs")
+    address: Literal["auto"] | Address | None = Field(
+        None, description="host:port of a Ray cluster; `auto` is the one of this machine; null starts Ray here"
+    )
+    workers: Workers = Workers()
+    resources: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        {"CPU": 1.0}, description="what Ray reserves for each worker, e.g. `{CPU: 4, GPU: 1}`"
+    )
+
+
 class CloudSettings(Section):
     """`splitvlm cloud --config FILE`."""
 
@@ -58,6 +84,7 @@ class CloudSettings(Section):
     engine: EngineKind = Field(
         "torch", description="what runs the language model: torch for every cut, or vllm for the cuts up to tokens"
     )
+    pool: PoolChoice = PoolChoice()
     limits: CloudLimits = CloudLimits()
     security: Security = Security()
     logging: Logging = Logging()

@@ -6,6 +6,7 @@ Nothing is computed here: a fork of a process whose threads have begun would han
 from transformers import AutoConfig, AutoProcessor, LlamaForCausalLM, SmolVLMForConditionalGeneration, SmolVLMProcessor
 
 import cloud_node.node
+import cloud_node.worker.loading
 import edge_node.leaving
 import orchestrator.node
 import splitvlm.evaluation.command

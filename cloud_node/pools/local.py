@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Protocol
 
 from cloud_node.pools.protocol import PoolLoad, Worker
@@ -36,6 +37,10 @@ class LocalPool:
     def worker_for(self, device: str) -> Worker:
         """Returns the one worker."""
         return self._worker
+
+    async def watch(self) -> None:
+        """Waits until it is cancelled: the one worker lives as long as this process."""
+        await asyncio.Event().wait()
 
     def use(self, limits: CloudLimits) -> None:
         """Gives the worker other limits, for sessions that open from now on."""

@@ -50,6 +50,9 @@ class Pool(Protocol):
     def worker_for(self, device: str) -> Worker:
         """Chooses the worker of a new session. Raises CapacityError, with a time to ask again, where none can serve it."""
 
+    async def watch(self) -> None:
+        """Follows the workers, restarts and scales them, until it is cancelled."""
+
     def use(self, limits: CloudLimits) -> None:
         """Gives the workers other limits, for sessions that open from now on."""
 

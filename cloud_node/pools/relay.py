@@ -40,6 +40,7 @@ class RemoteWorker:
         self.address = address
         self.num_sessions = 0
         self._channel = open_channel(address, identity, Role.CLOUD)
+        self._session: grpc.aio.StreamStreamMultiCallable[bytes, bytes]
         self._session = self._channel.stream_stream(SESSION)  # without serialisers: bytes in, bytes out
 
     async def serve(self, device: str, stream: EnvelopeStream) -> None:

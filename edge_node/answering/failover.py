@@ -2,6 +2,7 @@
 
     ON_DEVICE ──────────────────────────── failed ───────────────────────────▶ FAILED
     ON_CLOUD, HEDGED, TAKING_OVER ── failed ──▶ TAKING_OVER, ALONE or PAUSED, whichever is the first that can be;
+                                                the last node takes over from itself, once, where its worker went;
                                                 COMPLETE where all tokens are there; FAILED otherwise
     PAUSED ── failed ──▶ PAUSED, a few times
     any ── ended ──▶ COMPLETE
@@ -14,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from splitvlm.errors import Cancelled, CapacityError, ConfigError, SplitvlmError, UsageError
+from splitvlm.errors import Cancelled, CapacityError, ConfigError, PeerUnavailable, SplitvlmError, UsageError
 
 PAUSES = 3  # times that a node without room is waited for, where nobody else can answer,
 MOST_PAUSE_S = 10.0  # and for how long each time
@@ -27,7 +28,9 @@ class Phase(StrEnum):
     ON_DEVICE = "on device"  # the plan is the device's
     ON_CLOUD = "on cloud"  # one cloud node
     HEDGED = "hedged"  # one cloud node, and the device beside it
-    TAKING_OVER = "taking over"  # the next cloud node, and the device beside it where it may
+    TAKING_OVER = (
+        "taking over"  # the next cloud node, or another worker of the last one, and the device beside it where it may
+    )
     PAUSED = "paused"  # nobody for a moment; then the cloud node that had no room
     ALONE = "alone"  # the device finishes by itself
     COMPLETE = "complete"
@@ -42,6 +45,7 @@ class State:
     node: int = 0  # index of the cloud node that is asked, among those that the answer may use
     num_nodes: int = 0
     may_finish_alone: bool = False  # the device may finish, and has not been the last resort yet
+    may_ask_again: bool = True  # the last node, whose worker went, was not asked for another one yet
     pauses_left: int = PAUSES
     pause_s: float = 0.0  # before the node is asked (PAUSED)
 
@@ -88,9 +92,16 @@ def after(state: State, event: Event) -> State:
         return replace(state, phase=Phase.COMPLETE)
     if state.node + 1 < state.num_nodes:
         return replace(state, phase=Phase.TAKING_OVER, node=state.node + 1)
+    if state.may_ask_again and event.may_leave and _worker_went(event.error):
+        return replace(state, phase=Phase.TAKING_OVER, may_ask_again=False)
     if state.may_finish_alone:
         return replace(state, phase=Phase.ALONE, may_finish_alone=False)
     return _after_refusal(state, event)
+
+
+def _worker_went(error: SplitvlmError) -> bool:
+    """Returns whether the cloud node is there, and says itself that nobody answers behind it."""
+    return isinstance(error, PeerUnavailable) and error.from_peer
 
 
 def _after_refusal(state: State, event: Failed) -> State:

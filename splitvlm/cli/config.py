@@ -45,7 +45,7 @@ def _check_node(kind: str, chosen: Any) -> str:
     except (UsageError, ModuleNotFoundError) as error:
         return f"; its cuts, levels and plans were not checked, for its model cannot be read here: {error}".rstrip(".")
     if kind == "cloud":
-        from cloud_node.node import check as check_cloud
+        from cloud_node.worker.loading import check as check_cloud
 
         check_cloud(chosen)
     else:

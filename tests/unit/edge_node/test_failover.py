@@ -114,6 +114,24 @@ def test_a_node_that_names_no_time_or_too_long_a_time_is_not_waited_for(retry_af
     assert after(State(Phase.ON_CLOUD, num_nodes=1), failed(full(retry_after_s))).phase is Phase.FAILED
 
 
+def test_the_last_node_is_asked_once_more_where_it_says_that_its_worker_went() -> None:
+    worker_went = failed(said_by_node(PeerUnavailable("no worker")))
+    again = after(State(Phase.ON_CLOUD, num_nodes=1, may_finish_alone=True), worker_went)
+    assert (again.phase, again.node, again.device_beside) == (Phase.TAKING_OVER, 0, True)
+    assert after(again, worker_went).phase is Phase.ALONE
+    assert after(State(Phase.ON_CLOUD, num_nodes=2), worker_went).node == 1, "another node comes first"
+    without_device = after(State(Phase.ON_CLOUD, num_nodes=1), worker_went)
+    assert without_device.phase is Phase.TAKING_OVER
+    assert after(without_device, worker_went).phase is Phase.FAILED
+
+
+def test_a_node_that_is_away_itself_or_may_get_nothing_is_not_asked_again() -> None:
+    state = State(Phase.ON_CLOUD, num_nodes=1, may_finish_alone=True)
+    assert after(state, failed(AWAY)).phase is Phase.ALONE
+    shut = failed(said_by_node(PeerUnavailable("no worker")), may_leave=False)
+    assert after(state, shut).phase is Phase.ALONE
+
+
 def test_others_come_before_a_pause() -> None:
     assert after(State(Phase.ON_CLOUD, num_nodes=2), failed(full(0.5))).phase is Phase.TAKING_OVER
     assert after(State(Phase.ON_CLOUD, num_nodes=1, may_finish_alone=True), failed(full(0.5))).phase is Phase.ALONE
@@ -124,7 +142,12 @@ def test_others_come_before_a_pause() -> None:
     may_finish_alone=st.booleans(),
     hedged=st.booleans(),
     on_device=st.booleans(),
-    errors=st.lists(st.sampled_from([AWAY, full(0.1), UsageError("no"), ProtocolError("odd")]), min_size=20),
+    errors=st.lists(
+        st.sampled_from(
+            [AWAY, said_by_node(PeerUnavailable("gone")), full(0.1), UsageError("no"), ProtocolError("odd")]
+        ),
+        min_size=20,
+    ),
     doors=st.lists(st.booleans(), min_size=20),
 )
 def test_every_row_of_faults_ends_and_each_node_is_asked_in_its_turn(
@@ -143,7 +166,7 @@ def test_every_row_of_faults_ends_and_each_node_is_asked_in_its_turn(
         if state.phase is Phase.FAILED:
             break
     assert state.phase is Phase.FAILED
-    assert len(path) <= 2 + num_nodes + PAUSES + 1
+    assert len(path) <= 2 + num_nodes + 1 + PAUSES + 1
     nodes = [step.node for step in path]
     assert nodes == sorted(nodes)
     assert sum(step.phase is Phase.ALONE for step in path) <= may_finish_alone

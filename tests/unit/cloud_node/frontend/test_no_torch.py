@@ -9,10 +9,13 @@ import pytest
 
 MODULES = (
     "cloud_node.frontend.servicer",
+    "cloud_node.node",
     "cloud_node.pools.local",
+    "cloud_node.pools.ray",
     "cloud_node.engine.protocol",
     "cloud_node.engine.turns",
     "cloud_node.worker.admission",
+    "cloud_node.worker.process",
 )
 PROGRAM = "import sys, {module}; print(*(name for name in {heavy} if name in sys.modules))"
 

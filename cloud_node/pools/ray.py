@@ -1,0 +1,286 @@
+"""The pool on Ray: workers are placed, watched, restarted and scaled by Ray, on one machine or many.
+
+Ray carries control only, about once a second and worker. A session's envelopes go over gRPC, straight from the front end to the
+worker that holds it. A worker that dies breaks its sessions, which devices replay; Ray starts it again.
+
+Ray's own ports are for a trusted network (docs/guide/cloud.md). A cluster that is started here asks for a token, which lies in
+a file that its owner alone may read. No other file imports Ray.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import tempfile
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cloud_node.pools.protocol import EnvelopeStream, PoolLoad, Worker
+from cloud_node.pools.relay import RemoteWorker, WorkerStatus
+from cloud_node.pools.scaling import Scaling, WorkerLoad
+from cloud_node.settings import CloudLimits, CloudSettings
+from splitvlm.crypto.identity import Identity
+from splitvlm.errors import CapacityError, ConfigError, PeerUnavailable, first_sentence
+
+LOOK_S = 1.0  # how often workers are asked for their load
+ANSWER_S = 10.0  # that a worker's process may take to answer; its event loop does not compute
+FULL_RETRY_S = 2.0  # a worker that starts again loads its model
+MOST_REMEMBERED = 10_000  # devices whose last worker is remembered, where their pictures' prefixes may be cached
+OBJECT_STORE_BYTES = 80 * 2**20  # the least that Ray takes: nothing large goes through it
+
+_log = logging.getLogger("splitvlm.cloud.pool")
+
+
+@dataclass(slots=True)
+class _Member:
+    """One worker of the pool: Ray's handle, and the way to it once it listens."""
+
+    name: str
+    actor: Any
+    remote: RemoteWorker | None = None  # None while it starts, or starts again
+    process_id: int = 0
+    queue_s: float = 0.0
+    draining_since_s: float | None = None
+    look: asyncio.Task[None] | None = None  # that runs, or ran last
+
+    @property
+    def serves(self) -> bool:
+        return self.remote is not None and self.draining_since_s is None
+
+
+class RayPool:
+    """Implements `Pool` (protocol.py) with one Ray actor a worker."""
+
+    def __init__(self, settings: CloudSettings, identity: Identity | None, worker_type: type[Any]) -> None:
+        """`worker_type` is what each actor is: its `status`, `offer` and `use` are called (cloud_node/worker/process.py)."""
+        self._worker_type = worker_type
+        self._settings = settings
+        self._limits = settings.limits
+        self._identity = identity
+        self._scaling = Scaling(settings.pool.workers.min, settings.pool.workers.max)
+        self._members: dict[str, _Member] = {}
+        self._started = 0
+        self._last: OrderedDict[str, str] = OrderedDict()  # by device, the worker of its last session
+        self._closed: list[RemoteWorker] = []
+        self._ray: Any = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    async def start(self) -> None:
+        """Connects to Ray, or starts it here, and waits until the least number of workers serve. Raises ConfigError."""
+        self._ray = await asyncio.to_thread(self._connected)
+        for _ in range(self._settings.pool.workers.min):
+            self._add()
+        first = list(self._members.values())
+        try:
+            await asyncio.gather(*(self._wait(member) for member in first))
+        except self._ray.exceptions.RayError as error:
+            self.close()
+            raise ConfigError(
+                f"A worker does not start: {_cause(error)}", advice="See the log of Ray's worker."
+            ) from error
+
+    async def watch(self) -> None:
+        """Asks workers for their load and scales, each second. Ends by cancellation."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            for member in self._members.values():
+                if member.look is None or member.look.done():  # one that loads its model answers late
+                    if member.look is not None:
+                        member.look.result()
+                    member.look = asyncio.create_task(self._look(member))
+            self._scale()
+            while self._closed:
+                await self._closed.pop().close()
+
+    @property
+    def load(self) -> PoolLoad:
+        serving = [member for member in self._members.values() if member.serves]
+        mean_s = sum(member.queue_s for member in serving) / len(serving) if serving else 0.0
+        return PoolLoad(len(serving), mean_s)
+
+    @property
+    def process_ids(self) -> dict[str, int]:
+        """The workers' processes by name, on whichever machine they run; those that start are not among them."""
+        return {member.name: member.process_id for member in self._members.values() if member.remote is not None}
+
+    def worker_for(self, device: str) -> Worker:
+        serving = {member.name: member for member in self._members.values() if member.serves}
+        if not serving:
+            raise CapacityError(
+                "No worker of this cloud node serves now.",
+                advice=f"Try again in {FULL_RETRY_S:g} s.",
+                retry_after_s=FULL_RETRY_S,
+            )
+        member = serving.get(self._last.get(device, "")) or min(serving.values(), key=_burden)
+        self._last[device] = member.name
+        self._last.move_to_end(device)
+        if len(self._last) > MOST_REMEMBERED:
+            self._last.popitem(last=False)
+        return _Watched(self, member)
+
+    def use(self, limits: CloudLimits) -> None:
+        self._limits = limits
+        for member in self._members.values():
+            member.actor.use.remote(limits.model_dump_json())
+
+    async def offer(self) -> bytes:
+        """Returns what a worker serves and costs, as a serialised `Registration` without this node's name and addresses."""
+        member = next(member for member in self._members.values() if member.serves)
+        offer: bytes = await member.actor.offer.remote()
+        return offer
+
+    def close(self) -> bool:
+        for member in self._members.values():
+            if member.look is not None:
+                member.look.cancel()
+            self._ray.kill(member.actor)
+        self._members.clear()
+        self._ray.shutdown()
+        if self._folder is not None:
+            self._folder.cleanup()
+        return True
+
+    def lost(self, member: _Member) -> None:
+        """Takes no session to this worker until it has answered again."""
+        if member.remote is not None:
+            _log.warning("worker lost", extra={"worker": member.name})
+            self._closed.append(member.remote)
+            member.remote = None
+
+    def _connected(self) -> Any:
+        pool = self._settings.pool
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing leaves this machine
+        os.environ.setdefault("RAY_worker_niceness", "0")  # a worker is no batch job, for which Ray has 15
+        if pool.address is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="splitvlm-ray-")
+            _use_new_token(Path(self._folder.name) / "token")
+        try:
+            import ray
+        except ImportError as error:
+            raise ConfigError(
+                "pool.kind is ray, which is not installed.", advice="pip install 'splitvlm[cloud]'"
+            ) from error
+        options: dict[str, Any] = {"namespace": f"splitvlm-{self._settings.node}", "log_to_driver": False}
+        if pool.address is None:
+            here = {
+                "include_dashboard": False,
+                "object_store_memory": OBJECT_STORE_BYTES,
+                "num_cpus": _cores(pool.workers.max, pool.resources),
+            }
+            options |= here
+        else:
+            options["address"] = pool.address
+        try:
+            ray.init(logging_level=logging.ERROR, **options)
+        except Exception as error:
+            raise ConfigError(
+                f"Ray cannot be used: {first_sentence(error)}",
+                advice="Check pool.address, and RAY_AUTH_TOKEN_PATH where the cluster asks for a token.",
+            ) from error
+        return ray
+
+    def _add(self) -> None:
+        self._started += 1
+        name = f"worker-{self._started}"
+        settings = self._settings.model_copy(update={"limits": self._limits})
+        resources = dict(self._settings.pool.resources)
+        actor = self._ray.remote(self._worker_type).options(
+            name=name,
+            num_cpus=resources.pop("CPU", 1.0),
+            num_gpus=resources.pop("GPU", 0.0),
+            resources=resources or None,
+            max_restarts=-1,
+        )
+        host = _loopback if self._settings.pool.address is None else _address_in_cluster
+        self._members[name] = _Member(name, actor.remote(settings.model_dump_json(), host))
+
+    async def _wait(self, member: _Member) -> None:
+        self._note(member, await member.actor.status.remote())
+
+    async def _look(self, member: _Member) -> None:
+        try:
+            async with asyncio.timeout(ANSWER_S if member.remote is not None else None):
+                self._note(member, await member.actor.status.remote())
+        except (TimeoutError, self._ray.exceptions.RayError) as error:
+            self.lost(member)
+            if isinstance(error, self._ray.exceptions.ActorDiedError):  # for good: its machine went, or it cannot start
+                _log.error("worker ended: %s", _cause(error), extra={"worker": member.name})
+                self._members.pop(member.name, None)
+
+    def _note(self, member: _Member, status: WorkerStatus) -> None:
+        member.queue_s, member.process_id = status.queue_s, status.process_id
+        if member.remote is None or member.remote.address != status.address:
+            self.lost(member)
+            member.remote = RemoteWorker(status.address, self._identity)
+            _log.info("worker serves", extra={"worker": member.name, "address": status.address})
+
+    def _scale(self) -> None:
+        known = [member for member in self._members.values() if member.remote is not None]
+        loads = [WorkerLoad(m.name, m.remote.num_sessions, m.queue_s, m.draining_since_s) for m in known if m.remote]
+        decision = self._scaling.decide(loads, len(self._members) - len(known), time.monotonic())
+        for _ in range(decision.num_to_start):
+            self._add()
+        for name in decision.drain:
+            self._members[name].draining_since_s = time.monotonic()
+            _log.info("worker drains", extra={"worker": name})
+        for name in decision.end:
+            member = self._members.pop(name)
+            self.lost(member)
+            self._ray.kill(member.actor)
+
+
+class _Watched:
+    """A member's worker for one session: one that does not answer gets no other before it is heard again."""
+
+    def __init__(self, pool: RayPool, member: _Member) -> None:
+        assert member.remote is not None
+        self._pool = pool
+        self._member = member
+        self._remote = member.remote
+
+    async def serve(self, device: str, stream: EnvelopeStream) -> None:
+        try:
+            await self._remote.serve(device, stream)
+        except PeerUnavailable:
+            if self._member.remote is self._remote:
+                self._pool.lost(self._member)
+            raise
+
+
+def _burden(member: _Member) -> tuple[float, int, str]:
+    """Sorts workers by the wait that a session expects, then by their sessions."""
+    assert member.remote is not None
+    return member.queue_s, member.remote.num_sessions, member.name
+
+
+def _loopback() -> str:
+    return "127.0.0.1"
+
+
+def _address_in_cluster() -> str:
+    """Returns the address of the machine that calls, as Ray's nodes know it."""
+    import ray
+
+    address: str = ray.util.get_node_ip_address()
+    return address
+
+
+def _cores(most_workers: int, resources: dict[str, float]) -> int:
+    """Returns the CPUs that Ray is told of: all workers have to find room, also where the machine has fewer."""
+    return max(os.cpu_count() or 1, int(most_workers * resources.get("CPU", 1.0) + 0.999))
+
+
+def _use_new_token(file: Path) -> None:
+    """Ray reads the token from a file; one that Ray makes itself may be read by everybody."""
+    file.touch(mode=0o600)
+    file.write_text(secrets.token_hex(32), "ascii")
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(file)}
+
+
+def _cause(error: BaseException) -> str:
+    return first_sentence(getattr(error, "cause", None) or error)

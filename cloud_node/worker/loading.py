@@ -1,0 +1,81 @@
+"""A worker is loaded and measured here, in whichever process it runs: this process or an actor of Ray."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+from cloud_node.settings import CloudSettings
+from cloud_node.worker.worker import EngineWorker
+from splitvlm.bundle import open_bundle
+from splitvlm.crypto.identity import Identity
+from splitvlm.domain import Cut, CutKind
+from splitvlm.errors import ConfigError, UsageError
+from splitvlm.model.loading import load_cloud
+from splitvlm.model.spec import ModelSpec
+from splitvlm.planning.costs import CloudProfile
+from splitvlm.profiling.kept_profiles import Kept, kept_cloud_profile
+from splitvlm.rpc.compatibility import compatibility
+from splitvlm.rpc.profiles import accuracy_to_wire, cloud_profile_to_wire
+from splitvlm.wire.v1.control_pb2 import Registration
+
+
+class Measured(NamedTuple):
+    """What a worker serves and costs."""
+
+    offer: Registration  # without the node's name and addresses, which are the front end's
+    profile: Kept[CloudProfile]
+
+
+def load_worker(settings: CloudSettings, identity: Identity | None) -> EngineWorker:
+    """Returns a worker in this process, with the model that the settings name. Raises ConfigError and errors of models."""
+    model = settings.model
+    bundle = open_bundle(model.name, model.bundle)
+    spec = bundle.spec
+    cuts = served_cuts(settings, spec)
+    part = load_cloud(model.name, cuts, device=model.device, dtype=model.dtype, threads=model.threads)
+    agreed = compatibility(
+        model=spec.name,
+        weights_hash=spec.weights_hash,
+        processor_hash=spec.processor_hash,
+        codec_hash=bundle.codec.hash,
+        dtype=model.dtype,
+    )
+    return EngineWorker(part, bundle.codec, agreed, identity, settings.limits, settings.engine)
+
+
+async def measured(worker: EngineWorker, settings: CloudSettings) -> Measured:
+    """Measures the worker, unless it was measured before on this machine."""
+    part, codec, model = worker.runtime.part, worker.runtime.codec, settings.model
+    cuts = served_cuts(settings, part.spec)
+    profile = await worker.measure(partial(kept_cloud_profile, part, cuts, codec, model))
+    offer = Registration(
+        model=model.name,
+        weights_hash=part.spec.weights_hash,
+        clouds=[cloud_profile_to_wire(profile.profile)],
+        accuracy=accuracy_to_wire(open_bundle(model.name, model.bundle).accuracy),
+    )
+    return Measured(offer, profile)
+
+
+def check(settings: CloudSettings) -> None:
+    """Raises ConfigError for cuts that the model does not have, UsageError for a bundle that is not the model's or damaged."""
+    bundle = open_bundle(settings.model.name, settings.model.bundle)
+    served_cuts(settings, bundle.spec)
+    _ = bundle.codec, bundle.accuracy
+
+
+def served_cuts(settings: CloudSettings, spec: ModelSpec) -> tuple[Cut, ...]:
+    """Returns the configured cuts, or all of the model's but `device`. Raises ConfigError."""
+    wanted = [Cut.parse(text) for text in settings.cuts]
+    try:
+        for cut in wanted:
+            spec.check(cut)
+    except UsageError as error:
+        raise ConfigError(f"cuts: {error.sentence}", advice=error.advice) from error
+    unserved = {CutKind.DEVICE} | ({CutKind.LM} if settings.engine == "vllm" else set())
+    if refused := [cut for cut in wanted if cut.kind in unserved - {CutKind.DEVICE}]:
+        raise ConfigError(
+            f"cuts: the engine vllm does not serve {refused[0]}.", advice="It serves image, vision:k and tokens."
+        )
+    return tuple(wanted or (cut for cut in spec.cuts() if cut.kind not in unserved))

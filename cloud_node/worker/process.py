@@ -1,0 +1,59 @@
+"""One worker in a process of its own, as a pool of several processes starts it: model, engine, and a port for the front end.
+
+Importing this module loads no torch: the front end names the class, and the worker's process makes the object.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+
+from cloud_node.pools.relay import SERVICE, WorkerStatus
+from cloud_node.settings import CloudLimits, CloudSettings
+from cloud_node.worker.server import WorkerServicer
+from splitvlm.node.lifecycle import identity_of
+from splitvlm.node.logs import set_up
+from splitvlm.rpc.addresses import joined
+from splitvlm.rpc.servers import NodeServer
+
+
+class WorkerProcess:
+    """The pool calls these methods from another process. All but the constructor run in one event loop."""
+
+    def __init__(self, settings_json: str, host: Callable[[], str]) -> None:
+        """Loads the model. Raises errors of configuration, keys and model.
+
+        `settings_json` are CloudSettings with whole paths; `host` returns the address of this machine for the front end.
+        """
+        from cloud_node.worker.loading import load_worker
+
+        self._settings = CloudSettings.model_validate_json(settings_json)
+        set_up(self._settings.logging)
+        self._host = host()
+        self._identity = identity_of(self._settings.security)
+        self._worker = load_worker(self._settings, self._identity)
+        self._servicer = WorkerServicer(self._worker, self._identity)
+        self._starting = asyncio.Lock()
+        self._server: NodeServer | None = None  # gRPC's server belongs to the event loop in which it is made
+        self._address = ""
+
+    async def status(self) -> WorkerStatus:
+        """Returns where it listens, and its load; the first call makes it listen, also after a restart."""
+        async with self._starting:
+            if self._server is None:
+                self._server = NodeServer(self._identity, [SERVICE])
+                self._server.grpc.add_generic_rpc_handlers((self._servicer.handler(),))
+                self._address = await self._server.listen(joined(self._host, 0))
+                await self._server.set_ready()
+        return WorkerStatus(self._address, os.getpid(), self._servicer.num_sessions, self._worker.mean_queue_s)
+
+    async def offer(self) -> bytes:
+        """Returns what the worker serves and costs, measured or kept, as a serialised `Registration` without a node."""
+        from cloud_node.worker.loading import measured
+
+        return (await measured(self._worker, self._settings)).offer.SerializeToString()
+
+    async def use(self, limits_json: str) -> None:
+        """Takes other limits, for sessions that open from now on."""
+        self._worker.use(CloudLimits.model_validate_json(limits_json))
