@@ -54,7 +54,7 @@ class Pool(Protocol):
         """Follows the workers, restarts and scales them, until it is cancelled."""
 
     def use(self, limits: CloudLimits) -> None:
-        """Gives the workers other limits, for sessions that open from now on."""
+        """Gives the workers other limits, for sessions that open later; a worker elsewhere takes a moment to hear of it."""
 
     def close(self) -> bool:
         """Ends the workers, and waits a little for what runs; returns whether all have ended."""

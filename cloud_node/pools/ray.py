@@ -65,7 +65,7 @@ class RayPool:
         self._scaling = Scaling(settings.pool.workers.min, settings.pool.workers.max)
         self._members: dict[str, _Member] = {}
         self._started = 0
-        self._last: OrderedDict[str, str] = OrderedDict()  # by device, the worker of its last session
+        self.last_worker: OrderedDict[str, str] = OrderedDict()  # by device, the name of its last session's
         self._closed: list[RemoteWorker] = []
         self._ray: Any = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -116,11 +116,11 @@ class RayPool:
                 advice=f"Try again in {FULL_RETRY_S:g} s.",
                 retry_after_s=FULL_RETRY_S,
             )
-        member = serving.get(self._last.get(device, "")) or min(serving.values(), key=_burden)
-        self._last[device] = member.name
-        self._last.move_to_end(device)
-        if len(self._last) > MOST_REMEMBERED:
-            self._last.popitem(last=False)
+        member = serving.get(self.last_worker.get(device, "")) or min(serving.values(), key=_burden)
+        self.last_worker[device] = member.name
+        self.last_worker.move_to_end(device)
+        if len(self.last_worker) > MOST_REMEMBERED:
+            self.last_worker.popitem(last=False)
         return _Watched(self, member)
 
     def use(self, limits: CloudLimits) -> None:
