@@ -4,15 +4,13 @@ Ray carries control only, about once a second and worker. A session's envelopes 
 worker that holds it. A worker that dies breaks its sessions, which devices replay; Ray starts it again.
 
 Ray's own ports are for a trusted network (docs/guide/cloud.md). A cluster that is started here asks for a token, which lies in
-a file that its owner alone may read. No other file imports Ray.
+a file that its owner alone may read. Only this file and ray_cluster.py import Ray.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import secrets
 import tempfile
 import time
 from collections import OrderedDict
@@ -21,17 +19,17 @@ from pathlib import Path
 from typing import Any
 
 from cloud_node.pools.protocol import EnvelopeStream, PoolLoad, Worker
+from cloud_node.pools.ray_cluster import connected
 from cloud_node.pools.relay import RemoteWorker, WorkerStatus
 from cloud_node.pools.scaling import Scaling, WorkerLoad
 from cloud_node.settings import CloudLimits, CloudSettings
 from splitvlm.crypto.identity import Identity
-from splitvlm.errors import CapacityError, ConfigError, PeerUnavailable, first_sentence
+from splitvlm.errors import CapacityError, ConfigError, PeerUnavailable
 
 LOOK_S = 1.0  # how often workers are asked for their load
 ANSWER_S = 10.0  # that a worker's process may take to answer; its event loop does not compute
 FULL_RETRY_S = 2.0  # a worker that starts again loads its model
 MOST_REMEMBERED = 10_000  # devices whose last worker is remembered, where their pictures' prefixes may be cached
-OBJECT_STORE_BYTES = 80 * 2**20  # the least that Ray takes: nothing large goes through it
 
 _log = logging.getLogger("splitvlm.cloud.pool")
 
@@ -68,20 +66,22 @@ class RayPool:
         self.last_worker: OrderedDict[str, str] = OrderedDict()  # by device, the name of its last session's
         self._closed: list[RemoteWorker] = []
         self._ray: Any = None
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder = tempfile.TemporaryDirectory(prefix="splitvlm-ray-")
 
     async def start(self) -> None:
         """Connects to Ray, or starts it here, and waits until the least number of workers serve. Raises ConfigError."""
-        self._ray = await asyncio.to_thread(self._connected)
+        namespace = f"splitvlm-{self._settings.node}"
+        self._ray = await asyncio.to_thread(connected, self._settings.pool, namespace, Path(self._folder.name))
         for _ in range(self._settings.pool.workers.min):
             self._add()
         first = list(self._members.values())
+        _log.info("workers start", extra={"workers": len(first)})
         try:
             await asyncio.gather(*(self._wait(member) for member in first))
         except self._ray.exceptions.RayError as error:
             self.close()
             raise ConfigError(
-                f"A worker does not start: {_cause(error)}", advice="See the log of Ray's worker."
+                f"A worker does not start: {_cause(error)}", advice="The log of Ray's worker says more."
             ) from error
 
     async def watch(self) -> None:
@@ -141,8 +141,7 @@ class RayPool:
             self._ray.kill(member.actor)
         self._members.clear()
         self._ray.shutdown()
-        if self._folder is not None:
-            self._folder.cleanup()
+        self._folder.cleanup()
         return True
 
     def lost(self, member: _Member) -> None:
@@ -151,38 +150,6 @@ class RayPool:
             _log.warning("worker lost", extra={"worker": member.name})
             self._closed.append(member.remote)
             member.remote = None
-
-    def _connected(self) -> Any:
-        pool = self._settings.pool
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing leaves this machine
-        os.environ.setdefault("RAY_worker_niceness", "0")  # a worker is no batch job, for which Ray has 15
-        if pool.address is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="splitvlm-ray-")
-            _use_new_token(Path(self._folder.name) / "token")
-        try:
-            import ray
-        except ImportError as error:
-            raise ConfigError(
-                "pool.kind is ray, which is not installed.", advice="pip install 'splitvlm[cloud]'"
-            ) from error
-        options: dict[str, Any] = {"namespace": f"splitvlm-{self._settings.node}", "log_to_driver": False}
-        if pool.address is None:
-            here = {
-                "include_dashboard": False,
-                "object_store_memory": OBJECT_STORE_BYTES,
-                "num_cpus": _cores(pool.workers.max, pool.resources),
-            }
-            options |= here
-        else:
-            options["address"] = pool.address
-        try:
-            ray.init(logging_level=logging.ERROR, **options)
-        except Exception as error:
-            raise ConfigError(
-                f"Ray cannot be used: {first_sentence(error)}",
-                advice="Check pool.address, and RAY_AUTH_TOKEN_PATH where the cluster asks for a token.",
-            ) from error
-        return ray
 
     def _add(self) -> None:
         self._started += 1
@@ -270,17 +237,8 @@ def _address_in_cluster() -> str:
     return address
 
 
-def _cores(most_workers: int, resources: dict[str, float]) -> int:
-    """Returns the CPUs that Ray is told of: all workers have to find room, also where the machine has fewer."""
-    return max(os.cpu_count() or 1, int(most_workers * resources.get("CPU", 1.0) + 0.999))
-
-
-def _use_new_token(file: Path) -> None:
-    """Ray reads the token from a file; one that Ray makes itself may be read by everybody."""
-    file.touch(mode=0o600)
-    file.write_text(secrets.token_hex(32), "ascii")
-    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(file)}
-
-
 def _cause(error: BaseException) -> str:
-    return first_sentence(getattr(error, "cause", None) or error)
+    """Returns the last line of the worker's traceback, which Ray gives as one text, without the error's type."""
+    line = (str(getattr(error, "cause", None) or error).strip() or type(error).__name__).splitlines()[-1]
+    kind, _, sentence = line.partition(": ")
+    return sentence if sentence and " " not in kind else line
