@@ -19,10 +19,10 @@ from PIL import Image
 from edge_node.cloud.cloud_request import Vocabulary
 from splitvlm.codec import encode_picture
 from splitvlm.codec.codec import Codec
-from splitvlm.domain import Plan
+from splitvlm.domain import GREEDY, Plan, Sampling
 from splitvlm.model.boundary import Boundary
-from splitvlm.model.greedy import end_token_ids
 from splitvlm.model.parts import DevicePart, LowerRun
+from splitvlm.model.sampling import end_token_ids
 
 LAST_JOB_S = 1.0  # a running job gets so long to end when the node stops
 P = ParamSpec("P")
@@ -90,16 +90,25 @@ class Engine:
         return await self._run(made)
 
     async def start(
-        self, image: Image.Image, question: str, max_new_tokens: int, resume_token_ids: Sequence[int] = ()
+        self,
+        image: Image.Image,
+        question: str,
+        max_new_tokens: int,
+        resume_token_ids: Sequence[int] = (),
+        sampling: Sampling = GREEDY,
     ) -> tuple[Iterator[int], float]:
         """Begins an answer on the device alone (cut `device`), after the tokens that are there already."""
-        return await self._run(self.part.generate, image, question, max_new_tokens, resume_token_ids)
+        return await self._run(self.part.generate, image, question, max_new_tokens, resume_token_ids, sampling)
 
     async def go_on(
-        self, run: LowerRun, max_new_tokens: int, resume_token_ids: Sequence[int] = ()
+        self,
+        run: LowerRun,
+        max_new_tokens: int,
+        resume_token_ids: Sequence[int] = (),
+        sampling: Sampling = GREEDY,
     ) -> tuple[Iterator[int], float]:
         """Begins an answer on the device from a lower part that has run (vision:k, tokens): its work is not done again."""
-        return await self._run(self.part.go_on, run, max_new_tokens, resume_token_ids)
+        return await self._run(self.part.go_on, run, max_new_tokens, resume_token_ids, sampling)
 
     async def next(self, tokens: Iterator[int]) -> tuple[int | None, float]:
         """Returns the next token id of an answer on the device, or None after the last."""

@@ -19,7 +19,7 @@ from PIL import Image
 from splitvlm.bundle import Bundle, open_bundle
 from splitvlm.codec import decode_picture, encode_picture
 from splitvlm.codec.codec import Codec
-from splitvlm.domain import DEVICE, IMAGE, Cut, CutKind, Plan
+from splitvlm.domain import DEVICE, GREEDY, IMAGE, Cut, CutKind, Plan, Sampling
 from splitvlm.model.boundary import Boundary
 from splitvlm.model.loading import load_cloud, load_device
 from splitvlm.model.parts import CloudPart, DevicePart, LowerRun
@@ -110,15 +110,20 @@ class LocalModel:
         return LocalBoundary(self.device, self.codec, image, question, cut)
 
     def answer(
-        self, image: Image.Image, question: str, plan: Plan, max_new_tokens: int = MAX_NEW_TOKENS
+        self,
+        image: Image.Image,
+        question: str,
+        plan: Plan,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        sampling: Sampling = GREEDY,
     ) -> LocalAnswer:
-        """Returns the greedy answer under a plan. Raises UsageError, ProtocolError."""
+        """Returns the answer under a plan, by default the greedy one. Raises UsageError, ProtocolError."""
         if plan.cut == DEVICE:
-            token_ids = list(self.device.generate(image, question, max_new_tokens))
+            token_ids = list(self.device.generate(image, question, max_new_tokens, sampling=sampling))
             return LocalAnswer(tuple(token_ids), self._text(token_ids), 0, 0)
         lower = self.boundary(image, question, plan.cut)
         payload = lower.encode(plan.level)
-        run = self.start(plan.cut, payload, question, max_new_tokens)
+        run = self.start(plan.cut, payload, question, max_new_tokens, sampling)
         wire_bytes = upload_bytes(len(payload), question if plan.cut == IMAGE else "")
         token_ids = [run.first()]
         while not run.finished:
@@ -130,7 +135,9 @@ class LocalModel:
             token_ids.append(run.next(arrived))
         return LocalAnswer(tuple(token_ids), self._text(token_ids), len(payload), wire_bytes)
 
-    def start(self, cut: Cut, payload: bytes, question: str, max_new_tokens: int) -> UpperRun:
+    def start(
+        self, cut: Cut, payload: bytes, question: str, max_new_tokens: int, sampling: Sampling = GREEDY
+    ) -> UpperRun:
         """Decodes a payload; returns the upper part's run of it, before its prefill. Raises UsageError, ProtocolError.
 
         `question` counts at the cut `image` only: elsewhere it is in the payload.
@@ -138,8 +145,8 @@ class LocalModel:
         assert self.cloud is not None, "it was loaded for the cut device alone"
         content = decode(self.codec, cut, payload)
         if isinstance(content, Image.Image):
-            return self.cloud.upper_from_picture(content, question, max_new_tokens)
-        return self.cloud.upper(cut, content, max_new_tokens)
+            return self.cloud.upper_from_picture(content, question, max_new_tokens, sampling)
+        return self.cloud.upper(cut, content, max_new_tokens, sampling)
 
     def _text(self, token_ids: Sequence[int]) -> str:
         return str(self.device.tokenizer.decode(token_ids, skip_special_tokens=True)).strip()

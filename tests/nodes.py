@@ -27,7 +27,7 @@ from edge_node.privacy import EVERYTHING_MAY_LEAVE, PrivacyDoor
 from splitvlm.bundle import open_bundle
 from splitvlm.crypto.authority import init_authority, issue
 from splitvlm.crypto.identity import Identity, Role, load_identity
-from splitvlm.domain import DEVICE, Plan
+from splitvlm.domain import DEVICE, GREEDY, Plan, Sampling
 from splitvlm.model.batch.decoder import BatchedDecoder
 from splitvlm.model.loading import load_cloud, load_device, read_spec
 from splitvlm.rpc.servers import NodeServer
@@ -120,10 +120,11 @@ class Device:
         standby: Sequence[CloudLink] = (),
         on_fault: Callable[[CloudLink], None] = lambda _link: None,
         privacy: PrivacyDoor = EVERYTHING_MAY_LEAVE,
+        sampling: Sampling = GREEDY,
         **fallbacks: Any,
     ) -> AnswerRun:
         """Returns an answer that begins when its first token is asked for. `fallbacks` are those of Fallbacks."""
-        planned = PlannedQuestion(Plan.parse(plan), image, question, tokens, picture_name)
+        planned = PlannedQuestion(Plan.parse(plan), image, question, tokens, picture_name, sampling)
         clouds = CloudNodes((self.link, *standby), on_fault)
         return AnswerRun(self.engine, privacy, planned, clouds, Fallbacks(**fallbacks))
 

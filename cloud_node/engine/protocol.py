@@ -24,7 +24,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
-from splitvlm.domain import Cut
+from splitvlm.domain import GREEDY, Cut, Sampling
 
 if TYPE_CHECKING:
     import torch
@@ -59,6 +59,7 @@ class SequenceRequest:
     num_tiles: int = 1  # of the picture; `inputs` hold the first. Above 1 only where the engine prefills by tile
     prefix: CachedPrefix | None = None  # go on from it instead of reading the prompt's beginning again
     keep_prefix: bool = False  # another question about the same picture may follow: `prefill` returns what it needs
+    sampling: Sampling = GREEDY  # how tokens are chosen; a draw depends on its seed and the token's position alone
     resume_token_ids: tuple[int, ...] = ()  # the answer's first, chosen by another node: fewer than max_new_tokens
 
 

@@ -362,17 +362,17 @@ class TorchSequence:
 
 def _run(part: CloudPart, request: SequenceRequest) -> UpperRun:
     """Checks the inputs' values, and makes what runs them. Raises ProtocolError, PrefixEvicted."""
-    inputs, limit = dict(request.inputs), request.max_new_tokens
+    inputs, limit, sampling = dict(request.inputs), request.max_new_tokens, request.sampling
     if request.prefix is not None:
-        return part.prefix_cached(cast(Prefix, request.prefix), inputs, limit)
+        return part.prefix_cached(cast(Prefix, request.prefix), inputs, limit, sampling)
     if request.cut == IMAGE:
-        return part.upper_from_inputs(inputs, limit)
-    return part.upper(request.cut, inputs, limit)
+        return part.upper_from_inputs(inputs, limit, sampling)
+    return part.upper(request.cut, inputs, limit, sampling)
 
 
 def _tiled_run(part: CloudPart, request: SequenceRequest) -> TiledRun:
     """Returns a run that has read the first tile. Raises ProtocolError."""
-    run = in_tiles(part, request.cut, dict(request.inputs), request.max_new_tokens)
+    run = in_tiles(part, request.cut, dict(request.inputs), request.max_new_tokens, request.sampling)
     assert run is not None, "only engines that prefill by tile are given tiles"
     run.begin()
     return run

@@ -23,8 +23,8 @@ from cloud_node.engine.protocol import CachedPrefix, JobTimes, MemoryNeed, Seque
 from splitvlm.domain import CutKind
 from splitvlm.errors import ConfigError, SplitvlmError, UsageError
 from splitvlm.model.causal_folder import check_causal, write_causal_folder
-from splitvlm.model.greedy import end_token_ids
 from splitvlm.model.parts import CloudPart
+from splitvlm.model.sampling import end_token_ids
 
 if TYPE_CHECKING:
     import torch
@@ -156,7 +156,15 @@ class VllmEngine:
         """Changes nothing: vLLM takes its memory for caches when it starts."""
 
     def start(self, request: SequenceRequest) -> VllmSequence:
-        """Queues a sequence. Raises UsageError for cuts in the language model."""
+        """Queues a sequence. Raises UsageError for cuts in the language model, and for what is not greedy.
+
+        vLLM draws by a generator of its own, so that no other node could go on with a sampled answer.
+        """
+        if not request.sampling.is_greedy:
+            raise UsageError(
+                "This cloud node's engine vllm gives greedy answers only.",
+                advice="Ask without temperature and repetition_penalty, or a cloud node with the engine torch.",
+            )
         if request.cut.kind is CutKind.LM:
             raise UsageError(
                 f"This cloud node's engine vllm does not serve the cut {request.cut}.",

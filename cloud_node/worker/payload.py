@@ -23,6 +23,8 @@ from splitvlm.codec.picture import decode_picture, inspect_coded_picture
 from splitvlm.domain import IMAGE, Plan
 from splitvlm.model.boundary import Boundary, boundary_bytes, joined
 from splitvlm.model.boundary_checks import check_again_shapes, check_shapes, check_step_shape, check_tile_shapes
+from splitvlm.model.sampling import check_crossing
+from splitvlm.rpc.sampling import sampling_of
 from splitvlm.wire.v1.data_pb2 import Begin
 
 T = TypeVar("T")
@@ -42,12 +44,14 @@ class Payload:
         reservation: MemoryReservation,
         known: PrefixEntry | None,
     ) -> None:
-        """`known` is what an earlier question left of the same picture."""
+        """`known` is what an earlier question left of the same picture. Raises UsageError for invalid sampling."""
         self._runtime = runtime
         self._part, self._codec = runtime.part, runtime.codec
         self._device = device
         self._begin = begin
         self._cut = Plan.parse(begin.plan).cut
+        self._sampling = sampling_of(begin)
+        check_crossing(self._part.model, self._cut, self._sampling)
         self._segments = segments
         self._num_segments = begin.segments or 1
         self._reservation = reservation
@@ -89,6 +93,7 @@ class Payload:
             num_tiles=num_tiles,
             prefix=self._known.prefix if self._known is not None else None,
             keep_prefix=keep_prefix,
+            sampling=self._sampling,
             resume_token_ids=tuple(self._begin.resume_token_ids),
         )
 

@@ -26,6 +26,7 @@ from edge_node.planner import Planner
 from edge_node.runtime import Runtime
 from splitvlm.errors import UsageError
 from splitvlm.model.pictures import inspect_picture, read_picture
+from splitvlm.model.sampling import check_crossing
 from splitvlm.model.text import TextStream
 from splitvlm.planning.policy import Choice
 from splitvlm.scenes.samples import warning_about
@@ -118,11 +119,12 @@ class Answerer:
         usable = cloud_is_usable(link.health if link else None, can_finish_alone=planner.can_finish_alone)
         choice = planner.choose(question.plan, estimate, usable, known)
         assert choice.plan is not None, "it raises where there is none"
+        check_crossing(runtime.engine.part.model, choice.plan.cut, question.sampling)
         max_new_tokens = question.max_new_tokens or runtime.settings.planning.max_new_tokens
         run = AnswerRun(
             runtime.engine,
             runtime.privacy,
-            PlannedQuestion(choice.plan, image, question.text, max_new_tokens, picture_name),
+            PlannedQuestion(choice.plan, image, question.text, max_new_tokens, picture_name, question.sampling),
             CloudNodes(tuple(links), runtime.clouds.on_fault),
             self._fallbacks(choice, num_standby=len(links[1:])),
         )

@@ -50,8 +50,10 @@ class Preparation:
         """
         run, question = self._lower, self._question
         if run is not None and run.cut.kind is not CutKind.LM:
-            return await self._engine.go_on(run, question.max_new_tokens, resume_token_ids)
-        return await self._engine.start(question.image, question.text, question.max_new_tokens, resume_token_ids)
+            return await self._engine.go_on(run, question.max_new_tokens, resume_token_ids, question.sampling)
+        return await self._engine.start(
+            question.image, question.text, question.max_new_tokens, resume_token_ids, question.sampling
+        )
 
     async def _of_picture(self) -> Payload:
         question, plan = self._question, self._question.plan

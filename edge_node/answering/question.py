@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from splitvlm.domain import Plan
+from splitvlm.domain import GREEDY, Plan, Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +17,7 @@ class Question:
     text: str
     plan: str = ""  # wanted by the caller; empty: the planner chooses
     max_new_tokens: int = 0  # 0: as many as the settings say
+    sampling: Sampling = GREEDY
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +29,4 @@ class PlannedQuestion:
     text: str
     max_new_tokens: int
     picture_name: bytes = b""  # by which a cloud node may keep the picture's prefix; empty: it may not
+    sampling: Sampling = GREEDY  # everybody's who works on the answer

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from edge_node.answering.side import Side
 from edge_node.cloud.exchange import Exchange
-from splitvlm.domain import Plan
+from splitvlm.domain import GREEDY, Plan, Sampling
 
 
 @dataclass(slots=True)
@@ -44,6 +44,7 @@ class RequestReport:
     answered_node: str = ""  # the cloud node's address, where the cloud answered
     prefix_cached: bool = False  # the cloud node had the picture: only the question was sent
     faults: list[Fault] = field(default_factory=list)
+    sampling: Sampling = GREEDY  # by which tokens were chosen, with the seed that was given or drawn
 
     def on_token(self, token_id: int, elapsed_s: float) -> None:
         """The application gets a token, `elapsed_s` after the request's start."""

@@ -66,7 +66,7 @@ class AnswerRun(TokenSource):
         fallbacks: Fallbacks | None = None,
     ) -> None:
         super().__init__()
-        self.report = RequestReport(question.plan, engine.slowdown)
+        self.report = RequestReport(question.plan, engine.slowdown, sampling=question.sampling)
         self._engine = engine
         self._privacy = privacy
         self._question = question
@@ -168,7 +168,8 @@ class AnswerRun(TokenSource):
     def _answer_spec(self) -> AnswerSpec:
         """What is wanted: the tokens that are there are not asked for again."""
         resume_token_ids = tuple(self.report.token_ids)
-        return AnswerSpec(self._question.max_new_tokens, self._engine.vocabulary, resume_token_ids)
+        question = self._question
+        return AnswerSpec(question.max_new_tokens, self._engine.vocabulary, resume_token_ids, question.sampling)
 
     def _on_cloud(self) -> CloudAttempt:
         name, timeout_s = self._question.picture_name, self._fallbacks.silence_timeout_s

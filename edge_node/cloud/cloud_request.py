@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edge_node.cloud.payload import Payload
+from splitvlm.domain import GREEDY, Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class AnswerSpec:
     max_new_tokens: int
     vocabulary: Vocabulary
     resume_token_ids: tuple[int, ...] = ()
+    sampling: Sampling = GREEDY
 
     def is_complete(self, token_ids: Sequence[int]) -> bool:
         """Returns whether an answer of these tokens is complete. `token_ids` are all of it, resumed ones included."""

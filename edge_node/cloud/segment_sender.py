@@ -9,6 +9,7 @@ from edge_node.cloud.cloud_request import CloudRequest
 from edge_node.cloud.session import CloudSession
 from edge_node.cloud.uploads import Upload
 from splitvlm.rpc.limits import CHUNK_BYTES
+from splitvlm.rpc.sampling import sampling_to_wire
 from splitvlm.wire.v1 import data_pb2 as pb
 
 
@@ -74,6 +75,7 @@ class SegmentSender:
                 picture=request.picture_name,
                 prefix_cached=payload.prefix_cached,
                 resume_token_ids=request.answer.resume_token_ids,
+                sampling=sampling_to_wire(request.answer.sampling),
                 segments=payload.segments.count if payload.segments.count > 1 else 0,
             )
         )

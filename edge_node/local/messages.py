@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import secrets
+
 from edge_node.answering.events import Answered, AnswerEvent, AnswerText, PlanChosen
 from edge_node.answering.question import Question
 from edge_node.answering.report import Fault, RequestReport
 from edge_node.answering.side import Side
 from edge_node.planner import Planner
 from edge_node.runtime import Runtime
+from splitvlm.rpc.sampling import sampling_of, sampling_to_wire
 from splitvlm.wire.v1 import local_pb2 as pb
+
+SEED_BITS = 32  # of a drawn seed: few enough to be typed again, and exact in every JSON reader
 
 
 def question_from_wire(message: pb.Question) -> Question:
-    """Returns a question as it was asked: whether it can be answered is not checked here."""
-    return Question(message.picture, message.text, message.plan, message.max_new_tokens)
+    """Returns a question as it was asked, with a seed that is drawn here where it needs one. Raises UsageError."""
+    sampling = sampling_of(message, secrets.randbits(SEED_BITS))
+    return Question(message.picture, message.text, message.plan, message.max_new_tokens, sampling)
 
 
 def event_to_wire(event: AnswerEvent) -> pb.Answer:
@@ -66,6 +72,7 @@ def report_to_wire(report: RequestReport, warning: str = "") -> pb.RequestReport
         prefix_cached=report.prefix_cached,
         faults=[_fault(fault) for fault in report.faults],
         warning=warning,
+        sampling=sampling_to_wire(report.sampling),
     )
 
 

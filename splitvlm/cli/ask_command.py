@@ -42,9 +42,11 @@ async def ask_once(
     max_new_tokens: int,
     *,
     verbose: bool,
+    **sampling: Any,
 ) -> dict[str, object]:
     """Streams the answer to standard output, and with `verbose` says what happened on standard error.
 
+    `sampling` are the arguments of `EdgeClient.ask` of that name: temperature, top_p, top_k, repetition_penalty, seed.
     Returns {"answer", "chosen", "report"}: the text, the plan with its reason, and where time and bytes went.
     """
     data = read_picture_file(picture)
@@ -52,7 +54,7 @@ async def ask_once(
     text, chosen, report = "", pb.Chosen(), pb.RequestReport()
     try:
         await client.connect()
-        async for answer in client.ask(data, question, max_new_tokens=max_new_tokens, plan=plan):
+        async for answer in client.ask(data, question, max_new_tokens=max_new_tokens, plan=plan, **sampling):
             match answer.WhichOneof("body"):
                 case "text":
                     text += answer.text
@@ -81,9 +83,13 @@ def describe(report: pb.RequestReport, reason: str = "") -> str:
         f"{known}, {report.bytes_sent} bytes sent, first token {_ms(report.first_token_s)} ms, "
         f"total {_ms(report.total_s)} ms (device {_ms(report.device_s)}, encode {_ms(report.encode_s)}, "
         f"upload {_ms(report.upload_s)}, decode {_ms(report.decode_s)}, queue {_ms(report.queue_s)}, "
-        f"prefill {_ms(report.prefill_s)}, tokens {_ms(report.tokens_s)}){emulated}"
+        f"prefill {_ms(report.prefill_s)}, tokens {_ms(report.tokens_s)}){emulated}{_drawn(report)}"
     )
     return "\n".join([first, *map(_failed, report.faults)])
+
+
+def _drawn(report: pb.RequestReport) -> str:
+    return f", drawn with seed {report.sampling.seed}" if report.sampling.HasField("seed") else ""
 
 
 def _who(report: pb.RequestReport) -> str:
@@ -168,7 +174,7 @@ def plain(message: Message) -> dict[str, object]:
 def _plain_field(message: Message, field: Any) -> object:
     value = getattr(message, field.name)
     if field.message_type is not None and isinstance(value, Message):
-        return plain(value)
+        return plain(value) if message.HasField(field.name) else None
     if not isinstance(value, str | bytes) and hasattr(value, "__len__"):
         return [plain(item) if isinstance(item, Message) else item for item in value]
     return value if not field.has_presence or message.HasField(field.name) else None

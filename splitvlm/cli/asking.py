@@ -29,6 +29,21 @@ def ask(
     max_new_tokens: Annotated[
         int, typer.Option(min=0, max=4096, help="most tokens of the answer; 0 is the node's default")
     ] = 0,
+    temperature: Annotated[
+        float,
+        typer.Option(help="0 takes the most likely token each time; above it tokens are drawn, 1 as the model says"),
+    ] = 0.0,
+    top_p: Annotated[
+        float, typer.Option(help="draw among the most likely tokens that have this much of the probability")
+    ] = 1.0,
+    top_k: Annotated[int, typer.Option(help="draw among so many of the most likely tokens; 0: among all")] = 0,
+    repetition_penalty: Annotated[
+        float, typer.Option(help="above 1: tokens that are there already become less likely")
+    ] = 1.0,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="of the draws: the same seed gives the same answer; by default the node draws one"),
+    ] = None,
     verbose: Annotated[
         bool,
         typer.Option("--verbose", "-v", help="also print the plan, who answered, what failed, the bytes and the times"),
@@ -41,7 +56,20 @@ def ask(
     from splitvlm.crypto.identity import load_identity
 
     identity = None if plaintext else load_identity(keys)
-    asked = ask_once(picture, question, edge_address, identity, plan, max_new_tokens, verbose=verbose)
+    asked = ask_once(
+        picture,
+        question,
+        edge_address,
+        identity,
+        plan,
+        max_new_tokens,
+        verbose=verbose,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+    )
     write_json(json_file, asyncio.run(asked))
 
 

@@ -13,9 +13,9 @@ import torch
 from splitvlm.domain import TOKENS, Cut, CutKind
 from splitvlm.errors import PrefixEvicted, ProtocolError
 from splitvlm.model.boundary import GRID, HIDDEN, IDS, SIZES, TYPES, Boundary
-from splitvlm.model.greedy import reads_prompt
 from splitvlm.model.part import ModelPart
 from splitvlm.model.prefix import Prefix
+from splitvlm.model.sampling import reads_prompt
 
 
 def check_shapes(part: ModelPart, cut: Cut, boundary: Boundary) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from splitvlm.errors import UsageError
-from splitvlm.model.greedy import reads_rules
 from splitvlm.model.part import ModelPart
+from splitvlm.model.sampling import reads_rules
 
 
 def check_causal(part: ModelPart) -> None:

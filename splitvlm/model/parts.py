@@ -11,14 +11,14 @@ from collections.abc import Iterator, Sequence
 import torch
 from PIL import Image
 
-from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut, CutKind
+from splitvlm.domain import DEVICE, GREEDY, IMAGE, TOKENS, Cut, CutKind, Sampling
 from splitvlm.errors import UsageError
 from splitvlm.model.boundary import HIDDEN, IDS, TYPES, Boundary, joined
 from splitvlm.model.boundary_checks import check_boundary, check_cached_prefix
-from splitvlm.model.greedy import reads_prompt
 from splitvlm.model.language import LanguageRun
 from splitvlm.model.part import ModelPart
 from splitvlm.model.prefix import Prefix
+from splitvlm.model.sampling import reads_prompt
 from splitvlm.model.upper_run import CachedPrefixRun, UpperRun
 
 
@@ -42,7 +42,12 @@ class DevicePart(ModelPart):
 
     @torch.inference_mode()
     def generate(
-        self, image: Image.Image, question: str, max_new_tokens: int, resume_token_ids: Sequence[int] = ()
+        self,
+        image: Image.Image,
+        question: str,
+        max_new_tokens: int,
+        resume_token_ids: Sequence[int] = (),
+        sampling: Sampling = GREEDY,
     ) -> Iterator[int]:
         """Returns the answer's token ids at the cut `device`, computed here alone, up to and with the end token.
 
@@ -50,14 +55,20 @@ class DevicePart(ModelPart):
         """
         self.check(DEVICE)
         boundary = self.all_visual_tokens(self.inputs(image, question))
-        run = UpperRun(self, TOKENS, boundary, max_new_tokens)
+        run = UpperRun(self, TOKENS, boundary, max_new_tokens, sampling)
         return _tokens_of(run, resume_token_ids)
 
-    def go_on(self, run: LowerRun, max_new_tokens: int, resume_token_ids: Sequence[int] = ()) -> Iterator[int]:
+    def go_on(
+        self,
+        run: LowerRun,
+        max_new_tokens: int,
+        resume_token_ids: Sequence[int] = (),
+        sampling: Sampling = GREEDY,
+    ) -> Iterator[int]:
         """Finishes the cut `device` from a lower part that has run, at vision:k or tokens. Nothing runs before a token."""
         self.check(DEVICE)
         here = {name: tensor.to(self.device) for name, tensor in run.boundary.items()}
-        return _tokens_of(UpperRun(self, run.cut, here, max_new_tokens), resume_token_ids)
+        return _tokens_of(UpperRun(self, run.cut, here, max_new_tokens, sampling), resume_token_ids)
 
 
 def _tokens_of(run: UpperRun, resume_token_ids: Sequence[int] = ()) -> Iterator[int]:
@@ -139,23 +150,27 @@ class CloudPart(ModelPart):
     """Runs the upper part. `cuts` are those that the loaded weights can serve."""
 
     @torch.inference_mode()
-    def upper(self, cut: Cut, boundary: Boundary, max_new_tokens: int) -> UpperRun:
+    def upper(self, cut: Cut, boundary: Boundary, max_new_tokens: int, sampling: Sampling = GREEDY) -> UpperRun:
         """Returns a run from a boundary that arrived. Nothing runs before `first()`. Raises UsageError, ProtocolError."""
         self.check(cut)
         check_boundary(self, cut, boundary)
         here = {name: tensor.to(self.device) for name, tensor in boundary.items()}
-        return UpperRun(self, cut, here, max_new_tokens)
+        return UpperRun(self, cut, here, max_new_tokens, sampling)
 
     @torch.inference_mode()
-    def upper_from_picture(self, picture: Image.Image, question: str, max_new_tokens: int) -> UpperRun:
+    def upper_from_picture(
+        self, picture: Image.Image, question: str, max_new_tokens: int, sampling: Sampling = GREEDY
+    ) -> UpperRun:
         """Returns a run at the cut `image`: everything runs here. Raises UsageError."""
-        return self.upper_from_inputs(self.inputs(picture, question), max_new_tokens)
+        return self.upper_from_inputs(self.inputs(picture, question), max_new_tokens, sampling)
 
     @torch.inference_mode()
-    def upper_from_inputs(self, inputs: dict[str, torch.Tensor], max_new_tokens: int) -> UpperRun:
+    def upper_from_inputs(
+        self, inputs: dict[str, torch.Tensor], max_new_tokens: int, sampling: Sampling = GREEDY
+    ) -> UpperRun:
         """Returns the cut `image`'s run from what `inputs` made of picture and question. Raises UsageError."""
         self.check(IMAGE)
-        return UpperRun(self, IMAGE, inputs, max_new_tokens)
+        return UpperRun(self, IMAGE, inputs, max_new_tokens, sampling)
 
     @torch.inference_mode()
     def embedded_prompt(self, cut: Cut, crossing: Boundary) -> Boundary:
@@ -175,7 +190,9 @@ class CloudPart(ModelPart):
             return self.family.embed(self.model, torch.tensor(token_ids, dtype=torch.long, device=self.device))
 
     @torch.inference_mode()
-    def prefix_cached(self, prefix: Prefix, prompt: Boundary, max_new_tokens: int) -> UpperRun:
+    def prefix_cached(
+        self, prefix: Prefix, prompt: Boundary, max_new_tokens: int, sampling: Sampling = GREEDY
+    ) -> UpperRun:
         """Returns another question about the picture behind `prefix`, by its `ids`. Raises ProtocolError, Forgotten."""
         check_cached_prefix(self, prefix, prompt)
-        return CachedPrefixRun(self, prefix, {IDS: prompt[IDS].to(self.device)}, max_new_tokens)
+        return CachedPrefixRun(self, prefix, {IDS: prompt[IDS].to(self.device)}, max_new_tokens, sampling)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from splitvlm.domain import Cut, CutKind
+from splitvlm.domain import GREEDY, Cut, CutKind, Sampling
 from splitvlm.errors import ProtocolError
 from splitvlm.model.boundary import HIDDEN, IDS, Boundary
 from splitvlm.model.boundary_checks import check_tile
-from splitvlm.model.greedy import Greedy
 from splitvlm.model.part import ModelPart
 from splitvlm.model.parts import CloudPart
+from splitvlm.model.sampling import TokenChoice
 from splitvlm.model.upper_run import UpperRun
 
 
@@ -19,22 +19,32 @@ def reads_by_tile(part: CloudPart) -> bool:
     return part.family.causal and part.family.tokens_by_tile
 
 
-def in_tiles(part: CloudPart, cut: Cut, first: Boundary, max_new_tokens: int) -> TiledRun | None:
+def in_tiles(
+    part: CloudPart, cut: Cut, first: Boundary, max_new_tokens: int, sampling: Sampling = GREEDY
+) -> TiledRun | None:
     """Returns a run from the first tile that arrived; None where the rest of the model wants them all. Raises ProtocolError."""
     part.check(cut)
     if not reads_by_tile(part):
         return None
     num_tokens = check_tile(part, cut, first, first=True)
     on_device = {name: tensor.to(part.device) for name, tensor in first.items()}
-    return TiledRun(part, cut, on_device, num_tokens, max_new_tokens)
+    return TiledRun(part, cut, on_device, num_tokens, max_new_tokens, sampling)
 
 
 class TiledRun(UpperRun):
     """Runs a prompt as its tiles arrive: `begin` takes the first tile, `add` the others in turn, then comes `first`."""
 
-    def __init__(self, part: ModelPart, cut: Cut, first: Boundary, num_tokens: int, max_new_tokens: int) -> None:
+    def __init__(
+        self,
+        part: ModelPart,
+        cut: Cut,
+        first: Boundary,
+        num_tokens: int,
+        max_new_tokens: int,
+        sampling: Sampling = GREEDY,
+    ) -> None:
         """Begins a run; `num_tokens` is how many visual tokens the first tile becomes."""
-        super().__init__(part, cut, first, max_new_tokens)
+        super().__init__(part, cut, first, max_new_tokens, sampling)
         self._first_tokens = num_tokens
         self._ids_T = first[IDS]
         self._places_V = (self._ids_T == part.model.config.image_token_id).nonzero()[:, 0].tolist()
@@ -68,7 +78,7 @@ class TiledRun(UpperRun):
         if self._ran < len(self._ids_T):
             self._run_to(len(self._ids_T), None)
         self._crossing, self._prompt = {}, {IDS: self._ids_T}
-        self._greedy = Greedy(self._part.model, self._ids_T, len(self._ids_T), self._limit)
+        self._choice = TokenChoice(self._part.model, self._ids_T, len(self._ids_T), self._limit, self._sampling)
         assert self._states_SD is not None, "a tile was read"
         return self._choose(self._states_SD, resume_token_id)
 

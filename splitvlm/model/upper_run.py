@@ -7,35 +7,38 @@ from __future__ import annotations
 
 import torch
 
-from splitvlm.domain import TOKENS, Cut, CutKind
+from splitvlm.domain import GREEDY, TOKENS, Cut, CutKind, Sampling
 from splitvlm.errors import ProtocolError
 from splitvlm.model.boundary import HIDDEN, IDS, Boundary
 from splitvlm.model.boundary_checks import check_step
-from splitvlm.model.greedy import Greedy
 from splitvlm.model.language import LanguageCache, PromptChunk
 from splitvlm.model.part import ModelPart
 from splitvlm.model.prefix import Prefix, picture_end
+from splitvlm.model.sampling import TokenChoice
 
 
 class UpperRun:
     """Runs one request above the cut, with its own caches, which go when it is dropped."""
 
-    def __init__(self, part: ModelPart, cut: Cut, crossing: Boundary, max_new_tokens: int) -> None:
+    def __init__(
+        self, part: ModelPart, cut: Cut, crossing: Boundary, max_new_tokens: int, sampling: Sampling = GREEDY
+    ) -> None:
         self._part, self._cut, self._crossing = part, cut, crossing
         start = cut.layers if cut.kind is CutKind.LM else 0
         stop = part.spec.lm_layers
         self._language = part.language_run(start, stop, ends=True) if start < stop else None
         self._limit = max_new_tokens
+        self._sampling = sampling
         self._embedded: Boundary = {}  # the language model's input, while the prompt is read in chunks
         self._num_read = 0  # tokens of the prompt that were run before `first`
         self._prompt: Boundary = {}
-        self._greedy: Greedy | None = None
+        self._choice: TokenChoice | None = None
         self._last = -1
 
     @property
     def finished(self) -> bool:
         """Tells whether the end token was chosen or the limit is reached."""
-        return self._limit <= 0 if self._greedy is None else self._greedy.finished
+        return self._limit <= 0 if self._choice is None else self._choice.finished
 
     @torch.inference_mode()
     def first(self, resume_token_id: int | None = None) -> int:
@@ -80,7 +83,8 @@ class UpperRun:
     def _know_prompt(self, boundary: Boundary) -> None:
         """Keeps of the language model's input what later questions and the choice of tokens need."""
         self._prompt = {name: boundary[name] for name in (IDS, *self._part.family.language_sides) if name in boundary}
-        self._greedy = Greedy(self._part.model, boundary.get(IDS), boundary[HIDDEN].shape[0], self._limit)
+        num_tokens = boundary[HIDDEN].shape[0]
+        self._choice = TokenChoice(self._part.model, boundary.get(IDS), num_tokens, self._limit, self._sampling)
 
     @torch.inference_mode()
     def next(self, boundary: Boundary | None, resume_token_id: int | None = None) -> int:
@@ -88,7 +92,7 @@ class UpperRun:
 
         Raises ProtocolError.
         """
-        assert self._greedy is not None, "first() comes first"
+        assert self._choice is not None, "first() comes first"
         if (boundary is not None) != (self._cut.kind is CutKind.LM):
             raise ProtocolError(f"At the cut {self._cut} a step came with the wrong tensors.")
         if boundary is not None:
@@ -110,8 +114,8 @@ class UpperRun:
     @property
     def most_tokens(self) -> int:
         """How many tokens the prompt and the longest answer have together. Known after `first`."""
-        assert self._greedy is not None, "first() comes first"
-        return self._greedy.most_tokens
+        assert self._choice is not None, "first() comes first"
+        return self._choice.most_tokens
 
     def hand_over(self) -> LanguageCache:
         """Returns the caches after `first`, for a decoder of many runs: `choose` and not `next` is called from then on."""
@@ -126,8 +130,8 @@ class UpperRun:
 
     def choose(self, logits_V: torch.Tensor, resume_token_id: int | None = None) -> int:
         """Returns the next token id by its logits; or `resume_token_id`, which was chosen before."""
-        assert self._greedy is not None, "first() comes first"
-        self._last = self._greedy.choose(logits_V) if resume_token_id is None else self._greedy.take(resume_token_id)
+        assert self._choice is not None, "first() comes first"
+        self._last = self._choice.choose(logits_V) if resume_token_id is None else self._choice.take(resume_token_id)
         return self._last
 
     def prefix(self) -> Prefix | None:
@@ -148,11 +152,11 @@ class UpperRun:
         return normed
 
     def _choose(self, states_QD: torch.Tensor, resume_token_id: int | None) -> int:
-        assert self._greedy is not None
+        assert self._choice is not None
         self._last = (
-            self._greedy.choose(self._part.logits(states_QD))
+            self._choice.choose(self._part.logits(states_QD))
             if resume_token_id is None
-            else self._greedy.take(resume_token_id)
+            else self._choice.take(resume_token_id)
         )
         return self._last
 
@@ -160,8 +164,10 @@ class UpperRun:
 class CachedPrefixRun(UpperRun):
     """Runs another question about a picture whose prefix is known: only what follows the picture is run."""
 
-    def __init__(self, part: ModelPart, prefix: Prefix, prompt: Boundary, max_new_tokens: int) -> None:
-        super().__init__(part, TOKENS, prompt, max_new_tokens)
+    def __init__(
+        self, part: ModelPart, prefix: Prefix, prompt: Boundary, max_new_tokens: int, sampling: Sampling = GREEDY
+    ) -> None:
+        super().__init__(part, TOKENS, prompt, max_new_tokens, sampling)
         self._prefix = prefix
 
     @torch.inference_mode()
@@ -176,7 +182,7 @@ class CachedPrefixRun(UpperRun):
         with part.clock.stage("embed"):
             states_SD = part.family.embed(part.model, rest_S)
         whole = {HIDDEN: states_SD.new_empty((len(ids_T), 0)), IDS: ids_T} | self._prefix.sides
-        self._greedy = Greedy(part.model, ids_T, len(ids_T), self._limit)
+        self._choice = TokenChoice(part.model, ids_T, len(ids_T), self._limit, self._sampling)
         return self._choose(self._language.resume(self._prefix.cache, states_SD, whole), resume_token_id)
 
     def prefix(self) -> Prefix | None:

@@ -7,8 +7,10 @@ from collections.abc import AsyncIterator
 import grpc
 
 from splitvlm.crypto.identity import Identity, Role
+from splitvlm.domain import Sampling
 from splitvlm.rpc.channels import connected, open_channel
 from splitvlm.rpc.limits import MAX_LOCAL_MESSAGE_BYTES
+from splitvlm.rpc.sampling import sampling_to_wire
 from splitvlm.rpc.status import from_rpc
 from splitvlm.wire.v1 import local_pb2 as pb
 from splitvlm.wire.v1 import local_pb2_grpc
@@ -30,10 +32,31 @@ class EdgeClient:
         await connected(self._channel, self.peer, self._identity, timeout_s)
 
     async def ask(
-        self, picture: bytes, question: str, *, max_new_tokens: int = 0, plan: str = ""
+        self,
+        picture: bytes,
+        question: str,
+        *,
+        max_new_tokens: int = 0,
+        plan: str = "",
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        repetition_penalty: float = 1.0,
+        seed: int | None = None,
     ) -> AsyncIterator[pb.Answer]:
-        """Yields the choice of plan, pieces of text, then the request report. Raises the node's errors."""
-        message = pb.Question(picture=picture, text=question, max_new_tokens=max_new_tokens, plan=plan)
+        """Yields the choice of plan, pieces of text, then the request report.
+
+        At temperature 0 the answer is greedy. Above it the edge node draws a `seed` that is None; the report says which. Raises
+        UsageError for values outside their range (splitvlm.domain.Sampling), and the node's errors.
+        """
+        sampling = Sampling(temperature, top_p, top_k, repetition_penalty, seed or 0)
+        message = pb.Question(
+            picture=picture,
+            text=question,
+            max_new_tokens=max_new_tokens,
+            plan=plan,
+            sampling=sampling_to_wire(sampling, with_seed=seed is not None),
+        )
         try:
             async for answer in self._stub.Ask(message, timeout=ASK_TIMEOUT_S):
                 yield answer

@@ -19,8 +19,8 @@ from cloud_node.engine.lane import Lane
 from cloud_node.engine.protocol import Engine, Sequence, SequenceRequest
 from cloud_node.engine.recent import RecentMean
 from cloud_node.engine.torch_engine import TorchEngine
-from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut, CutKind
-from splitvlm.errors import PrefixEvicted, ProtocolError
+from splitvlm.domain import DEVICE, GREEDY, IMAGE, TOKENS, Cut, CutKind, Sampling
+from splitvlm.errors import PrefixEvicted, ProtocolError, UsageError
 from splitvlm.model.loading import load_cloud, load_device
 from splitvlm.model.parts import CloudPart, DevicePart, LowerRun
 from tests.samples import tiny_model
@@ -33,6 +33,7 @@ CUTS = [Cut.parse(text) for text in ("image", "vision:1", "tokens", "lm:1")]
 NUM_TOKENS = 6
 QUESTION, OTHER_QUESTION = "How many cells are infected?", "Is there a lake?"
 IMAGE_OF_TILES = picture(90, 60)
+DRAWN = Sampling(temperature=1.2, top_p=0.95, top_k=200, seed=2**63 + 5)
 
 
 @cache
@@ -42,8 +43,8 @@ def parts(family: str) -> tuple[DevicePart, CloudPart]:
 
 
 @cache
-def undivided(family: str, question: str = QUESTION) -> list[int]:
-    return list(parts(family)[0].generate(IMAGE_OF_TILES, question, NUM_TOKENS))
+def undivided(family: str, question: str = QUESTION, sampling: Sampling = GREEDY) -> list[int]:
+    return list(parts(family)[0].generate(IMAGE_OF_TILES, question, NUM_TOKENS, sampling=sampling))
 
 
 @dataclass
@@ -125,6 +126,42 @@ async def test_an_answer_goes_on_after_the_tokens_that_another_node_gave(engine:
     for taken in (1, NUM_TOKENS - 2):
         question = asked("scenes-like", cut, resume_token_ids=tuple(expected[:taken]))
         assert await answer(engine, question) == expected[taken:]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+async def test_a_sampled_answer_is_that_of_the_undivided_model_at_every_cut(
+    make: Callable[[CloudPart], Engine], family: str
+) -> None:
+    expected = undivided(family, sampling=DRAWN)
+    assert expected != undivided(family), "it is drawn"
+    engine = make(parts(family)[1])
+    for cut in CUTS:
+        assert await answer(engine, asked(family, cut, sampling=DRAWN)) == expected, str(cut)
+    assert engine.close()
+
+
+@pytest.mark.parametrize("cut", CUTS, ids=str)
+async def test_a_sampled_answer_goes_on_with_the_tokens_that_would_have_come(engine: Engine, cut: Cut) -> None:
+    expected = undivided("scenes-like", sampling=DRAWN)
+    for taken in (1, NUM_TOKENS - 2):
+        question = asked("scenes-like", cut, sampling=DRAWN, resume_token_ids=tuple(expected[:taken]))
+        assert await answer(engine, question) == expected[taken:]
+
+
+async def test_neighbours_change_no_draw(engine: Engine) -> None:
+    samplings = [replace(DRAWN, seed=seed) for seed in range(4)] + [GREEDY, Sampling(repetition_penalty=1.3)]
+    answers = await asyncio.gather(
+        *(answer(engine, asked("scenes-like", TOKENS, sampling=sampling)) for sampling in samplings)
+    )
+    assert answers == [undivided("scenes-like", sampling=sampling) for sampling in samplings]
+    assert len({tuple(token_ids) for token_ids in answers}) >= 5, "another seed is another answer"
+
+
+async def test_a_repetition_penalty_needs_the_prompt_s_ids(engine: Engine) -> None:
+    penalised = Sampling(repetition_penalty=1.3)
+    with pytest.raises(UsageError, match="lm:k"):
+        await answer(engine, asked("scenes-like", Cut.parse("lm:1"), sampling=penalised))
+    assert await answer(engine, asked("scenes-like", TOKENS)) == undivided("scenes-like")
 
 
 @pytest.mark.parametrize("cut", CUTS, ids=str)

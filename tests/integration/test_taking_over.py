@@ -15,6 +15,7 @@ from edge_node.answering.report import RequestReport
 from edge_node.answering.side import Side
 from edge_node.cloud.link import CloudLink
 from splitvlm.crypto.identity import Role
+from splitvlm.domain import GREEDY, Sampling
 from splitvlm.errors import DeadlineExceeded, UsageError
 from splitvlm.model.reference import reference_tokens
 from tests.nodes import Cloud, Device, Keys, cloud_node, device
@@ -56,7 +57,15 @@ class Fleet:
         lane.run = gated_run  # type: ignore[method-assign]
         decoder.step = gated_step  # type: ignore[method-assign]
 
-    async def ask(self, plan: str, *, standby: bool = True, alone: bool = False, tokens: int = TOKENS) -> RequestReport:
+    async def ask(
+        self,
+        plan: str,
+        *,
+        standby: bool = True,
+        alone: bool = False,
+        tokens: int = TOKENS,
+        sampling: Sampling = GREEDY,
+    ) -> RequestReport:
         return await self.camera.ask(
             plan,
             PICTURE,
@@ -66,6 +75,7 @@ class Fleet:
             on_fault=self.blamed.append,
             finish_alone=alone,
             silence_timeout_s=PATIENCE_S,
+            sampling=sampling,
         )
 
 
@@ -117,6 +127,23 @@ async def test_the_device_goes_on_alone(fleet: Fleet, expected: list[int], plan:
     assert report.token_ids == expected
     assert report.answered_by is Side.DEVICE
     assert len(report.faults) == 1
+
+
+@pytest.mark.parametrize("plan", PLANS)
+async def test_a_sampled_answer_goes_on_with_the_same_tokens(fleet: Fleet, expected: list[int], plan: str) -> None:
+    sampling = Sampling(temperature=1.5, top_p=0.95, seed=8)
+    undisturbed = await fleet.ask(plan, sampling=sampling)
+    alone = await fleet.ask("device", sampling=sampling)
+    assert undisturbed.token_ids == alone.token_ids
+    assert undisturbed.token_ids != expected, "it is drawn"
+    assert len(undisturbed.token_ids) > 6, "it has a middle"
+    fleet.silence(0, 5)
+    by_standby = await fleet.ask(plan, sampling=sampling)
+    by_device = await fleet.ask(plan, sampling=sampling, standby=False, alone=True)
+    for report in (by_standby, by_device):
+        assert len(report.faults) == 1
+        assert report.token_ids == undisturbed.token_ids
+        assert report.sampling == sampling
 
 
 async def test_two_nodes_fail_one_after_another(fleet: Fleet, expected: list[int]) -> None:

@@ -16,9 +16,9 @@ from splitvlm.codec.codec import Codec
 from splitvlm.domain import DEVICE, IMAGE, CutKind, Plan
 from splitvlm.errors import UsageError
 from splitvlm.local import LocalBoundary
-from splitvlm.model.greedy import end_token_ids
 from splitvlm.model.loading import load_device
 from splitvlm.model.parts import DevicePart
+from splitvlm.model.sampling import end_token_ids
 from splitvlm.model.spec import ModelSpec
 from splitvlm.scenes.samples import samples
 

@@ -22,49 +22,50 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from splitvlm.wire.v1 import sampling_pb2 as splitvlm_dot_wire_dot_v1_dot_sampling__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bsplitvlm/wire/v1/data.proto\x12\x10splitvlm.wire.v1\"|\n\x08\x45nvelope\x12&\n\x04open\x18\x01 \x01(\x0b\x32\x16.splitvlm.wire.v1.OpenH\x00\x12.\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x0b\x32\x1a.splitvlm.wire.v1.AcceptedH\x00\x12\x10\n\x06sealed\x18\x03 \x01(\x0cH\x00\x42\x06\n\x04\x62ody\"\x89\x01\n\rCompatibility\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\r\n\x05model\x18\x02 \x01(\t\x12\x14\n\x0cweights_hash\x18\x03 \x01(\t\x12\x16\n\x0eprocessor_hash\x18\x04 \x01(\t\x12\x12\n\ncodec_hash\x18\x05 \x01(\t\x12\r\n\x05\x64type\x18\x06 \x01(\t\"|\n\x04Open\x12\x36\n\rcompatibility\x18\x01 \x01(\x0b\x32\x1f.splitvlm.wire.v1.Compatibility\x12.\n\thandshake\x18\x02 \x01(\x0b\x32\x1b.splitvlm.wire.v1.Handshake\x12\x0c\n\x04\x63uts\x18\x03 \x03(\t\":\n\x08\x41\x63\x63\x65pted\x12.\n\thandshake\x18\x01 \x01(\x0b\x32\x1b.splitvlm.wire.v1.Handshake\"Q\n\tHandshake\x12\x18\n\x10\x65phemeral_public\x18\x01 \x01(\x0c\x12\x17\n\x0f\x63\x65rtificate_der\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"\xba\x01\n\x0b\x44\x65viceFrame\x12(\n\x05\x62\x65gin\x18\x01 \x01(\x0b\x32\x17.splitvlm.wire.v1.BeginH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x12\x0e\n\x04step\x18\x03 \x01(\x0cH\x00\x12*\n\x06\x63\x61ncel\x18\x04 \x01(\x0b\x32\x18.splitvlm.wire.v1.CancelH\x00\x12,\n\x07segment\x18\x05 \x01(\x0b\x32\x19.splitvlm.wire.v1.SegmentH\x00\x42\x06\n\x04\x62ody\"\xbf\x01\n\x05\x42\x65gin\x12\x0c\n\x04plan\x18\x01 \x01(\t\x12\x15\n\rpayload_bytes\x18\x02 \x01(\r\x12\x16\n\x0emax_new_tokens\x18\x03 \x01(\r\x12\r\n\x05\x66irst\x18\x04 \x01(\x0c\x12\x10\n\x08question\x18\x05 \x01(\t\x12\x0f\n\x07picture\x18\x07 \x01(\x0c\x12\x18\n\x10resume_token_ids\x18\t \x03(\r\x12\x15\n\rprefix_cached\x18\x08 \x01(\x08\x12\x10\n\x08segments\x18\n \x01(\rJ\x04\x08\x06\x10\x07\"/\n\x07Segment\x12\x15\n\rpayload_bytes\x18\x01 \x01(\r\x12\r\n\x05\x66irst\x18\x02 \x01(\x0c\"\x08\n\x06\x43\x61ncel\"\xc0\x01\n\nCloudFrame\x12(\n\x05token\x18\x01 \x01(\x0b\x32\x17.splitvlm.wire.v1.TokenH\x00\x12$\n\x03\x65nd\x18\x02 \x01(\x0b\x32\x15.splitvlm.wire.v1.EndH\x00\x12,\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x19.splitvlm.wire.v1.FailureH\x00\x12,\n\x07receipt\x18\x04 \x01(\x0b\x32\x19.splitvlm.wire.v1.ReceiptH\x00\x42\x06\n\x04\x62ody\"\x13\n\x05Token\x12\n\n\x02id\x18\x01 \x01(\r\")\n\x07Receipt\x12\r\n\x05\x62ytes\x18\x01 \x01(\x04\x12\x0f\n\x07span_us\x18\x02 \x01(\x04\"\xee\x01\n\x03\x45nd\x12,\n\x06reason\x18\x01 \x01(\x0e\x32\x1c.splitvlm.wire.v1.End.Reason\x12\x11\n\tdecode_us\x18\x02 \x01(\x04\x12\x10\n\x08queue_us\x18\x03 \x01(\x04\x12\x12\n\nprefill_us\x18\x04 \x01(\x04\x12\x11\n\ttokens_us\x18\x05 \x01(\x04\x12\x12\n\nremembered\x18\x06 \x01(\x08\"Y\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x0e\n\nREASON_EOS\x10\x01\x12\x11\n\rREASON_LENGTH\x10\x02\x12\x14\n\x10REASON_CANCELLED\x10\x03\"Q\n\x07\x46\x61ilure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x10\n\x08sentence\x18\x02 \x01(\t\x12\x0e\n\x06\x61\x64vice\x18\x03 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x04 \x01(\r\"\x1f\n\x0cProbeRequest\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\"\x1f\n\nProbeReply\x12\x11\n\tserver_us\x18\x01 \x01(\x04\x32\x94\x01\n\x04\x44\x61ta\x12\x45\n\x07Session\x12\x1a.splitvlm.wire.v1.Envelope\x1a\x1a.splitvlm.wire.v1.Envelope(\x01\x30\x01\x12\x45\n\x05Probe\x12\x1e.splitvlm.wire.v1.ProbeRequest\x1a\x1c.splitvlm.wire.v1.ProbeReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bsplitvlm/wire/v1/data.proto\x12\x10splitvlm.wire.v1\x1a\x1fsplitvlm/wire/v1/sampling.proto\"|\n\x08\x45nvelope\x12&\n\x04open\x18\x01 \x01(\x0b\x32\x16.splitvlm.wire.v1.OpenH\x00\x12.\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x0b\x32\x1a.splitvlm.wire.v1.AcceptedH\x00\x12\x10\n\x06sealed\x18\x03 \x01(\x0cH\x00\x42\x06\n\x04\x62ody\"\x89\x01\n\rCompatibility\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\r\n\x05model\x18\x02 \x01(\t\x12\x14\n\x0cweights_hash\x18\x03 \x01(\t\x12\x16\n\x0eprocessor_hash\x18\x04 \x01(\t\x12\x12\n\ncodec_hash\x18\x05 \x01(\t\x12\r\n\x05\x64type\x18\x06 \x01(\t\"|\n\x04Open\x12\x36\n\rcompatibility\x18\x01 \x01(\x0b\x32\x1f.splitvlm.wire.v1.Compatibility\x12.\n\thandshake\x18\x02 \x01(\x0b\x32\x1b.splitvlm.wire.v1.Handshake\x12\x0c\n\x04\x63uts\x18\x03 \x03(\t\":\n\x08\x41\x63\x63\x65pted\x12.\n\thandshake\x18\x01 \x01(\x0b\x32\x1b.splitvlm.wire.v1.Handshake\"Q\n\tHandshake\x12\x18\n\x10\x65phemeral_public\x18\x01 \x01(\x0c\x12\x17\n\x0f\x63\x65rtificate_der\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"\xba\x01\n\x0b\x44\x65viceFrame\x12(\n\x05\x62\x65gin\x18\x01 \x01(\x0b\x32\x17.splitvlm.wire.v1.BeginH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x12\x0e\n\x04step\x18\x03 \x01(\x0cH\x00\x12*\n\x06\x63\x61ncel\x18\x04 \x01(\x0b\x32\x18.splitvlm.wire.v1.CancelH\x00\x12,\n\x07segment\x18\x05 \x01(\x0b\x32\x19.splitvlm.wire.v1.SegmentH\x00\x42\x06\n\x04\x62ody\"\xed\x01\n\x05\x42\x65gin\x12\x0c\n\x04plan\x18\x01 \x01(\t\x12\x15\n\rpayload_bytes\x18\x02 \x01(\r\x12\x16\n\x0emax_new_tokens\x18\x03 \x01(\r\x12\r\n\x05\x66irst\x18\x04 \x01(\x0c\x12\x10\n\x08question\x18\x05 \x01(\t\x12\x0f\n\x07picture\x18\x07 \x01(\x0c\x12\x18\n\x10resume_token_ids\x18\t \x03(\r\x12\x15\n\rprefix_cached\x18\x08 \x01(\x08\x12,\n\x08sampling\x18\x0b \x01(\x0b\x32\x1a.splitvlm.wire.v1.Sampling\x12\x10\n\x08segments\x18\n \x01(\rJ\x04\x08\x06\x10\x07\"/\n\x07Segment\x12\x15\n\rpayload_bytes\x18\x01 \x01(\r\x12\r\n\x05\x66irst\x18\x02 \x01(\x0c\"\x08\n\x06\x43\x61ncel\"\xc0\x01\n\nCloudFrame\x12(\n\x05token\x18\x01 \x01(\x0b\x32\x17.splitvlm.wire.v1.TokenH\x00\x12$\n\x03\x65nd\x18\x02 \x01(\x0b\x32\x15.splitvlm.wire.v1.EndH\x00\x12,\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x19.splitvlm.wire.v1.FailureH\x00\x12,\n\x07receipt\x18\x04 \x01(\x0b\x32\x19.splitvlm.wire.v1.ReceiptH\x00\x42\x06\n\x04\x62ody\"\x13\n\x05Token\x12\n\n\x02id\x18\x01 \x01(\r\")\n\x07Receipt\x12\r\n\x05\x62ytes\x18\x01 \x01(\x04\x12\x0f\n\x07span_us\x18\x02 \x01(\x04\"\xee\x01\n\x03\x45nd\x12,\n\x06reason\x18\x01 \x01(\x0e\x32\x1c.splitvlm.wire.v1.End.Reason\x12\x11\n\tdecode_us\x18\x02 \x01(\x04\x12\x10\n\x08queue_us\x18\x03 \x01(\x04\x12\x12\n\nprefill_us\x18\x04 \x01(\x04\x12\x11\n\ttokens_us\x18\x05 \x01(\x04\x12\x12\n\nremembered\x18\x06 \x01(\x08\"Y\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x0e\n\nREASON_EOS\x10\x01\x12\x11\n\rREASON_LENGTH\x10\x02\x12\x14\n\x10REASON_CANCELLED\x10\x03\"Q\n\x07\x46\x61ilure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x10\n\x08sentence\x18\x02 \x01(\t\x12\x0e\n\x06\x61\x64vice\x18\x03 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x04 \x01(\r\"\x1f\n\x0cProbeRequest\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\"\x1f\n\nProbeReply\x12\x11\n\tserver_us\x18\x01 \x01(\x04\x32\x94\x01\n\x04\x44\x61ta\x12\x45\n\x07Session\x12\x1a.splitvlm.wire.v1.Envelope\x1a\x1a.splitvlm.wire.v1.Envelope(\x01\x30\x01\x12\x45\n\x05Probe\x12\x1e.splitvlm.wire.v1.ProbeRequest\x1a\x1c.splitvlm.wire.v1.ProbeReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'splitvlm.wire.v1.data_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ENVELOPE']._serialized_start=49
-  _globals['_ENVELOPE']._serialized_end=173
-  _globals['_COMPATIBILITY']._serialized_start=176
-  _globals['_COMPATIBILITY']._serialized_end=313
-  _globals['_OPEN']._serialized_start=315
-  _globals['_OPEN']._serialized_end=439
-  _globals['_ACCEPTED']._serialized_start=441
-  _globals['_ACCEPTED']._serialized_end=499
-  _globals['_HANDSHAKE']._serialized_start=501
-  _globals['_HANDSHAKE']._serialized_end=582
-  _globals['_DEVICEFRAME']._serialized_start=585
-  _globals['_DEVICEFRAME']._serialized_end=771
-  _globals['_BEGIN']._serialized_start=774
-  _globals['_BEGIN']._serialized_end=965
-  _globals['_SEGMENT']._serialized_start=967
-  _globals['_SEGMENT']._serialized_end=1014
-  _globals['_CANCEL']._serialized_start=1016
-  _globals['_CANCEL']._serialized_end=1024
-  _globals['_CLOUDFRAME']._serialized_start=1027
-  _globals['_CLOUDFRAME']._serialized_end=1219
-  _globals['_TOKEN']._serialized_start=1221
-  _globals['_TOKEN']._serialized_end=1240
-  _globals['_RECEIPT']._serialized_start=1242
-  _globals['_RECEIPT']._serialized_end=1283
-  _globals['_END']._serialized_start=1286
-  _globals['_END']._serialized_end=1524
-  _globals['_END_REASON']._serialized_start=1435
-  _globals['_END_REASON']._serialized_end=1524
-  _globals['_FAILURE']._serialized_start=1526
-  _globals['_FAILURE']._serialized_end=1607
-  _globals['_PROBEREQUEST']._serialized_start=1609
-  _globals['_PROBEREQUEST']._serialized_end=1640
-  _globals['_PROBEREPLY']._serialized_start=1642
-  _globals['_PROBEREPLY']._serialized_end=1673
-  _globals['_DATA']._serialized_start=1676
-  _globals['_DATA']._serialized_end=1824
+  _globals['_ENVELOPE']._serialized_start=82
+  _globals['_ENVELOPE']._serialized_end=206
+  _globals['_COMPATIBILITY']._serialized_start=209
+  _globals['_COMPATIBILITY']._serialized_end=346
+  _globals['_OPEN']._serialized_start=348
+  _globals['_OPEN']._serialized_end=472
+  _globals['_ACCEPTED']._serialized_start=474
+  _globals['_ACCEPTED']._serialized_end=532
+  _globals['_HANDSHAKE']._serialized_start=534
+  _globals['_HANDSHAKE']._serialized_end=615
+  _globals['_DEVICEFRAME']._serialized_start=618
+  _globals['_DEVICEFRAME']._serialized_end=804
+  _globals['_BEGIN']._serialized_start=807
+  _globals['_BEGIN']._serialized_end=1044
+  _globals['_SEGMENT']._serialized_start=1046
+  _globals['_SEGMENT']._serialized_end=1093
+  _globals['_CANCEL']._serialized_start=1095
+  _globals['_CANCEL']._serialized_end=1103
+  _globals['_CLOUDFRAME']._serialized_start=1106
+  _globals['_CLOUDFRAME']._serialized_end=1298
+  _globals['_TOKEN']._serialized_start=1300
+  _globals['_TOKEN']._serialized_end=1319
+  _globals['_RECEIPT']._serialized_start=1321
+  _globals['_RECEIPT']._serialized_end=1362
+  _globals['_END']._serialized_start=1365
+  _globals['_END']._serialized_end=1603
+  _globals['_END_REASON']._serialized_start=1514
+  _globals['_END_REASON']._serialized_end=1603
+  _globals['_FAILURE']._serialized_start=1605
+  _globals['_FAILURE']._serialized_end=1686
+  _globals['_PROBEREQUEST']._serialized_start=1688
+  _globals['_PROBEREQUEST']._serialized_end=1719
+  _globals['_PROBEREPLY']._serialized_start=1721
+  _globals['_PROBEREPLY']._serialized_end=1752
+  _globals['_DATA']._serialized_start=1755
+  _globals['_DATA']._serialized_end=1903
 # @@protoc_insertion_point(module_scope)

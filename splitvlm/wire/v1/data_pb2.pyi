@@ -22,6 +22,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from splitvlm.wire.v1 import sampling_pb2 as _sampling_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -250,6 +251,7 @@ class Begin(_message.Message):
     PICTURE_FIELD_NUMBER: _builtins.int
     RESUME_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     PREFIX_CACHED_FIELD_NUMBER: _builtins.int
+    SAMPLING_FIELD_NUMBER: _builtins.int
     SEGMENTS_FIELD_NUMBER: _builtins.int
     plan: _builtins.str
     """cut, level and variant, e.g. `tokens/int4` or `tokens/int4@w8`: a cloud node refuses a variant that it does not serve"""
@@ -271,6 +273,10 @@ class Begin(_message.Message):
     def resume_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """first tokens of the answer, which another node gave before it failed: go on after them"""
 
+    @_builtins.property
+    def sampling(self) -> _sampling_pb2.Sampling:
+        """absent: greedy"""
+
     def __init__(
         self,
         *,
@@ -282,11 +288,12 @@ class Begin(_message.Message):
         picture: _builtins.bytes = ...,
         resume_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         prefix_cached: _builtins.bool = ...,
+        sampling: _sampling_pb2.Sampling | None = ...,
         segments: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "max_new_tokens", b"max_new_tokens", "payload_bytes", b"payload_bytes", "picture", b"picture", "plan", b"plan", "prefix_cached", b"prefix_cached", "question", b"question", "resume_token_ids", b"resume_token_ids", "segments", b"segments"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "max_new_tokens", b"max_new_tokens", "payload_bytes", b"payload_bytes", "picture", b"picture", "plan", b"plan", "prefix_cached", b"prefix_cached", "question", b"question", "resume_token_ids", b"resume_token_ids", "sampling", b"sampling", "segments", b"segments"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from splitvlm.wire.v1 import sampling_pb2 as _sampling_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -25,6 +26,7 @@ class Question(_message.Message):
     PICTURE_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     MAX_NEW_TOKENS_FIELD_NUMBER: _builtins.int
+    SAMPLING_FIELD_NUMBER: _builtins.int
     PLAN_FIELD_NUMBER: _builtins.int
     picture: _builtins.bytes
     """the file's bytes: JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF; at most 32 MiB"""
@@ -34,17 +36,22 @@ class Question(_message.Message):
     """0 is the node's default; at most its limits.max_new_tokens"""
     plan: _builtins.str
     """e.g. `tokens/int4`; empty lets the node choose"""
+    @_builtins.property
+    def sampling(self) -> _sampling_pb2.Sampling:
+        """absent: greedy"""
+
     def __init__(
         self,
         *,
         picture: _builtins.bytes = ...,
         text: _builtins.str = ...,
         max_new_tokens: _builtins.int = ...,
+        sampling: _sampling_pb2.Sampling | None = ...,
         plan: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_new_tokens", b"max_new_tokens", "picture", b"picture", "plan", b"plan", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_new_tokens", b"max_new_tokens", "picture", b"picture", "plan", b"plan", "sampling", b"sampling", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -150,6 +157,7 @@ class RequestReport(_message.Message):
     FAULTS_FIELD_NUMBER: _builtins.int
     ANSWERED_NODE_FIELD_NUMBER: _builtins.int
     PREFIX_CACHED_FIELD_NUMBER: _builtins.int
+    SAMPLING_FIELD_NUMBER: _builtins.int
     WARNING_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     plan: _builtins.str
@@ -190,6 +198,10 @@ class RequestReport(_message.Message):
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
     def faults(self) -> _containers.RepeatedCompositeFieldContainer[Global___Fault]: ...
+    @_builtins.property
+    def sampling(self) -> _sampling_pb2.Sampling:
+        """by which tokens were chosen, with the seed that was given or drawn; absent: greedy"""
+
     def __init__(
         self,
         *,
@@ -215,11 +227,12 @@ class RequestReport(_message.Message):
         faults: _abc.Iterable[Global___Fault] | None = ...,
         answered_node: _builtins.str = ...,
         prefix_cached: _builtins.bool = ...,
+        sampling: _sampling_pb2.Sampling | None = ...,
         warning: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered_by", b"answered_by", "answered_node", b"answered_node", "bytes_received", b"bytes_received", "bytes_sent", b"bytes_sent", "decode_s", b"decode_s", "device_s", b"device_s", "emulated_slowdown", b"emulated_slowdown", "encode_s", b"encode_s", "faults", b"faults", "first_token_s", b"first_token_s", "hedge_s", b"hedge_s", "hedged", b"hedged", "plan", b"plan", "prefill_s", b"prefill_s", "prefix_cached", b"prefix_cached", "queue_s", b"queue_s", "request_id", b"request_id", "token_ids", b"token_ids", "tokens", b"tokens", "tokens_s", b"tokens_s", "total_s", b"total_s", "upload_s", b"upload_s", "warning", b"warning"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered_by", b"answered_by", "answered_node", b"answered_node", "bytes_received", b"bytes_received", "bytes_sent", b"bytes_sent", "decode_s", b"decode_s", "device_s", b"device_s", "emulated_slowdown", b"emulated_slowdown", "encode_s", b"encode_s", "faults", b"faults", "first_token_s", b"first_token_s", "hedge_s", b"hedge_s", "hedged", b"hedged", "plan", b"plan", "prefill_s", b"prefill_s", "prefix_cached", b"prefix_cached", "queue_s", b"queue_s", "request_id", b"request_id", "sampling", b"sampling", "token_ids", b"token_ids", "tokens", b"tokens", "tokens_s", b"tokens_s", "total_s", b"total_s", "upload_s", b"upload_s", "warning", b"warning"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

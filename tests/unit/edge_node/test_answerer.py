@@ -50,6 +50,7 @@ class Spec:
 
 class Part:
     spec = Spec()
+    model = None
     tokenizer = Words()
 
     def preparation_bytes(self, _width: int, _height: int) -> int:

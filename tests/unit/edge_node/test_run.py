@@ -21,7 +21,7 @@ from edge_node.cloud.link import CloudLink
 from edge_node.engine import Engine
 from edge_node.privacy import EVERYTHING_MAY_LEAVE
 from edge_node.token_source import TokenSource
-from splitvlm.domain import Plan
+from splitvlm.domain import Plan, Sampling
 from splitvlm.errors import CapacityError, PeerUnavailable, PrefixEvicted, SplitvlmError
 from splitvlm.link.estimator import LinkEstimator
 
@@ -88,7 +88,7 @@ class DeviceEngine:
         return b"picture", 0.25
 
     async def start(
-        self, _image: Image.Image, _text: str, max_new_tokens: int, resume_token_ids: Sequence[int]
+        self, _image: Image.Image, _text: str, max_new_tokens: int, resume_token_ids: Sequence[int], _sampling: Sampling
     ) -> tuple[Iterator[int], float]:
         return iter(ANSWER[len(resume_token_ids) : max_new_tokens]), 0.5
 
