@@ -23,6 +23,7 @@ from cloud_node.pools.ray_cluster import connected
 from cloud_node.pools.relay import RemoteWorker, WorkerStatus
 from cloud_node.pools.scaling import Scaling, WorkerLoad
 from cloud_node.settings import CloudLimits, CloudSettings
+from splitvlm import CIPHER_SUITES
 from splitvlm.crypto.identity import Identity
 from splitvlm.errors import CapacityError, ConfigError, PeerUnavailable
 
@@ -162,6 +163,7 @@ class RayPool:
             num_gpus=resources.pop("GPU", 0.0),
             resources=resources or None,
             max_restarts=-1,
+            runtime_env={"env_vars": {"GRPC_SSL_CIPHER_SUITES": CIPHER_SUITES}},  # Ray imports gRPC before us
         )
         host = _loopback if self._settings.pool.address is None else _address_in_cluster
         self._members[name] = _Member(name, actor.remote(settings.model_dump_json(), host))
