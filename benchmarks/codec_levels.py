@@ -33,7 +33,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageStat
 from splitvlm.codec import (
     FEATURE_LEVELS,
     PICTURE_LEVELS,
-    Limits,
+    CodecLimits,
     blocks,
     decode,
     decode_picture,
@@ -91,7 +91,7 @@ def median_ms(work: Callable[[], object], repeats: int) -> float:
 
 def measure_features(name: str, x: torch.Tensor, ordinary: torch.Tensor, level: str, repeats: int) -> Row:
     data = encode({"hidden": x}, level)
-    restored = decode(data, limits=Limits())["hidden"]
+    restored = decode(data, limits=CodecLimits())["hidden"]
     lost, all_ = ((restored - x).square() * ordinary).double(), (x.square() * ordinary).double()
     kept = all_.sum(0) > 0
     return {
@@ -102,7 +102,7 @@ def measure_features(name: str, x: torch.Tensor, ordinary: torch.Tensor, level: 
         "error": round(math.sqrt(lost.sum() / all_.sum()), 5),
         "worst": round(float((lost.sum(0)[kept] / all_.sum(0)[kept]).max().sqrt()), 4) if len(x) > 1 else None,
         "encode_ms": round(median_ms(lambda: encode({"hidden": x}, level), repeats), 2),
-        "decode_ms": round(median_ms(lambda: decode(data, limits=Limits()), repeats), 2),
+        "decode_ms": round(median_ms(lambda: decode(data, limits=CodecLimits()), repeats), 2),
     }
 
 

@@ -28,7 +28,7 @@ from splitvlm.link.traces import Trace
 from splitvlm.rpc.local_client import EdgeClient
 from splitvlm.scenes import held_out
 from splitvlm.settings import host_and_port
-from splitvlm.tools.demo import Asked
+from splitvlm.tools.demo import DemoQuestion
 from splitvlm.tools.launcher import Launcher
 
 LOOPBACK = ("127.0.0.1", 0)
@@ -55,7 +55,7 @@ class Counted:
 async def main() -> None:
     options = _options()
     trace = load_living(options.trace).up
-    asked = [Asked(scene.image, q.text, q.answer) for scene, q in held_out(options.questions, 7)]
+    asked = [DemoQuestion(scene.image, q.text, q.answer) for scene, q in held_out(options.questions, 7)]
     with tempfile.TemporaryDirectory() as folder:
         async with Launcher(Path(folder)) as launcher:
             orchestrator = await launcher.start("orchestrator", {})
@@ -95,7 +95,7 @@ async def _wait_for_table(client: EdgeClient) -> None:
 
 
 async def _measure(
-    options: argparse.Namespace, client: EdgeClient, counted: Counted, asked: list[Asked]
+    options: argparse.Namespace, client: EdgeClient, counted: Counted, asked: list[DemoQuestion]
 ) -> dict[str, object]:
     plans: Counter[str] = Counter()
     await _ask(client, asked[0])  # sets the session up
@@ -130,7 +130,7 @@ async def _measure(
     }
 
 
-async def _ask(client: EdgeClient, asked: Asked) -> str:
+async def _ask(client: EdgeClient, asked: DemoQuestion) -> str:
     """The plan that answered."""
     plan = ""
     async for message in client.ask(asked.coded("PNG"), asked.question):

@@ -201,7 +201,8 @@ async def test_plans_that_nobody_measured_are_left_out_with_a_sentence(launcher:
     orchestrator = await launcher.start("orchestrator", {"heartbeat_s": 0.5})
     common = {"orchestrator": orchestrator.address, "model": {"name": tiny_model("scenes-like"), "threads": 1}}
     await launcher.start("cloud", common)
-    edge = await launcher.start("edge", common | {"planning": {"cuts": ["tokens", "device"]}})
+    slow_device = {"emulation": {"slowdown": 4}}  # else the whole model here may be the better plan in every respect
+    edge = await launcher.start("edge", common | slow_device | {"planning": {"cuts": ["tokens", "device"]}})
     client = EdgeClient(edge.address, launcher.identity("app", Role.APP))
     status = await status_when(client, lambda status: len(status.plans) > 1 and status.cloud_reachable)
     assert {row.plan for row in status.plans} == {"tokens/lossless", "device/none"}
