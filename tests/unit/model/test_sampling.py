@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from splitvlm.domain import DEVICE, Sampling
+from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut, Sampling
+from splitvlm.errors import UsageError
 from splitvlm.model.loading import load_device, load_whole
 from splitvlm.model.processors import prompt_inputs
-from splitvlm.model.sampling import drawn, uniform
+from splitvlm.model.sampling import check_crossing, drawn, reads_prompt, uniform
 from tests.samples import tiny_model
 from tests.tiny_models import FAMILIES, picture
 
@@ -99,3 +100,17 @@ def test_a_draw_at_the_edges_is_a_token_that_is_possible() -> None:
     assert drawn(scores_V, 0.5) == 2
     assert drawn(scores_V, 1 - 2.0**-53) == 2
     assert drawn(scores_V, 1.0) == 2, "where a product was rounded up to the sum"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_repetition_penalty_is_refused_where_the_prompt_s_ids_do_not_cross(family: str) -> None:
+    model = load_device(tiny_model(family), [DEVICE], threads=1).model
+    penalised, inside = Sampling(repetition_penalty=1.2), Cut.parse("lm:1")
+    for cut in (IMAGE, Cut.parse("vision:1"), TOKENS, DEVICE):
+        check_crossing(model, cut, penalised)
+    check_crossing(model, inside, Sampling(temperature=1.0, top_p=0.5))
+    if reads_prompt(model):
+        check_crossing(model, inside, penalised)
+        return
+    with pytest.raises(UsageError, match="repetition penalty"):
+        check_crossing(model, inside, penalised)
