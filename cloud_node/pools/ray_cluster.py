@@ -48,6 +48,7 @@ def connected(pool: PoolChoice, namespace: str, folder: Path) -> Any:
 
 def _options_here(pool: PoolChoice) -> dict[str, Any]:
     return {
+        "address": "local",  # also where another cluster runs on this machine, or RAY_ADDRESS names one
         "include_dashboard": False,
         "object_store_memory": OBJECT_STORE_BYTES,
         "num_cpus": _cores(pool.workers.max, pool.resources),
