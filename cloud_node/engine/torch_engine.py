@@ -289,7 +289,8 @@ class TorchSequence:
         try:
             prefix = self._joined(run, run.first_of(logits_V, self._resumed()))
         except Exception as error:  # noqa: BLE001 (the thread goes on)
-            _log.exception("a prompt failed")
+            if not isinstance(error, SplitvlmError):
+                _log.exception("a prompt failed")
             self.left(error)
             return
         self._call(self._settle, prefix)

@@ -324,7 +324,6 @@ async def test_an_idle_engine_has_no_queue_and_says_what_a_sequence_took(engine:
     sequence = engine.start(asked("scenes-like", TOKENS).request)
     await sequence.prefill()
     assert sequence.times.prefill_s > 0
-    assert sequence.times.tokens_s == 0
     async for _ in sequence:
         pass
     assert sequence.times.tokens_s > 0
