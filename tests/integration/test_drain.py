@@ -21,14 +21,14 @@ NODE = """
 import sys, time
 from splitvlm.cli import main
 import cloud_node.worker.payload
-from splitvlm.model.upper_run import UpperRun
+from splitvlm.model.batch.decoder import BatchedDecoder
 
 def for_ever(*_, **__):
     print("busy", flush=True)
     time.sleep(3600)
 
 if sys.argv[1] == "model":
-    UpperRun.first = for_ever
+    BatchedDecoder.step = for_ever
 else:
     cloud_node.worker.payload.decode_picture = for_ever
 sys.argv[1:] = ["cloud", "--config", sys.argv[2]]
