@@ -16,6 +16,21 @@ asking_app = typer.Typer()
 EdgeOption = Annotated[str, typer.Option("--edge", help="host:port of the edge node")]
 APP_KEYS = Path("keys/app")
 
+TemperatureOption = Annotated[
+    float, typer.Option(help="0 takes the most likely token each time; above it tokens are drawn, 1 as the model says")
+]
+TopPOption = Annotated[
+    float, typer.Option(help="draw among the most likely tokens that have this much of the probability")
+]
+TopKOption = Annotated[int, typer.Option(help="draw among so many of the most likely tokens; 0: among all")]
+RepetitionPenaltyOption = Annotated[
+    float, typer.Option(help="above 1: tokens that are there already become less likely")
+]
+DrawSeedOption = Annotated[
+    int | None,
+    typer.Option(help="of the draws: the same seed gives the same answer; by default the node draws one"),
+]
+
 
 @asking_app.command()
 def ask(
@@ -29,21 +44,11 @@ def ask(
     max_new_tokens: Annotated[
         int, typer.Option(min=0, max=4096, help="most tokens of the answer; 0 is the node's default")
     ] = 0,
-    temperature: Annotated[
-        float,
-        typer.Option(help="0 takes the most likely token each time; above it tokens are drawn, 1 as the model says"),
-    ] = 0.0,
-    top_p: Annotated[
-        float, typer.Option(help="draw among the most likely tokens that have this much of the probability")
-    ] = 1.0,
-    top_k: Annotated[int, typer.Option(help="draw among so many of the most likely tokens; 0: among all")] = 0,
-    repetition_penalty: Annotated[
-        float, typer.Option(help="above 1: tokens that are there already become less likely")
-    ] = 1.0,
-    seed: Annotated[
-        int | None,
-        typer.Option(help="of the draws: the same seed gives the same answer; by default the node draws one"),
-    ] = None,
+    temperature: TemperatureOption = 0.0,
+    top_p: TopPOption = 1.0,
+    top_k: TopKOption = 0,
+    repetition_penalty: RepetitionPenaltyOption = 1.0,
+    seed: DrawSeedOption = None,
     verbose: Annotated[
         bool,
         typer.Option("--verbose", "-v", help="also print the plan, who answered, what failed, the bytes and the times"),
