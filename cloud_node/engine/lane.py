@@ -80,6 +80,10 @@ class Lane:
         """Returns how long a further job of this owner would wait."""
         return (self._turns.num_ahead(owner) + self._running) * self.busy.at(self._clock())
 
+    def note_wait(self, queue_s: float) -> None:
+        """Notes how long work waited that is no job of the lane, beside what its jobs wait."""
+        self._waits.note(queue_s, self._clock())
+
     def wake(self) -> None:
         """Lets `between` run, although no job waits. May be called from any thread."""
         self._handed.put(_WAKE)

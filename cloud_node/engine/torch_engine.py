@@ -17,9 +17,11 @@ from typing import TypeVar
 import torch
 
 from cloud_node.engine.kv_budget import KvBudget, RowKind
-from cloud_node.engine.lane import Lane
+from cloud_node.engine.lane import BUSY_WINDOW_S, Lane
 from cloud_node.engine.protocol import JobTimes, MemoryNeed, SequenceRequest
+from cloud_node.engine.recent import RecentMean
 from cloud_node.engine.torch_sequence import TorchSequence
+from cloud_node.engine.turns import Turns
 from splitvlm.domain import CutKind
 from splitvlm.model.batch.arena import rows_held
 from splitvlm.model.batch.decoder import BatchedDecoder, DecodingRow, capacity_of
@@ -47,7 +49,11 @@ class TorchEngine:
         self.budget = KvBudget(kv_budget_bytes, self._row_bytes, rows_held)
         self._decoder = BatchedDecoder(part)
         self._running: list[TorchSequence] = []
-        self._reading: deque[TorchSequence] = deque()  # whose prompts are read in chunks, the oldest first
+        self._prompts: Turns[TorchSequence] = Turns()  # that wait to be read in chunks, devices in turn
+        self._reader: TorchSequence | None = None  # whose prompt is read now
+        self._given_up: deque[TorchSequence] = deque()  # appended in the event loop
+        self._num_unread = 0  # prompts that wait or are read: changed in the thread, read in the event loop
+        self._prompt_s = RecentMean(BUSY_WINDOW_S)  # that reading a prompt took
         self._passes = 0
         self.lane = make_lane(self._pass)  # last: its thread calls _pass at once
 
@@ -64,7 +70,7 @@ class TorchEngine:
     @property
     def in_work(self) -> bool:
         """Tells whether a job runs or waits, or an answer is not at its end."""
-        return self.lane.in_work or bool(self._running) or bool(self._reading)
+        return self.lane.in_work or bool(self._running) or self._reader is not None or bool(self._prompts)
 
     @property
     def num_running(self) -> int:
@@ -72,7 +78,8 @@ class TorchEngine:
         return len(self._running)
 
     def expected_queue_s(self, device: str) -> float:
-        return self.lane.expected_queue_s(device)
+        """Counts the jobs that run before the device's next one, and all prompts that are not read yet."""
+        return self.lane.expected_queue_s(device) + self._num_unread * self._prompt_s.at(time.monotonic())
 
     def memory_needed(self, request: SequenceRequest) -> MemoryNeed:
         """Counts the inputs, and the prompt's keys and values twice until they lie in their row; rows are this engine's."""
@@ -103,7 +110,18 @@ class TorchEngine:
 
     def read(self, sequence: TorchSequence) -> None:
         """Lets a prompt be read in the passes to come. Called in the thread."""
-        self._reading.append(sequence)
+        self._prompts.add(sequence.device, sequence)
+        self._num_unread += 1
+
+    def was_read(self, queue_s: float, prefill_s: float) -> None:
+        """Notes how long a prompt waited and took. Called in the event loop."""
+        self.lane.note_wait(queue_s)
+        self._prompt_s.note(prefill_s, time.monotonic())
+
+    def give_up(self, sequence: TorchSequence) -> None:
+        """Lets a sequence leave, wherever it is. Called in the event loop."""
+        self._given_up.append(sequence)
+        self.lane.wake()
 
     def _kind(self, request: SequenceRequest) -> RowKind:
         below = request.cut.layers if request.cut.kind is CutKind.LM else 0
@@ -116,10 +134,12 @@ class TorchEngine:
 
     def _pass(self) -> bool:
         """Moves all answers on that can; returns True if there are more to move. Runs in the thread, and raises nothing."""
-        for sequence in [sequence for sequence in self._running if sequence.cancelled.is_set()]:
-            self._leave(sequence)
-        while self._reading and self._reading[0].cancelled.is_set():
-            self._reading.popleft().left(None)
+        while self._given_up:
+            self._let_go(self._given_up.popleft())
+        while self._reader is None and self._prompts:
+            waiting = self._prompts.take()
+            self._reader = waiting if waiting.is_waiting else None
+            self._num_unread -= not waiting.is_waiting
         fed: dict[TorchSequence, Boundary | None] = {}
         for sequence in list(self._running):
             try:
@@ -127,36 +147,56 @@ class TorchEngine:
                     fed[sequence] = sequence.next_step()
             except Exception as error:  # noqa: BLE001 (one sequence's input is its own fault)
                 self._leave(sequence, error)
-        if fed or self._reading:
-            self._move_on(fed)
-        return bool(self._reading) or any(sequence.is_ready for sequence in self._running)
+        if fed or self._reader:
+            self._move_on(fed, self._reader)
+        return self._reader is not None or bool(self._prompts) or any(sequence.is_ready for sequence in self._running)
 
-    def _move_on(self, fed: Mapping[TorchSequence, Boundary | None]) -> None:
+    def _let_go(self, sequence: TorchSequence) -> None:
+        if sequence in self._running:
+            self._leave(sequence)
+            return
+        if sequence is self._reader:
+            self._end_reading()
+        sequence.left(None)
+
+    def _end_reading(self) -> None:
+        self._reader = None
+        self._num_unread -= 1
+
+    def _move_on(self, fed: Mapping[TorchSequence, Boundary | None], reader: TorchSequence | None) -> None:
+        """Runs one pass: the last tokens of the answers `fed`, and the next chunk of the prompt of `reader`."""
         began_s = time.perf_counter()
         self._passes += 1
-        reader = self._reading[0] if self._reading else None
         try:
             chunk = reader.next_chunk(self._chunk_tokens(len(fed))) if reader else None
             logits_BV = self._decoder.step({sequence.row: step for sequence, step in fed.items()}, chunk)
-            for sequence, logits_V in zip(fed, logits_BV, strict=False):
-                sequence.choose(logits_V)
         except Exception as error:  # noqa: BLE001 (the thread goes on)
             _log.exception("a pass failed")
             for sequence in fed:
                 self._leave(sequence, error)
             if reader:
-                self._reading.popleft().left(error)
+                self._end_reading()
+                reader.left(error)
             return
         took_s = time.perf_counter() - began_s
-        for sequence in fed:
+        for sequence, logits_V in zip(fed, logits_BV, strict=False):
             sequence.times.tokens_s += took_s
-            if sequence.finished:
-                self._leave(sequence)
+            self._choose(sequence, logits_V)
         if reader:
             reader.times.prefill_s += took_s
             if reader.is_read:
-                self._reading.popleft()
+                self._end_reading()
                 reader.join_by(logits_BV[-1])
+
+    def _choose(self, sequence: TorchSequence, logits_V: torch.Tensor) -> None:
+        try:
+            sequence.choose(logits_V)
+        except Exception as error:  # noqa: BLE001 (one sequence's choice ends no other)
+            _log.exception("a token could not be chosen")
+            self._leave(sequence, error)
+            return
+        if sequence.finished:
+            self._leave(sequence)
 
     def _chunk_tokens(self, num_running: int) -> int:
         """Returns how many tokens of a prompt are read beside so many running answers: all of them beside none."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
@@ -42,7 +43,9 @@ class TorchSequence:
         self._request = request
         self._kind: RowKind | None = kind  # None once its row was given back
         self._run: UpperRun | None = None  # once its prompt was read,
-        self._chunked: UpperRun | None = None  # and before
+        self._chunked: UpperRun | None = None  # and while it waits to be read in chunks, or is
+        self._queued_s = 0.0  # of time.perf_counter: since when it waits for that
+        self._waited_s: float | None = None  # how long it did
         self._steps: deque[Callable[[], Mapping[str, torch.Tensor]]] = deque()
         self._loop = asyncio.get_running_loop()
         self._tokens: asyncio.Queue[int | Exception | None] = asyncio.Queue()
@@ -96,10 +99,12 @@ class TorchSequence:
             self._begun.add_done_callback(_observed)
             self._begun.cancel()
             self._begun = None
-        if self._run is None:  # it never joined
-            self._give_back()
-        else:
-            self._engine.lane.wake()
+        self._engine.give_up(self)
+
+    @property
+    def device(self) -> str:
+        """The name of the device that asks."""
+        return self._request.device
 
     # What follows runs in the engine's thread.
 
@@ -124,6 +129,7 @@ class TorchSequence:
 
     def left(self, error: Exception | None) -> None:
         """Ends it: no token comes any more."""
+        self._chunked = None
         self._call(self._end, error)
 
     @property
@@ -132,9 +138,17 @@ class TorchSequence:
         assert self._chunked is not None, "it is read in chunks"
         return not self._chunked.num_unread
 
+    @property
+    def is_waiting(self) -> bool:
+        """Tells whether its prompt is still to be read: it was not given up meanwhile."""
+        return self._chunked is not None
+
     def next_chunk(self, num_tokens: int) -> PromptChunk:
         """Returns the next tokens of its prompt."""
         assert self._chunked is not None, "it is read in chunks"
+        if self._waited_s is None:
+            self._waited_s = time.perf_counter() - self._queued_s
+            self.times.queue_s += self._waited_s
         return self._chunked.next_chunk(num_tokens)
 
     def join_by(self, logits_V: torch.Tensor) -> None:
@@ -148,11 +162,16 @@ class TorchSequence:
                 _log.exception("a prompt failed")
             self.left(error)
             return
+        self._chunked = None
+        self._call(self._engine.was_read, self._waited_s or 0.0, self.times.prefill_s)
         self._call(self._settle, prefix)
 
     def _prepared(self, run: UpperRun) -> None:
         run.prepare()
-        self._chunked = run
+        if self.cancelled.is_set():
+            self._call(self._end, None)
+            return
+        self._chunked, self._queued_s = run, time.perf_counter()
         self._engine.read(self)
 
     def _prefilled(self, run: UpperRun) -> Prefix | None:

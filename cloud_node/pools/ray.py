@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import tempfile
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from cloud_node.pools.protocol import EnvelopeStream, PoolLoad, Worker
@@ -67,12 +65,11 @@ class RayPool:
         self.last_worker: OrderedDict[str, str] = OrderedDict()  # by device, the name of its last session's
         self._closed: list[RemoteWorker] = []
         self._ray: Any = None
-        self._folder = tempfile.TemporaryDirectory(prefix="splitvlm-ray-")
 
     async def start(self) -> None:
         """Connects to Ray, or starts it here, and waits until the least number of workers serve. Raises ConfigError."""
         namespace = f"splitvlm-{self._settings.node}"
-        self._ray = await asyncio.to_thread(connected, self._settings.pool, namespace, Path(self._folder.name))
+        self._ray = await asyncio.to_thread(connected, self._settings.pool, namespace)
         for _ in range(self._settings.pool.workers.min):
             self._add()
         first = list(self._members.values())
@@ -142,7 +139,6 @@ class RayPool:
             self._ray.kill(member.actor)
         self._members.clear()
         self._ray.shutdown()
-        self._folder.cleanup()
         return True
 
     def lost(self, member: _Member) -> None:

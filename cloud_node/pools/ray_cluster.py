@@ -7,6 +7,8 @@ import math
 import os
 import secrets
 import socket
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +20,15 @@ OBJECT_STORE_BYTES = 80 * 2**20  # the least that Ray takes: nothing large goes 
 CONNECT_TIMEOUT_S = 5.0
 
 
-def connected(pool: PoolChoice, namespace: str, folder: Path) -> Any:
+def connected(pool: PoolChoice, namespace: str) -> Any:
     """Returns the module `ray`, connected to the cluster that the settings name, or to one that is started here.
 
-    `folder` takes the token of a cluster that is started here. Raises ConfigError.
+    Raises ConfigError.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing leaves this machine
     os.environ.setdefault("RAY_worker_niceness", "0")  # a worker is no batch job, for which Ray has 15
     if pool.address is None:
-        _use_new_token(folder / "token")
+        _use_own_token()
     try:
         import ray
     except ImportError as error:
@@ -66,11 +68,22 @@ def _cores(most_workers: int, resources: dict[str, float]) -> int:
     return max(os.cpu_count() or 1, math.ceil(most_workers * resources.get("CPU", 1.0)))
 
 
-def _use_new_token(file: Path) -> None:
-    """Ray reads the token from a file; one that Ray makes itself may be read by everybody."""
-    file.touch(mode=0o600)
-    file.write_text(secrets.token_hex(32), "ascii")
+def _use_own_token() -> None:
+    """Lets Ray ask for a token that lies in a file of this process: one that Ray makes itself may be read by everybody.
+
+    A process keeps its token, for Ray reads it once.
+    """
+    file = Path(_token_folder().name) / "token"
+    if not file.exists():
+        file.touch(mode=0o600)
+        file.write_text(secrets.token_hex(32), "ascii")
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(file)}
+
+
+@cache
+def _token_folder() -> tempfile.TemporaryDirectory[str]:
+    """Returns a private folder that is removed when the process ends."""
+    return tempfile.TemporaryDirectory(prefix="splitvlm-ray-")
 
 
 def _require_somebody_at(address: str) -> None:

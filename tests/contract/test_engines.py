@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -23,6 +24,7 @@ from splitvlm.domain import DEVICE, GREEDY, IMAGE, TOKENS, Cut, CutKind, Samplin
 from splitvlm.errors import PrefixEvicted, ProtocolError, UsageError
 from splitvlm.model.loading import load_cloud, load_device
 from splitvlm.model.parts import CloudPart, DevicePart, LowerRun
+from splitvlm.model.sampling import TokenChoice
 from tests.samples import tiny_model
 from tests.tiny_models import FAMILIES, picture
 
@@ -346,3 +348,40 @@ async def test_the_memory_of_a_sequence_is_known_by_its_shapes(engine: Engine) -
     assert engine.memory_needed(long).prefill_bytes == needed.prefill_bytes
     assert engine.memory_needed(long).cache_bytes >= needed.cache_bytes
     assert engine.jobs == begun, "nothing ran"
+
+
+async def test_a_choice_that_fails_ends_its_own_sequence_only(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    choose = TokenChoice.choose
+    chosen = Counter[int]()
+
+    def sometimes(self: TokenChoice, logits_V: torch.Tensor) -> int:
+        chosen[id(self)] += 1
+        if self._sampling.seed == 13 and chosen[id(self)] == 3:
+            raise ValueError("broken")
+        return choose(self, logits_V)
+
+    monkeypatch.setattr(TokenChoice, "choose", sometimes)
+    bad = asked("scenes-like", TOKENS, sampling=Sampling(temperature=1.0, seed=13))
+    good = [asked("scenes-like", TOKENS, device=f"edge-{number}") for number in range(3)]
+    outcomes = await asyncio.gather(
+        answer(engine, bad), *(answer(engine, question) for question in good), return_exceptions=True
+    )
+    assert isinstance(outcomes[0], Exception)
+    assert outcomes[1:] == [undivided("scenes-like")] * 3
+
+
+async def test_prompts_that_are_given_up_while_they_wait_free_their_memory_and_hold_nobody_up(engine: Engine) -> None:
+    sequences = [engine.start(asked("scenes-like", TOKENS, device=f"edge-{number}").request) for number in range(6)]
+    prefills = [asyncio.create_task(sequence.prefill()) for sequence in sequences]
+    await asyncio.sleep(0)
+    for sequence, prefill in zip(sequences[:5], prefills[:5], strict=True):
+        prefill.cancel()
+        sequence.cancel()
+    await prefills[5]
+    assert [token_id async for token_id in sequences[5]] == undivided("scenes-like")
+    sequences[5].cancel()
+    await idle(engine)
+    if isinstance(engine, TorchEngine):
+        async with asyncio.timeout(20):
+            while engine.budget.held_bytes:  # noqa: ASYNC110 (given back in the event loop, after the thread)
+                await asyncio.sleep(0.001)

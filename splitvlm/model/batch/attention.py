@@ -32,8 +32,9 @@ class RowGroup:
         self._arena = arena
         self._batch = slice(start, start + len(rows))
         self._all = len(rows) == arena.num_rows
-        self._rows_B = torch.tensor(rows)
-        self._positions_B = torch.tensor(positions)
+        device = arena.keys[0].device
+        self._rows_B = torch.tensor(rows, device=device)
+        self._positions_B = torch.tensor(positions, device=device)
         self._length = max(positions) + 1
         self._masks: dict[int | None, torch.Tensor] = {}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from pathlib import Path
 
 import pytest
 
@@ -13,12 +12,12 @@ from cloud_node.settings import PoolChoice, Workers
 from splitvlm.errors import ConfigError
 
 
-def test_an_address_where_nobody_listens_is_refused_at_once(tmp_path: Path) -> None:
+def test_an_address_where_nobody_listens_is_refused_at_once() -> None:
     pytest.importorskip("ray", reason="Ray is not installed.")
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     with pytest.raises(ConfigError, match=f"pool.address is 127.0.0.1:{port}, where nobody listens"):
-        connected(PoolChoice(kind="ray", address=f"127.0.0.1:{port}"), "tests", tmp_path)
+        connected(PoolChoice(kind="ray", address=f"127.0.0.1:{port}"), "tests")
 
 
 def test_workers_that_can_never_all_run_here_are_refused() -> None:
