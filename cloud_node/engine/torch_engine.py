@@ -2,7 +2,7 @@
 
 One thread runs everything. Decoding features, towers and connectors are jobs of that thread, in which devices take turns.
 Between two jobs all running answers move on by one token, in one forward pass (splitvlm/model/batch). Where its family allows,
-a prompt is read chunk by chunk in these passes, the oldest first, so that running answers hardly wait for it; else it is a job.
+a prompt is read chunk by chunk in these passes, devices in turn, so that running answers hardly wait for it; else it is a job.
 Answers join and leave between passes.
 """
 
