@@ -1,1 +1,1 @@
-"""Measured profiles of a node's own part: measuring.py measures; kept.py keeps them between starts and renews them."""
+"""Measures profiles of a node's own part (measuring.py), and keeps them between starts (cache.py, kept_profiles.py)."""

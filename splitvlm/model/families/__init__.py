@@ -1,4 +1,7 @@
-"""The families of models that can be divided, by the `model_type` of their config."""
+"""The families of models that can be divided, by the `model_type` of their config.
+
+A further family is one file here, which says where its stages are (family.py), and one line in this one.
+"""
 
 from __future__ import annotations
 
