@@ -106,11 +106,14 @@ class Lane:
 
     def _work(self) -> None:
         while (job := self._handed_over()) is not None:
-            if job is _WAKE:
-                continue
-            outcome = _outcome(job.work)
-            with contextlib.suppress(RuntimeError):  # the event loop has ended before the job
-                job.done.get_loop().call_soon_threadsafe(self._ended, job, outcome)
+            if job is not _WAKE:
+                self._do(job)
+            del job  # what it holds goes while the thread waits for another
+
+    def _do(self, job: _Job) -> None:
+        outcome = _outcome(job.work)
+        with contextlib.suppress(RuntimeError):  # the event loop has ended before the job
+            job.done.get_loop().call_soon_threadsafe(self._ended, job, outcome)
 
     def _handed_over(self) -> _Job | None:
         """Returns the next job, or None at the end. Blocks only while nothing is to do between jobs."""

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import torch
@@ -68,10 +69,11 @@ class TorchSequence:
             run: UpperRun = await self._begun
         else:
             run = await self._turn("prefill_s", lambda: _run(self._engine.part, self._request))
+            self._forget_inputs()
         if not run.reads_in_chunks or isinstance(run, TiledRun | CachedPrefixRun):
             return await self._turn("prefill_s", lambda: self._prefilled(run))
         await self._turn("prefill_s", lambda: self._prepared(run))
-        outcome = await self._read
+        outcome, self._read = await self._read, self._loop.create_future()  # the prefix is the caller's alone
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
@@ -226,7 +228,13 @@ class TorchSequence:
             self._kind = None
 
     async def _begin_tiles(self) -> TiledRun:
-        return await self._turn("prefill_s", lambda: _tiled_run(self._engine.part, self._request))
+        run = await self._turn("prefill_s", lambda: _tiled_run(self._engine.part, self._request))
+        self._forget_inputs()
+        return run
+
+    def _forget_inputs(self) -> None:
+        """Drops what the run has taken over, so that its memory is free as soon as the run no longer needs it."""
+        self._request = replace(self._request, inputs={}, prefix=None)
 
     async def _turn(self, counted: Literal["prefill_s", "tokens_s"], work: Callable[[], T]) -> T:
         result, job = await self._engine.lane.run(self._request.device, work)

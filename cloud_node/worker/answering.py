@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from functools import partial
 
 from cloud_node.engine.prefix_cache import PrefixEntry
-from cloud_node.engine.protocol import CachedPrefix, Sequence, SequenceRequest
+from cloud_node.engine.protocol import CachedPrefix, Sequence
 from cloud_node.worker.admission import MemoryReservation
 from cloud_node.worker.payload import Payload
 from cloud_node.worker.runtime import Runtime
@@ -44,8 +44,9 @@ class Answering:
         self._steps = steps
         self._reservation = reservation
         _check_served(runtime, self._plan)
-        self._known = self._remembered() if begin.prefix_cached else None
-        self._payload = Payload(runtime, device, begin, segments, reservation, self._known)
+        known = self._remembered() if begin.prefix_cached else None
+        self._is_known = known is not None
+        self._payload = Payload(runtime, device, begin, segments, reservation, known)
         self.end = End()
 
     def _remembered(self) -> PrefixEntry:
@@ -56,15 +57,16 @@ class Answering:
 
     async def tokens(self) -> AsyncGenerator[int, None]:
         """Yields the tokens after those that another node gave. Raises SplitvlmError, and what libraries raise."""
-        engine, keep = self._runtime.engine, len(self._begin.picture) == PICTURE_NAME_BYTES and self._known is None
+        engine, keep = self._runtime.engine, len(self._begin.picture) == PICTURE_NAME_BYTES and not self._is_known
         request = await self._payload.request(keep_prefix=keep)
         need = engine.memory_needed(request)
         self._reservation.become(need.prefill_bytes + need.cache_bytes + self._payload.picture_bytes)
+        num_tiles, num_tokens, limit = request.num_tiles, len(request.resume_token_ids), request.max_new_tokens
         sequence = engine.start(request)
+        del request  # its tensors are the sequence's, and go when that has read them
         try:
-            self.end.remembered = self._keep(await self._prefilled(sequence, request))
+            self.end.remembered = self._keep(await self._prefilled(sequence, num_tiles))
             self._reservation.become(need.cache_bytes)
-            num_tokens = len(request.resume_token_ids)
             await self._feed(sequence, num_tokens)
             async for token_id in sequence:
                 num_tokens += 1
@@ -72,12 +74,12 @@ class Answering:
                 await self._feed(sequence, 1)
         finally:
             sequence.cancel()
-        self.end.reason = End.REASON_LENGTH if num_tokens == request.max_new_tokens else End.REASON_EOS
+        self.end.reason = End.REASON_LENGTH if num_tokens == limit else End.REASON_EOS
         self._count(sequence)
 
-    async def _prefilled(self, sequence: Sequence, request: SequenceRequest) -> CachedPrefix | None:
+    async def _prefilled(self, sequence: Sequence, num_tiles: int) -> CachedPrefix | None:
         held_bytes = self._reservation.num_bytes
-        for _ in range(request.num_tiles - 1):
+        for _ in range(num_tiles - 1):
             await sequence.read_tile(await self._payload.next_tile())
             self._reservation.become(held_bytes)
         return await sequence.prefill()
@@ -91,7 +93,7 @@ class Answering:
     def _keep(self, prefix: CachedPrefix | None) -> bool:
         """Remembers the picture for another question; returns whether it is remembered."""
         picture, self._payload.picture = self._payload.picture, None
-        if self._known is not None:
+        if self._is_known:
             return True
         return prefix is not None and self._runtime.prefix_cache.put(
             self._device, self._begin.picture, PrefixEntry(self._plan, prefix, picture)

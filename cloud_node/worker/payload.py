@@ -85,13 +85,14 @@ class Payload:
         return self._codec.decode(self._cut, data)
 
     def _request(self, inputs: dict[str, torch.Tensor], keep_prefix: bool, num_tiles: int = 1) -> SequenceRequest:
+        known, self._known = self._known, None  # the engine lets go of the prefix when the prompt was read
         return SequenceRequest(
             device=self._device,
             cut=self._cut,
             inputs=inputs,
             max_new_tokens=self._begin.max_new_tokens,
             num_tiles=num_tiles,
-            prefix=self._known.prefix if self._known is not None else None,
+            prefix=known.prefix if known is not None else None,
             keep_prefix=keep_prefix,
             sampling=self._sampling,
             resume_token_ids=tuple(self._begin.resume_token_ids),

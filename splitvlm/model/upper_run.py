@@ -120,9 +120,10 @@ class UpperRun:
     def hand_over(self) -> LanguageCache:
         """Returns the caches after `first`, for a decoder of many runs: `choose` and not `next` is called from then on."""
         first_layer = self._cut.layers if self._cut.kind is CutKind.LM else 0
-        if self._language is None:
+        language, self._language = self._language, None  # its caches are not held twice
+        if language is None:
             return LanguageCache(first_layer, [], 0, 0)
-        return self._language.hand_over(first_layer)
+        return language.hand_over(first_layer)
 
     def check_step(self, boundary: Boundary) -> None:
         """Checks the device's boundary of the last token, at lm:k. Raises ProtocolError."""
@@ -168,7 +169,7 @@ class CachedPrefixRun(UpperRun):
         self, part: ModelPart, prefix: Prefix, prompt: Boundary, max_new_tokens: int, sampling: Sampling = GREEDY
     ) -> None:
         super().__init__(part, TOKENS, prompt, max_new_tokens, sampling)
-        self._prefix = prefix
+        self._prefix: Prefix | None = prefix
 
     @torch.inference_mode()
     def first(self, resume_token_id: int | None = None) -> int:
@@ -177,6 +178,7 @@ class CachedPrefixRun(UpperRun):
         `resume_token_id` is the token that another node has chosen already, if any.
         """
         assert self._language is not None, "a model has layers above the cut `tokens`"
+        assert self._prefix is not None, "first() comes before hand_over()"
         part, ids_T = self._part, self._crossing[IDS]
         rest_S = ids_T[len(self._prefix.ids_P) :]
         with part.clock.stage("embed"):
@@ -186,5 +188,10 @@ class CachedPrefixRun(UpperRun):
         return self._choose(self._language.resume(self._prefix.cache, states_SD, whole), resume_token_id)
 
     def prefix(self) -> Prefix | None:
-        """Returns the prefix that the run goes on from, which may be kept again."""
+        """Returns the prefix that the run goes on from, which may be kept again; None once its caches were handed over."""
         return self._prefix
+
+    def hand_over(self) -> LanguageCache:
+        """Returns the caches, and lets go of the prefix, so that its memory is free as soon as nobody keeps it."""
+        self._prefix = None
+        return super().hand_over()
