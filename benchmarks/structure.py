@@ -27,7 +27,10 @@ AT_HOME = (
     "client",
     "local",
 )  # modules that may stand alone in splitvlm
-CANNOT_BE_READ_ALONE = ("Of", "As", "The same", "These", "The rest")
+CANNOT_BE_READ_ALONE = (  # a docstring that begins like this leans on a name or a line before, or is a clause without its verb
+    *("Of", "As", "The same", "These", "The rest"),
+    *("What", "Whether", "How", "Which", "Where", "Who", "Why", "When"),
+)
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 

@@ -23,7 +23,7 @@ from splitvlm.wire.v1 import control_pb2 as pb
 
 
 class Offer(NamedTuple):
-    """What the orchestrator is told of the workers."""
+    """Holds what the orchestrator is told of the workers."""
 
     entry: pb.Registration  # without this node's name and addresses
     renewal: Renewal | None  # None where the workers' profile is not measured anew

@@ -13,7 +13,7 @@ EngineKind = Literal["torch", "vllm"]
 
 
 class CloudLimits(Section):
-    """What devices may take of this node. Whoever asks for more is told when to ask again."""
+    """Bounds what devices may take of this node. Whoever asks for more is told when to ask again."""
 
     max_sessions: int = Field(64, ge=1, le=10_000, description="open sessions of all devices together")
     max_sessions_per_device: int = Field(8, ge=1, le=1_000, description="open sessions of one device")
@@ -45,7 +45,7 @@ class CloudLimits(Section):
 
 
 class Workers(Section):
-    """How many workers a pool has: more while work waits, fewer when it has been idle for a minute."""
+    """Says how many workers a pool has: more while work waits, fewer when it has been idle for a minute."""
 
     min: int = Field(1, ge=1, le=256, description="workers that always run")
     max: int = Field(1, ge=1, le=256, description="workers that run at most")
@@ -58,7 +58,7 @@ class Workers(Section):
 
 
 class PoolChoice(Section):
-    """Where the workers run. All but `kind` is for `ray`."""
+    """Says where the workers run. All but `kind` is for `ray`."""
 
     kind: Literal["local", "ray"] = Field("local", description="one worker in this process, or workers that Ray runs")
     address: Literal["auto"] | Address | None = Field(

@@ -99,7 +99,7 @@ class EdgeControl:
             self._warn_once(self._planner.no_table)
 
     def _clouds_of(self, message: pb.PlanTable) -> list[str]:
-        """Which cloud nodes to dial from now on, the first while it answers. Empty: as before."""
+        """Returns the cloud nodes to dial from now on, the first while it answers. Empty leaves them as they are."""
         settings = self._runtime.settings
         offered = [message.cloud_address, *message.standby] if message.cloud_address else []
         if settings.cloud and not settings.accept_standby:
@@ -110,7 +110,7 @@ class EdgeControl:
         return [usable[0], *settings.standby, *usable[1:]] if usable else []
 
     def _may_dial(self, address: str) -> bool:
-        """Whether this node's own rules let it dial an address that came over the network."""
+        """Returns whether this node's own rules let it dial an address that came over the network."""
         try:
             self._runtime.clouds.require_dialable(address)
         except ConfigError as error:

@@ -47,7 +47,7 @@ class Engine:
 
     @property
     def in_work(self) -> bool:
-        """Whether a job runs or waits."""
+        """Tells whether a job runs or waits."""
         return bool(self._unfinished)
 
     async def measure(self, step: Callable[[], T]) -> T:

@@ -1,4 +1,4 @@
-"""What may leave an edge node of a picture at most, by its configuration: for people, before the node is trusted with any.
+"""Tells people what may leave an edge node of a picture at most, before the node is trusted with any.
 
 It asks the privacy door that a running node asks (edge_node/privacy.py), about every cut and level that the node would load.
 """
@@ -31,7 +31,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Leaving:
-    """What a configuration lets out."""
+    """Holds what a configuration lets out."""
 
     mode: str | None
     max_leak: float | None

@@ -167,7 +167,7 @@ def allowed_cuts(settings: EdgeSettings, spec: ModelSpec, codec: Codec, privacy:
 
 
 def _check_alone(settings: EdgeSettings, cuts: Sequence[Cut]) -> None:
-    """Where nothing may leave, the device must be able to answer. Raises ConfigError."""
+    """Raises ConfigError where nothing may leave and the device cannot answer by itself."""
     if settings.privacy.mode == "device_only" and DEVICE not in cuts:
         raise ConfigError(
             "privacy.mode is device_only, but this node does not serve the cut device: planning.cuts, planning.fixed_plan or "

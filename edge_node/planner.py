@@ -1,4 +1,4 @@
-"""Which plan the next question gets: the fixed one, the caller's, or the policy's pick from the newest table."""
+"""Chooses the plan of the next question: the fixed one, the caller's, or the policy's pick from the newest table."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Planner:
 
     @property
     def can_finish_alone(self) -> bool:
-        """Whether the device can answer without a cloud node."""
+        """Tells whether the device can answer without a cloud node."""
         return DEVICE in self._cuts
 
     def use(self, settings: EdgePlanning) -> None:
@@ -169,7 +169,7 @@ class Planner:
 
 
 def _again(table: PlanTable, known: Plan) -> PlanTable:
-    """What plans cost a picture that is remembered under one of them: that one sends the question only.
+    """Returns what plans cost a picture whose prefix is cached under one of them: that one sends the question only.
 
     Its prefill was not measured and is shorter than what the line says.
     """

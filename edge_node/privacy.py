@@ -27,22 +27,22 @@ class PrivacyDoor:
 
     @property
     def lets_nothing_out(self) -> bool:
-        """Whether no cloud node is to be dialled at all."""
+        """Tells whether no cloud node is to be dialled at all."""
         return self._settings.mode == "device_only"
 
     @property
     def may_be_remembered(self) -> bool:
-        """Whether a cloud node may keep anything of a picture after its answer."""
+        """Tells whether a cloud node may keep anything of a picture after its answer."""
         return self._settings.mode is None
 
     def leak(self, plan: Plan) -> float | None:
-        """What the plan tells of a picture, from 0 (a blank one) to 1 (the picture); None where it was not measured."""
+        """Returns what the plan tells of a picture, from 0 (a blank one) to 1 (the picture); None where it was not measured."""
         if plan.cut == DEVICE:
             return 0.0
         return self._leaks.get(plan)
 
     def allows(self, plan: Plan) -> bool:
-        """Whether the plan's bytes may leave."""
+        """Returns whether the plan's bytes may leave."""
         return not self._objection(plan)
 
     def check(self, plan: Plan) -> None:

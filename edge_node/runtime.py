@@ -1,4 +1,4 @@
-"""What one edge node holds while it runs: settings, engine, cloud nodes, counters. Changes only between requests."""
+"""Holds what one edge node needs while it runs: settings, engine, cloud nodes, counters. It changes only between requests."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from splitvlm.settings import Address, Logging, ModelChoice, NodeName, Section, 
 
 
 class EdgePlanning(Planning):
-    """Which plans may be used. Null and empty forbid nothing; a limit forbids what nobody measured.
+    """Says which plans may be used. Null and empty forbid nothing; a limit forbids what nobody measured.
 
     The weights that the allowed cuts need are loaded: empty `cuts` are all that fit.
     """
@@ -32,7 +32,7 @@ class EdgePlanning(Planning):
 
 
 class Privacy(Section):
-    """What of a picture may leave the device. Without a mode, all that `planning` allows may.
+    """Says what of a picture may leave the device. Without a mode, all that `planning` allows may.
 
     With one, no cloud node is asked to remember a picture either.
     """
@@ -59,7 +59,7 @@ class Privacy(Section):
 
 
 class EdgeLimits(Section):
-    """What applications may take of this device at once. Whoever asks for more is told when to ask again."""
+    """Bounds what applications may take of this device at once. Whoever asks for more is told when to ask again."""
 
     questions: int = Field(8, ge=1, le=1_000, description="in work at once")
     working_bytes: int = Field(
@@ -97,7 +97,7 @@ class EdgeSettings(Section):
     drain_s: float = Field(10.0, ge=0, description="seconds that running questions have to end after SIGTERM")
 
     def plan_limits(self) -> PlanLimits:
-        """What forbids plans: `planning`, and `privacy`."""
+        """Returns the limits that forbid plans, from `planning` and `privacy`."""
         limits = self.planning.limits()
         if self.privacy.mode == "device_only":
             return replace(limits, cuts=frozenset({DEVICE}))

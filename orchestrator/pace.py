@@ -1,4 +1,4 @@
-"""How often one caller may call: a bucket that is refilled at a steady rate, for each caller. Pure: `now_s` is passed in."""
+"""Bounds how often each caller may call, by a bucket that is refilled at a steady rate. Pure: `now_s` is passed in."""
 
 from __future__ import annotations
 

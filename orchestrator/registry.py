@@ -1,4 +1,4 @@
-"""Who is there: nodes by name, their last sign of life, and which cloud nodes serve which weights. Pure: `now_s` is passed in.
+"""Knows the nodes by name, their last sign of life, and which cloud nodes serve which weights. Pure: `now_s` is passed in.
 
 Two processes of one name. Each start of a process makes a new `instance`. While the holder of a name lives, another instance
 is refused, unless it may be the holder's successor: it comes from the same host and listens at the same address, where two

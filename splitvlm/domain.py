@@ -13,7 +13,7 @@ from splitvlm.errors import UsageError
 
 
 class CutKind(StrEnum):
-    """Where the model is divided, from shallow to deep (DESIGN.md section 2)."""
+    """Says where the model is divided, from shallow to deep (DESIGN.md section 2)."""
 
     IMAGE = "image"
     VISION = "vision"
@@ -109,7 +109,7 @@ class Plan:
 
     @property
     def is_exact(self) -> bool:
-        """Whether its answers are those of the undivided model (DESIGN.md, law 1), so that nothing needs to be measured."""
+        """Tells whether its answers are the undivided model's (DESIGN.md, law 1), so that nothing needs to be measured."""
         return self.variant == FULL and (self.level == "lossless" or self.cut == DEVICE)
 
     @classmethod
@@ -126,7 +126,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How an answer's tokens are chosen, beside the rules of the model's own generation config. Raises UsageError when made.
+    """Says how an answer's tokens are chosen, beside the rules of the model's generation config. Raises UsageError when made.
 
     At temperature 0 the most likely token is taken (greedy); above it a token is drawn, and the draw depends on `seed` and on
     the token's position in the answer alone.
@@ -154,17 +154,17 @@ class Sampling:
 
     @property
     def draws(self) -> bool:
-        """Whether tokens are drawn, so that the seed counts."""
+        """Tells whether tokens are drawn, so that the seed counts."""
         return self.temperature > 0
 
     @property
     def penalises(self) -> bool:
-        """Whether the choice reads the ids of the prompt."""
+        """Tells whether the choice reads the ids of the prompt."""
         return self.repetition_penalty != 1
 
     @property
     def is_greedy(self) -> bool:
-        """Whether the answer is the model's own greedy one: top_k and top_p always keep the most likely token."""
+        """Tells whether the answer is the model's own greedy one: top_k and top_p always keep the most likely token."""
         return not self.draws and not self.penalises
 
 

@@ -43,7 +43,7 @@ class LocalBoundary:
 
     @property
     def tensors(self) -> Boundary:
-        """What crosses after the prefill, at every cut but `image`."""
+        """Returns the tensors that cross after the prefill, at every cut but `image`."""
         assert self._run is not None, "at the cut image a picture crosses"
         return self._run.boundary
 

@@ -1,4 +1,4 @@
-"""What all configuration files share: the base of their models, the sections that several nodes have, and their loading.
+"""Holds what all configuration files share: the base of their models, the sections that several nodes have, and their loading.
 
 A configuration is checked once, here, when it enters. An error names `section.key`, what it got and what it wanted.
 """
@@ -102,7 +102,7 @@ ModelName = Annotated[str, StringConstraints(min_length=1), AfterValidator(_mode
 
 
 class Security(Section):
-    """Where the node's own certificate and key, and the authority that it trusts, are found."""
+    """Says where the node's own certificate and key, and the authority that it trusts, are found."""
 
     keys: Path | None = Field(None, description="folder of this node made by `splitvlm keys issue`")
     plaintext: bool = Field(False, description="no TLS; only for loopback addresses, and only when asked for")
@@ -113,7 +113,7 @@ class Security(Section):
 
 
 class Logging(Section):
-    """What a node logs, on standard error."""
+    """Says what a node logs, on standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="of splitvlm's own; libraries log warnings and errors only"
@@ -122,7 +122,7 @@ class Logging(Section):
 
 
 class ModelChoice(Section):
-    """Which model, and how it computes. Exactness is promised for equal dtype and kind of hardware on both sides."""
+    """Says which model runs, and how it computes. Exactness is promised for equal dtype and kind of hardware on both sides."""
 
     name: ModelName = Field("scenes", description="Hugging Face id or folder, `scenes`, or `shape:<id>`")
     bundle: Path | None = Field(

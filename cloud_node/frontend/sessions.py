@@ -1,4 +1,4 @@
-"""Who may open a session: counts of open ones, by device. Pure.
+"""Decides who may open a session, by counts of each device's open ones. Pure.
 
 These are all that a front end can decide: a request begins inside a sealed frame, which it cannot read. Quotas of requests, the
 queue and memory are the worker's (cloud_node/worker/admission.py).

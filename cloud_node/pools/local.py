@@ -14,7 +14,7 @@ class LocalWorker(Worker, Protocol):
 
     @property
     def mean_queue_s(self) -> float:
-        """How long work of the last seconds waited; 0 where there was none."""
+        """Returns how long work of the last seconds waited; 0 where there was none."""
 
     def use(self, limits: CloudLimits) -> None:
         """Gives it other limits, for sessions that open from now on."""

@@ -34,7 +34,7 @@ class Worker(Protocol):
 
 
 class PoolLoad(NamedTuple):
-    """How much a pool has to do."""
+    """Says how much a pool has to do."""
 
     num_workers: int  # that serve
     mean_queue_s: float  # that work of the last seconds waited; 0 where there was none
@@ -45,7 +45,7 @@ class Pool(Protocol):
 
     @property
     def load(self) -> PoolLoad:
-        """What the orchestrator and the ready line are told."""
+        """Returns what the orchestrator and the ready line are told."""
 
     def worker_for(self, device: str) -> Worker:
         """Chooses the worker of a new session. Raises CapacityError, with a time to ask again, where none can serve it."""

@@ -25,7 +25,7 @@ DEVICE_KEY = "splitvlm-device"
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatus:
-    """What a worker in another process says of itself."""
+    """Holds what a worker in another process says of itself."""
 
     address: str  # host:port for the front end
     process_id: int

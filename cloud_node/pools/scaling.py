@@ -1,4 +1,4 @@
-"""How many workers a pool should have, and which of them should go. Pure: the time is an argument.
+"""Decides how many workers a pool should have, and which of them should go. Pure: the time is an argument.
 
 A queue that lasts asks for another worker; a queue that stays empty for long lets the worker with the fewest sessions go. A
 worker that goes is drained first: it takes no new session, and is ended when its last one is, or when it has taken too long.
@@ -18,7 +18,7 @@ DRAIN_S = 60.0  # that a worker which goes may take to end its sessions
 
 @dataclass(frozen=True, slots=True)
 class WorkerLoad:
-    """What is known of one worker."""
+    """Holds what is known of one worker."""
 
     name: str
     num_sessions: int
@@ -28,7 +28,7 @@ class WorkerLoad:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What to do now."""
+    """Says what to do now."""
 
     num_to_start: int = 0
     drain: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Who may begin, and what memory they get: quotas and the queue are asked before any of a request's payload is taken.
+"""Decides which requests may begin, and books their memory: quotas and the queue are asked before any payload is taken.
 
 Whoever is refused is told when it is worth asking again (`CapacityError.retry_after_s`): a device then turns to another cloud
 node, answers by itself, or waits so long.

@@ -1,4 +1,4 @@
-"""How a session opens: the device's first envelope, the cloud's answer, and the sealed stream between them from then on."""
+"""Opens a session: the device's first envelope, the cloud's answer, and the sealed stream between them from then on."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from splitvlm.wire.v1.control_pb2 import Registration
 
 
 class Measured(NamedTuple):
-    """What a worker serves and costs."""
+    """Holds what a worker serves and costs."""
 
     offer: Registration  # without the node's name and addresses, which are the front end's
     profile: Kept[CloudProfile]

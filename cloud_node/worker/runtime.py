@@ -1,4 +1,4 @@
-"""What all sessions of one worker share: the model's part, its engine, the pictures' lane, and who may begin."""
+"""Holds what all sessions of one worker share: the model's part, its engine, the pictures' lane, and who may begin."""
 
 from __future__ import annotations
 

@@ -68,12 +68,12 @@ class Upload:
 
     @property
     def is_first_segment(self) -> bool:
-        """Whether the segment in work is the payload's first."""
+        """Tells whether the segment in work is the payload's first."""
         return self.segments_left == (self.begin.segments or 1) - 1
 
     @property
     def segment_complete(self) -> bool:
-        """Whether all of the segment in work has come."""
+        """Tells whether all of the segment in work has come."""
         return self._received == self._declared
 
     def segment(self) -> bytes:

@@ -76,12 +76,12 @@ class EngineWorker:
 
     @property
     def jobs(self) -> int:
-        """How many pieces of the engine's work were begun."""
+        """Returns how many pieces of the engine's work were begun."""
         return self.runtime.engine.jobs
 
     @property
     def in_work(self) -> bool:
-        """Whether any work runs or waits."""
+        """Tells whether any work runs or waits."""
         return self.runtime.engine.in_work or self.runtime.pictures.in_work
 
     async def measure(self, step: Callable[[], T]) -> T:
@@ -90,7 +90,7 @@ class EngineWorker:
 
     @property
     def mean_queue_s(self) -> float:
-        """How long work of the last seconds waited; 0 where there was none."""
+        """Returns how long work of the last seconds waited, in seconds; 0 where there was none."""
         return self._waits.at(time.monotonic())
 
     def expected_queue_s(self, device: str, picture: bool) -> float:

@@ -1,4 +1,4 @@
-"""Which questions may be worked on: their number and the memory that their pictures take are bounded.
+"""Admits questions: their number and the memory that their pictures take are bounded.
 
 A picture's memory is told by its header, before a pixel is decoded, and is booked until its last job in a thread has ended.
 Whoever is refused is told when it is worth asking again.

@@ -21,7 +21,7 @@ from splitvlm.errors import PeerUnavailable, PrefixEvicted
 
 @dataclass(frozen=True, slots=True)
 class AttemptTerms:
-    """What one try at a cloud node asks for."""
+    """Holds what one try at a cloud node asks for."""
 
     answer: AnswerSpec
     picture_name: bytes = b""

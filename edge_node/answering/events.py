@@ -1,4 +1,4 @@
-"""What an application sees of one answer, in this order: the choice of plan, pieces of text, the report."""
+"""Events are what an application sees of one answer, in this order: the choice of plan, pieces of text, the report."""
 
 from __future__ import annotations
 

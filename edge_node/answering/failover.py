@@ -1,4 +1,4 @@
-"""What comes next in one answer when whoever gives it fails. Pure: a state and an event in, the next state out.
+"""Decides what comes next in one answer when whoever gives it fails. Pure: a state and an event in, the next state out.
 
     ON_DEVICE ──────────────────────────── failed ───────────────────────────▶ FAILED
     ON_CLOUD, HEDGED, TAKING_OVER ── failed ──▶ TAKING_OVER, ALONE or PAUSED, whichever is the first that can be;
@@ -23,7 +23,7 @@ _OWN_FAULT = (UsageError, ConfigError, Cancelled)  # where the device says so: e
 
 
 class Phase(StrEnum):
-    """Who works on an answer."""
+    """Says who works on an answer."""
 
     ON_DEVICE = "on device"  # the plan is the device's
     ON_CLOUD = "on cloud"  # one cloud node
@@ -39,7 +39,7 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Where one answer stands."""
+    """Holds where one answer stands."""
 
     phase: Phase
     node: int = 0  # index of the cloud node that is asked, among those that the answer may use
@@ -51,7 +51,7 @@ class State:
 
     @property
     def device_beside(self) -> bool:
-        """Whether the device finishes the answer beside whoever takes over, or by itself."""
+        """Tells whether the device finishes the answer beside whoever takes over, or by itself."""
         return self.phase is Phase.ALONE or (self.phase is Phase.TAKING_OVER and self.may_finish_alone)
 
 

@@ -1,4 +1,4 @@
-"""How far the cloud's side of an answer is, for the device's run beside it."""
+"""Tells the device's run beside it how far the cloud's side of an answer is."""
 
 from __future__ import annotations
 

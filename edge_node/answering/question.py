@@ -11,7 +11,7 @@ from splitvlm.domain import GREEDY, Plan, Sampling
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What an application asks. Nothing in it was checked yet."""
+    """Holds what an application asks. Nothing in it was checked yet."""
 
     picture: bytes  # a file of any format that the device opens
     text: str

@@ -1,4 +1,4 @@
-"""What happened to one request (law 6)."""
+"""A report says what happened to one request (law 6)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Fault:
 
 @dataclass(slots=True)
 class RequestReport:
-    """Where a request's bytes and seconds went. Device seconds include the emulated slow-down."""
+    """Says where a request's bytes and seconds went. Device seconds include the emulated slow-down."""
 
     plan: Plan
     emulated_slowdown: float = 1.0

@@ -42,7 +42,7 @@ class CloudNodes:
 
 @dataclass(frozen=True, slots=True)
 class Fallbacks:
-    """What is done where the plan's own side is slow or fails."""
+    """Says what is done where the plan's own side is slow or fails."""
 
     hedge_after_s: float | None = (
         None  # after its start the device begins beside the plan, if no token came; None: never
@@ -166,7 +166,7 @@ class AnswerRun(TokenSource):
 
     @property
     def _answer_spec(self) -> AnswerSpec:
-        """What is wanted: the tokens that are there are not asked for again."""
+        """Returns what is still wanted: the tokens that are there are not asked for again."""
         resume_token_ids = tuple(self.report.token_ids)
         question = self._question
         return AnswerSpec(question.max_new_tokens, self._engine.vocabulary, resume_token_ids, question.sampling)

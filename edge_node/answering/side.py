@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Side(StrEnum):
-    """Who gives a token."""
+    """Says who gives a token."""
 
     CLOUD = "cloud"
     DEVICE = "device"

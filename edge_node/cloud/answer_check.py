@@ -1,4 +1,4 @@
-"""What a cloud node answers, checked at the one door where it enters the device.
+"""Checks what a cloud node answers, at the one door where it enters the device.
 
 A peer's certificate says who it is, not that it is in order. What it says of tokens, sizes and times is believed only where a
 node in order could have said it; anything else is a ProtocolError, after which another node or the device goes on. A node
@@ -29,7 +29,7 @@ class AnswerCheck:
 
     @property
     def complete(self) -> bool:
-        """Whether all tokens are there: only the end's message may follow."""
+        """Tells whether all tokens are there: only the end's message may follow."""
         return self._answer.is_complete(self._token_ids)
 
     def receipt(self, receipt: pb.Receipt, sent_bytes: int, elapsed_s: float) -> Receipt:

@@ -19,7 +19,7 @@ class Vocabulary:
 
 @dataclass(frozen=True, slots=True)
 class AnswerSpec:
-    """Which tokens make an answer: at most `max_new_tokens` of the vocabulary, the first of which may be there already."""
+    """Says which tokens make an answer: at most `max_new_tokens` of the vocabulary, the first of which may be there already."""
 
     max_new_tokens: int
     vocabulary: Vocabulary

@@ -1,4 +1,4 @@
-"""What was seen of one request on the wire, over all its attempts."""
+"""Holds what was seen of one request on the wire, over all its attempts."""
 
 from __future__ import annotations
 

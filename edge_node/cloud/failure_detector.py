@@ -1,4 +1,4 @@
-"""How long a silent cloud node is waited for, where another or the device could take over. Pure: the time is an argument."""
+"""Decides how long a silent cloud node is waited for, where another or the device could take over. Pure: no clock inside."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ GRACE_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Dialling:
-    """What this device shows to every cloud node."""
+    """Holds what this device shows to every cloud node."""
 
     compatibility: pb.Compatibility
     identity: Identity | None
@@ -53,12 +53,12 @@ class CloudFleet:
 
     @property
     def is_retiring(self) -> bool:
-        """Whether a link that is dialled no more is still to be closed."""
+        """Tells whether a link that is dialled no more is still to be closed."""
         return bool(self._retiring)
 
     @property
     def num_in_grace(self) -> int:
-        """How many links are dialled no more, and would be taken back."""
+        """Returns how many links are dialled no more, and would be taken back."""
         return len(self._leaving)
 
     def require_dialable(self, address: str) -> None:

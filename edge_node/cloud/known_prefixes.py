@@ -1,4 +1,4 @@
-"""Which pictures one cloud node keeps a prefix of, as far as is known here, and under which names."""
+"""Knows which pictures one cloud node keeps a prefix of, as far as it told, and under which names."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class CloudLink:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the node answers and has room, as far as is known."""
+        """Tells whether the node answers and has room, as far as is known."""
         return self.health.reachable and self.health.has_room
 
     def estimate(self) -> LinkEstimate:

@@ -1,4 +1,4 @@
-"""What one link's requests, session set-ups and probes tell: transfers for the estimator, sealed bytes for metered links.
+"""Meters one link's requests, session set-ups and probes: transfers for the estimator, sealed bytes for metered links.
 
 What a cloud node says of times and bytes counts as far as it agrees with this device's own clock and bytes.
 """

@@ -1,4 +1,4 @@
-"""Whether a cloud node answers and has room, by what its last calls said."""
+"""Tells whether a cloud node answers and has room, by what its last calls said."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class NodeHealth:
 
     @property
     def has_room(self) -> bool:
-        """Whether the node, when it last refused a request, said that it would have room by now."""
+        """Tells whether the node, when it last refused a request, said that it would have room by now."""
         return time.monotonic() >= self.full_until_s
 
     def on_answer(self) -> None:

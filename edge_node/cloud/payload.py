@@ -1,4 +1,4 @@
-"""What crosses for one question under one plan."""
+"""A payload is what crosses for one question under one plan."""
 
 from __future__ import annotations
 

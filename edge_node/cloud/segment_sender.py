@@ -25,7 +25,7 @@ class SegmentSender:
 
     @property
     def done(self) -> bool:
-        """Whether all is sent."""
+        """Tells whether all is sent."""
         return self._task is not None and self._task.done()
 
     async def next_begun(self) -> None:

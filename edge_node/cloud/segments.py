@@ -28,7 +28,7 @@ class Segments:
 
     @property
     def complete(self) -> bool:
-        """Whether all segments are made."""
+        """Tells whether all segments are made."""
         return len(self._made) == self.count
 
     @property

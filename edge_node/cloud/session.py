@@ -71,7 +71,7 @@ class CloudSession:
 
     @property
     def is_current(self) -> bool:
-        """Whether it may take another request: whole, not too old, not ended by the node, whose certificate counts still."""
+        """Tells whether another request may use it: it is whole and young, and its node did not end it and is trusted still."""
         if self.broken or self.call.done() or time.monotonic() - self._opened_s > SESSION_AGE_S:
             return False
         try:

@@ -21,7 +21,7 @@ SLOWEST_UPLINK_BPS = 8_000  # a link below 1 kB/s is an outage: an upload's dead
 
 
 class Stage(Enum):
-    """Where a request on a session stands."""
+    """Says where a request on a session stands."""
 
     UPLOADING = auto()
     ANSWERING = auto()

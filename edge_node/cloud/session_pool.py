@@ -44,7 +44,7 @@ class SessionPool:
 
     @property
     def connected(self) -> bool:
-        """Whether the channel is up: its own pings find out where nobody is there any more."""
+        """Tells whether the channel is up: its own pings find out where nobody is there any more."""
         return self.channel.get_state() is grpc.ChannelConnectivity.READY
 
     async def take(self, silence_timeout_s: float | None) -> CloudSession:

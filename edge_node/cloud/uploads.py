@@ -1,4 +1,4 @@
-"""What one request's upload took: sealed bytes and times, segment by segment. No clock and no socket inside.
+"""Measures what one request's upload took: sealed bytes and times, segment by segment. No clock and no socket inside.
 
 All times are seconds of one clock (`time.perf_counter` of this device); every method that needs the time takes `now_s`.
 """
@@ -41,12 +41,12 @@ class Upload:
 
     @property
     def segments_under_way(self) -> int:
-        """How many segments have begun and were not confirmed yet."""
+        """Returns how many segments have begun and were not confirmed yet."""
         return len(self._starts) - self._num_receipts
 
     @property
     def request_began_s(self) -> float:
-        """When the first segment began."""
+        """Returns when the first segment began, in seconds of the clock."""
         return self._starts[0].at_s
 
     def segment_began(self, num_bytes: int, session_sealed_bytes: int, now_s: float) -> None:

@@ -1,4 +1,4 @@
-"""What applications send and get over gRPC, as values of this process and back."""
+"""Translates what applications send and get over gRPC to values of this process and back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What local applications may call over gRPC: ask and status. Everything is decided elsewhere; this translates."""
+"""Serves the calls of local applications over gRPC: ask and status. Everything is decided elsewhere; this translates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who decides: the nodes' own policy, what a user could fix by hand, and the oracle that knows the trace."""
+"""Contenders decide in a simulation: the nodes' own policy, what a user could fix by hand, the oracle that knows the trace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a simulation gave: columns of each run, their summary, and the comparison as CSV and JSON."""
+"""Results are what a simulation gave: columns of each run, their summary, and the comparison as CSV and JSON."""
 
 from __future__ import annotations
 

@@ -67,13 +67,13 @@ class Arrivals(Section):
 
 
 class Requests(Section):
-    """What is asked."""
+    """Says what devices ask, and how long the answers are."""
 
     tokens: int = Field(8, ge=1, le=4096, description="decoding steps of an answer")
 
 
 class ScenarioPlanning(Planning):
-    """Which plans may be used, as in the edge node's configuration. Null and empty forbid nothing."""
+    """Says which plans may be used, as in the edge node's configuration. Null and empty forbid nothing."""
 
     max_leak: LeakLimit | None = Field(
         None, description="largest leak of a plan; null is no limit. An edge node has it in `privacy`"

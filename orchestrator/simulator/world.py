@@ -1,4 +1,4 @@
-"""What a simulation is given: the world (link, clouds, arrivals), and who decides in it (a contender)."""
+"""Defines what a simulation is given: the world (link, clouds, arrivals), and who decides in it (a contender)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was learned about a model, in a folder of its own that is found by the hash of the model's weights: its bundle.
+"""A bundle holds what was learned about a model, in a folder of its own that is found by the hash of the model's weights.
 
     bundle.json               the manifest: of which weights it is, and what wrote it       folder.py
     calibration.safetensors   transforms and entropy models of the calibrated levels        by `splitvlm calibrate`

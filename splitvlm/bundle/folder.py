@@ -44,7 +44,7 @@ _log = logging.getLogger("splitvlm.bundle")
 
 
 class Bundle:
-    """What was learned about one model. Figures and the codec are read on first use and stay as they were then."""
+    """Holds what was learned about one model. Figures and the codec are read on first use and stay as they were then."""
 
     def __init__(self, spec: ModelSpec, folders: tuple[Path, ...], target: Path | None) -> None:
         """`folders` exist and are of this model's weights; `target` is where `replacing` writes, None without a home folder."""

@@ -1,4 +1,4 @@
-"""What plans leak, as `splitvlm leak` measures it: 0 is what a blank picture tells, 1 what the picture itself does.
+"""Reads and merges the leaks that `splitvlm leak` measures: 0 is what a blank picture tells, 1 what the picture itself does.
 
 A plan's leak is the share of questions that an attacker's reconstruction still answers, scaled so that a blank picture's share
 is 0. The device reads its own file: how private a plan is must not be for a peer to say.

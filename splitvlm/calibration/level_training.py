@@ -1,4 +1,4 @@
-"""What one level of a boundary learns from unlabelled pictures: its entropy model, centres and reconstructor."""
+"""Trains one level of a boundary on unlabelled pictures: its entropy model, centres and reconstructor."""
 
 from __future__ import annotations
 

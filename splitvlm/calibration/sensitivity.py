@@ -1,4 +1,4 @@
-"""How much a model's answers depend on each direction of what crosses a cut: its Fisher information, without labels."""
+"""Measures, without labels, how much a model's answers depend on each direction of what crosses a cut (Fisher information)."""
 
 from __future__ import annotations
 

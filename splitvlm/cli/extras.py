@@ -1,4 +1,4 @@
-"""Which extra of this package installs a library that is missing: read from the package's own metadata."""
+"""Tells which extra of this package installs a missing library, by the package's own metadata."""
 
 from __future__ import annotations
 

@@ -200,7 +200,7 @@ def _decode_klt(head: TensorHead, body: Cursor, basis: Basis | None) -> torch.Te
 
 
 def _as(x_TC: torch.Tensor, dtype: str) -> torch.Tensor:
-    """What was restored may lie just beyond the dtype's range, or anywhere if the peer lies: the range's end stands for it."""
+    """Returns the values in the dtype; those beyond its range, by rounding or by a peer that lies, become the range's end."""
     largest = torch.finfo(_TORCH[dtype]).max
     return x_TC.clamp_(-largest, largest).to(_TORCH[dtype])
 

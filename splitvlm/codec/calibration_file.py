@@ -1,4 +1,4 @@
-"""What a model's boundaries were calibrated with, as one safetensors file of its bundle.
+"""Reads and writes the calibration of a model's boundaries, one safetensors file of its bundle.
 
 `tokens.mean` [C], `tokens.analysis` and `tokens.synthesis` [C, C] (float16): the transform at the cut `tokens`.
 `tokens.shape`: of the tensor, without the channels, where it never varies; `tokens.before`, `tokens.after` and

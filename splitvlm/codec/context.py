@@ -1,4 +1,4 @@
-"""What both sides know while columns come one after another, and what an entropy model (entropy_model.py) makes of it.
+"""Keeps what both sides know while columns come one after another, as an entropy model (entropy_model.py) reads it.
 
 T tokens, in the order of coding (grid.py); X inputs, H hidden units, V symbols.
 """

@@ -1,4 +1,4 @@
-"""How likely each value of a quantised coefficient is, given what is already known: a small network for each column.
+"""Predicts how likely each value of a quantised coefficient is by what is already known, with a small network a column.
 
 Columns (klt.py) are coded one after another, the most informative first, each for all tokens before the next. What column c
 of a token holds is predicted from the earlier columns of that token, the first AROUND of them also of its neighbours before,

@@ -1,4 +1,4 @@
-"""Where the values stand in a long band that is zero nearly everywhere: how many zeros come before each.
+"""Codes where the values stand in a long band that is zero nearly everywhere, by how many zeros come before each.
 
 A range coder decides about every symbol, also about zeros that are nearly certain. Of 1,088 tokens the last 300 of 576 columns
 hold 300,000 zeros; counted like this, their time falls by a half, for about 13 bits more a band

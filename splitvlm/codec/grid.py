@@ -1,4 +1,4 @@
-"""Where a boundary's tokens stand: the order in which they are coded, their neighbours, and their place in a picture.
+"""Orders a boundary's tokens for coding, and knows their neighbours and their places in the picture.
 
 Tokens are coded like a checkerboard, first those of one colour, then those between them: of the columns that look at
 neighbours in themselves (entropy_model.py), the second half knows all four. In a sequence without rows every other token

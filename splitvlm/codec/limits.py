@@ -1,4 +1,4 @@
-"""What a decoder accepts. Every size that a peer declares is held against these before anything is allocated for it."""
+"""Bounds what a decoder accepts. Every size that a peer declares is held against these before anything is allocated for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which channels and tokens are kept apart, by a stated rule.
+"""Finds the channels and tokens that are kept apart, by a stated rule.
 
 Hidden states of language models have channels, and some tokens (the first above all), 100 to 500 times larger than the
 rest (measured on SmolLM2-135M: 95 times after 5 layers, 504 after 15; Dettmers et al., arXiv 2208.07339; Sun et al.,

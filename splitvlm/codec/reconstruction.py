@@ -1,4 +1,4 @@
-"""Where in its cell a quantised coefficient most likely lay, given all others: a small network that the receiver runs.
+"""Restores where in its cell a quantised coefficient most likely lay, from all others, by a small network at the receiver.
 
     x = places, companded(q[neighbours, columns < COLUMNS]) / 16     r = relu(relu(x · W1 + b1) · W2 + b2) · W3 + b3
     y / step = q restored at its centre (klt.py) + r, kept within the cell of q

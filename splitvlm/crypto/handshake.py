@@ -1,4 +1,4 @@
-"""How device and cloud worker agree on session keys: one message each way, sans-IO.
+"""Agrees on session keys between device and cloud worker, by one message each way, sans-IO.
 
     device -> cloud   Hello  ephemeral public keys (exchange.py), certificate, signature over T1
     cloud -> device   Reply  ephemeral public keys, certificate, signature over T2

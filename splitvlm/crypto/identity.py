@@ -1,4 +1,4 @@
-"""What a node is at run time: its name, role, certificate, private key, and the authority that it trusts.
+"""An identity is a node at run time: its name, role, certificate, private key, and the authority that it trusts.
 
 A node's folder, as `splitvlm keys issue` makes it:
 

@@ -1,4 +1,4 @@
-"""How long a certificate counts, and what people should hear about it. The one clock of certificates is here: it is in UTC."""
+"""Says how long a certificate counts, and what people should hear about it. The one clock of certificates is here, in UTC."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a peer's certificate is one of ours: issued by our authority, in its time, for the role that it must have."""
+"""Checks that a peer's certificate is one of ours: issued by our authority, in its time, for the role that it must have."""
 
 from __future__ import annotations
 

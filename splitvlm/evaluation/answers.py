@@ -1,4 +1,4 @@
-"""How often a model answers right: by kind of question, beside the majority answer and a blank picture.
+"""Measures how often a model answers right: by kind of question, beside the majority answer and a blank picture.
 
 An answer is right when it equals the wanted one, letter case, spaces and punctuation aside. `majority` is what a model
 would reach that always gave the kind's most frequent answer; `blank` what this model reaches when each picture is

@@ -29,7 +29,7 @@ MOST_DRAWN = 1_000_000  # questions that are looked through for those of a kind
 
 @dataclass(frozen=True)
 class Selection:
-    """What `evaluate_plans` measures; an empty part is all of it."""
+    """Selects what `evaluate_plans` measures; an empty part stands for all of it."""
 
     cuts: Sequence[str] = ()
     levels: Sequence[str] = ()

@@ -1,4 +1,4 @@
-"""What plans cost in answers: accuracy at each codec level of a few cuts, through the parts and bytes that the nodes use.
+"""Measures what plans cost in answers: accuracy at each codec level of a few cuts, by the nodes' own parts and bytes.
 
 A plan's drop is the share of questions that it loses against the unsplit answers on the same questions (lossless, law 1).
 The result goes into the model's bundle as `accuracy.json`; a cloud node reports it to the orchestrator, which lends a cut that
@@ -42,7 +42,7 @@ class _Tally:
 
 @dataclass
 class _Worker:
-    """What a worker process holds."""
+    """Holds what a worker process needs for all of its jobs."""
 
     model: LocalModel
     cuts: tuple[Cut, ...]

@@ -1,4 +1,4 @@
-"""Where splitvlm keeps files of its own: the platform's folders for a user's data and caches, or those that variables name.
+"""Finds the folders for splitvlm's own files: the platform's for a user's data and caches, or those that variables name.
 
 $SPLITVLM_BUNDLES, else e.g. ~/.local/share/splitvlm/bundles     what was learned about models
 $SPLITVLM_CACHE, else e.g. ~/.cache/splitvlm                     what is measured again where it is missing

@@ -1,4 +1,4 @@
-"""What a path in a setting means: one rule for configurations, scenarios and model names.
+"""Reads a path in a setting by one rule for configurations, scenarios and model names.
 
 keys/edge-1      counts from the folder of the file that names it; on the command line from the current folder
 ~/keys           the user's home folder

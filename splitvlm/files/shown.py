@@ -1,4 +1,4 @@
-"""How figures are shown to people: three digits that count, a unit, no exponent, no minus before a zero."""
+"""Shows figures to people with three digits that count, a unit, no exponent, and no minus before a zero."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the link can do, from what it did. No clock and no socket inside: every method takes `now_s` (any origin).
+"""Estimates what the link can do from what it did. No clock and no socket inside: every method takes `now_s` (any origin).
 
 Three times are kept apart, because their sum says nothing about the rate: the round trip (windowed minimum, as in BBR,
 Cardwell et al. 2016), the delivery (bytes over the receiver's own span from first to last frame) and the server's work

@@ -1,4 +1,4 @@
-"""When the link is probed, and with how many bytes. No clock and no socket inside: every method takes `now_s`.
+"""Decides when the link is probed, and with how many bytes. No clock and no socket inside: every method takes `now_s`.
 
 Questions and their receipts measure the link for nothing. A probe is sent only for what they leave open:
 

@@ -1,4 +1,4 @@
-"""What a model's folder must be before transformers reads a line of it. Nothing here loads a weight or runs a file's code.
+"""Checks a model's folder before transformers reads a line of it. Nothing here loads a weight or runs a file's code.
 
 Refused by name: folders whose download did not finish, settings that are not JSON objects, settings that name code to be run
 (`auto_map`), quantised checkpoints, and adapters (a LoRA) beside or instead of a model.

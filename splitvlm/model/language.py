@@ -37,7 +37,7 @@ class PromptChunk:
 
 @dataclass(frozen=True, slots=True)
 class LanguageCache:
-    """What a run through the language model's layers from `first_layer` on has cached."""
+    """Holds what a run through the language model's layers from `first_layer` on has cached."""
 
     first_layer: int  # from 0
     layers: list[LayerCache]  # none where the device runs all layers

@@ -1,4 +1,4 @@
-"""What both parts of a divided model share: the modules as far as they are loaded, their slices, the prompt, the clock."""
+"""Holds what both parts of a divided model share: the modules that are loaded, their slices, the prompt, the clock."""
 
 from __future__ import annotations
 

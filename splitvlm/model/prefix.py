@@ -1,4 +1,4 @@
-"""What a picture leaves in the language model: enough to read another question about it without seeing it again.
+"""A prefix is what a picture leaves in the language model: enough to read another question without seeing the picture again.
 
 A prompt begins with the chat template's opening and the picture's tokens. Nothing that comes after them changes the caches
 of these first tokens, so that another prompt that begins alike can go on from there (P first tokens of T).

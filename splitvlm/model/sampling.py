@@ -47,7 +47,7 @@ class TokenChoice:
 
     @property
     def most_tokens(self) -> int:
-        """How many tokens the prompt and the longest answer have together."""
+        """Returns how many tokens the prompt and the longest answer have together."""
         return self._ids_BT.shape[1] + self._left
 
     def choose(self, logits_V: torch.Tensor) -> int:

@@ -1,4 +1,4 @@
-"""Where a model comes from: a folder of files, or a shape. Gives its config, processor, tensors by name, and hashes."""
+"""A source is a folder of files or a shape. It gives a model's config, processor, tensors by name, and hashes."""
 
 from __future__ import annotations
 

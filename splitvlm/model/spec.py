@@ -1,4 +1,4 @@
-"""What is known of a model before any weight is loaded: its cuts, its sizes, the memory that each part will take.
+"""A spec is what is known of a model before any weight is loaded: its cuts, its sizes, the memory that each part will take.
 
 Bytes are of weights, caches and a bound on activations. What the process takes by itself (the interpreter, torch and
 transformers; some 400 MiB) is not in them.

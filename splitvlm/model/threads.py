@@ -1,4 +1,4 @@
-"""How many threads the arithmetic takes."""
+"""Sets how many threads the arithmetic takes."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from splitvlm.model.upper_run import UpperRun
 
 
 def reads_by_tile(part: CloudPart) -> bool:
-    """Whether the upper part can read a picture's tiles one after another: its rest does not want them all at once."""
+    """Returns whether the upper part can read a picture's tiles one after another: its rest does not want them all at once."""
     return part.family.causal and part.family.tokens_by_tile
 
 

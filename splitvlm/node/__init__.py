@@ -1,1 +1,1 @@
-"""What every process does: start, reload, log, share work, end."""
+"""Does what every process needs: start, reload, log, share work, end."""

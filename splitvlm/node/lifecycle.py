@@ -1,4 +1,4 @@
-"""How every node starts, says that it is ready, and stops: one ready line on standard output, SIGTERM and SIGINT drain.
+"""Starts and stops every node in one way: one ready line on standard output, SIGTERM and SIGINT drain.
 
 A node that demo, `verify`, a benchmark or a test started ends with it, also where that was killed and can stop nothing.
 """

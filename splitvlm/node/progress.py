@@ -1,4 +1,4 @@
-"""What a person sees of long work: a bar on a terminal, a line now and then where standard error goes elsewhere."""
+"""Shows people how long work goes on: a bar on a terminal, a line now and then where standard error goes elsewhere."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ Coding = tuple[Cut, str]
 
 @dataclass(frozen=True, slots=True)
 class CostLine:
-    """What one plan costs. Everything that depends on the link is a coefficient: bytes, trips.
+    """Holds what one plan costs. Everything that depends on the link is a coefficient: bytes, trips.
 
     Accuracy drop, worst kind and leak are None where nobody measured them: unknown, which is not 0.
     """
@@ -50,12 +50,12 @@ class CostLine:
 
     @property
     def key(self) -> tuple[Plan, str]:
-        """What tells lines of one table apart."""
+        """Returns what tells lines of one table apart."""
         return self.plan, self.cloud
 
     @property
     def local(self) -> bool:
-        """Whether the device answers alone."""
+        """Tells whether the device answers alone."""
         return self.plan.cut == DEVICE
 
     def latency_s(self, uplink_bps: float, rtt_s: float, n_tokens: int) -> float:
@@ -64,7 +64,7 @@ class CostLine:
         return self.fixed_s + self.bits_of(n_tokens) / uplink_bps + trips_s + n_tokens * self.token_s
 
     def bits_of(self, n_tokens: int) -> int:
-        """What crosses the uplink for an answer of so many decoding steps."""
+        """Returns the bits that cross the uplink for an answer of so many decoding steps."""
         return 8 * (self.payload_bytes + n_tokens * self.token_bytes)
 
     def trips_of(self, n_tokens: int) -> int:
@@ -77,13 +77,13 @@ class CostLine:
 
     @property
     def fixed_s(self) -> float:
-        """What neither the link nor the answer's length changes."""
+        """Returns the seconds that neither the link nor the answer's length changes."""
         return self.device_s + self.encode_s + self.decode_s + self.queue_s + self.cloud_s
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceProfile:
-    """What the device measured of one variant of its part of the model."""
+    """Holds what the device measured of one variant of its part of the model."""
 
     cuts: Mapping[Cut, float]  # seconds on the device until the boundary is there, or the first token for `device`
     coding: Mapping[Coding, tuple[float, int]]  # seconds to encode, payload bytes
@@ -115,7 +115,7 @@ class DeviceProfile:
 
 @dataclass(frozen=True, slots=True)
 class CloudProfile:
-    """What a cloud node measured of its part of the model.
+    """Holds what a cloud node measured of its part of the model.
 
     It goes on from what crosses, whichever form of the device's part made it: its costs are the same for all variants that it
     fits, and it serves no other.

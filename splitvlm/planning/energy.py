@@ -1,4 +1,4 @@
-"""What a request costs the device in joules: computing, sending, waiting.
+"""Estimates what a request costs the device in joules: computing, sending, waiting.
 
 Constants are those of one named device class and can all be set; they rank plans, they do not replace a power meter.
 """

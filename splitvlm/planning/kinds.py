@@ -1,4 +1,4 @@
-"""What a plan loses in one kind of question, and how sure that is. Shares are 0..1; no clock, no model.
+"""Measures what a plan loses in one kind of question, and how sure that is. Shares are 0..1; no clock, no model.
 
 A mean over all questions hides a kind that suffers: obstacles may be lost while colours are not. Kinds are asked about far
 less often than all questions together, so that a kind's share is only as good as its number of questions. A kind's drop
@@ -68,7 +68,7 @@ class KindDrop:
 
 @dataclass(frozen=True, slots=True)
 class AccuracyDrop:
-    """What was measured of a plan's answers. Raises UsageError.
+    """Holds what was measured of a plan's answers. Raises UsageError.
 
     `worst_kind` is None, unknown, where kinds of question were not told apart.
     """

@@ -1,4 +1,4 @@
-"""What forbids plans: limits of the configuration, and the sentences that tell which one did.
+"""Forbids plans by the configuration's limits, and tells in a sentence which limit did.
 
 What nobody measured of a plan is unknown, and may be as bad as 1: a limit below 1 forbids it, and says how it is measured.
 """
@@ -35,7 +35,7 @@ class Objection:
 
 @dataclass(frozen=True, slots=True)
 class PlanLimits:
-    """What the configuration forbids. None forbids nothing; nor does 1, not even what is unknown."""
+    """Holds what the configuration forbids. None forbids nothing; nor does 1, not even what is unknown."""
 
     max_accuracy_drop: float | None = None  # over all questions
     max_kind_drop: float | None = None  # of any kind of question, where it is significant (splitvlm.planning.kinds)
@@ -67,7 +67,7 @@ class PlanLimits:
 
 
 def _worst_drop(line: CostLine) -> float | None:
-    """What the worst kind of question loses; None, unknown, where kinds were not told apart."""
+    """Returns the share that the worst kind of question loses; None, unknown, where kinds were not told apart."""
     return None if line.worst_kind is None else line.worst_kind.drop
 
 
@@ -105,7 +105,7 @@ def nothing_left(lines: Sequence[CostLine], limits: PlanLimits) -> ConfigError:
 
 
 def _nearest(lines: Sequence[CostLine], alone: list[str]) -> str:
-    """What the limit would have to be for one plan to pass."""
+    """Returns a sentence that says what the limit would have to be for one plan to pass."""
     if alone == ["max_accuracy_drop"]:
         return _least("drop of any plan", alone[0], [line.accuracy_drop for line in lines], 4)
     if alone == ["max_kind_drop"]:

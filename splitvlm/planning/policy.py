@@ -56,7 +56,7 @@ class _Links(NamedTuple):
 
 
 class LinkView(NamedTuple):
-    """What the policy knows of the link: plain numbers of an estimate."""
+    """Holds what the policy knows of the link: plain numbers of an estimate."""
 
     uplink_bps: float
     rtt_s: float
@@ -70,7 +70,7 @@ class LinkView(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """What is made least: weighted seconds and joules. (1, 0) is latency alone, (0, 1) energy alone."""
+    """Says what is made least: weighted seconds and joules. (1, 0) is latency alone, (0, 1) energy alone."""
 
     latency_weight: float = 1.0
     energy_weight_per_j: float = 0.0
@@ -246,7 +246,7 @@ class Policy:
         return total
 
     def _reason_to_keep(self, best: float, current: float, spread: float, now_s: float) -> str:
-        """Why the current plan stays although another one is better; empty when it should not."""
+        """Returns why the current plan stays although another one is better; empty when it should not."""
         if current > VASTLY * best:
             return ""
         margin = min(self._margin + MARGIN_PER_SPREAD * spread, MAX_MARGIN)

@@ -1,4 +1,4 @@
-"""What both sides of one model measured, as a value: plans and simulations are made from it without the nodes."""
+"""Profiles are what both sides of one model measured, as a value: plans and simulations are made from it without the nodes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ AccuracySource = Literal["measured", "borrowed", "none"]
 
 @dataclass(frozen=True, slots=True)
 class Profiles:
-    """What both sides measured for one model, and where that was. `accuracy` holds drops."""
+    """Holds what both sides measured for one model, and on which machines. `accuracy` holds drops."""
 
     model: str
     machine: str

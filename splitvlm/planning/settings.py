@@ -17,14 +17,14 @@ from splitvlm.settings import Section
 
 
 class ObjectiveWeights(Section):
-    """What a second and a joule cost, when both count."""
+    """Says what a second and a joule cost, when both count."""
 
     latency_weight: float = Field(1.0, ge=0, description="for each second of latency")
     energy_weight_per_j: float = Field(0.0, ge=0, description="for each joule of the device")
 
 
 class Planning(Section):
-    """Which plans may be used. Null and empty forbid nothing; a limit forbids what nobody measured."""
+    """Says which plans may be used. Null and empty forbid nothing; a limit forbids what nobody measured."""
 
     cuts: list[CutText] = Field([], description="allowed cuts; empty is all")
     levels: list[str] = Field([], description="allowed codec levels; empty is all")

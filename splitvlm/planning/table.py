@@ -45,7 +45,7 @@ def build_table(lines: Sequence[CostLine], limits: PlanLimits, version: int) -> 
 
 
 def dominates(one: CostLine, other: CostLine) -> bool:
-    """Whether `one` is at most as slow as `other` on every link and for every length of answer."""
+    """Returns whether `one` is at most as slow as `other` on every link and for every length of answer."""
     return all(map(operator.le, _coefficients(one), _coefficients(other)))
 
 
@@ -73,7 +73,7 @@ def _envelope(lines: tuple[CostLine, ...]) -> tuple[CostLine, ...]:
 
 
 def envelope(lines: Sequence[CostLine], rtt_s: float, n_tokens: int) -> list[tuple[float, CostLine]]:
-    """Which line is the fastest at which rate: (highest uplink_bps of its span, line), from fast links to slow ones.
+    """Returns which line is the fastest at which rate: (highest uplink_bps of its span, line), from fast links to slow ones.
 
     The first span begins at infinity. Exact: latency is linear in 1 / uplink_bps, so this is the lower hull of lines, by
     Graham's scan. A table of many lines must not cost much more than one of few: peers say how many there are.

@@ -1,4 +1,4 @@
-"""What was measured once and counts again: a folder of small files named by what they depend on.
+"""Keeps what was measured once in a folder of small files, each named by what it depends on.
 
 The folder is the user's cache (splitvlm.files.folders), else one that goes with the process. Nodes keep their profiles there,
 and `splitvlm profile` what it has measured so far. Whatever is removed is measured again; a folder that cannot be written keeps

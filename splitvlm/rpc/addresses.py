@@ -1,4 +1,4 @@
-"""What an address `host:port` means: it is parsed here, never compared as a string."""
+"""Parses addresses `host:port`, which are never compared as strings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who calls: the node and role in the caller's certificate, and the check that the role may make the call."""
+"""Reads the node and role from the caller's certificate, and checks that the role may make the call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What device and cloud must have in common before anything is computed: protocol, weights, processor, codec, dtype."""
+"""Compares what device and cloud must share before anything is computed: protocol, weights, processor, codec, dtype."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What whole messages of the control plane may hold, in both directions: checked once, where they enter.
+"""Checks whole messages of the control plane, in both directions, once, where they enter.
 
 Nodes and orchestrator trust each other with no more than the control plane needs. A message with a wrong part is refused whole
 with UsageError, and changes nothing. Profiles, limits, drops and lines are checked where plans.py parses them.

@@ -1,4 +1,4 @@
-"""What a node says of its own certificates while it runs: that one expires soon, and that it has expired."""
+"""Warns of a node's own certificates while it runs: that one expires soon, and that it has expired."""
 
 from __future__ import annotations
 

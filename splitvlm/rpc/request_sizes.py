@@ -1,4 +1,4 @@
-"""What a request's messages weigh on an open session, in bytes of the sealed, serialised envelopes (DESIGN.md, law 2).
+"""Computes what a request's messages weigh on an open session, in bytes of the sealed, serialised envelopes (DESIGN.md, law 2).
 
 They are those of a request under the plan and length of the request before, whose payload goes in one segment. The session's
 set-up is counted apart.

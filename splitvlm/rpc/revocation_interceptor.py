@@ -1,4 +1,4 @@
-"""Who may not call: holders of certificates that are revoked or have expired.
+"""Refuses callers whose certificates are revoked or have expired.
 
 TLS looks at a certificate once, when a connection opens, and gRPC's knows no revocation. So every call is looked at when it
 begins, and the streams among them every second while they run.

@@ -1,4 +1,4 @@
-"""How far a picture is from the drawn pictures that the embedded model was trained on.
+"""Measures how far a picture is from the drawn pictures that the embedded model was trained on.
 
 A picture is described by 63 numbers of its 64 x 64 pixels: means and spreads of brightness and two colour differences,
 how strong its edges are at three scales, and the colours of a grid of 4 x 4. `distance` is the least squared Mahalanobis

@@ -1,4 +1,4 @@
-"""How questions are put: several phrasings of each, so that a model can't lean on one wording.
+"""Puts questions in several phrasings, so that a model can't lean on one wording.
 
 `{things}` is a plural such as "red cells", `{thing}` a singular with its article such as "a lake", `{the}` the same
 with "the". A phrasing is chosen at random for each question.

@@ -1,4 +1,4 @@
-"""What a drawn picture holds: things at pixel positions, and facts about the whole.
+"""A scene is what a drawn picture holds: things at pixel positions, and facts about the whole.
 
 Positions are pixels of a 256 x 256 picture, x to the right and y downwards. Nothing here draws.
 """

@@ -1,1 +1,1 @@
-"""What the command line runs besides the nodes: demo, verify, profile, emulated runs, and the launcher of processes."""
+"""Holds what the command line runs besides the nodes: demo, verify, profile, emulated runs, and the launcher of processes."""

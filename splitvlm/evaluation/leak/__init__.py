@@ -1,1 +1,1 @@
-"""How much of a picture comes back from what crosses a cut (`splitvlm leak`)."""
+"""Measures how much of a picture comes back from what crosses a cut (`splitvlm leak`)."""

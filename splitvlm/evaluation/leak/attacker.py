@@ -27,7 +27,7 @@ LIFTS: Final = ("linear", "random")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Attacker:
-    """What was learned of one cut and level."""
+    """Holds the regression that was learned for one cut and level."""
 
     lift: str
     projection: F32  # [9C, U] of the random features
@@ -139,7 +139,7 @@ def _normed(rows: F32, mean: F32, spread: F32) -> F32:
 
 
 def _lifted(rows: F32, lift: str, projection: F32) -> F32:
-    """What the regression sees, with a one at its end."""
+    """Returns the regression's inputs, with a 1 at the end of each row."""
     if lift == "random":
         centre = rows.shape[1] // 9
         rows = np.concatenate([np.maximum(rows @ projection, 0), rows[:, 4 * centre : 5 * centre]], axis=1)

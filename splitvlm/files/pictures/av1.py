@@ -1,4 +1,4 @@
-"""What an AV1 bitstream says before it is decoded: its largest frame, and how many frames it holds.
+"""Reads what an AV1 bitstream says before it is decoded: its largest frame, and how many frames it holds.
 
 AV1 specification, 5.3 (OBU headers) and 5.5 (sequence header). Frames that are not shown cost as much as those that are.
 """

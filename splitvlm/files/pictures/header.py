@@ -1,4 +1,4 @@
-"""What a picture file is, told by its header, and whether it is opened: before any pixel is decoded.
+"""Tells by a picture file's header what it is and whether it may be opened, before any pixel is decoded.
 
 `decoded_bytes` is an upper bound of the memory that opening takes at its peak, above what the file's own bytes took before:
 the decoder's buffers, the decoded picture, and the copies on the way to an upright RGB picture.

@@ -1,4 +1,4 @@
-"""What a walk over a file's own structure finds. No walk decodes a pixel, and none takes time beyond the file's length."""
+"""A layout is what a walk over a file's structure finds. No walk decodes a pixel, none takes time beyond the file's length."""
 
 from __future__ import annotations
 

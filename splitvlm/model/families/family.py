@@ -1,4 +1,4 @@
-"""What a family of models must say so that its models can be divided.
+"""A family says what must be known of its models to divide them.
 
 Shape letters: B batch (1), N tiles or crops, P patches, V visual tokens, T prompt tokens, Q new tokens, D width.
 A family names where the stages of the model are, and runs them by transformers' own forwards. It keeps no state of a

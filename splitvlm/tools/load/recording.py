@@ -1,4 +1,4 @@
-"""What simulated devices send: payloads of drawn scenes, made once by the device's part of the model and sent again and again.
+"""Records what simulated devices send: payloads of drawn scenes, made once by the device's part and sent again and again.
 
 Only the cloud is under load then. The answers are real; that a device made the payload just before is what is simulated.
 """

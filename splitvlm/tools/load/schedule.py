@@ -1,4 +1,4 @@
-"""When simulated devices ask, and how long their answers may become. Pure: a seed in, plain numbers out.
+"""Decides when simulated devices ask, and how long their answers may become. Pure: a seed in, plain numbers out.
 
 The two kinds of load are those of `vllm bench serve`: a *closed loop* keeps a fixed number of requests under way, each device
 asking again when its answer has ended; an *open loop* asks by the clock, as a Poisson process, even if the node lags behind.

@@ -1,4 +1,4 @@
-"""What was seen of one request. Times are seconds of `time.perf_counter`, less the run's start."""
+"""Holds the times that were seen of one request. Times are seconds of `time.perf_counter`, less the run's start."""
 
 from __future__ import annotations
 
