@@ -27,7 +27,10 @@ class CloudLimits(Section):
         description="payloads, opened pictures and decoded features of the requests that run; a device alone gets half",
     )
     kv_budget_bytes: int = Field(
-        2 * 2**30, ge=2**20, description="keys and values of the answers that run; a device alone gets half"
+        2 * 2**30,
+        ge=2**20,
+        description="keys and values of the answers that run, a device alone gets half; what they leave is for remembered "
+        "pictures",
     )
     max_payload_bytes: int = Field(64 * 2**20, ge=1_024, le=2**30, description="of one request")
     max_upload_s: float = Field(
@@ -36,7 +39,9 @@ class CloudLimits(Section):
     max_new_tokens: int = Field(512, ge=1, le=4_096, description="tokens that a device may ask for in one answer")
     idle_session_s: float = Field(600.0, gt=0, description="a session without a request is closed after so long")
     remembered_bytes: int = Field(
-        512 * 2**20, ge=0, description="for pictures that were asked about, of all devices; 0 remembers none"
+        512 * 2**20,
+        ge=0,
+        description="for pictures that were asked about, of all devices, within `kv_budget_bytes`; 0 remembers none",
     )
     remembered_s: float = Field(
         600.0, gt=0, description="a picture that is not asked about again is forgotten after so long"

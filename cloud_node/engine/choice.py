@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from cloud_node.engine.lane import Lane
@@ -13,8 +14,12 @@ if TYPE_CHECKING:
     from splitvlm.model.parts import CloudPart
 
 
-def make_engine(kind: EngineKind, part: CloudPart, waits: RecentMean, kv_budget_bytes: int) -> Engine:
+def make_engine(
+    kind: EngineKind, part: CloudPart, waits: RecentMean, kv_budget_bytes: int, leave: Callable[[int], None]
+) -> Engine:
     """Returns an engine for the part; `waits` is told how long each of its jobs waited, in seconds.
+
+    `leave` is told how many bytes of the budget cached prefixes may take, whenever that changes.
 
     Raises UsageError for a model that the engine does not run, and ConfigError where the engine is not installed.
     """
@@ -24,4 +29,4 @@ def make_engine(kind: EngineKind, part: CloudPart, waits: RecentMean, kv_budget_
         return VllmEngine(part, kv_budget_bytes, Lane("torch", waits))
     from cloud_node.engine.torch_engine import TorchEngine
 
-    return TorchEngine(part, kv_budget_bytes, lambda between: Lane("torch", waits, between=between))
+    return TorchEngine(part, kv_budget_bytes, lambda between: Lane("torch", waits, between=between), leave)

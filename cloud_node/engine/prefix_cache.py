@@ -6,6 +6,8 @@ another one sent, nor learns by timing whether it did.
 
 from __future__ import annotations
 
+import logging
+import sys
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
@@ -15,6 +17,8 @@ from PIL import Image
 
 from cloud_node.engine.protocol import CachedPrefix
 from splitvlm.domain import Plan
+
+_log = logging.getLogger("splitvlm.cloud.engine")
 
 
 def picture_bytes(picture: Image.Image) -> int:
@@ -39,20 +43,33 @@ class PrefixEntry:
 class PrefixCache:
     """Holds pictures of all devices, at most `max_bytes`, none unused for longer than `max_age_s`. Single-threaded.
 
+    Keys and values of prefixes count in the engine's budget, too, of which they get what running answers leave (`leave`).
     Where room is short, the device that has most gives its oldest: none can drive out what others sent.
     """
 
     def __init__(self, max_bytes: int, max_age_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._max_bytes = max_bytes
+        self._max_kv_bytes = sys.maxsize  # until an engine with a budget says less
         self._max_age_s = max_age_s
         self._clock = clock
         self._devices: dict[str, OrderedDict[bytes, tuple[PrefixEntry, float]]] = {}  # each least recently used first
         self._held: Counter[str] = Counter()  # bytes by device
+        self._kv_bytes = 0
 
     @property
     def num_bytes(self) -> int:
         """Memory that all entries hold."""
         return self._held.total()
+
+    @property
+    def kv_bytes(self) -> int:
+        """Memory that the prefixes of all entries hold, without pictures."""
+        return self._kv_bytes
+
+    def leave(self, kv_bytes: int) -> None:
+        """Takes another bound on the memory of prefixes, which counts at once: entries go until it holds."""
+        self._max_kv_bytes = kv_bytes
+        self._trim()
 
     def use(self, max_bytes: int, max_age_s: float) -> None:
         """Takes other limits, which count at once."""
@@ -62,10 +79,11 @@ class PrefixCache:
     def put(self, device: str, name: bytes, kept: PrefixEntry) -> bool:
         """Keeps an entry in place of the name's last one; returns whether it has room."""
         self._take(device, name)
-        if kept.num_bytes > self._max_bytes:
+        if kept.num_bytes > self._max_bytes or kept.prefix.num_bytes > self._max_kv_bytes:
             return False
         self._devices.setdefault(device, OrderedDict())[name] = (kept, self._clock())
         self._held[device] += kept.num_bytes
+        self._count(kept.prefix.num_bytes)
         self._trim()
         return self._entry(device, name) is not None
 
@@ -87,7 +105,7 @@ class PrefixCache:
         for device, entries in list(self._devices.items()):
             while entries and next(iter(entries.values()))[1] < oldest_s:
                 self._take(device, next(iter(entries)))
-        while self.num_bytes > self._max_bytes:
+        while self.num_bytes > self._max_bytes or self._kv_bytes > self._max_kv_bytes:
             [(device, _)] = self._held.most_common(1)
             self._take(device, next(iter(self._devices[device])))
 
@@ -96,5 +114,10 @@ class PrefixCache:
         if entry is None:
             return
         self._held[device] -= entry[0].num_bytes
+        self._count(-entry[0].prefix.num_bytes)
         if not self._devices[device]:
             del self._devices[device], self._held[device]
+
+    def _count(self, kv_bytes: int) -> None:
+        self._kv_bytes += kv_bytes
+        _log.debug("prefixes", extra={"prefix_bytes": self._kv_bytes})

@@ -16,7 +16,9 @@ from typing import TypeVar
 
 import torch
 
-from cloud_node.engine.kv_budget import KvBudget, RowKind
+from cloud_node.engine.kv_admission import KvAdmission
+from cloud_node.engine.kv_budget import KvBudget
+from cloud_node.engine.kv_rows import RowKind
 from cloud_node.engine.lane import BUSY_WINDOW_S, Lane
 from cloud_node.engine.protocol import JobTimes, MemoryNeed, SequenceRequest
 from cloud_node.engine.recent import RecentMean
@@ -43,10 +45,20 @@ _log = logging.getLogger("splitvlm.cloud.engine")
 class TorchEngine:
     """Implements `Engine` (protocol.py)."""
 
-    def __init__(self, part: CloudPart, kv_budget_bytes: int, make_lane: Callable[[Callable[[], bool]], Lane]) -> None:
-        """`make_lane` makes the engine's own thread from what is to run between two jobs."""
+    def __init__(
+        self,
+        part: CloudPart,
+        kv_budget_bytes: int,
+        make_lane: Callable[[Callable[[], bool]], Lane],
+        leave: Callable[[int], None] = lambda _num_bytes: None,
+    ) -> None:
+        """`make_lane` makes the engine's own thread from what is to run between two jobs.
+
+        `leave` is told how many bytes of the budget cached prefixes may take, whenever that changes.
+        """
         self.part = part
-        self.budget = KvBudget(kv_budget_bytes, self._row_bytes, rows_held)
+        budget = KvBudget(kv_budget_bytes, self._row_bytes, rows_held)
+        self.admission = KvAdmission(budget, leave, self.expected_queue_s)
         self._decoder = BatchedDecoder(part)
         self._running: list[TorchSequence] = []
         self._prompts: Turns[TorchSequence] = Turns()  # that wait to be read in chunks, devices in turn
@@ -88,12 +100,11 @@ class TorchEngine:
         return MemoryNeed(boundary_bytes(dict(request.inputs)) + read, 0)
 
     def start(self, request: SequenceRequest) -> TorchSequence:
-        kind = self._kind(request)
-        self.budget.reserve(request.device, kind)
-        return TorchSequence(self, request, kind)
+        row = self.admission.admit(request.device, self._kind(request), request.max_new_tokens)
+        return TorchSequence(self, request, row)
 
     def use(self, kv_budget_bytes: int) -> None:
-        self.budget.max_bytes = kv_budget_bytes
+        self.admission.use(kv_budget_bytes)
 
     async def in_turn(self, device: str, job: Callable[[], T]) -> tuple[T, JobTimes]:
         return await self.lane.run(device, job)

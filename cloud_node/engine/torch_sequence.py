@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import torch
 
-from cloud_node.engine.kv_budget import RowKind
+from cloud_node.engine.kv_admission import KvRow
 from cloud_node.engine.protocol import CachedPrefix, SequenceRequest, SequenceTimes
 from splitvlm.domain import IMAGE, CutKind
 from splitvlm.errors import SplitvlmError
@@ -36,13 +36,13 @@ _log = logging.getLogger("splitvlm.cloud.engine")
 class TorchSequence:
     """Implements `Sequence` (protocol.py). Its tokens wait in a queue until they are read."""
 
-    def __init__(self, engine: TorchEngine, request: SequenceRequest, kind: RowKind) -> None:
+    def __init__(self, engine: TorchEngine, request: SequenceRequest, kv_row: KvRow) -> None:
         self.times = SequenceTimes()
         self.cancelled = threading.Event()
         self.row: DecodingRow
         self._engine = engine
         self._request = request
-        self._kind: RowKind | None = kind  # None once its row was given back
+        self._kv_row = kv_row
         self._run: UpperRun | None = None  # once its prompt was read,
         self._chunked: UpperRun | None = None  # and while it waits to be read in chunks, or is
         self._queued_s = 0.0  # of time.perf_counter: since when it waits for that
@@ -188,7 +188,7 @@ class TorchSequence:
         self._run = run
         self._hand_over(token_id)
         if run.finished:
-            self._call(self._end, None)
+            self._call(self._end, None, prefix)
         else:
             self.row = self._engine.row(run)
             self._engine.join(self)
@@ -201,6 +201,7 @@ class TorchSequence:
 
     def _hand_over(self, token_id: int) -> None:
         self._num_tokens += 1
+        self._kv_row.note_token()
         if self._num_tokens > len(self._request.resume_token_ids):
             self._call(self._tokens.put_nowait, token_id)
 
@@ -211,21 +212,16 @@ class TorchSequence:
 
     # And this in the event loop.
 
-    def _end(self, error: Exception | None) -> None:
-        self._give_back()
+    def _end(self, error: Exception | None, prefix: Prefix | None = None) -> None:
+        self._kv_row.give_back()
         if error is not None and not isinstance(error, SplitvlmError):
             error = SplitvlmError("The cloud node failed at this request; its log says why.")
         self._tokens.put_nowait(error)
-        self._settle(error)
+        self._settle(error or prefix)
 
     def _settle(self, outcome: Prefix | Exception | None) -> None:
         if not self._read.done():
             self._read.set_result(outcome)
-
-    def _give_back(self) -> None:
-        if self._kind is not None:
-            self._engine.budget.release(self._request.device, self._kind)
-            self._kind = None
 
     async def _begin_tiles(self) -> TiledRun:
         run = await self._turn("prefill_s", lambda: _tiled_run(self._engine.part, self._request))

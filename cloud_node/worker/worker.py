@@ -49,13 +49,14 @@ class EngineWorker:
         self._identity = identity
         self._limits = limits
         self._waits = RecentMean(QUEUE_WINDOW_S)
+        prefix_cache = PrefixCache(limits.remembered_bytes, limits.remembered_s)
         self.runtime = Runtime(
             part=part,
             codec=codec,
-            engine=make_engine(engine, part, self._waits, limits.kv_budget_bytes),
+            engine=make_engine(engine, part, self._waits, limits.kv_budget_bytes, prefix_cache.leave),
             pictures=Lane("pictures", self._waits),
             admission=Admission(limits, self.expected_queue_s),
-            prefix_cache=PrefixCache(limits.remembered_bytes, limits.remembered_s),
+            prefix_cache=prefix_cache,
         )
 
     async def serve(self, device: str, stream: EnvelopeStream) -> None:

@@ -196,6 +196,13 @@ async def test_another_question_goes_on_from_the_prefix(
     assert engine.close()
 
 
+async def test_a_picture_may_be_kept_whose_answer_is_one_token(engine: Engine) -> None:
+    sequence = engine.start(asked("scenes-like", TOKENS, keep_prefix=True, max_new_tokens=1).request)
+    assert await sequence.prefill() is not None
+    assert [token_id async for token_id in sequence] == undivided("scenes-like")[:1]
+    sequence.cancel()
+
+
 async def test_what_nobody_asked_to_keep_is_not_kept(engine: Engine) -> None:
     for question in (asked("scenes-like", TOKENS), asked("scenes-like", Cut.parse("lm:1"), keep_prefix=True)):
         sequence = engine.start(question.request)
@@ -383,5 +390,5 @@ async def test_prompts_that_are_given_up_while_they_wait_free_their_memory_and_h
     await idle(engine)
     if isinstance(engine, TorchEngine):
         async with asyncio.timeout(20):
-            while engine.budget.held_bytes:  # noqa: ASYNC110 (given back in the event loop, after the thread)
+            while engine.admission.budget.held_bytes:  # noqa: ASYNC110 (given back in the event loop, after the thread)
                 await asyncio.sleep(0.001)

@@ -14,12 +14,15 @@ import grpc
 import pytest
 from PIL import Image
 
+from cloud_node.engine.kv_rows import RowKind
+from cloud_node.engine.torch_engine import TorchEngine
 from cloud_node.settings import CloudLimits
 from cloud_node.worker import payload as payloads
 from edge_node.answering.answerer import cloud_is_usable
 from edge_node.cloud.session import CloudSession
 from splitvlm.crypto.identity import Identity, Role
 from splitvlm.errors import CapacityError, DeadlineExceeded
+from splitvlm.model.batch.decoder import LEAST_CAPACITY
 from splitvlm.rpc.channels import open_channel
 from splitvlm.wire.v1 import data_pb2 as pb
 from tests.nodes import Cloud, Device, Keys, cloud_node, device, until
@@ -101,6 +104,29 @@ async def test_memory_for_requests_is_counted_before_it_is_taken_and_comes_back(
         await until(lambda: admission.working_bytes == 0)
         assert (await camera.ask(PLAN, PICTURE, QUESTION, 2)).token_ids
         await until(lambda: admission.working_bytes == 0)
+
+
+async def test_a_question_waits_until_others_leave_memory_for_caches(model: str, keys: Keys) -> None:
+    async with (
+        cloud_node(model, keys, limits=CloudLimits(kv_budget_bytes=2**20)) as cloud,
+        device(model, cloud, keys.identity("edge-1", Role.EDGE)) as camera,
+    ):
+        engine = cloud.worker.runtime.engine
+        assert isinstance(engine, TorchEngine)
+        budget, kind = engine.admission.budget, RowKind(engine.part.spec.lm_layers, LEAST_CAPACITY)
+        others = []
+        with contextlib.suppress(CapacityError):
+            for number in range(100):
+                others.append(engine.admission.admit(f"other-{number}", kind, 8))
+        assert len(others) < 100
+        asking = asyncio.create_task(camera.ask(PLAN, PICTURE, QUESTION, 2))
+        await until(lambda: "edge-1" in budget._line)
+        for row in others:
+            row.give_back()
+        report = await asyncio.wait_for(asking, 20)
+        assert report.token_ids
+        assert [fault.code for fault in report.faults] == ["capacity"]
+        await until(lambda: budget.held_bytes == 0)
 
 
 @pytest.mark.parametrize("alone", [True, False])

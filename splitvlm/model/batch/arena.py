@@ -23,6 +23,11 @@ class CacheArena:
         self.keys: list[torch.Tensor] = []  # [S, H, T, d] of each layer
         self.values: list[torch.Tensor] = []
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory of all rows that are allocated."""
+        return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
+
     def add(self, layers: Sequence[LayerCache]) -> int:
         """Copies a sequence's cache into a new row; returns its index."""
         self._resize(self.num_rows + 1, layers)

@@ -46,6 +46,11 @@ class BatchedDecoder:
         self._arenas: dict[tuple[int, int], tuple[CacheArena, list[DecodingRow]]] = {}  # by first layer and capacity
         self._slices: dict[int, nn.Module] = {}
 
+    @property
+    def cache_bytes(self) -> int:
+        """Memory of the keys and values of all rows that are allocated."""
+        return sum(arena.num_bytes for arena, _ in self._arenas.values())
+
     def add(self, run: UpperRun) -> DecodingRow:
         """Takes a sequence whose first token was chosen."""
         row = DecodingRow(run, capacity_of(run.most_tokens))
