@@ -4,12 +4,12 @@
     death_s   = from a cloud node's end to the arrival of the last device's table without it
 
 - Every simulated node has a certificate, a connection with mutual TLS, and the node's own control client: it registers and
-  beats as it is told, and each device keeps its plan stream open. Devices start fifty at a time. There is no model: profiles
-  come from examples/profiles/scenes.json, in ten kinds of devices, whose profiles differ by a factor.
+  sends heartbeats as it is told, and each device keeps its plan stream open. Devices start fifty at a time. There is no model:
+  profiles come from examples/profiles/scenes.json, in ten kinds of devices, whose profiles differ by a factor.
 - Steady state: queues of cloud nodes are drawn around 20 ms, 2 ms apart, and each few seconds one node's rises to 100 ms and
   falls again, which moves devices. Link reports, which come with questions only, are left out.
-- A cloud node ends without a word, just after a beat: it beats no more and its connection is
-  closed. Three missed beats mean death.
+- A cloud node ends without a word, just after a heartbeat: it sends no more and its connection is
+  closed. Three missed heartbeats mean death.
 - Unfair: all nodes are in one process on the same machine, so that round trips take no time; what they take of the other
   cores slows nothing down that is measured, as long as there are some.
 
@@ -53,20 +53,20 @@ PROFILES = Path(__file__).parents[1] / "examples/profiles/scenes.json"
 KINDS = 10
 AT_ONCE = 50
 QUIET_QUEUE_S, NOISE_S, BUSY_QUEUE_S, BUSY_PERIOD_S = 0.02, 0.001, 0.1, 5.0
-BEAT_S = 0.05  # that a beat may take
+HEARTBEAT_S = 0.05  # that a heartbeat may take
 READY_TIMEOUT_S = 300.0
 MIB = 2**20
 
 
 @dataclass
 class SimulatedCloud:
-    """Beats with a queue that wobbles."""
+    """Sends heartbeats with a queue that wobbles."""
 
     number: int
     client: ControlClient
     profile: CloudProfile
     busy: Callable[[], int]  # the number of the node whose queue is long
-    beats: asyncio.Event = field(default_factory=asyncio.Event)
+    heartbeats: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def address(self) -> str:
@@ -89,13 +89,13 @@ class SimulatedCloud:
     def _beat(self) -> pb.HeartbeatRequest:
         queue_s = BUSY_QUEUE_S if self.busy() == self.number else QUIET_QUEUE_S
         queue_s += random.uniform(-NOISE_S, NOISE_S)
-        self.beats.set()
+        self.heartbeats.set()
         return pb.HeartbeatRequest(node=f"cloud-{self.number}", queue_us=int(1e6 * queue_s))
 
 
 @dataclass
 class SimulatedDevice:
-    """Beats and follows its plan stream."""
+    """Sends heartbeats and follows its plan stream."""
 
     number: int
     client: ControlClient
@@ -190,9 +190,9 @@ async def _measured(
         tables = sum(device.tables for device in devices) - tables
         memory_mib = process.memory_info().rss / MIB
         dying = clouds[-1]
-        dying.beats.clear()
-        await dying.beats.wait()
-        await asyncio.sleep(BEAT_S)  # the worst moment is just after a beat
+        dying.heartbeats.clear()
+        await dying.heartbeats.wait()
+        await asyncio.sleep(HEARTBEAT_S)  # the worst moment is just after a heartbeat
         died_s = time.monotonic()
         cloud_tasks[-1].cancel()
         await dying.client.close()

@@ -1,4 +1,4 @@
-"""The cloud node's side of the control plane: register with its profile, beat with its load."""
+"""The cloud node's side of the control plane: register with its profile, send heartbeats with its load."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Membership:
     def _tell_profile(self, profile: CloudProfile) -> None:
         del self._entry.clouds[:]
         self._entry.clouds.append(cloud_profile_to_wire(profile))
-        self._client.register_again()
+        self._client.renew_registration()
 
 
 def registration(settings: CloudSettings, address: str, offer: pb.Registration) -> pb.Registration:

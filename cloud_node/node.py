@@ -84,7 +84,7 @@ async def _started(settings: CloudSettings, identity: Identity | None) -> Starte
 def _local(settings: CloudSettings, identity: Identity | None) -> Started:
     from cloud_node.pools.local import LocalPool
     from cloud_node.worker.loading import load_worker, measured
-    from splitvlm.profiling.kept_profiles import renew
+    from splitvlm.profiling.cached_profiles import renew
 
     worker = load_worker(settings, identity)
 

@@ -38,13 +38,13 @@ class CloudLimits(Section):
     )
     max_new_tokens: int = Field(512, ge=1, le=4_096, description="tokens that a device may ask for in one answer")
     idle_session_s: float = Field(600.0, gt=0, description="a session without a request is closed after so long")
-    remembered_bytes: int = Field(
+    prefix_cache_bytes: int = Field(
         512 * 2**20,
         ge=0,
-        description="for pictures that were asked about, of all devices, within `kv_budget_bytes`; 0 remembers none",
+        description="for the prefixes of all devices' pictures, within `kv_budget_bytes`; 0 caches none",
     )
-    remembered_s: float = Field(
-        600.0, gt=0, description="a picture that is not asked about again is forgotten after so long"
+    prefix_cache_s: float = Field(
+        600.0, gt=0, description="the prefix of a picture that is not asked about is evicted after so long"
     )
     drain_s: float = Field(10.0, ge=0, description="running requests may take so long to end after SIGTERM")
 

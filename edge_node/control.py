@@ -45,14 +45,14 @@ class EdgeControl:
     def limits_changed(self) -> None:
         """Tell the orchestrator this node's limits again, for a table that follows them."""
         self._registration.limits.CopyFrom(limits_to_wire(self._runtime.settings.plan_limits()))
-        self._client.register_again()
+        self._client.renew_registration()
 
     def profile_changed(self, profile: DeviceProfile) -> None:
         """Tell the orchestrator what this device costs by a new measurement."""
         slower = slowed(profile, self._runtime.engine.slowdown)
         del self._registration.devices[:]
         self._registration.devices.append(device_profile_to_wire(slower))
-        self._client.register_again()
+        self._client.renew_registration()
 
     def _beat(self) -> pb.HeartbeatRequest:
         self._runtime.orchestrator_reachable = self._client.reachable
@@ -73,7 +73,7 @@ class EdgeControl:
                 error = self._client.note(rpc_error)
                 self._runtime.orchestrator_reachable = self._client.reachable
                 self._planner.no_table = str(error)
-                self._client.register_again()  # one that started again does not know this node
+                self._client.renew_registration()  # one that started again does not know this node
             failures += 1
             await asyncio.sleep(retry_s(failures, error))
 

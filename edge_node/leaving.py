@@ -16,7 +16,7 @@ from edge_node.settings import EdgeSettings
 from splitvlm.bundle import open_bundle
 from splitvlm.domain import DEVICE, Plan
 from splitvlm.model.loading import load_device
-from splitvlm.profiling.kept_profiles import kept_device_profile
+from splitvlm.profiling.cached_profiles import cached_device_profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def may_leave(settings: EdgeSettings) -> Leaving:
     rows: list[Row] = []
     if any(cut != DEVICE for cut in cuts):
         part = load_device(model.name, cuts, device=model.device, dtype=model.dtype, threads=model.threads)
-        profile = kept_device_profile(part, cuts, bundle, model).profile
+        profile = cached_device_profile(part, cuts, bundle, model).profile
         limits = settings.planning.limits()
         rows = [
             Row(Plan(cut, level), door.leak(Plan(cut, level)), size, profile.token_bytes.get((cut, level), 0))

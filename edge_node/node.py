@@ -27,7 +27,7 @@ from splitvlm.model.spec import ModelSpec
 from splitvlm.node.lifecycle import background, end_now, identity_of, print_ready, stop_signals, until
 from splitvlm.node.reload import reloading
 from splitvlm.planning.profiles import slowed
-from splitvlm.profiling.kept_profiles import kept_device_profile, renew
+from splitvlm.profiling.cached_profiles import cached_device_profile, renew
 from splitvlm.rpc.compatibility import compatibility
 from splitvlm.rpc.control_client import ControlClient
 from splitvlm.rpc.limits import MAX_LOCAL_MESSAGE_BYTES
@@ -56,7 +56,7 @@ async def run(settings: EdgeSettings, source: Path | None = None) -> None:
         work, renewal, client, control = [], [], None, None
         if settings.orchestrator:
             client = ControlClient(settings.orchestrator, identity)
-            known = kept_device_profile(engine.part, cuts, bundle, model)
+            known = cached_device_profile(engine.part, cuts, bundle, model)
             entry = registration(
                 runtime, address, engine.part.spec.weights_hash, slowed(known.profile, engine.slowdown)
             )

@@ -16,7 +16,7 @@ from splitvlm.planning.policy import Choice, LinkView
 from splitvlm.planning.table import PlanTable, deciding_rates
 
 VARIANTS = (FULL,)  # of the device's part that this node has
-AGAIN_BYTES = 150  # of a question about a picture that is remembered, sealed
+QUESTION_BYTES = 150  # of a question whose picture is in the prefix cache, sealed
 
 
 class Planner:
@@ -124,22 +124,22 @@ class Planner:
         return plan
 
     def choose(
-        self, wanted: str, link: LinkEstimate | None, cloud_reachable: bool, known: Plan | None = None
+        self, wanted: str, link: LinkEstimate | None, cloud_reachable: bool, cached: Plan | None = None
     ) -> Choice:
-        """`wanted` is the caller's plan, or empty; under `known` the cloud remembers the picture.
+        """Chooses the plan: `wanted` by the caller, if not empty. Under the plan `cached` the cloud has the picture's prefix.
 
         Raises UsageError, PrivacyRefused, PeerUnavailable.
         """
         if wanted:
-            return self._given(self.checked(wanted), "asked for", link)
+            return self._choice_of(self.checked(wanted), "asked for", link)
         if self._fixed is not None:
-            return self._given(self._fixed, "fixed by planning.fixed_plan", link)
+            return self._choice_of(self._fixed, "fixed by planning.fixed_plan", link)
         table = self.table
         if table is None:
             return self._without_table()
         view = _view(link) if link else LinkView(1.0, 1.0, 0.0)
         choice = self._policy.pick(
-            table if known is None else _again(table, known),
+            table if cached is None else _with_cached_prefix(table, cached),
             view,
             self._settings.expected_tokens,
             time.monotonic(),
@@ -152,7 +152,7 @@ class Planner:
             )
         return choice
 
-    def _given(self, plan: Plan, reason: str, link: LinkEstimate | None) -> Choice:
+    def _choice_of(self, plan: Plan, reason: str, link: LinkEstimate | None) -> Choice:
         line = next((line for line in self.table.lines if line.plan == plan), None) if self.table else None
         if line is None or link is None:
             return Choice(plan, 0.0, 0.0, reason)
@@ -168,14 +168,14 @@ class Planner:
         )
 
 
-def _again(table: PlanTable, known: Plan) -> PlanTable:
+def _with_cached_prefix(table: PlanTable, cached: Plan) -> PlanTable:
     """Returns what plans cost a picture whose prefix is cached under one of them: that one sends the question only.
 
     Its prefill was not measured and is shorter than what the line says.
     """
     lines = (
-        replace(line, device_s=0.0, encode_s=0.0, decode_s=0.0, payload_bytes=AGAIN_BYTES)
-        if line.plan == known
+        replace(line, device_s=0.0, encode_s=0.0, decode_s=0.0, payload_bytes=QUESTION_BYTES)
+        if line.plan == cached
         else line
         for line in table.lines
     )

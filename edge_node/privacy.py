@@ -31,8 +31,8 @@ class PrivacyDoor:
         return self._settings.mode == "device_only"
 
     @property
-    def may_be_remembered(self) -> bool:
-        """Tells whether a cloud node may keep anything of a picture after its answer."""
+    def may_cache_prefix(self) -> bool:
+        """Tells whether a cloud node may cache a picture's prefix after its answer."""
         return self._settings.mode is None
 
     def leak(self, plan: Plan) -> float | None:

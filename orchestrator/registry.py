@@ -19,10 +19,10 @@ from splitvlm.planning.costs import CloudProfile, DeviceProfile
 from splitvlm.planning.kinds import AccuracyDrop
 from splitvlm.planning.limits import PlanLimits
 
-MISSED_BEATS = 3
-EDGE_BEATS, MOST_EDGE_BEAT_S = 400.0, 300.0
-"""A device is to beat once in so many periods, and once in five minutes at least: an idle one on a metered link has few bytes
-a day. In between its open plan stream says that it lives."""
+MISSED_HEARTBEATS = 3
+EDGE_HEARTBEATS, MOST_EDGE_HEARTBEAT_S = 400.0, 300.0
+"""A device sends a heartbeat once in so many periods, and once in five minutes at least: an idle one on a metered link has few
+bytes a day. In between its open plan stream says that it lives."""
 MAX_NODES = 10_000
 FORGOTTEN_AFTER_S = 3_600.0  # a node that has been silent for so long is not listed any more
 QUEUE_STEP_S, QUEUE_STEP_SHARE = 0.005, 0.25
@@ -78,7 +78,7 @@ Node = EdgeNode | CloudNode
 
 
 @dataclass(slots=True)
-class _Seat:
+class _NameHolder:
     """Holds a name, who holds it, and the holder's last sign of life."""
 
     node: Node
@@ -86,16 +86,16 @@ class _Seat:
     alive_until_s: float  # without another sign of life
     has_stream: bool = False  # of plans, open
     contested: bool = False  # another living process wanted the name: nobody succeeds the holder before it is dead
-    predecessor: _Seat | None = None  # may live still
+    predecessor: _NameHolder | None = None  # may live still
 
 
 class Registry:
-    """Knows the nodes that registered. A node is alive until it has missed three beats."""
+    """Knows the nodes that registered. A node is alive until it has missed three heartbeats."""
 
     def __init__(self, heartbeat_s: float, max_nodes: int = MAX_NODES) -> None:
         self._heartbeat_s = heartbeat_s
         self._max_nodes = max_nodes
-        self._seats: dict[str, _Seat] = {}
+        self._holders: dict[str, _NameHolder] = {}
         self._living_clouds: dict[str, dict[str, CloudNode]] = {}  # by weights, then by name
         self._generations: dict[str, int] = {}  # by weights
         self._counter = itertools.count(1)
@@ -105,94 +105,94 @@ class Registry:
         self._heartbeat_s = heartbeat_s
 
     def period_of(self, name: str) -> float:
-        """Returns how often the node of that name is to beat, in seconds."""
-        return self.period_s(self._seats[name].node)
+        """Returns how often the node of that name is to send a heartbeat, in seconds."""
+        return self.period_s(self._holders[name].node)
 
     def period_s(self, node: Node) -> float:
-        """Returns how often the node is to beat."""
+        """Returns how often the node is to send a heartbeat, in seconds."""
         if isinstance(node, CloudNode):
             return self._heartbeat_s
-        return max(self._heartbeat_s, min(EDGE_BEATS * self._heartbeat_s, MOST_EDGE_BEAT_S))
+        return max(self._heartbeat_s, min(EDGE_HEARTBEATS * self._heartbeat_s, MOST_EDGE_HEARTBEAT_S))
 
     def register(self, node: Node, now_s: float) -> None:
         """Makes the node the holder of its name. Raises ConfigError where another living one is, CapacityError without room."""
-        seat = self._seats.get(node.name)
-        if seat is not None and seat.node.origin.instance != node.origin.instance:
-            seat = self._succeed(seat, node, now_s)
-        elif seat is not None:
-            seat.node = node
+        holder = self._holders.get(node.name)
+        if holder is not None and holder.node.origin.instance != node.origin.instance:
+            holder = self._succeed(holder, node, now_s)
+        elif holder is not None:
+            holder.node = node
         else:
             self._make_room(now_s)
-            seat = _Seat(node, now_s, now_s)
-        self._see(seat, now_s)
-        self._seats[node.name] = seat
-        self._put_in_pool(seat.node)
+            holder = _NameHolder(node, now_s, now_s)
+        self._see(holder, now_s)
+        self._holders[node.name] = holder
+        self._put_in_pool(holder.node)
 
-    def beat(self, name: str, instance: str, now_s: float, *, queue_s: float = 0.0) -> bool:
-        """Note a sign of life; returns whether tables depend on what it changed.
+    def note_heartbeat(self, name: str, instance: str, now_s: float, *, queue_s: float = 0.0) -> bool:
+        """Notes a sign of life. Returns whether tables depend on what it changed.
 
         Raises UsageError where the node must register, ConfigError where another living process has its name.
         """
-        seat = self._holding(name, instance, now_s)
-        self._see(seat, now_s)
-        node = seat.node
+        holder = self._holding(name, instance, now_s)
+        self._see(holder, now_s)
+        node = holder.node
         if not isinstance(node, CloudNode):
             return False
         if _moved(node.queue_s, queue_s):
-            seat.node = node = replace(node, queue_s=round(queue_s / QUEUE_STEP_S) * QUEUE_STEP_S)
+            holder.node = node = replace(node, queue_s=round(queue_s / QUEUE_STEP_S) * QUEUE_STEP_S)
         return self._put_in_pool(node)
 
     def leave(self, name: str, instance: str) -> bool:
-        """Forget a node that stops, if it holds its name; returns whether tables depend on it."""
-        seat = self._seats.get(name)
-        if seat is None or seat.node.origin.instance != instance:
+        """Removes a node that stops, if it holds its name. Returns whether tables depend on it."""
+        holder = self._holders.get(name)
+        if holder is None or holder.node.origin.instance != instance:
             return False
-        del self._seats[name]
+        del self._holders[name]
         return self._drop_from_pool(name)
 
     def stream_changed(self, name: str, instance: str, now_s: float, *, is_open: bool) -> None:
         """Notes whether a device has its plan stream open: without one it is dead as soon as a silent cloud node."""
-        seat = self._seats.get(name)
-        if seat is not None and seat.node.origin.instance != instance:
-            seat = seat.predecessor
-        if seat is not None and seat.node.origin.instance == instance:
-            seat.has_stream = is_open
-            self._see(seat, now_s)
+        holder = self._holders.get(name)
+        if holder is not None and holder.node.origin.instance != instance:
+            holder = holder.predecessor
+        if holder is not None and holder.node.origin.instance == instance:
+            holder.has_stream = is_open
+            self._see(holder, now_s)
 
     def expire(self, now_s: float) -> bool:
-        """Take note of cloud nodes that have died of silence; returns whether there are any."""
+        """Notes the cloud nodes that have died of silence. Returns whether there are any."""
         living = [node for pool in self._living_clouds.values() for node in pool.values()]
         dead = [node for node in living if not self.is_alive(node.name, now_s)]
         return any([self._drop_from_pool(node.name) for node in dead])
 
     def forget(self, now_s: float) -> None:
-        """Drop nodes that have been silent for long."""
-        for name in [name for name, seat in self._seats.items() if now_s - seat.seen_s > FORGOTTEN_AFTER_S]:
-            del self._seats[name]
+        """Drops nodes that have been silent for long."""
+        for name in [name for name, holder in self._holders.items() if now_s - holder.seen_s > FORGOTTEN_AFTER_S]:
+            del self._holders[name]
             self._drop_from_pool(name)
 
     def nodes(self) -> list[Node]:
         """Returns all registered nodes, silent ones included until they are dropped."""
-        return [seat.node for seat in self._seats.values()]
+        return [holder.node for holder in self._holders.values()]
 
     def silent_s(self, name: str, now_s: float) -> float:
         """Returns seconds since the node's last sign of life."""
-        return now_s - self._seats[name].seen_s
+        return now_s - self._holders[name].seen_s
 
     def is_alive(self, name: str, now_s: float) -> bool:
         """Tells whether a registered node has sent a heartbeat lately enough. Raises KeyError for an unknown name."""
-        return now_s <= self._seats[name].alive_until_s
+        return now_s <= self._holders[name].alive_until_s
 
     def edge(self, name: str) -> EdgeNode | None:
         """Returns the edge node of that name, or None where no edge node has it."""
-        seat = self._seats.get(name)
-        return seat.node if seat is not None and isinstance(seat.node, EdgeNode) else None
+        holder = self._holders.get(name)
+        return holder.node if holder is not None and isinstance(holder.node, EdgeNode) else None
 
     def check_holder(self, name: str, instance: str, now_s: float) -> None:
         """Raises ConfigError where another living process has the name; a name that nobody has is anyone's."""
-        seat = self._seats.get(name)
-        if seat is not None and seat.node.origin.instance != instance and self.is_alive(name, now_s):
-            raise _name_taken(seat.node)
+        holder = self._holders.get(name)
+        if holder is not None and holder.node.origin.instance != instance and self.is_alive(name, now_s):
+            raise _name_taken(holder.node)
 
     def clouds_for(self, edge: EdgeNode) -> tuple[CloudNode, ...]:
         """Returns living cloud nodes with the device's weights."""
@@ -202,57 +202,57 @@ class Registry:
         """Returns another number whenever `clouds_for` devices with these weights gives something else."""
         return self._generations.get(weights_hash, 0)
 
-    def _succeed(self, seat: _Seat, node: Node, now_s: float) -> _Seat:
-        """Returns the name's new seat, for a process that does not hold it. Raises ConfigError."""
-        if (reinstated := self._reinstated(seat, node.origin.instance, now_s)) is not None:
+    def _succeed(self, holder: _NameHolder, node: Node, now_s: float) -> _NameHolder:
+        """Returns the name's new holder, for a process that does not hold it. Raises ConfigError."""
+        if (reinstated := self._reinstated(holder, node.origin.instance, now_s)) is not None:
             reinstated.node = node
-            self._drop_from_pool(seat.node.name)
+            self._drop_from_pool(holder.node.name)
             return reinstated
         alive = self.is_alive(node.name, now_s)
-        if alive and (seat.contested or not node.origin.may_succeed(seat.node.origin)):
-            raise _name_taken(seat.node, node)
-        self._drop_from_pool(seat.node.name)
-        seat.predecessor = None  # one is remembered, not a chain
-        return _Seat(node, now_s, now_s, predecessor=seat if alive else None)
+        if alive and (holder.contested or not node.origin.may_succeed(holder.node.origin)):
+            raise _name_taken(holder.node, node)
+        self._drop_from_pool(holder.node.name)
+        holder.predecessor = None  # one is remembered, not a chain
+        return _NameHolder(node, now_s, now_s, predecessor=holder if alive else None)
 
-    def _holding(self, name: str, instance: str, now_s: float) -> _Seat:
-        seat = self._seats.get(name)
-        if seat is None:
+    def _holding(self, name: str, instance: str, now_s: float) -> _NameHolder:
+        holder = self._holders.get(name)
+        if holder is None:
             raise UsageError(f"{name} is not registered.", advice="Register first.")
-        if seat.node.origin.instance == instance:
-            return seat
-        if (reinstated := self._reinstated(seat, instance, now_s)) is not None:
-            self._drop_from_pool(seat.node.name)
-            self._seats[name] = reinstated
+        if holder.node.origin.instance == instance:
+            return holder
+        if (reinstated := self._reinstated(holder, instance, now_s)) is not None:
+            self._drop_from_pool(holder.node.name)
+            self._holders[name] = reinstated
             return reinstated
         if self.is_alive(name, now_s):
-            raise _name_taken(seat.node)
+            raise _name_taken(holder.node)
         raise UsageError(f"{name} is not registered.", advice="Register first.")
 
-    def _reinstated(self, seat: _Seat, instance: str, now_s: float) -> _Seat | None:
-        """Returns the seat of a predecessor that was taken for dead and speaks."""
-        before = seat.predecessor
+    def _reinstated(self, holder: _NameHolder, instance: str, now_s: float) -> _NameHolder | None:
+        """Returns the holder of a predecessor that was taken for dead and speaks."""
+        before = holder.predecessor
         if before is None or before.node.origin.instance != instance or now_s > before.alive_until_s:
             return None
         before.contested = True
         return before
 
-    def _see(self, seat: _Seat, now_s: float) -> None:
-        period_s = self.period_s(seat.node) if seat.has_stream else self._heartbeat_s
-        seat.seen_s, seat.alive_until_s = now_s, now_s + MISSED_BEATS * period_s
+    def _see(self, holder: _NameHolder, now_s: float) -> None:
+        period_s = self.period_s(holder.node) if holder.has_stream else self._heartbeat_s
+        holder.seen_s, holder.alive_until_s = now_s, now_s + MISSED_HEARTBEATS * period_s
 
     def _make_room(self, now_s: float) -> None:
         """Raises CapacityError."""
-        if len(self._seats) < self._max_nodes:
+        if len(self._holders) < self._max_nodes:
             return
-        name = min(self._seats, key=lambda name: self._seats[name].alive_until_s)
+        name = min(self._holders, key=lambda name: self._holders[name].alive_until_s)
         if self.is_alive(name, now_s):
             raise CapacityError(
                 f"The orchestrator knows {self._max_nodes} living nodes, and takes no more.",
                 advice="Run another orchestrator for other nodes.",
-                retry_after_s=MISSED_BEATS * self._heartbeat_s,
+                retry_after_s=MISSED_HEARTBEATS * self._heartbeat_s,
             )
-        del self._seats[name]
+        del self._holders[name]
         self._drop_from_pool(name)
 
     def _put_in_pool(self, node: Node) -> bool:
@@ -287,5 +287,5 @@ def _name_taken(holder: Node, other: Node | None = None) -> ConfigError:
     return ConfigError(
         f"The name {holder.name} belongs to another living node, at {holder.origin}{beside}.",
         advice="Give each node a name of its own (`node`), with keys of its own; a node that stopped frees its name at once, "
-        "one that was killed after three missed beats.",
+        "one that was killed after three missed heartbeats.",
     )

@@ -21,7 +21,7 @@ from splitvlm.errors import Cancelled, CapacityError, PermissionRefused
 from splitvlm.rpc.authorization import require_role
 from splitvlm.rpc.control_messages import (
     MAX_LISTED_NODES,
-    check_beat,
+    check_heartbeat,
     check_leave,
     check_registration,
     check_report,
@@ -35,7 +35,7 @@ from splitvlm.wire.v1 import control_pb2_grpc
 
 _log = logging.getLogger("splitvlm.orchestrator")
 CALLS_AT_ONCE = 20.0
-CALLS_PER_BEAT = 2.0  # in the long run a node may call so often in each period of beats,
+CALLS_PER_HEARTBEAT = 2.0  # in the long run a node may call so often in each period of heartbeats,
 CALLS_PER_S = 1.0  # and so often besides
 REGISTRATIONS_AT_ONCE, REGISTRATIONS_PER_S = 6.0, 0.2  # besides: each may make a table of many plans
 LISTED_BYTES = 96 * 1024  # of a reply that lists nodes: with what frames them it stays below a message's limit
@@ -86,10 +86,10 @@ class ControlServicer(control_pb2_grpc.ControlServicer):
     @unary
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Any) -> pb.HeartbeatReply:
         """Notes that a node is alive, and how long requests wait at a cloud node."""
-        check_beat(request)
+        check_heartbeat(request)
         await self._admit(context, request.node, Role.EDGE, Role.CLOUD)
         queue_s = 1e-6 * request.queue_us
-        if self._registry.beat(request.node, request.instance, time.monotonic(), queue_s=queue_s):
+        if self._registry.note_heartbeat(request.node, request.instance, time.monotonic(), queue_s=queue_s):
             self._publisher.load_changed()
         return pb.HeartbeatReply(heartbeat_ms=self._heartbeat_ms(request.node))
 
@@ -168,7 +168,7 @@ class ControlServicer(control_pb2_grpc.ControlServicer):
             await asyncio.sleep(REFUSAL_PAUSE_S)
             raise CapacityError(
                 f"{caller} calls the orchestrator too often.",
-                advice=f"Nodes beat once in {self._heartbeat_s:g} s; is another process using its keys?",
+                advice=f"Nodes send one heartbeat in {self._heartbeat_s:g} s; is another process using its keys?",
                 retry_after_s=wait_s,
             )
 
@@ -184,7 +184,7 @@ class ControlServicer(control_pb2_grpc.ControlServicer):
 
 
 def _calls_per_s(heartbeat_s: float) -> float:
-    return CALLS_PER_S + CALLS_PER_BEAT / heartbeat_s
+    return CALLS_PER_S + CALLS_PER_HEARTBEAT / heartbeat_s
 
 
 def _node(request: pb.Registration, host: str) -> Node:

@@ -15,7 +15,9 @@ class OrchestratorSettings(Section):
 
     node: NodeName = Field("orchestrator", description="name of this node, as in its certificate")
     listen: Address = Field("127.0.0.1:7441", description="host:port for all nodes")
-    heartbeat_s: float = Field(0.75, ge=0.1, le=60, description="how often nodes beat; dead after three missed beats")
+    heartbeat_s: float = Field(
+        0.75, ge=0.1, le=60, description="period of nodes' heartbeats; a node is dead after three missed ones"
+    )
     accuracy: dict[PlanText, Annotated[float, Field(ge=0, le=1)]] = Field(
         {},
         description="accuracy drop of plans, e.g. `tokens/int2: 0.004` for 0.4 points; counts before what was measured",

@@ -13,7 +13,7 @@
     ├── CapacityError        exit 8   the other node is full; try again later
     ├── DeadlineExceeded     exit 9   no answer in time
     ├── Cancelled            exit 10  the request was given up by its caller, or a node is stopping
-    └── Forgotten            exit 5   the cloud node does not remember a picture any more; devices send it again by themselves
+    └── PrefixEvicted        exit 5   the prefix of a picture is not cached any more; devices send the picture by themselves
 
 Each error has a stable `code` (it crosses the wire as the gRPC trailer `splitvlm-error`), the gRPC status that it maps to,
 an exit code, one public sentence, and optional advice. Detail that could tell a peer about us goes to the log, never here.
@@ -123,7 +123,7 @@ class Cancelled(SplitvlmError):
 
 
 class PrefixEvicted(SplitvlmError):
-    code = "forgotten"
+    code = "prefix-evicted"
     grpc_status = "NOT_FOUND"
     exit_code = 5
 

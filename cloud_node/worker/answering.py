@@ -36,7 +36,7 @@ class Answering:
         steps: asyncio.Queue[bytes],
         reservation: MemoryReservation,
     ) -> None:
-        """Raises UsageError for a plan that is not served, PrefixEvicted for a picture that is not remembered."""
+        """Raises UsageError for a plan that is not served, PrefixEvicted for a picture whose prefix is gone."""
         self._runtime = runtime
         self._device = device
         self._plan = Plan.parse(begin.plan)
@@ -44,20 +44,20 @@ class Answering:
         self._steps = steps
         self._reservation = reservation
         _check_served(runtime, self._plan)
-        known = self._remembered() if begin.prefix_cached else None
-        self._is_known = known is not None
-        self._payload = Payload(runtime, device, begin, segments, reservation, known)
+        entry = self._cached_prefix() if begin.prefix_cached else None
+        self._prefix_cached = entry is not None
+        self._payload = Payload(runtime, device, begin, segments, reservation, entry)
         self.end = End()
 
-    def _remembered(self) -> PrefixEntry:
+    def _cached_prefix(self) -> PrefixEntry:
         entry = self._runtime.prefix_cache.get(self._device, self._begin.picture)
         if entry is None or entry.plan != self._plan:
-            raise PrefixEvicted("The cloud node does not remember this picture.", advice="Send it again.")
+            raise PrefixEvicted("The cloud node no longer has the prefix of this picture.", advice="Send it again.")
         return entry
 
     async def tokens(self) -> AsyncGenerator[int, None]:
         """Yields the tokens after those that another node gave. Raises SplitvlmError, and what libraries raise."""
-        engine, keep = self._runtime.engine, len(self._begin.picture) == PICTURE_NAME_BYTES and not self._is_known
+        engine, keep = self._runtime.engine, len(self._begin.picture) == PICTURE_NAME_BYTES and not self._prefix_cached
         request = await self._payload.request(keep_prefix=keep)
         need = engine.memory_needed(request)
         self._reservation.become(need.prefill_bytes + need.cache_bytes + self._payload.picture_bytes)
@@ -65,7 +65,7 @@ class Answering:
         sequence = engine.start(request)
         del request  # its tensors are the sequence's, and go when that has read them
         try:
-            self.end.remembered = self._keep(await self._prefilled(sequence, num_tiles))
+            self.end.prefix_stored = self._store_prefix(await self._prefilled(sequence, num_tiles))
             self._reservation.become(need.cache_bytes)
             await self._feed(sequence, num_tokens)
             async for token_id in sequence:
@@ -90,10 +90,10 @@ class Answering:
             for _ in range(num_steps):
                 sequence.feed(partial(self._payload.step, await self._steps.get()))
 
-    def _keep(self, prefix: CachedPrefix | None) -> bool:
-        """Remembers the picture for another question; returns whether it is remembered."""
+    def _store_prefix(self, prefix: CachedPrefix | None) -> bool:
+        """Puts the picture's prefix into the cache. Returns whether it is there."""
         picture, self._payload.picture = self._payload.picture, None
-        if self._is_known:
+        if self._prefix_cached:
             return True
         return prefix is not None and self._runtime.prefix_cache.put(
             self._device, self._begin.picture, PrefixEntry(self._plan, prefix, picture)

@@ -14,7 +14,7 @@ from splitvlm.errors import ConfigError, UsageError
 from splitvlm.model.loading import load_cloud
 from splitvlm.model.spec import ModelSpec
 from splitvlm.planning.costs import CloudProfile
-from splitvlm.profiling.kept_profiles import Kept, kept_cloud_profile
+from splitvlm.profiling.cached_profiles import CachedProfile, cached_cloud_profile
 from splitvlm.rpc.compatibility import compatibility
 from splitvlm.rpc.profiles import accuracy_to_wire, cloud_profile_to_wire
 from splitvlm.wire.v1.control_pb2 import Registration
@@ -24,7 +24,7 @@ class Measured(NamedTuple):
     """Holds what a worker serves and costs."""
 
     offer: Registration  # without the node's name and addresses, which are the front end's
-    profile: Kept[CloudProfile]
+    profile: CachedProfile[CloudProfile]
 
 
 def load_worker(settings: CloudSettings, identity: Identity | None) -> EngineWorker:
@@ -48,7 +48,7 @@ async def measured(worker: EngineWorker, settings: CloudSettings) -> Measured:
     """Measures the worker, unless it was measured before on this machine."""
     part, codec, model = worker.runtime.part, worker.runtime.codec, settings.model
     cuts = served_cuts(settings, part.spec)
-    profile = await worker.measure(partial(kept_cloud_profile, part, cuts, codec, model))
+    profile = await worker.measure(partial(cached_cloud_profile, part, cuts, codec, model))
     offer = Registration(
         model=model.name,
         weights_hash=part.spec.weights_hash,

@@ -122,7 +122,7 @@ class Payload:
         return inputs
 
     async def _from_question(self, picture: Image.Image | None, data: bytes) -> Boundary:
-        """Returns the prompt's ids of another question. At the cut `image` they are made here, from the remembered picture."""
+        """Returns the prompt's ids of another question. At the cut `image` they are made here, from the cached picture."""
         if picture is not None:
             self._reservation.more(self._part.preparation_bytes(*picture.size))
             return await self._prepared(lambda: self._part.prompt(picture, self._begin.question))

@@ -17,7 +17,7 @@ class Upload:
 
     begin: Begin
     max_payload_bytes: int
-    is_picture: bool = field(init=False)  # opened here, also where it is remembered from before
+    is_picture: bool = field(init=False)  # opened here, also where its prefix is cached
     began_s: float = field(default_factory=time.perf_counter, init=False)
     segments_left: int = field(default=0, init=False)  # to come
     _declared: int = field(default=0, init=False)  # bytes of this segment, and of all so far

@@ -27,7 +27,7 @@ from splitvlm.wire.v1.data_pb2 import Compatibility
 
 T = TypeVar("T")
 
-QUEUE_WINDOW_S = 2.0  # below three beats of 0.75 s: by then an idle node has said that its queue is empty
+QUEUE_WINDOW_S = 2.0  # below three heartbeats of 0.75 s: by then an idle node has said that its queue is empty
 
 _log = logging.getLogger("splitvlm.cloud")
 
@@ -49,7 +49,7 @@ class EngineWorker:
         self._identity = identity
         self._limits = limits
         self._waits = RecentMean(QUEUE_WINDOW_S)
-        prefix_cache = PrefixCache(limits.remembered_bytes, limits.remembered_s)
+        prefix_cache = PrefixCache(limits.prefix_cache_bytes, limits.prefix_cache_s)
         self.runtime = Runtime(
             part=part,
             codec=codec,
@@ -71,7 +71,7 @@ class EngineWorker:
     def use(self, limits: CloudLimits) -> None:
         """Takes other limits, for sessions that open from now on."""
         self._limits = limits
-        self.runtime.prefix_cache.use(limits.remembered_bytes, limits.remembered_s)
+        self.runtime.prefix_cache.use(limits.prefix_cache_bytes, limits.prefix_cache_s)
         self.runtime.admission.use(limits)
         self.runtime.engine.use(limits.kv_budget_bytes)
 

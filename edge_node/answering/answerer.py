@@ -115,9 +115,9 @@ class Answerer:
         if link is not None:
             link.meter.on_question()
             planner.spent(link.meter.take_bytes())
-        known = link.prefixes.plan_of(picture_name) if link else None
+        cached = link.prefixes.plan_of(picture_name) if link else None
         usable = cloud_is_usable(link.health if link else None, can_finish_alone=planner.can_finish_alone)
-        choice = planner.choose(question.plan, estimate, usable, known)
+        choice = planner.choose(question.plan, estimate, usable, cached)
         assert choice.plan is not None, "it raises where there is none"
         check_crossing(runtime.engine.part.model, choice.plan.cut, question.sampling)
         max_new_tokens = question.max_new_tokens or runtime.settings.planning.max_new_tokens
@@ -133,7 +133,7 @@ class Answerer:
     async def _picture_name(self, link: CloudLink | None, image: Image.Image) -> bytes:
         """Returns the name by which the cloud node may keep the picture's prefix; empty where it may not."""
         runtime = self._runtime
-        may_keep = runtime.settings.planning.prefix_cache and runtime.privacy.may_be_remembered
+        may_keep = runtime.settings.planning.prefix_cache and runtime.privacy.may_cache_prefix
         return await runtime.engine.aside(link.prefixes.name_of, image) if link is not None and may_keep else b""
 
     def _fallbacks(self, choice: Choice, *, num_standby: int) -> Fallbacks:

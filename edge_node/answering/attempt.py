@@ -91,7 +91,7 @@ class CloudAttempt(TokenSource):
         """Sends a payload: the only way from here to a cloud node. Raises PrivacyRefused before anything leaves."""
         self._privacy.check(payload.plan)
         terms = self._terms
-        picture_name = terms.picture_name if self._privacy.may_be_remembered else b""
+        picture_name = terms.picture_name if self._privacy.may_cache_prefix else b""
         if payload.segments.complete:
             self._progress.advance(Stage.LEFT_DEVICE)
         return link.answer(

@@ -45,7 +45,7 @@ class State:
     node: int = 0  # index of the cloud node that is asked, among those that the answer may use
     num_nodes: int = 0
     may_finish_alone: bool = False  # the device may finish, and has not been the last resort yet
-    may_ask_again: bool = True  # the last node, whose worker went, was not asked for another one yet
+    may_retry_node: bool = True  # the last node, whose worker went, was not asked for another one yet
     pauses_left: int = PAUSES
     pause_s: float = 0.0  # before the node is asked (PAUSED)
 
@@ -92,8 +92,8 @@ def after(state: State, event: Event) -> State:
         return replace(state, phase=Phase.COMPLETE)
     if state.node + 1 < state.num_nodes:
         return replace(state, phase=Phase.TAKING_OVER, node=state.node + 1)
-    if state.may_ask_again and event.may_leave and _worker_went(event.error):
-        return replace(state, phase=Phase.TAKING_OVER, may_ask_again=False)
+    if state.may_retry_node and event.may_leave and _worker_went(event.error):
+        return replace(state, phase=Phase.TAKING_OVER, may_retry_node=False)
     if state.may_finish_alone:
         return replace(state, phase=Phase.ALONE, may_finish_alone=False)
     return _after_refusal(state, event)

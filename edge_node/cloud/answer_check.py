@@ -53,14 +53,14 @@ class AnswerCheck:
         longest = len(self._token_ids) == self._answer.max_new_tokens
         if not self.complete or end.reason != (pb.End.REASON_LENGTH if longest else pb.End.REASON_EOS):
             raise self._wrong("ended the answer before its end, or for a wrong reason")
-        if end.remembered and not self._request.picture_name:
-            raise self._wrong("remembers a picture that it was not asked to remember")
+        if end.prefix_stored and not self._request.picture_name:
+            raise self._wrong("caches the prefix of a picture that it was not asked to cache")
         times = CloudTimes(
             decode_s=1e-6 * end.decode_us,
             queue_s=1e-6 * end.queue_us,
             prefill_s=1e-6 * end.prefill_us,
             tokens_s=1e-6 * end.tokens_us,
-            prefix_kept=end.remembered,
+            prefix_stored=end.prefix_stored,
         )
         self._require_within(times.total_s, elapsed_s)
         return times

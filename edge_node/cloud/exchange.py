@@ -15,7 +15,7 @@ class CloudTimes:
     queue_s: float = 0.0
     prefill_s: float = 0.0
     tokens_s: float = 0.0
-    prefix_kept: bool = False  # it keeps the picture's prefix for another question
+    prefix_stored: bool = False  # it keeps the picture's prefix for another question
 
     @property
     def total_s(self) -> float:

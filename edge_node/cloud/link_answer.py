@@ -55,7 +55,7 @@ class LinkAnswer(TokenSource):
             raise
         if token_id is None:
             self._health.on_answer()
-            if self._exchange.cloud.prefix_kept:
+            if self._exchange.cloud.prefix_stored:
                 self._prefixes.add(self._request.picture_name, self._request.payload.plan)
         return token_id
 

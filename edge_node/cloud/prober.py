@@ -61,7 +61,7 @@ class Prober:
             if self._meter.estimator.heard_s is None:
                 await self._measure_first(stub)
             else:
-                await self._measure_again(stub)
+                await self._refresh_estimate(stub)
             self._health.on_answer()
         except SplitvlmError as error:
             self._health.on_probe_error(error)
@@ -93,7 +93,7 @@ class Prober:
         if not self._sessions.idle:
             await self._sessions.warm_up()
 
-    async def _measure_again(self, stub: data_pb2_grpc.DataStub) -> None:
+    async def _refresh_estimate(self, stub: data_pb2_grpc.DataStub) -> None:
         now_s, meter = time.monotonic(), self._meter
         payload_bytes = self._telling_bytes(now_s)
         if not self._health.reachable or meter.schedule.empty_wait_s(now_s, meter.estimator) <= 0:

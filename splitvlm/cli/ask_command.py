@@ -76,7 +76,7 @@ async def ask_once(
 def describe(report: pb.RequestReport, reason: str = "") -> str:
     """Returns what happened to a request: a line, and one more for each node that failed."""
     emulated = f", emulated slow-down {report.emulated_slowdown:g} x" if report.emulated_slowdown > 1 else ""
-    known = ", picture remembered" if report.prefix_cached else ""
+    known = ", prefix cached" if report.prefix_cached else ""
     hedged = ", with the device beside it" if report.hedged else ""
     first = (
         f"plan {report.plan}{hedged}{f' ({reason})' if reason else ''}, answered by {_who(report)}"

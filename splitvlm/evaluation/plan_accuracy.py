@@ -41,7 +41,7 @@ class _Tally:
 
 
 @dataclass
-class _Worker:
+class _ProcessState:
     """Holds what a worker process needs for all of its jobs."""
 
     model: LocalModel
@@ -50,7 +50,7 @@ class _Worker:
     tallies: defaultdict[Plan, _Tally] = field(default_factory=lambda: defaultdict(_Tally))
 
 
-_worker: list[_Worker] = []  # of a worker process
+_process_state: list[_ProcessState] = []  # of a worker process
 
 
 def measure_plans(
@@ -84,11 +84,11 @@ def measure_plans(
 
 def _begin(name: str, bundle: Bundle, cuts: tuple[Cut, ...], levels: frozenset[str]) -> None:
     """Loads the parts once in a worker process."""
-    _worker.append(_Worker(LocalModel.load(name, cuts, bundle=bundle), cuts, levels))
+    _process_state.append(_ProcessState(LocalModel.load(name, cuts, bundle=bundle), cuts, levels))
 
 
 def _measured(examples: Sequence[Example]) -> dict[Plan, _Tally]:
-    worker = _worker[0]
+    worker = _process_state[0]
     worker.tallies = defaultdict(_Tally)
     for example in examples:
         for cut in worker.cuts:
@@ -109,7 +109,7 @@ def _figures(tallies: Mapping[Plan, _Tally], plan: Plan, count: int) -> dict[str
     }
 
 
-def _ask(worker: _Worker, cut: Cut, example: Example) -> None:
+def _ask(worker: _ProcessState, cut: Cut, example: Example) -> None:
     lossless = ""
     for level in worker.model.codec.levels(cut):
         if worker.levels and level not in worker.levels and level != "lossless":

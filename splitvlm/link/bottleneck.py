@@ -59,7 +59,7 @@ class Bottleneck:
         self._backlog_bytes += n_bytes
         return self._free_s
 
-    def hold(self, until_s: float) -> None:
+    def block_until(self, until_s: float) -> None:
         """Lets nothing more leave before this time: the link was cut until then. Waiting packets go first, at once."""
         self._free_s = max(self._free_s, until_s)
 

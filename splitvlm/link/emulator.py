@@ -124,7 +124,7 @@ class LinkEmulator:
     def restore(self) -> None:
         """Lets everything pass again; what waited in a silent cut goes on."""
         for direction in (self.up, self.down):
-            direction.bottleneck.hold(time.monotonic())
+            direction.bottleneck.block_until(time.monotonic())
         self._refusing = False
         self._passable.set()
 

@@ -57,14 +57,14 @@ def check_tile(part: ModelPart, cut: Cut, tile: Boundary, *, first: bool) -> int
 
 
 def check_again_shapes(part: ModelPart, boundary: Boundary) -> None:
-    """Checks the outline of another question about a picture that is remembered."""
+    """Checks the outline of another question about a picture whose prefix is cached."""
     if set(boundary) != {IDS}:
         raise ProtocolError("Another question about a known picture needs the tensor ids, and no other.")
     _check_prompt_shape(part, TOKENS, boundary)
 
 
 def check_cached_prefix(part: ModelPart, prefix: Prefix, boundary: Boundary) -> None:
-    """Checks another question about a remembered picture. Raises PrefixEvicted too, where the prompt begins otherwise."""
+    """Checks another question about a picture whose prefix is cached. Raises PrefixEvicted too, where the prompts differ."""
     check_again_shapes(part, boundary)
     image_tokens = _check_ids(part, boundary)
     if not prefix.begins(boundary[IDS]) or image_tokens != int(

@@ -114,7 +114,7 @@ class ModelPart:
         return Image.fromarray(np.ascontiguousarray(shrunk.transpose(1, 2, 0).astype(np.uint8)))
 
     def prompt(self, image: Image.Image, question: str) -> Boundary:
-        """Returns what crosses where the other side remembers the picture: the prompt's `ids`, no more. Raises UsageError."""
+        """Returns what crosses where the cloud has the picture's prefix: the prompt's `ids`, no more. Raises UsageError."""
         return {IDS: self.inputs(image, question)["input_ids"][0].cpu()}
 
     def see(self, inputs: dict[str, torch.Tensor], layers: int) -> Boundary:

@@ -68,7 +68,7 @@ class Planning(Section):
         }
 
     def policy(self) -> Policy:
-        """Returns a policy that follows these settings and has nothing to remember yet."""
+        """Returns a policy that follows these settings and has no plan in use yet."""
         return Policy(**self.policy_options())  # type: ignore[arg-type]
 
     def limits(self) -> PlanLimits:

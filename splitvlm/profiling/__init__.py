@@ -1,1 +1,1 @@
-"""Measures profiles of a node's own part (measuring.py), and keeps them between starts (cache.py, kept_profiles.py)."""
+"""Measures profiles of a node's own part (measuring.py), and caches them between starts (cache.py, cached_profiles.py)."""

@@ -46,7 +46,7 @@ def _passing_folder() -> TemporaryDirectory[str]:
     return folder
 
 
-def kept(
+def cached(
     name: str,
     facts: Mapping[str, object],
     make: Callable[[], T],
@@ -56,25 +56,25 @@ def kept(
     """Returns what `make` gives, or gave when all `facts`, this machine and the libraries were the same."""
     path = path_of(name, facts)
     try:
-        found = from_bytes(path.read_bytes())
+        result = from_bytes(path.read_bytes())
     except FileNotFoundError:
         pass
     except Exception as error:  # noqa: BLE001  whatever is wrong with a file that only saves time: measure again
         _log.warning("%s cannot be used and is made again: %s", path, error)
     else:
         _log.info("%s taken from %s; remove that file to measure again", name, path)
-        return found
+        return result
     made = make()
     _write(path, to_bytes(made))
     return made
 
 
-def keep(name: str, facts: Mapping[str, object], data: bytes) -> None:
+def store(name: str, facts: Mapping[str, object], data: bytes) -> None:
     """Keeps a result in place of an older one."""
     _write(path_of(name, facts), data)
 
 
-def forget(name: str, facts: Mapping[str, object]) -> None:
+def discard(name: str, facts: Mapping[str, object]) -> None:
     """Removes a result; a missing one is no error."""
     path_of(name, facts).unlink(missing_ok=True)
 
@@ -108,10 +108,10 @@ def _write(path: Path, data: bytes) -> None:
 
 @cache
 def _versions() -> Mapping[str, str]:
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for library in _LIBRARIES:
         try:
-            found[library] = version(library)
+            versions[library] = version(library)
         except PackageNotFoundError:
             continue
-    return found
+    return versions

@@ -1,11 +1,11 @@
 """Measures a node's own part: seconds of every stage, cost of every codec level, bytes on drawn pictures.
 
 A measurement is a generator of steps, each a request or an encoding, that yields how many seconds to pause before the next
-and returns the profile: a node that starts runs them in a row (`measured`), one that serves between its requests (kept.py).
-One warm-up, then medians over a few pictures, each after a pause. Stage times come from one request through the deepest
-(device) or shallowest (cloud) cut, added up below or above each other cut, so that a model of 40 cuts is measured as
-quickly as one of 4. A codec's cost is measured at the first, middle and last cut of each kind and borrowed from the
-nearest of those by the others.
+and returns the profile: a node that starts runs them in a row (`measured`), one that serves, between its requests
+(cached_profiles.py). One warm-up, then medians over a few pictures, each after a pause. Stage times come from one
+request through the deepest (device) or shallowest (cloud) cut, added up below or above each other cut, so that a model of 40
+cuts is measured as quickly as one of 4. A codec's cost is measured at the first, middle and last cut of each kind and borrowed
+from the nearest of those by the others.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import hashlib
 from splitvlm.errors import HandshakeRefused
 from splitvlm.wire.v1 import data_pb2
 
-PROTOCOL_VERSION = 6
+PROTOCOL_VERSION = 7
 
 _NAMES = {
     "protocol_version": "protocol version",

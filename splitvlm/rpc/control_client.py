@@ -1,4 +1,4 @@
-"""A node's client of the control plane: registers, beats, registers again when the orchestrator forgot it, leaves."""
+"""Keeps a node registered at the orchestrator: registers, sends heartbeats, registers anew when it is not known, leaves."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import grpc
 from splitvlm.crypto.identity import Identity, Role
 from splitvlm.errors import CapacityError, DeadlineExceeded, PeerUnavailable, SplitvlmError, UsageError
 from splitvlm.rpc.channels import open_channel, own_certificate_expired
-from splitvlm.rpc.control_messages import beat_period_s
+from splitvlm.rpc.control_messages import heartbeat_period_s
 from splitvlm.rpc.limits import CONTROL_TIMEOUT_S
 from splitvlm.rpc.status import from_rpc
 from splitvlm.wire.v1 import control_pb2 as pb
@@ -46,7 +46,7 @@ class ControlClient:
         self._shown = identity  # as the newest channel shows it
         self._channels = [open_channel(address, identity, Role.ORCHESTRATOR)]  # older ones may carry a stream still
         self.reachable = False
-        self._again = asyncio.Event()
+        self._renewal_asked = asyncio.Event()
         self._leaving = False
         self._noted: set[str] = set()  # sentences that were logged since the last registration
 
@@ -59,24 +59,26 @@ class ControlClient:
             self._channels.append(open_channel(self._address, newest, Role.ORCHESTRATOR))
         return control_pb2_grpc.ControlStub(self._channels[-1])
 
-    def register_again(self) -> None:
-        """Has the registration said again now: it changed, or the orchestrator may have forgotten it."""
-        self._again.set()
+    def renew_registration(self) -> None:
+        """Sends the registration once more now: it changed, or the orchestrator may not have it any more."""
+        self._renewal_asked.set()
 
-    async def stay_registered(self, registration: pb.Registration, beat: Callable[[], pb.HeartbeatRequest]) -> None:
-        """Register, beat, start over whenever the orchestrator does not know us. Ends by cancellation or after `leave`."""
+    async def stay_registered(
+        self, registration: pb.Registration, heartbeat: Callable[[], pb.HeartbeatRequest]
+    ) -> None:
+        """Registers, sends heartbeats, starts over where the orchestrator does not know us. Ends by cancellation or `leave`."""
         failures = 0
         while not self._leaving:
             try:
                 period_s = await self._register(registration)
                 failures = 0
-                await self._beat(period_s, beat)
+                await self._send_heartbeats(period_s, heartbeat)
             except grpc.aio.AioRpcError as error:
                 failures += 1
                 await asyncio.sleep(retry_s(failures, self.note(error)))
 
     async def leave(self, node: str) -> None:
-        """Tell the orchestrator that this node stops: devices get tables without it, and its name is free."""
+        """Tells the orchestrator that this node stops: devices get tables without it, and its name is free."""
         self._leaving = True
         if not self.reachable:
             return
@@ -106,20 +108,20 @@ class ControlClient:
             await channel.close()
 
     async def _register(self, registration: pb.Registration) -> float:
-        """Returns the period of beats that the orchestrator wants."""
-        self._again.clear()
+        """Returns the period of heartbeats that the orchestrator wants, in seconds."""
+        self._renewal_asked.clear()
         registration.instance = self.instance
         reply: pb.RegisterReply = await self.stub.Register(registration, timeout=CONTROL_TIMEOUT_S)
         self.reachable = True
         self._noted.clear()
         _log.info("registered with the %s", self.peer)
-        return beat_period_s(reply)
+        return heartbeat_period_s(reply)
 
-    async def _beat(self, period_s: float, beat: Callable[[], pb.HeartbeatRequest]) -> None:
-        """Beats until the registration must be said again."""
-        wait_s = period_s * random.random()  # nodes that registered together do not beat together
-        while not await self._told_again(wait_s):
-            message = beat()
+    async def _send_heartbeats(self, period_s: float, heartbeat: Callable[[], pb.HeartbeatRequest]) -> None:
+        """Sends heartbeats until the registration must be renewed."""
+        wait_s = period_s * random.random()  # nodes that registered together do not send heartbeats together
+        while not await self._renewal_asked_within(wait_s):
+            message = heartbeat()
             message.instance = self.instance
             try:
                 reply: pb.HeartbeatReply = await self.stub.Heartbeat(message, timeout=CONTROL_TIMEOUT_S)
@@ -128,13 +130,13 @@ class ControlClient:
                     return  # it does not know this node any more
                 raise
             self.reachable = True
-            wait_s = beat_period_s(reply)
+            wait_s = heartbeat_period_s(reply)
 
-    async def _told_again(self, timeout_s: float) -> bool:
-        """Tells whether register_again was called within that time."""
+    async def _renewal_asked_within(self, timeout_s: float) -> bool:
+        """Returns whether renew_registration was called within that time."""
         try:
             async with asyncio.timeout(timeout_s):
-                await self._again.wait()
+                await self._renewal_asked.wait()
         except TimeoutError:
             return False
         return True

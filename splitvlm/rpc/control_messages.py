@@ -29,7 +29,7 @@ from splitvlm.wire.v1 import control_pb2 as pb
 MAX_LISTED_NODES: Final = 1_000  # in one reply, the newest first: 128 KiB hold them
 MAX_REPORTED_PLANS: Final = 256
 MAX_BPS: Final = 1e12
-LEAST_BEAT_S, MOST_BEAT_S = 0.1, 300.0
+LEAST_HEARTBEAT_S, MOST_HEARTBEAT_S = 0.1, 300.0
 
 
 def check_registration(message: pb.Registration) -> None:
@@ -45,7 +45,7 @@ def check_registration(message: pb.Registration) -> None:
         require_dialable(message.address)
 
 
-def check_beat(message: pb.HeartbeatRequest) -> None:
+def check_heartbeat(message: pb.HeartbeatRequest) -> None:
     """Checks a node's heartbeat. Raises UsageError."""
     check_node(message.node)
     check_instance(message.instance)
@@ -88,6 +88,6 @@ def check_table(message: pb.PlanTable) -> None:
     check_line("notice", message.notice, MAX_PROBLEM_CHARS)
 
 
-def beat_period_s(message: pb.RegisterReply | pb.HeartbeatReply) -> float:
-    """Returns how often the orchestrator wants beats, within what a node does: neither a flood nor years of silence."""
-    return min(max(message.heartbeat_ms / 1e3, LEAST_BEAT_S), MOST_BEAT_S)
+def heartbeat_period_s(message: pb.RegisterReply | pb.HeartbeatReply) -> float:
+    """Returns the period of heartbeats that the orchestrator wants, in seconds: neither a flood nor years of silence."""
+    return min(max(message.heartbeat_ms / 1e3, LEAST_HEARTBEAT_S), MOST_HEARTBEAT_S)

@@ -27,7 +27,7 @@ MAX_SEGMENTS = 64
 """The most segments of one payload, which are tiles of a picture: known models cut it into 17 at the most."""
 
 PICTURE_NAME_BYTES = 8
-"""The length of a remembered picture's name, made by the device's secret key: nobody can seek two pictures of one name."""
+"""The bytes of a cached picture's name, made by the device's secret key: nobody can seek two pictures of one name."""
 
 KEEPALIVE_MS = 20_000
 """Below the 30 s after which mobile carriers' NATs forget an idle mapping."""

@@ -14,7 +14,7 @@ from splitvlm.wire.v1 import data_pb2 as pb
 def upload_bytes(payload_bytes: int, question: str = "", picture: bytes = b"") -> int:
     """Returns the bytes of the frames that carry a payload: its first bytes with the request's other fields, then chunks.
 
-    `question` is sent at the cut `image`, `picture` where the cloud node may remember it.
+    `question` is sent at the cut `image`, `picture` where the cloud node may cache its prefix.
     """
     first = pb.Begin(
         payload_bytes=payload_bytes if payload_bytes > CHUNK_BYTES else 0,

@@ -47,7 +47,7 @@ from splitvlm.wire.v1 import local_pb2 as pb
 CUTS = (IMAGE, TOKENS, DEVICE)
 FAST_BPS = 1e8  # the link while the overhead is measured
 PAUSE_S = 0.5  # between them, as in the run
-BY_ITSELF = {"prefix_cache": False}  # the simulator knows no pictures that are remembered
+BY_ITSELF = {"prefix_cache": False}  # the simulator knows no prefix cache
 UNLOADED = 6  # requests of each plan over it
 LOOPBACK = ("127.0.0.1", 0)
 PICTURES = 24

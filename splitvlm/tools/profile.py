@@ -24,8 +24,8 @@ from splitvlm.model.threads import use_threads
 from splitvlm.planning.costs import DeviceProfile, nearest_drops
 from splitvlm.planning.kinds import AccuracyDrop
 from splitvlm.planning.profiles import AccuracySource, Profiles
-from splitvlm.profiling.cache import forget, kept, processor
-from splitvlm.profiling.kept_profiles import device_profile_from_bytes, device_profile_to_bytes, facts_of
+from splitvlm.profiling.cache import cached, discard, processor
+from splitvlm.profiling.cached_profiles import device_profile_from_bytes, device_profile_to_bytes, facts_of
 from splitvlm.profiling.measuring import profile_cloud, profile_device
 from splitvlm.profiling.profile_file import write
 from splitvlm.rpc.profiles import sizes_from_wire, sizes_to_wire
@@ -50,7 +50,7 @@ def profile(model: ModelChoice, pictures: int, out: Path | None) -> Profiles:
     say.print(f"Measuring the device's part of {model.name} ...")
     device = load_device(model.name, [DEVICE], device=model.device, dtype=model.dtype)
     facts = facts_of(device, cuts, codec, model) | {"sizes": pictures}
-    on_device = kept(
+    on_device = cached(
         "measured-device",
         facts,
         lambda: profile_device(device, cuts, bundle),
@@ -58,7 +58,7 @@ def profile(model: ModelChoice, pictures: int, out: Path | None) -> Profiles:
         device_profile_from_bytes,
     )
     say.print(f"Sizes of {pictures} pictures ...")
-    sizes = kept(
+    sizes = cached(
         "measured-sizes", facts, lambda: _sizes(device, codec, pictures, say), _sizes_to_bytes, _sizes_from_bytes
     )
     say.print("Measuring the cloud's part ...")
@@ -80,7 +80,7 @@ def profile(model: ModelChoice, pictures: int, out: Path | None) -> Profiles:
         write(out, result)
         print(f"Wrote {out}.")
     for name in ("measured-device", "measured-sizes"):
-        forget(name, facts)
+        discard(name, facts)
     return result
 
 

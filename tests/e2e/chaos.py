@@ -80,10 +80,12 @@ class Run:
 class Laboratory:
     """`async with Laboratory(folder) as laboratory:` Everything that was started or broken is stopped at its end."""
 
-    def __init__(self, folder: Path, *, remembered_s: float = 0.0, limits: Mapping[str, object] | None = None) -> None:
-        """`remembered_s`: the cloud nodes remember pictures for so long; 0: devices do not ask them to. `limits`: of theirs."""
+    def __init__(
+        self, folder: Path, *, prefix_cache_s: float = 0.0, limits: Mapping[str, object] | None = None
+    ) -> None:
+        """Cloud nodes cache prefixes for `prefix_cache_s`; for 0 devices do not ask them to. `limits` are theirs."""
         self.launcher = Launcher(folder)
-        self._remembered_s = remembered_s
+        self._prefix_cache_s = prefix_cache_s
         self._limits = dict(limits or {})
         self._stack = contextlib.AsyncExitStack()
         self._orchestrator_port, *self._ports = _free_ports(3)
@@ -102,7 +104,7 @@ class Laboratory:
         await self.start_orchestrator()
         for address in self.links:
             await self.start_cloud(address)
-        planning = {"cuts": ["image", "vision:3", "tokens", "lm:2", "device"], "prefix_cache": self._remembered_s > 0}
+        planning = {"cuts": ["image", "vision:3", "tokens", "lm:2", "device"], "prefix_cache": self._prefix_cache_s > 0}
         self.edge = await self.launcher.start(
             "edge",
             {"orchestrator": self.orchestrator.address, "model": {"threads": 1}, "planning": planning}
@@ -132,8 +134,8 @@ class Laboratory:
             "model": {"threads": 1},
             "cuts": ["image", "vision:3", "tokens", "lm:2"],
         }
-        if self._remembered_s:
-            self._limits["remembered_s"] = self._remembered_s
+        if self._prefix_cache_s:
+            self._limits["prefix_cache_s"] = self._prefix_cache_s
         settings["limits"] = self._limits
         self.clouds[address] = await self.launcher.start("cloud", settings, FULL_DISK if number else None)
 

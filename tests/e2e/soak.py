@@ -35,7 +35,7 @@ from tests.e2e.chaos import PLANS, Laboratory, questions
 FAULTS = ("stop", "reset", "half_open", "slow", "no_cloud", "suspend_device")
 OTHER_PLANS = ("tokens/klt3", "vision:3/klt2", "image/webp50", "device", "")
 FAULT_EVERY_S, FAULT_LASTS_S, SAMPLE_EVERY_S = 10.0, 3.0, 1.0
-REMEMBERED_S = 60.0  # short of the settled minute: what the cloud nodes may remember has filled its room by then
+PREFIX_CACHE_S = 60.0  # short of the settled minute: what the cloud nodes may remember has filled its room by then
 LIMITS = {"working_bytes": 256 << 20, "max_upload_s": 60.0}
 GOES_AWAY = 0.1  # of the questions
 SETTLED, WINDOW = 1 / 6, 1 / 10  # of the run
@@ -47,7 +47,7 @@ async def soak(seconds: float, seed: int, folder: Path) -> tuple[Samples, dict[s
     """(time in s, resident MiB, descriptors) by process, and what happened how often."""
     draw, happened = random.Random(seed), defaultdict[str, int](int)
     samples: Samples = defaultdict(list)
-    async with Laboratory(folder, remembered_s=REMEMBERED_S, limits=LIMITS) as laboratory:
+    async with Laboratory(folder, prefix_cache_s=PREFIX_CACHE_S, limits=LIMITS) as laboratory:
         processes = {
             "edge": laboratory.edge,
             "orchestrator": laboratory.orchestrator,

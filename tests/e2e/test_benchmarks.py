@@ -60,6 +60,6 @@ def test_the_orchestrators_benchmark_prints_its_object() -> None:
     sizes = ("--edges", "12", "--clouds", "3", "--seconds", "1", "--settle", "0")
     result = _last_line([sys.executable, "benchmarks/control_plane.py", *sizes])
     assert (result["edges"], result["clouds"]) == (12, 3)
-    assert result["death_s"] > 2, "not before three beats were missed"
+    assert result["death_s"] > 2, "not before three heartbeats were missed"
     assert result["cpu_share"] > 0
     assert result["memory_mib"] > 10

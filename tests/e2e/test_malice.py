@@ -49,7 +49,7 @@ async def test_malicious_clients_take_no_more_than_the_budget_and_good_ones_lose
     launcher: Launcher, only: str
 ) -> None:
     model = tiny_model("scenes-like")
-    limits = {"working_bytes": WORKING_BYTES, "max_sessions": 100, "max_upload_s": 5.0, "remembered_bytes": 0}
+    limits = {"working_bytes": WORKING_BYTES, "max_sessions": 100, "max_upload_s": 5.0, "prefix_cache_bytes": 0}
     orchestrator = await launcher.start("orchestrator", {})
     settings = {"model": {"name": model, "threads": 1}, "limits": limits, "orchestrator": orchestrator.address}
     cloud, good = await launcher.start("cloud", settings), launcher.identity("good", Role.EDGE)

@@ -56,7 +56,7 @@ from tests.samples import tiny_model
 CHANNELS, TOKENS_SEEN = 16, 12
 MOST_PIXELS = 1 << 14
 BOUNDARY_LIMITS = CodecLimits(max_tensors=4, max_dims=4, max_elements=1 << 14, max_decoded_bytes=1 << 16)
-CLOUD_LIMITS = CloudLimits(max_payload_bytes=1 << 16, max_new_tokens=2, remembered_bytes=1 << 20)
+CLOUD_LIMITS = CloudLimits(max_payload_bytes=1 << 16, max_new_tokens=2, prefix_cache_bytes=1 << 20)
 
 
 def boundary(data: bytes) -> None:
@@ -246,7 +246,7 @@ class _Inline:
 
 
 async def _session(data: bytes) -> None:
-    memory, lane = PrefixCache(CLOUD_LIMITS.remembered_bytes, 60.0), cast(Lane, _Inline())
+    memory, lane = PrefixCache(CLOUD_LIMITS.prefix_cache_bytes, 60.0), cast(Lane, _Inline())
     admission = Admission(CLOUD_LIMITS, lambda *_: 0.0)
     runtime = Runtime(
         _part(),
@@ -273,7 +273,7 @@ async def _session(data: bytes) -> None:
     frames = envelopes()
     with contextlib.suppress(SplitvlmError, DecodeError):
         await one.run(frames.__anext__)  # type: ignore[arg-type]
-    assert memory.num_bytes <= CLOUD_LIMITS.remembered_bytes
+    assert memory.num_bytes <= CLOUD_LIMITS.prefix_cache_bytes
     assert admission.working_bytes == 0
 
 

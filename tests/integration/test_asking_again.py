@@ -64,7 +64,7 @@ async def test_another_picture_or_plan_is_sent_whole(camera: Device) -> None:
 
 async def test_what_the_cloud_forgot_is_sent_once_more_over_the_same_session(camera: Device, cloud: Cloud) -> None:
     first = await camera.ask("tokens/lossless", PICTURE, SECOND, remember=True)
-    cloud.servicer.use(CloudLimits(remembered_bytes=0))
+    cloud.servicer.use(CloudLimits(prefix_cache_bytes=0))
     session = camera.link.sessions.idle[0]
     second = await camera.ask("tokens/lossless", PICTURE, SECOND, remember=True)
     assert (second.token_ids, second.prefix_cached) == (first.token_ids, False)

@@ -186,7 +186,7 @@ async def test_a_hostile_request_is_refused_and_its_session_goes_on(scene: Scene
         while (frame := session.stream.open(await session.call.read())).WhichOneof("body") == "receipt":
             pass
         assert frame.WhichOneof("body") == "failure"
-        assert frame.failure.code in ("usage", "protocol", "forgotten")
+        assert frame.failure.code in ("usage", "protocol", "prefix-evicted")
         await session.stream.send(pb.DeviceFrame(begin=request_))
         assert isinstance(await session.call.read(), pb.Envelope)
 

@@ -157,7 +157,7 @@ FAULTS: dict[str, tuple[str, Callable[[], Change]]] = {
     ),
     "an end without a reason": ("protocol", lambda: at("end", pb.CloudFrame(end=pb.End()))),
     "an end that nobody asked for": ("protocol", lambda: end(reason=pb.End.REASON_CANCELLED)),
-    "a picture remembered unasked": ("protocol", lambda: end(remembered=True)),
+    "a picture remembered unasked": ("protocol", lambda: end(prefix_stored=True)),
     "a prefill of five hours": ("protocol", lambda: end(prefill_us=2 * 10**10)),
     "times that overflow": ("protocol", lambda: end(decode_us=2**64 - 1, queue_us=2**64 - 1)),
     "a receipt of too few bytes": ("protocol", lambda: receipt(lambda r: setattr(r, "bytes", r.bytes - 1))),
@@ -168,7 +168,7 @@ FAULTS: dict[str, tuple[str, Callable[[], Change]]] = {
     "a usage failure in mid-answer": ("usage", lambda: after_three(fails("usage"))),
     "a configuration failure": ("config", lambda: at("receipt", fails("config"))),
     "a cancellation": ("cancelled", lambda: after_three(fails("cancelled"))),
-    "a picture forgotten that came along": ("protocol", lambda: at("token", fails("forgotten"))),
+    "a picture forgotten that came along": ("protocol", lambda: at("token", fails("prefix-evicted"))),
     "an unknown failure": ("internal", lambda: at("token", fails("\x1b[31mnonsense"))),
     "no room for 49 days": ("capacity", lambda: at("token", fails("capacity", retry_after_ms=MOST_U32))),
 }

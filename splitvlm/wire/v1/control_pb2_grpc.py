@@ -70,7 +70,7 @@ class ControlServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Register(self, request, context):
-        """Makes a node known, with what it measured of itself. Asked again whenever that changes or the orchestrator was away.
+        """Makes a node known, with what it measured of itself. Called anew whenever that changes or the orchestrator was away.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

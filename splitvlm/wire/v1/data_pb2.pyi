@@ -236,9 +236,9 @@ Global___DeviceFrame: _TypeAlias = DeviceFrame  # noqa: Y015
 class Begin(_message.Message):
     """Starts a request. The payload is a coded boundary, or a coded picture for the cut `image`.
 
-    Plan and max_new_tokens stay empty where they are those of the session's last request. With a `picture` the cloud remembers what it
-    needs for another question about it; with `prefix_cached` that question comes, and the payload is a coded boundary that holds the
-    prompt's `ids` only (cut `image`: nothing). A picture that is not remembered any more is the failure `forgotten`.
+    Plan and max_new_tokens stay empty where they are those of the session's last request. With a `picture` the cloud caches the
+    prefix that another question about it needs; with `prefix_cached` that question comes, and the payload is a coded boundary that
+    holds the prompt's `ids` only (cut `image`: nothing). A picture whose prefix is gone is the failure `prefix-evicted`.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -264,7 +264,7 @@ class Begin(_message.Message):
     question: _builtins.str
     """UTF-8, of the cut `image` only, whose prompt is made in the cloud; at most 16 KiB"""
     picture: _builtins.bytes
-    """the device's name of the picture, by a key of its own: 8 bytes; empty: remember nothing"""
+    """the device's name of the picture, by a key of its own: 8 bytes; empty: cache no prefix"""
     prefix_cached: _builtins.bool
     """the picture was sent before, under the same plan"""
     segments: _builtins.int
@@ -457,7 +457,7 @@ class End(_message.Message):
     QUEUE_US_FIELD_NUMBER: _builtins.int
     PREFILL_US_FIELD_NUMBER: _builtins.int
     TOKENS_US_FIELD_NUMBER: _builtins.int
-    REMEMBERED_FIELD_NUMBER: _builtins.int
+    PREFIX_STORED_FIELD_NUMBER: _builtins.int
     reason: Global___End.Reason.ValueType
     decode_us: _builtins.int
     """decoding the payload"""
@@ -467,8 +467,8 @@ class End(_message.Message):
     """to the first token, without the queue"""
     tokens_us: _builtins.int
     """the rest of the tokens, without the queue"""
-    remembered: _builtins.bool
-    """the picture is kept for a while"""
+    prefix_stored: _builtins.bool
+    """the picture's prefix is in the prefix cache for a while"""
     def __init__(
         self,
         *,
@@ -477,11 +477,11 @@ class End(_message.Message):
         queue_us: _builtins.int = ...,
         prefill_us: _builtins.int = ...,
         tokens_us: _builtins.int = ...,
-        remembered: _builtins.bool = ...,
+        prefix_stored: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_us", b"decode_us", "prefill_us", b"prefill_us", "queue_us", b"queue_us", "reason", b"reason", "remembered", b"remembered", "tokens_us", b"tokens_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_us", b"decode_us", "prefill_us", b"prefill_us", "prefix_stored", b"prefix_stored", "queue_us", b"queue_us", "reason", b"reason", "tokens_us", b"tokens_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -191,7 +191,7 @@ class RequestReport(_message.Message):
     answered_node: _builtins.str
     """the cloud node's address, where `answered_by` is `cloud`"""
     prefix_cached: _builtins.bool
-    """the cloud node remembered the picture: only the question was sent"""
+    """the cloud node had the picture's prefix: only the question was sent"""
     warning: _builtins.str
     """for people: the picture is unlike those that the model knows; empty where it is not, or nobody can say"""
     @_builtins.property

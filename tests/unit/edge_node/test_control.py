@@ -21,7 +21,13 @@ from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut
 from splitvlm.errors import CapacityError, PeerUnavailable, UsageError
 from splitvlm.rpc.channels import connected
 from splitvlm.rpc.control_client import LAST_RETRY_S, ControlClient, retry_s
-from splitvlm.rpc.control_messages import LEAST_BEAT_S, MOST_BEAT_S, beat_period_s, check_beat, check_report
+from splitvlm.rpc.control_messages import (
+    LEAST_HEARTBEAT_S,
+    MOST_HEARTBEAT_S,
+    check_heartbeat,
+    check_report,
+    heartbeat_period_s,
+)
 from splitvlm.rpc.plans import table_to_wire
 from splitvlm.wire.v1 import control_pb2 as pb
 from splitvlm.wire.v1 import data_pb2
@@ -164,7 +170,7 @@ async def test_why_there_is_no_table_is_said() -> None:
 
 @pytest.mark.parametrize(("heartbeat_ms", "period_s"), [(0, 0.1), (1, 0.1), (2_000, 2.0), (2**32 - 1, 300.0)])
 def test_the_period_of_beats_is_within_bounds(heartbeat_ms: int, period_s: float) -> None:
-    assert beat_period_s(pb.RegisterReply(heartbeat_ms=heartbeat_ms)) == period_s
+    assert heartbeat_period_s(pb.RegisterReply(heartbeat_ms=heartbeat_ms)) == period_s
 
 
 def test_retries_are_spread_and_wait_as_long_as_asked() -> None:
@@ -193,9 +199,9 @@ def test_wrong_reports_are_refused(report: pb.LinkReport) -> None:
 
 
 def test_a_beat_with_an_endless_queue_is_refused() -> None:
-    check_beat(pb.HeartbeatRequest(node="cloud-1", instance="0" * 16, queue_us=10**9))
+    check_heartbeat(pb.HeartbeatRequest(node="cloud-1", instance="0" * 16, queue_us=10**9))
     with pytest.raises(UsageError, match="queue_us"):
-        check_beat(pb.HeartbeatRequest(node="cloud-1", instance="0" * 16, queue_us=2**63))
+        check_heartbeat(pb.HeartbeatRequest(node="cloud-1", instance="0" * 16, queue_us=2**63))
 
 
 @pytest.mark.parametrize("turns", range(5))
@@ -203,11 +209,11 @@ async def test_a_cancellation_that_meets_the_end_of_a_wait_is_not_lost(turns: in
     """Before Python 3.12 `asyncio.wait_for` forgets it, and whoever waits for the cancelled task waits for ever."""
     client = ControlClient("127.0.0.1:1", None)
     channel: Any = SimpleNamespace(channel_ready=asyncio.Event().wait)
-    waits = [client._told_again(60.0), connected(channel, "peer", None)]
+    waits = [client._renewal_asked_within(60.0), connected(channel, "peer", None)]
     tasks = [asyncio.create_task(wait) for wait in waits]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    client.register_again()
+    client.renew_registration()
     channel.channel_ready.__self__.set()
     for _ in range(turns):
         await asyncio.sleep(0)
@@ -242,7 +248,7 @@ async def test_a_node_beats_as_often_as_the_last_reply_says(monkeypatch: pytest.
     client, waits = ControlClient("127.0.0.1:1", None), list[float]()
     replies = iter((500, 0, 2**32 - 1))
 
-    async def told_again(timeout_s: float) -> bool:
+    async def asked_within(timeout_s: float) -> bool:
         waits.append(timeout_s)
         return len(waits) > 3
 
@@ -250,9 +256,9 @@ async def test_a_node_beats_as_often_as_the_last_reply_says(monkeypatch: pytest.
         assert message.instance == client.instance
         return pb.HeartbeatReply(heartbeat_ms=next(replies))
 
-    monkeypatch.setattr(client, "_told_again", told_again)
+    monkeypatch.setattr(client, "_renewal_asked_within", asked_within)
     monkeypatch.setattr(ControlClient, "stub", SimpleNamespace(Heartbeat=heartbeat))
-    await client._beat(2.0, lambda: pb.HeartbeatRequest(node="edge-1"))
+    await client._send_heartbeats(2.0, lambda: pb.HeartbeatRequest(node="edge-1"))
     assert 0 <= waits[0] <= 2.0
-    assert waits[1:] == [0.5, LEAST_BEAT_S, MOST_BEAT_S]
+    assert waits[1:] == [0.5, LEAST_HEARTBEAT_S, MOST_HEARTBEAT_S]
     await client.close()

@@ -59,7 +59,7 @@ def test_a_dead_link_never_has_room_again():
 
 def test_what_is_held_leaves_later():
     bottleneck = Bottleneck(Trace.constant(8_000), T0_S, queue_bytes=10_000)
-    bottleneck.hold(T0_S + 7)
+    bottleneck.block_until(T0_S + 7)
     assert bottleneck.book(T0_S + 1, 1_000) == pytest.approx(T0_S + 8)
 
 

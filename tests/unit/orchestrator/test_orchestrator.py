@@ -33,7 +33,7 @@ def test_a_node_is_alive_for_three_beats() -> None:
     assert known.clouds_for(EDGE) == (CLOUD,)
     assert known.expire(6.1)
     assert known.clouds_for(EDGE) == ()
-    assert known.beat("cloud-1", HERE.instance, 6.1, queue_s=0.02), "it is back"
+    assert known.note_heartbeat("cloud-1", HERE.instance, 6.1, queue_s=0.02), "it is back"
     assert known.clouds_for(EDGE)[0].queue_s == 0.02
 
 
@@ -44,7 +44,7 @@ def test_a_device_beats_each_five_minutes_while_its_plan_stream_is_open() -> Non
     known.stream_changed("edge-1", HERE.instance, 1.0, is_open=True)
     assert known.is_alive("edge-1", 900.0)
     assert not known.is_alive("edge-1", 902.0)
-    known.beat("edge-1", HERE.instance, 301.0)
+    known.note_heartbeat("edge-1", HERE.instance, 301.0)
     known.stream_changed("edge-1", THERE.instance, 302.0, is_open=False)  # of another process: tells nothing
     assert known.is_alive("edge-1", 1200.0)
     known.stream_changed("edge-1", HERE.instance, 302.0, is_open=False)
@@ -59,7 +59,7 @@ def test_a_device_is_to_beat_within_five_minutes(heartbeat_s: float, period_s: f
 
 def test_an_unknown_node_is_told_to_register() -> None:
     with pytest.raises(UsageError, match="not registered"):
-        Registry(1.0).beat("stranger", HERE.instance, 0.0)
+        Registry(1.0).note_heartbeat("stranger", HERE.instance, 0.0)
 
 
 def test_clouds_with_other_weights_do_not_count() -> None:
@@ -71,12 +71,14 @@ def test_clouds_with_other_weights_do_not_count() -> None:
 def test_only_what_tables_depend_on_makes_another_generation() -> None:
     known = registry()
     before = known.generation("hash")
-    assert not any(known.beat("edge-1", HERE.instance, now_s) for now_s in range(100))
-    assert not any(known.beat("cloud-1", HERE.instance, now_s, queue_s=0.004) for now_s in range(100))
+    assert not any(known.note_heartbeat("edge-1", HERE.instance, now_s) for now_s in range(100))
+    assert not any(known.note_heartbeat("cloud-1", HERE.instance, now_s, queue_s=0.004) for now_s in range(100))
     assert known.generation("hash") == before
-    assert known.beat("cloud-1", HERE.instance, 100.0, queue_s=0.1)
-    assert not known.beat("cloud-1", HERE.instance, 100.0, queue_s=0.12), "less than a step from what tables say"
-    assert known.beat("cloud-1", HERE.instance, 100.0, queue_s=0.0)
+    assert known.note_heartbeat("cloud-1", HERE.instance, 100.0, queue_s=0.1)
+    assert not known.note_heartbeat("cloud-1", HERE.instance, 100.0, queue_s=0.12), (
+        "less than a step from what tables say"
+    )
+    assert known.note_heartbeat("cloud-1", HERE.instance, 100.0, queue_s=0.0)
     generations = [before, known.generation("hash")]
     known.register(replace(CLOUD, name="cloud-2"), 100.0)
     generations.append(known.generation("hash"))
@@ -91,13 +93,13 @@ def test_a_second_node_of_a_name_is_refused_while_the_first_lives() -> None:
     with pytest.raises(ConfigError, match=r"edge-1 .*10\.0\.0\.1 .* beside 10\.0\.0\.2"):
         known.register(replace(EDGE, origin=THERE), 1.0)
     with pytest.raises(ConfigError, match="edge-1"):
-        known.beat("edge-1", THERE.instance, 1.0)
+        known.note_heartbeat("edge-1", THERE.instance, 1.0)
     with pytest.raises(ConfigError, match="edge-1"):
         known.check_holder("edge-1", THERE.instance, 1.0)
     with pytest.raises(ConfigError, match="cloud-1"):
         known.register(replace(EDGE, name="cloud-1", origin=THERE), 1.0)
     assert not known.leave("edge-1", THERE.instance)
-    assert not known.beat("edge-1", HERE.instance, 1.0), "the first holds it as before"
+    assert not known.note_heartbeat("edge-1", HERE.instance, 1.0), "the first holds it as before"
     known.register(replace(EDGE, origin=THERE), 7.1)  # after its silence
     known.check_holder("edge-1", THERE.instance, 7.1)
 
@@ -115,19 +117,21 @@ def test_a_restart_at_the_same_place_is_taken_at_once() -> None:
     again = replace(CLOUD, origin=AGAIN)
     known.register(again, 0.1)
     assert known.clouds_for(EDGE) == (again,)
-    known.beat("cloud-1", AGAIN.instance, 99.0)
+    known.note_heartbeat("cloud-1", AGAIN.instance, 99.0)
     with pytest.raises(ConfigError):
-        known.beat("cloud-1", HERE.instance, 100.0)  # too late to have lived all the time: another one is there
+        known.note_heartbeat(
+            "cloud-1", HERE.instance, 100.0
+        )  # too late to have lived all the time: another one is there
 
 
 def test_twins_behind_one_nat_the_first_gets_its_name_back_for_good() -> None:
     known = registry()
     known.register(replace(CLOUD, origin=AGAIN), 0.1)
-    known.beat("cloud-1", HERE.instance, 2.0)
+    known.note_heartbeat("cloud-1", HERE.instance, 2.0)
     assert known.clouds_for(EDGE) == (CLOUD,)
     for now_s in (2.1, 4.0, 8.0):
         with pytest.raises(ConfigError, match="cloud-1"):
-            known.beat("cloud-1", AGAIN.instance, now_s)
+            known.note_heartbeat("cloud-1", AGAIN.instance, now_s)
         with pytest.raises(ConfigError, match="cloud-1"):
             known.register(replace(CLOUD, origin=AGAIN), now_s)
     known.register(replace(CLOUD, origin=AGAIN), 8.1)  # the first is dead now

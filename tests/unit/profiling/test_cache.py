@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from splitvlm.profiling import cache
-from splitvlm.profiling.cache import forget, kept, path_of
+from splitvlm.profiling.cache import cached, discard, path_of
 
 FACTS: dict[str, object] = {"weights": "a", "threads": 1}
 
@@ -20,7 +20,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def measured(facts: dict[str, object], value: str) -> str:
-    return kept("one", facts, lambda: value, str.encode, bytes.decode)
+    return cached("one", facts, lambda: value, str.encode, bytes.decode)
 
 
 def test_the_same_facts_are_measured_once_and_others_anew() -> None:
@@ -39,8 +39,8 @@ def test_another_machine_or_library_measures_again(monkeypatch: pytest.MonkeyPat
 
 def test_what_is_forgotten_is_measured_again() -> None:
     measured(FACTS, "first")
-    forget("one", FACTS)
-    forget("one", FACTS)
+    discard("one", FACTS)
+    discard("one", FACTS)
     assert measured(FACTS, "second") == "second"
 
 
@@ -48,11 +48,11 @@ def test_a_broken_file_costs_a_measurement_and_is_mended(caplog: pytest.LogCaptu
     def parsed(data: bytes) -> int:
         return int(data)
 
-    assert kept("number", FACTS, lambda: 7, lambda made: str(made).encode(), parsed) == 7
+    assert cached("number", FACTS, lambda: 7, lambda made: str(made).encode(), parsed) == 7
     path_of("number", FACTS).write_bytes(b"\xff nonsense")
-    assert kept("number", FACTS, lambda: 8, lambda made: str(made).encode(), parsed) == 8
+    assert cached("number", FACTS, lambda: 8, lambda made: str(made).encode(), parsed) == 8
     assert "made again" in caplog.text
-    assert kept("number", FACTS, lambda: 9, lambda made: str(made).encode(), parsed) == 8
+    assert cached("number", FACTS, lambda: 9, lambda made: str(made).encode(), parsed) == 8
 
 
 def test_a_folder_that_cannot_be_written_keeps_nothing_and_says_so(

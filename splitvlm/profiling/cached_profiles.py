@@ -1,8 +1,8 @@
-"""Profiles that were measured once, kept on disk (splitvlm.profiling.cache) and renewed while a node has nothing else to do.
+"""Caches profiles on disk (splitvlm.profiling.cache) and renews them while a node has nothing else to do.
 
-A start takes the kept profile as long as the machine, the model and the libraries are the same, however busy the machine is
+A start takes the cached profile as long as the machine, the model and the libraries are the same, however busy the machine is
 at that moment. Behind requests a renewal measures again, a step at a time, and only where nobody asked anything for QUIET_S.
-What it finds replaces the kept profile where two measurements agree with each other and not with it: one alone may have met
+What it finds replaces the cached profile where two measurements agree with each other and not with it: one alone may have met
 other work.
 """
 
@@ -22,7 +22,7 @@ from splitvlm.codec.codec import Codec
 from splitvlm.domain import IMAGE, Cut
 from splitvlm.model.parts import CloudPart, DevicePart
 from splitvlm.planning.costs import CloudProfile, DeviceProfile
-from splitvlm.profiling.cache import keep, kept
+from splitvlm.profiling.cache import cached, store
 from splitvlm.profiling.measuring import PICTURES, Steps, cloud_stage_steps, device_steps, profile_cloud, profile_device
 from splitvlm.rpc.profiles import (
     cloud_profile_from_wire,
@@ -41,8 +41,8 @@ SHORT_S = 0.002  # times that differ by less are alike: no plan is chosen by the
 _log = logging.getLogger("splitvlm.profiling")
 
 
-class Lane(Protocol):
-    """Is the one thread in which a node runs its model."""
+class ModelThread(Protocol):
+    """Runs a node's model in one thread."""
 
     @property
     def jobs(self) -> int:
@@ -57,7 +57,7 @@ class Lane(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Kept(Generic[P]):
+class CachedProfile(Generic[P]):
     """Holds a profile, and how it is measured anew. `steps` is None where it was measured just now, or cannot be by itself."""
 
     profile: P
@@ -66,7 +66,7 @@ class Kept(Generic[P]):
 
 
 def device_profile_to_bytes(profile: DeviceProfile) -> bytes:
-    """Returns the profile as a serialised `DeviceProfile` message, which is how it is kept and sent."""
+    """Returns the profile as a serialised `DeviceProfile` message, which is how it is cached and sent."""
     return device_profile_to_wire(profile).SerializeToString()
 
 
@@ -75,9 +75,9 @@ def device_profile_from_bytes(data: bytes) -> DeviceProfile:
     return device_profile_from_wire(profiles_pb2.DeviceProfile.FromString(data))
 
 
-def kept_device_profile(
+def cached_device_profile(
     part: DevicePart, cuts: tuple[Cut, ...], bundle: Bundle, model: ModelChoice
-) -> Kept[DeviceProfile]:
+) -> CachedProfile[DeviceProfile]:
     """Returns the profile of this device. The leaks in it are today's."""
     facts, measured_now = facts_of(part, cuts, bundle.codec, model), []
 
@@ -85,21 +85,23 @@ def kept_device_profile(
         measured_now.append(True)
         return profile_device(part, cuts, bundle)
 
-    profile = kept(
+    profile = cached(
         "device-profile",
         facts,
         measure,
         device_profile_to_bytes,
         lambda data: _of_cuts(device_profile_from_bytes(data), cuts),
     )
-    return Kept(
+    return CachedProfile(
         profile.with_leaks(leaks_of(profile.plans, bundle.leaks)),
         None if measured_now else lambda: device_steps(part, cuts, bundle),
-        lambda renewed: keep("device-profile", facts, device_profile_to_bytes(renewed)),
+        lambda renewed: store("device-profile", facts, device_profile_to_bytes(renewed)),
     )
 
 
-def kept_cloud_profile(part: CloudPart, cuts: tuple[Cut, ...], codec: Codec, model: ModelChoice) -> Kept[CloudProfile]:
+def cached_cloud_profile(
+    part: CloudPart, cuts: tuple[Cut, ...], codec: Codec, model: ModelChoice
+) -> CachedProfile[CloudProfile]:
     """Returns the profile of this cloud node.
 
     One that serves no pictures cannot measure its stages anew without the lower part.
@@ -110,60 +112,62 @@ def kept_cloud_profile(part: CloudPart, cuts: tuple[Cut, ...], codec: Codec, mod
         measured_now.append(True)
         return profile_cloud(part, cuts, codec, model)
 
-    profile = kept(
+    profile = cached(
         "cloud-profile", facts, measure, _cloud_to_bytes, lambda data: _of_cuts(_cloud_from_bytes(data), cuts)
     )
 
-    return Kept(
+    return CachedProfile(
         profile,
         None if measured_now or IMAGE not in cuts else lambda: cloud_stage_steps(part, profile),
-        lambda renewed: keep("cloud-profile", facts, _cloud_to_bytes(renewed)),
+        lambda renewed: store("cloud-profile", facts, _cloud_to_bytes(renewed)),
     )
 
 
 async def renew(
-    known: Kept[P],
-    lane: Lane,
+    old: CachedProfile[P],
+    thread: ModelThread,
     changed: Callable[[P], None],
     pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
 ) -> None:
-    """Measures a kept profile anew while the lane is quiet; calls `changed` with the new one where it differs."""
-    if known.steps is None:
+    """Measures a cached profile anew while the thread is quiet; calls `changed` with the new one where it differs."""
+    if old.steps is None:
         return
     try:
-        fresh = await _in_quiet(known.steps, lane, pause)
-        if alike(known.profile, fresh):
+        first = await _in_quiet(old.steps, thread, pause)
+        if alike(old.profile, first):
             _log.info("the profile was measured anew and is as it was")
             return
-        again = await _in_quiet(known.steps, lane, pause)
-    except Exception:  # noqa: BLE001  whatever ends a measurement, the node goes on serving by the kept one
-        _log.exception("the profile could not be measured anew: the kept one stays")
+        second = await _in_quiet(old.steps, thread, pause)
+    except Exception:  # noqa: BLE001  whatever ends a measurement, the node goes on serving by the cached one
+        _log.exception("the profile could not be measured anew: the cached one stays")
         return
-    if alike(fresh, again) and not alike(known.profile, again):
-        _log.info("the profile differs from the kept one, which it replaces")
-        await asyncio.to_thread(known.store, again)
-        changed(again)
+    if alike(first, second) and not alike(old.profile, second):
+        _log.info("the profile differs from the cached one, which it replaces")
+        await asyncio.to_thread(old.store, second)
+        changed(second)
 
 
-async def _in_quiet(make: Callable[[], Steps[P]], lane: Lane, pause: Callable[[float], Awaitable[object]]) -> P:
+async def _in_quiet(
+    make: Callable[[], Steps[P]], thread: ModelThread, pause: Callable[[float], Awaitable[object]]
+) -> P:
     steps = make()
-    await _quiet(lane, pause)
+    await _quiet(thread, pause)
     while True:
-        begun = lane.jobs
-        pause_s, ended = await lane.measure(lambda: _advanced(steps))
+        begun = thread.jobs
+        pause_s, ended = await thread.measure(lambda: _advanced(steps))
         if ended:
             return ended[0]
         await pause(pause_s)
-        if lane.in_work or lane.jobs != begun + 1:
-            await _quiet(lane, pause)
+        if thread.in_work or thread.jobs != begun + 1:
+            await _quiet(thread, pause)
 
 
-async def _quiet(lane: Lane, pause: Callable[[float], Awaitable[object]]) -> None:
-    """Returns when nothing was asked of the lane for QUIET_S."""
+async def _quiet(thread: ModelThread, pause: Callable[[float], Awaitable[object]]) -> None:
+    """Returns when nothing was asked of the thread for QUIET_S."""
     while True:
-        begun = lane.jobs
+        begun = thread.jobs
         await pause(QUIET_S)
-        if not lane.in_work and lane.jobs == begun:
+        if not thread.in_work and thread.jobs == begun:
             return
 
 
@@ -175,13 +179,13 @@ def _advanced(steps: Steps[P]) -> tuple[float, list[P]]:
         return 0.0, [end.value]
 
 
-def alike(one: DeviceProfile | CloudProfile, other: DeviceProfile | CloudProfile) -> bool:
+def alike(first: DeviceProfile | CloudProfile, second: DeviceProfile | CloudProfile) -> bool:
     """Tells whether two profiles are those of the same machine under the same load, for all that one can tell."""
-    return _times_alike(one.cuts, other.cuts) and _times_alike(one.token_s, other.token_s)
+    return _times_alike(first.cuts, second.cuts) and _times_alike(first.token_s, second.token_s)
 
 
-def _times_alike(one: Mapping[Cut, float], other: Mapping[Cut, float]) -> bool:
-    pairs = [(seconds, other[cut]) for cut, seconds in one.items() if cut in other]
+def _times_alike(first_s: Mapping[Cut, float], second_s: Mapping[Cut, float]) -> bool:
+    pairs = [(seconds, second_s[cut]) for cut, seconds in first_s.items() if cut in second_s]
     return all(max(pair) <= ALIKE * min(pair) + SHORT_S for pair in pairs)
 
 

@@ -1,4 +1,4 @@
-"""Kept profiles: a busy machine does not throw them away, and they are renewed in quiet hours, behind every request."""
+"""Cached profiles: a busy machine does not throw them away, and they are renewed in quiet hours, behind every request."""
 
 from __future__ import annotations
 
@@ -17,9 +17,16 @@ from splitvlm.bundle import open_bundle
 from splitvlm.domain import IMAGE, TOKENS, Cut
 from splitvlm.model.loading import load_cloud, load_device
 from splitvlm.planning.costs import DeviceProfile
-from splitvlm.profiling import kept_profiles as module
+from splitvlm.profiling import cached_profiles as module
 from splitvlm.profiling import measuring
-from splitvlm.profiling.kept_profiles import QUIET_S, Kept, alike, kept_cloud_profile, kept_device_profile, renew
+from splitvlm.profiling.cached_profiles import (
+    QUIET_S,
+    CachedProfile,
+    alike,
+    cached_cloud_profile,
+    cached_device_profile,
+    renew,
+)
 from splitvlm.profiling.measuring import Steps
 from splitvlm.settings import ModelChoice
 
@@ -56,8 +63,8 @@ class Quiet:
         self.jobs += next(self._requests, 0)
 
 
-def known(results: list[float], pause_s: float = 0.1) -> tuple[Kept[DeviceProfile], list[DeviceProfile]]:
-    """A kept profile of 1 s, whose measurements of two steps each give these; and what was stored."""
+def known(results: list[float], pause_s: float = 0.1) -> tuple[CachedProfile[DeviceProfile], list[DeviceProfile]]:
+    """A cached profile of 1 s, whose measurements of two steps each give these; and what was stored."""
     left, stored = iter(results), []
 
     def steps() -> Steps[DeviceProfile]:
@@ -65,7 +72,7 @@ def known(results: list[float], pause_s: float = 0.1) -> tuple[Kept[DeviceProfil
         yield pause_s
         return profile(next(left))
 
-    return Kept(profile(1.0), steps, stored.append), stored
+    return CachedProfile(profile(1.0), steps, stored.append), stored
 
 
 @pytest.mark.parametrize(
@@ -79,16 +86,16 @@ def known(results: list[float], pause_s: float = 0.1) -> tuple[Kept[DeviceProfil
     ],
 )
 async def test_two_measurements_that_agree_replace_the_kept_one(results: list[float], renewed: float | None) -> None:
-    kept, stored = known(results)
+    cached, stored = known(results)
     lane, told = Quiet(iter(())), []
-    await renew(kept, lane, told.append, lane.pause)
+    await renew(cached, lane, told.append, lane.pause)
     assert told == stored == ([] if renewed is None else [profile(renewed)])
 
 
 async def test_a_renewal_waits_for_quiet_and_again_after_each_request() -> None:
-    kept, _ = known([1.0], pause_s=0.1)
+    cached, _ = known([1.0], pause_s=0.1)
     lane = Quiet(iter([3, 1, 0, 0, 2, 1, 0]))  # asked in the 1st, 2nd, 5th and 6th pause
-    await renew(kept, lane, lambda _: None, lane.pause)
+    await renew(cached, lane, lambda _: None, lane.pause)
     assert lane.pauses == [QUIET_S, QUIET_S, QUIET_S, 0.1, 0.1, QUIET_S, QUIET_S]
     assert lane.steps_after == [QUIET_S, 0.1, QUIET_S]
 
@@ -99,14 +106,14 @@ async def test_a_measurement_that_fails_leaves_the_kept_one(caplog: pytest.LogCa
         raise ValueError("out of memory")
 
     lane, told = Quiet(iter(())), []
-    await renew(Kept(profile(1.0), steps, told.append), lane, told.append, lane.pause)
+    await renew(CachedProfile(profile(1.0), steps, told.append), lane, told.append, lane.pause)
     assert not told
-    assert "the kept one stays" in caplog.text
+    assert "the cached one stays" in caplog.text
 
 
 async def test_a_profile_of_this_start_is_not_measured_again() -> None:
     lane = Quiet(iter(()))
-    await renew(Kept(profile(1.0), None, lambda _: None), lane, lambda _: None, lane.pause)
+    await renew(CachedProfile(profile(1.0), None, lambda _: None), lane, lambda _: None, lane.pause)
     assert not lane.pauses
 
 
@@ -138,10 +145,10 @@ async def test_a_second_start_measures_nothing_and_renews_behind_requests(monkey
     bundle = open_bundle("scenes")
     codec = bundle.codec
     device, cloud = load_device("scenes", CUTS), load_cloud("scenes", CUTS)
-    first = kept_device_profile(device, CUTS, bundle, MODEL), kept_cloud_profile(cloud, CUTS, codec, MODEL)
+    first = cached_device_profile(device, CUTS, bundle, MODEL), cached_cloud_profile(cloud, CUTS, codec, MODEL)
     assert calls == ["profile_device", "profile_cloud"]
     assert [one.steps for one in first] == [None, None]
-    second = kept_device_profile(device, CUTS, bundle, MODEL), kept_cloud_profile(cloud, CUTS, codec, MODEL)
+    second = cached_device_profile(device, CUTS, bundle, MODEL), cached_cloud_profile(cloud, CUTS, codec, MODEL)
     assert calls == ["profile_device", "profile_cloud"]
     assert second[0].profile.cuts.keys() == first[0].profile.cuts.keys()
     assert second[1].profile.cuts.keys() == {IMAGE, TOKENS}
@@ -166,12 +173,12 @@ async def test_a_second_start_measures_nothing_and_renews_behind_requests(monkey
 
 
 def test_a_kept_profile_of_other_cuts_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    from splitvlm.profiling.cache import keep
+    from splitvlm.profiling.cache import store
 
     calls = counted(monkeypatch, "profile_device")
     bundle, device = open_bundle("scenes"), load_device("scenes", [IMAGE])
     facts = module.facts_of(device, (IMAGE,), bundle.codec, MODEL)
     other = DeviceProfile(cuts={Cut.parse("lm:1"): 1.0}, coding={}, token_s={}, memory_bytes={})
-    keep("device-profile", facts, module.device_profile_to_bytes(other))
-    assert set(kept_device_profile(device, (IMAGE,), bundle, MODEL).profile.cuts) == {IMAGE}
+    store("device-profile", facts, module.device_profile_to_bytes(other))
+    assert set(cached_device_profile(device, (IMAGE,), bundle, MODEL).profile.cuts) == {IMAGE}
     assert calls == ["profile_device"]
