@@ -34,7 +34,7 @@ from splitvlm.model.causal_folder import causal_model
 from splitvlm.model.loading import load_cloud
 from splitvlm.scenes.samples import samples
 from splitvlm.tools.launcher import Launcher
-from splitvlm.tools.load.objective import Objective
+from splitvlm.tools.load.objective import ServiceObjective
 from splitvlm.tools.load.run import LoadSettings, run_load
 from splitvlm.tools.load.schedule import AnswerLengths
 
@@ -66,7 +66,7 @@ def _load(options: argparse.Namespace, devices: int, address: str, authority: Pa
         devices=devices,
         requests=options.answers * devices,
         lengths=AnswerLengths(options.tokens, options.tokens),
-        objective=Objective({}),
+        objective=ServiceObjective({}),
         recordings=4,
         threads=options.threads,
         dtype=options.dtype,

@@ -64,7 +64,7 @@ from splitvlm.scenes.batches import IGNORED_LABEL, pack, stack
 from splitvlm.scenes.losses import IMAGE_START, normalised
 from splitvlm.scenes.network import VISUAL_TOKENS
 from splitvlm.scenes.questions import HELD_OUT_SEEDS, QUESTIONS_A_PICTURE, TRAINED, ask, draw
-from splitvlm.scenes.scene import Question
+from splitvlm.scenes.scene import SceneQuestion
 
 MODEL = "scenes"
 SEED = 3  # of the held-out run: other pictures than those that levels were chosen by
@@ -72,7 +72,7 @@ SEED = 3  # of the held-out run: other pictures than those that levels were chos
 # --- the model with a coder in it ------------------------------------------------------------------------------------
 
 
-class Bench:
+class UndividedModel:
     """The undivided model, and what each request carries beside its hidden states."""
 
     def __init__(self) -> None:
@@ -127,7 +127,7 @@ class Bench:
                 note(setting, sizes, right)
         return scores
 
-    def prompt_bytes(self, image: Image.Image, questions: list[Question]) -> float:
+    def prompt_bytes(self, image: Image.Image, questions: list[SceneQuestion]) -> float:
         """Mean bytes of a prompt's token ids as they cross beside the hidden states."""
         sizes = []
         for question in questions:
@@ -182,7 +182,7 @@ class Bench:
 
     @torch.no_grad()
     def answers(
-        self, tokens: torch.Tensor, asked: list[list[Question]], hidden: torch.Tensor | None = None
+        self, tokens: torch.Tensor, asked: list[list[SceneQuestion]], hidden: torch.Tensor | None = None
     ) -> list[list[bool]]:
         packed = [pack(self.tokenizer, questions) for questions in asked]
         ids, positions, labels, mask = stack(packed, self.tokenizer.pad_token_id)
@@ -211,7 +211,7 @@ class Bench:
 
     @torch.no_grad()
     def _through_language(
-        self, code: Callable[[Array, int], Coded], tokens: torch.Tensor, asked: list[list[Question]], seeds: list[int],
+        self, code: Callable[[Array, int], Coded], tokens: torch.Tensor, asked: list[list[SceneQuestion]], seeds: list[int],
         setting: Setting,
     ) -> tuple[list[float], list[list[bool]]]:  # fmt: skip
         """Each question by itself: the states of its prompt are coded together, those of each answer token alone."""
@@ -254,8 +254,8 @@ def _first(output: Any) -> torch.Tensor:
 
 
 @functools.cache
-def _bench() -> Bench:
-    return Bench()
+def _bench() -> UndividedModel:
+    return UndividedModel()
 
 
 def _work(numbers: range, alive: set[Setting]) -> tuple[dict[Setting, Score], list[str]]:

@@ -22,7 +22,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 import torch
-from codec import SEED, Bench
+from codec import SEED, UndividedModel
 from codec_coders import Array, Coded, begin_bytes, own
 from codec_scores import Score, lost
 
@@ -84,7 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--questions", type=int, default=960)
     options = parser.parse_args()
-    bench = Bench()
+    bench = UndividedModel()
     ways, base, scores = settings(bench.codec), Score(), dict[str, Score]()
     pictures = math.ceil(options.questions / QUESTIONS_A_PICTURE)
     for start in range(0, pictures, CHUNK):

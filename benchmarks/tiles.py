@@ -31,7 +31,7 @@ from edge_node.cloud.exchange import Exchange
 from edge_node.cloud.link import CloudLink
 from edge_node.cloud.payload import Payload
 from edge_node.cloud.segments import Segments
-from edge_node.engine import Engine
+from edge_node.engine import DeviceEngine
 from edge_node.node import compatibility_of
 from splitvlm.bundle import Bundle, open_bundle
 from splitvlm.codec.calibration_file import FILE as CALIBRATION_FILE
@@ -57,10 +57,10 @@ RTT_S = 0.05
 Way = Callable[[Plan], Awaitable[Payload]]
 
 
-class Bench:
+class EmulatedDevice:
     """A device in this process, whose link goes through the emulator."""
 
-    def __init__(self, engine: Engine, link: CloudLink, picture: Image.Image, question: str) -> None:
+    def __init__(self, engine: DeviceEngine, link: CloudLink, picture: Image.Image, question: str) -> None:
         self._engine, self._link = engine, link
         self._asked = picture, question
 
@@ -101,13 +101,13 @@ async def measured(folder: Path, options: argparse.Namespace) -> list[dict[str, 
         chosen = {"name": model, "bundle": str(bundle.target), "threads": 1}
         cloud = await launcher.start("cloud", {"model": chosen})
         part = load_device(model, [Plan.parse(plan).cut for plan in PLANS], threads=1)
-        engine = Engine(part, bundle.codec, options.slowdown)
+        engine = DeviceEngine(part, bundle.codec, options.slowdown)
         agreed = compatibility_of(read_spec(model), engine.codec, "float32")
         fast = Trace.constant(RATES_BPS[0])
         async with LinkEmulator(("127.0.0.1", 0), host_and_port(cloud.address), fast, delay_s=RTT_S / 2) as emulator:
             address, identity = f"127.0.0.1:{emulator.port}", launcher.identity("edge-1", Role.EDGE)
             link = CloudLink(address, agreed, identity, [])
-            bench = Bench(engine, link, picture, question)
+            bench = EmulatedDevice(engine, link, picture, question)
             try:
                 for rate_bps in RATES_BPS:
                     emulator.up.bottleneck.turn(Trace.constant(rate_bps))
@@ -118,7 +118,7 @@ async def measured(folder: Path, options: argparse.Namespace) -> list[dict[str, 
     return rows
 
 
-async def compared(bench: Bench, plan: Plan, rate_bps: float, runs: int) -> dict[str, object]:
+async def compared(bench: EmulatedDevice, plan: Plan, rate_bps: float, runs: int) -> dict[str, object]:
     ways, tokens = {"whole": bench.whole, "by_tile": bench.by_tile}, set[int]()
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     sent: dict[str, int] = {}

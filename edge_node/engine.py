@@ -29,7 +29,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Engine:
+class DeviceEngine:
     """Runs stages of the device part. Every method returns its result and the seconds that it took, slow-down included."""
 
     def __init__(self, part: DevicePart, codec: Codec, slowdown: float = 1.0) -> None:

@@ -10,7 +10,7 @@ from edge_node.answering.answerer import Answerer
 from edge_node.audit import AuditLog
 from edge_node.cloud.fleet import CloudFleet, Dialling
 from edge_node.control import EdgeControl, registration
-from edge_node.engine import Engine
+from edge_node.engine import DeviceEngine
 from edge_node.local.servicer import LocalServicer
 from edge_node.planner import Planner
 from edge_node.privacy import PrivacyDoor
@@ -103,7 +103,7 @@ def _loaded(
     """Loads the device's part of the model for the cuts, and dials nobody yet. Raises the errors of the model."""
     model = settings.model
     part = load_device(model.name, cuts, device=model.device, dtype=model.dtype, threads=model.threads)
-    engine = Engine(part, bundle.codec, settings.emulation.slowdown)
+    engine = DeviceEngine(part, bundle.codec, settings.emulation.slowdown)
     compatible = compatibility_of(bundle.spec, bundle.codec, model.dtype)
     dialling = Dialling(compatible, identity, [str(cut) for cut in cuts])
     return Runtime(settings, engine, privacy, CloudFleet(dialling, privacy))

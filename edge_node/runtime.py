@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from edge_node.cloud.fleet import CloudFleet
-from edge_node.engine import Engine
+from edge_node.engine import DeviceEngine
 from edge_node.privacy import PrivacyDoor
 from edge_node.settings import EdgeSettings
 from splitvlm.domain import Plan
@@ -14,7 +14,7 @@ from splitvlm.domain import Plan
 class Runtime:
     """Shared by whoever serves applications and whoever follows the orchestrator."""
 
-    def __init__(self, settings: EdgeSettings, engine: Engine, privacy: PrivacyDoor, clouds: CloudFleet) -> None:
+    def __init__(self, settings: EdgeSettings, engine: DeviceEngine, privacy: PrivacyDoor, clouds: CloudFleet) -> None:
         self.settings = settings
         self.engine = engine
         self.privacy = privacy

@@ -13,7 +13,7 @@ from typing import Any
 from edge_node.answering.answerer import Answerer
 from edge_node.audit import AuditLog
 from edge_node.cloud.fleet import CloudFleet, Dialling
-from edge_node.engine import Engine
+from edge_node.engine import DeviceEngine
 from edge_node.local.servicer import LocalServicer
 from edge_node.node import SERVICE, take_settings
 from edge_node.planner import Planner
@@ -94,7 +94,7 @@ async def edge_node(tmp_path: Path, privacy: Privacy | None = None) -> AsyncIter
         door = PrivacyDoor(privacy, LEAKS)
         settings = EdgeSettings(privacy=privacy)
         part = load_device(model, [IMAGE, TOKENS, DEVICE])
-        engine = Engine(part, open_bundle(model).codec)
+        engine = DeviceEngine(part, open_bundle(model).codec)
         identity = keys.identity("edge-1", Role.EDGE)
         cuts = [str(cut) for cut in part.cuts]
         runtime = Runtime(settings, engine, door, CloudFleet(Dialling(cloud.compatibility, identity, cuts), door))

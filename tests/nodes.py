@@ -21,7 +21,7 @@ from edge_node.answering.question import PlannedQuestion
 from edge_node.answering.report import RequestReport
 from edge_node.answering.run import AnswerRun, CloudNodes, Fallbacks
 from edge_node.cloud.link import CloudLink
-from edge_node.engine import Engine
+from edge_node.engine import DeviceEngine
 from edge_node.node import compatibility_of
 from edge_node.privacy import EVERYTHING_MAY_LEAVE, PrivacyDoor
 from splitvlm.bundle import open_bundle
@@ -94,7 +94,7 @@ async def cloud_node(
 async def device(model: str, cloud: Cloud | str, identity: Identity) -> AsyncIterator[Device]:
     """A device part with a link to the cloud node, which may be a process at an address."""
     spec, codec = read_spec(model), open_bundle(model).codec
-    engine = Engine(load_device(model, [DEVICE]), codec)
+    engine = DeviceEngine(load_device(model, [DEVICE]), codec)
     address = cloud if isinstance(cloud, str) else cloud.address
     link = CloudLink(address, compatibility_of(spec, codec, "float32"), identity, [str(cut) for cut in spec.cuts()])
     try:
@@ -106,7 +106,7 @@ async def device(model: str, cloud: Cloud | str, identity: Identity) -> AsyncIte
 
 @dataclass
 class Device:
-    engine: Engine
+    engine: DeviceEngine
     link: CloudLink
 
     def run(

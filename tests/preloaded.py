@@ -7,7 +7,7 @@ from transformers import AutoConfig, AutoProcessor, LlamaForCausalLM, SmolVLMFor
 
 import cloud_node.node
 import cloud_node.worker.loading
-import edge_node.leaving
+import edge_node.privacy_report
 import orchestrator.node
 import splitvlm.evaluation.command
 import splitvlm.tools.verify

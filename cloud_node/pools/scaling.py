@@ -27,7 +27,7 @@ class WorkerLoad:
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class ScalingDecision:
     """Says what to do now."""
 
     num_to_start: int = 0
@@ -44,21 +44,23 @@ class Scaling:
         self._long_since_s: float | None = None
         self._short_since_s: float | None = None
 
-    def decide(self, loads: Sequence[WorkerLoad], num_starting: int, now_s: float) -> Decision:
+    def decide(self, loads: Sequence[WorkerLoad], num_starting: int, now_s: float) -> ScalingDecision:
         """Returns what to start, drain and end; `num_starting` workers are on their way and not in `loads`."""
         serving = [load for load in loads if load.draining_since_s is None]
         ended = tuple(load.name for load in loads if _is_drained(load, now_s))
         total = len(serving) + num_starting
         if total < self._least:
-            return Decision(num_to_start=self._least - total, end=ended)
+            return ScalingDecision(num_to_start=self._least - total, end=ended)
         mean_s = sum(load.queue_s for load in serving) / max(1, len(serving))
         if self._lasts_long(mean_s, now_s) and not num_starting and total < self._most:
             self._long_since_s = None
-            return Decision(num_to_start=1, end=ended)
+            return ScalingDecision(num_to_start=1, end=ended)
         if self._lasts_short(mean_s, now_s) and not num_starting and total > self._least:
             self._short_since_s = None
-            return Decision(drain=(min(serving, key=lambda load: (load.num_sessions, load.name)).name,), end=ended)
-        return Decision(end=ended)
+            return ScalingDecision(
+                drain=(min(serving, key=lambda load: (load.num_sessions, load.name)).name,), end=ended
+            )
+        return ScalingDecision(end=ended)
 
     def _lasts_long(self, mean_s: float, now_s: float) -> bool:
         if mean_s < LONG_QUEUE_S:

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from edge_node.answering.preparation import Preparation
-from edge_node.answering.progress import CloudProgress, Stage
+from edge_node.answering.progress import CloudProgress, Milestone
 from edge_node.answering.report import RequestReport
 from edge_node.cloud.cloud_request import AnswerSpec, CloudRequest
 from edge_node.cloud.link import CloudLink
 from edge_node.cloud.link_answer import LinkAnswer
 from edge_node.cloud.payload import Payload
-from edge_node.engine import Engine
+from edge_node.engine import DeviceEngine
 from edge_node.privacy import PrivacyDoor
 from edge_node.token_source import TokenSource
 from splitvlm.errors import PeerUnavailable, PrefixEvicted
@@ -70,7 +70,7 @@ class CloudAttempt(TokenSource):
             if self._link is not None:
                 elapsed_s = self._report.exchange.upload.elapsed_s
                 self._report.upload_s = max(0.0, elapsed_s - self._link.estimate().rtt_s)
-            self._progress.advance(Stage.ENDED)
+            self._progress.advance(Milestone.ENDED)
 
     async def _first(self, link: CloudLink) -> int | None:
         """Sends the question, and the picture where the node does not have it. Returns the first token."""
@@ -93,7 +93,7 @@ class CloudAttempt(TokenSource):
         terms = self._terms
         picture_name = terms.picture_name if self._privacy.may_cache_prefix else b""
         if payload.segments.complete:
-            self._progress.advance(Stage.LEFT_DEVICE)
+            self._progress.advance(Milestone.LEFT_DEVICE)
         return link.answer(
             CloudRequest(payload, terms.answer, picture_name, terms.silence_timeout_s), self._report.exchange
         )
@@ -103,7 +103,7 @@ class DeviceAttempt(TokenSource):
     """Gives the tokens that follow `resume_token_ids` on the device alone."""
 
     def __init__(
-        self, engine: Engine, preparation: Preparation, report: RequestReport, resume_token_ids: Sequence[int]
+        self, engine: DeviceEngine, preparation: Preparation, report: RequestReport, resume_token_ids: Sequence[int]
     ) -> None:
         super().__init__()
         self._engine = engine

@@ -9,10 +9,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 
 from edge_node.answering.preparation import Preparation
-from edge_node.answering.progress import CloudProgress, Stage
+from edge_node.answering.progress import CloudProgress, Milestone
 from edge_node.answering.report import RequestReport
 from edge_node.answering.side import Side
-from edge_node.engine import Engine
+from edge_node.engine import DeviceEngine
 from edge_node.token_source import TokenSource
 
 _log = logging.getLogger("splitvlm.edge.hedge")
@@ -74,7 +74,7 @@ class HedgeAttempt(TokenSource):
 
     def __init__(
         self,
-        engine: Engine,
+        engine: DeviceEngine,
         preparation: Preparation,
         report: RequestReport,
         progress: CloudProgress,
@@ -94,7 +94,7 @@ class HedgeAttempt(TokenSource):
     async def _next(self) -> int | None:
         if self._tokens is None:
             self._tokens = await self._begun()
-        while not self._complete and not (self._held and self._progress.stage is Stage.ENDED):
+        while not self._complete and not (self._held and self._progress.milestone is Milestone.ENDED):
             token_id, token_s = await self._engine.next(self._tokens)
             self._report.hedge_s += token_s
             if token_id is None:
@@ -107,10 +107,10 @@ class HedgeAttempt(TokenSource):
         self._held.clear()
 
     async def _begun(self) -> Iterator[int]:
-        await self._progress.reached(Stage.LEFT_DEVICE)
+        await self._progress.reached(Milestone.LEFT_DEVICE)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, self._wait_s())):
-                await self._progress.reached(Stage.ENDED)
+                await self._progress.reached(Milestone.ENDED)
         self._report.hedged = True
         tokens, self._report.hedge_s = await self._preparation.begin_alone(())
         return tokens

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from edge_node.answering.progress import CloudProgress, Stage
+from edge_node.answering.progress import CloudProgress, Milestone
 from edge_node.answering.question import PlannedQuestion
 from edge_node.answering.report import RequestReport
 from edge_node.cloud.payload import NextStep, Payload
 from edge_node.cloud.segments import Segments
-from edge_node.engine import Engine
+from edge_node.engine import DeviceEngine
 from splitvlm.domain import IMAGE, CutKind
 from splitvlm.model.parts import LowerRun
 
@@ -19,7 +19,7 @@ class Preparation:
     """Runs the lower part once, whoever needs it: the payload is kept for a cloud node that takes over."""
 
     def __init__(
-        self, engine: Engine, question: PlannedQuestion, report: RequestReport, progress: CloudProgress
+        self, engine: DeviceEngine, question: PlannedQuestion, report: RequestReport, progress: CloudProgress
     ) -> None:
         self._engine = engine
         self._question = question
@@ -75,7 +75,7 @@ class Preparation:
         data, encode_s = await self._engine.encode(boundary, self._question.plan)
         self._report.encode_s += encode_s
         if index == run.num_tiles - 1:
-            self._progress.advance(Stage.LEFT_DEVICE)
+            self._progress.advance(Milestone.LEFT_DEVICE)
         return data
 
     def _stepper(self, run: LowerRun) -> NextStep:

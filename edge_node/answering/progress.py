@@ -6,7 +6,7 @@ import asyncio
 from enum import IntEnum
 
 
-class Stage(IntEnum):
+class Milestone(IntEnum):
     """The cloud's side goes through these in order."""
 
     PREPARING = 0  # the device makes what crosses
@@ -15,20 +15,20 @@ class Stage(IntEnum):
 
 
 class CloudProgress:
-    """The stage of the cloud's side, which never goes back."""
+    """The milestone of the cloud's side, which never goes back."""
 
     def __init__(self) -> None:
-        self.stage = Stage.PREPARING
+        self.milestone = Milestone.PREPARING
         self._changed = asyncio.Event()
 
-    def advance(self, stage: Stage) -> None:
-        """The cloud's side has come to a stage, or was there before."""
-        if stage > self.stage:
-            self.stage = stage
+    def advance(self, milestone: Milestone) -> None:
+        """The cloud's side has come to a milestone, or was there before."""
+        if milestone > self.milestone:
+            self.milestone = milestone
             self._changed.set()
             self._changed = asyncio.Event()
 
-    async def reached(self, stage: Stage) -> None:
-        """Waits until the cloud's side has come to a stage."""
-        while self.stage < stage:
+    async def reached(self, milestone: Milestone) -> None:
+        """Waits until the cloud's side has come to a milestone."""
+        while self.milestone < milestone:
             await self._changed.wait()

@@ -22,7 +22,7 @@ from edge_node.answering.report import Fault, RequestReport
 from edge_node.answering.side import Side
 from edge_node.cloud.cloud_request import AnswerSpec
 from edge_node.cloud.link import CloudLink
-from edge_node.engine import Engine
+from edge_node.engine import DeviceEngine
 from edge_node.privacy import PrivacyDoor
 from edge_node.token_source import TokenSource
 from splitvlm.domain import DEVICE
@@ -59,7 +59,7 @@ class AnswerRun(TokenSource):
 
     def __init__(
         self,
-        engine: Engine,
+        engine: DeviceEngine,
         privacy: PrivacyDoor,
         question: PlannedQuestion,
         clouds: CloudNodes | None = None,

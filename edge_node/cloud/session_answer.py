@@ -20,7 +20,7 @@ from splitvlm.wire.v1 import data_pb2 as pb
 SLOWEST_UPLINK_BPS = 8_000  # a link below 1 kB/s is an outage: an upload's deadline is its time at that rate
 
 
-class Stage(Enum):
+class RequestState(Enum):
     """Says where a request on a session stands."""
 
     UPLOADING = auto()
@@ -41,7 +41,7 @@ class SessionAnswer(TokenSource):
         self._request = request
         self._exchange = exchange
         self._upload_s = upload_s
-        self._stage = Stage.UPLOADING
+        self._state = RequestState.UPLOADING
         self._check = AnswerCheck(request, session.peer)
         self._sender = SegmentSender(session, request, exchange.upload)
         self._sealed_before = session.stream.bytes_sent, session.stream.bytes_received
@@ -56,21 +56,21 @@ class SessionAnswer(TokenSource):
         stream, (sent_before, received_before) = self._session.stream, self._sealed_before
         self._exchange.bytes_sent += stream.bytes_sent - sent_before
         self._exchange.bytes_received += stream.bytes_received - received_before
-        if self._stage is not Stage.ENDED:
+        if self._state is not RequestState.ENDED:
             self._session.abandon()
 
     async def _advance(self) -> int | None:
         try:
-            if self._stage is Stage.UPLOADING:
+            if self._state is RequestState.UPLOADING:
                 await self._upload()
-                self._stage = Stage.ANSWERING
+                self._state = RequestState.ANSWERING
                 return await self._token(self._request.silence_timeout_s or FIRST_TOKEN_TIMEOUT_S)
             if self._unsent_step is not None:
                 await self._send_step(self._unsent_step)
             return await self._token(self._request.silence_timeout_s or TOKEN_TIMEOUT_S)
         except PrefixEvicted:
             if self._sender.done:  # the session goes on
-                self._stage = Stage.ENDED
+                self._state = RequestState.ENDED
             raise
 
     async def _upload(self) -> None:
@@ -109,7 +109,7 @@ class SessionAnswer(TokenSource):
             case "end":
                 elapsed_s = now_s - self._exchange.upload.request_began_s
                 self._exchange.cloud = self._check.end(frame.end, elapsed_s)
-                self._stage = Stage.ENDED
+                self._state = RequestState.ENDED
                 return None
             case _:
                 raise ProtocolError(f"The {self._session.peer} sent a frame that has no place in an answer.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from orchestrator.simulator.world import Ask, World
+from orchestrator.simulator.world import StartedRequest, World
 from splitvlm.planning.costs import CostLine
 
 
@@ -47,7 +47,7 @@ def answer_costs(line: CostLine, index: int, n_tokens: int) -> AnswerCosts:
     )
 
 
-def answer_s(world: World, ask: Ask, line: CostLine) -> tuple[float, float]:
+def answer_s(world: World, ask: StartedRequest, line: CostLine) -> tuple[float, float]:
     """Returns seconds from a request's start to its first and its last token, by the true trace and without a queue."""
     costs = answer_costs(line, 0, world.n_tokens)
     if costs.local:

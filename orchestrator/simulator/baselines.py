@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from orchestrator.simulator.answer_costs import answer_s
-from orchestrator.simulator.world import Ask, Contender, Decision, World
+from orchestrator.simulator.world import Contender, Decision, StartedRequest, World
 from splitvlm.domain import IMAGE
 from splitvlm.planning.costs import CostLine
 from splitvlm.planning.policy import LinkView, Policy
@@ -28,7 +28,7 @@ class Adaptive:
         self._policies: dict[int, Policy] = {}
         self.deciding_bps = deciding_rates(table.lines, rtt_s, n_tokens)
 
-    def decide(self, ask: Ask) -> Decision:
+    def decide(self, ask: StartedRequest) -> Decision:
         """Chooses by the edge node's own policy, from what the device has learnt of its link."""
         device = ask.device
         policy = self._policies.get(device.number)
@@ -59,7 +59,7 @@ class Fixed:
         self.name = f"{line.plan}{where}" if hedge is None else f"hedge:{line.plan}{where}"
         self._decision = Decision(line, hedge)
 
-    def decide(self, ask: Ask) -> Decision:
+    def decide(self, ask: StartedRequest) -> Decision:
         """Chooses the same plan for each request."""
         return self._decision
 
@@ -78,7 +78,7 @@ class Oracle:
         self._world = world
         self._lines = lines
 
-    def decide(self, ask: Ask) -> Decision:
+    def decide(self, ask: StartedRequest) -> Decision:
         """Chooses the plan whose answer ends first on the true trace."""
         return Decision(min(self._lines, key=lambda line: answer_s(self._world, ask, line)[1]))
 

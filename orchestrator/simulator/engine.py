@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from orchestrator.simulator.answer_costs import AnswerCosts, answer_costs
 from orchestrator.simulator.results import Run
-from orchestrator.simulator.world import Ask, Contender, Decision, Device, World
+from orchestrator.simulator.world import Contender, Decision, Device, StartedRequest, World
 from splitvlm.link.estimator import LinkEstimator
 from splitvlm.link.probing import CALL_BYTES
 from splitvlm.planning.costs import CostLine
@@ -28,7 +28,7 @@ PROBE_LOOK_S = 0.5  # how often an edge node looks whether to probe
 class _Sending(NamedTuple):
     """Holds a request between its upload and its answer."""
 
-    ask: Ask
+    ask: StartedRequest
     decision: Decision
     costs: AnswerCosts
     ready_s: float
@@ -92,7 +92,7 @@ class _Simulation:
         if device.estimator is not None:
             self._probe(device, now_s)
             device.schedule.asked(now_s)
-        ask = Ask(device, now_s, arrival_s, size)
+        ask = StartedRequest(device, now_s, arrival_s, size)
         decision = self._contender.decide(ask)
         costs = self._costs_of(decision.line)
         if costs.local:
@@ -154,7 +154,7 @@ class _Simulation:
         sending_s = max(0.0, min(done_s, sent_s) - ready_s)
         self._done(ask, decision, costs, done_s, done_s, sending_s, sent_bytes, True)
 
-    def _device_done_s(self, ask: Ask, decision: Decision) -> float:
+    def _device_done_s(self, ask: StartedRequest, decision: Decision) -> float:
         if decision.hedge is None:
             return math.inf
         local = self._costs_of(decision.hedge)
@@ -162,7 +162,7 @@ class _Simulation:
 
     def _done(
         self,
-        ask: Ask,
+        ask: StartedRequest,
         decision: Decision,
         costs: AnswerCosts,
         first_s: float,

@@ -80,7 +80,7 @@ class Cell(NamedTuple):
     classes: str
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     """Holds a contender's line of a table; `ours` marks the adaptive policy's."""
 
     contender: str
@@ -99,7 +99,7 @@ class Table(NamedTuple):
     """Holds a table as the template shows it."""
 
     columns: list[Head]
-    rows: list[Row]
+    rows: list[TableRow]
 
 
 class Figure(NamedTuple):
@@ -109,7 +109,7 @@ class Figure(NamedTuple):
     base64: str
 
 
-class Section(NamedTuple):
+class LinkSection(NamedTuple):
     """Holds what the page says of one link. `every` holds the table of all contenders where `best` leaves some out."""
 
     trace: str
@@ -158,7 +158,7 @@ def _plots(comparison: Comparison) -> Iterator[tuple[str, bytes, str]]:
         yield ("regret", *plots.regret(comparison))
 
 
-def _render(comparisons: Sequence[Comparison], sections: Sequence[Section]) -> str:
+def _render(comparisons: Sequence[Comparison], sections: Sequence[LinkSection]) -> str:
     environment = Environment(
         loader=PackageLoader("orchestrator.simulator", "."),
         autoescape=True,
@@ -175,13 +175,13 @@ def _render(comparisons: Sequence[Comparison], sections: Sequence[Section]) -> s
     )
 
 
-def _section(comparison: Comparison, figures: list[Figure]) -> Section:
+def _section(comparison: Comparison, figures: list[Figure]) -> LinkSection:
     """Shows the best rows first; where there are more, a second table holds all."""
     ranked = sorted(comparison.summaries, key=lambda summary: summary.mean_s)
     always = ("adaptive", "adaptive-jpeg", "device/none")
     best = [s for rank, s in enumerate(ranked) if rank < MOST_ROWS or s.contender in always]
     every = _table(ranked) if len(best) < len(ranked) else None
-    return Section(Path(comparison.trace).name, _conclusion(comparison), figures, _table(best), every)
+    return LinkSection(Path(comparison.trace).name, _conclusion(comparison), figures, _table(best), every)
 
 
 def _conclusion(comparison: Comparison) -> str:
@@ -205,13 +205,13 @@ def _least(column: Column, summaries: Sequence[Summary]) -> float:
     return min((value for value in values if value is not None), default=0.0)
 
 
-def _row(summary: Summary, columns: Sequence[Column], least: Sequence[float]) -> Row:
+def _row(summary: Summary, columns: Sequence[Column], least: Sequence[float]) -> TableRow:
     cells = []
     for column, best in zip(columns, least, strict=True):
         value = column.value(summary)
         is_best = value is not None and value == best and summary.contender != "oracle"
         cells.append(Cell(column.absent if value is None else column.shown(value), _classes(column, is_best)))
-    return Row(summary.contender, cells, summary.contender == "adaptive")
+    return TableRow(summary.contender, cells, summary.contender == "adaptive")
 
 
 def _classes(column: Column, is_best: bool = False) -> str:

@@ -33,7 +33,7 @@ class Device:
         return self.trace.time_to_deliver(self.offset_s + at_s, n_bytes)
 
 
-class Ask(NamedTuple):
+class StartedRequest(NamedTuple):
     """Holds a request as it starts."""
 
     device: Device
@@ -62,7 +62,7 @@ class Contender(Protocol):
         """Returns the uplink rates at which its choice changes: a probe is worth its bytes near them."""
         ...
 
-    def decide(self, ask: Ask) -> Decision:
+    def decide(self, ask: StartedRequest) -> Decision:
         """Chooses the plan of a request."""
         ...
 

@@ -62,7 +62,7 @@ def load(
     Terms and definitions are those of `vllm bench serve`.
     """
     from splitvlm.domain import Plan
-    from splitvlm.tools.load.objective import Objective
+    from splitvlm.tools.load.objective import ServiceObjective
     from splitvlm.tools.load.run import LoadSettings, run_load
     from splitvlm.tools.load.schedule import AnswerLengths
 
@@ -74,7 +74,7 @@ def load(
         devices=devices,
         requests=requests,
         lengths=AnswerLengths.parse(answer_tokens),
-        objective=Objective.parse(goodput),
+        objective=ServiceObjective.parse(goodput),
         requests_per_s=rate,
         seed=seed,
         threads=threads,

@@ -23,12 +23,12 @@ def privacy_check(
     """
     from rich.console import Console
 
-    from edge_node.leaving import may_leave, show
+    from edge_node.privacy_report import may_leave, show
     from edge_node.settings import EdgeSettings
     from splitvlm import settings
 
-    leaving = may_leave(settings.load(config, EdgeSettings))
-    show(leaving, Console())
-    write_json(json_file, leaving.to_json())
-    if leaving.mode is None:
+    report = may_leave(settings.load(config, EdgeSettings))
+    show(report, Console())
+    write_json(json_file, report.to_json())
+    if report.mode is None:
         raise typer.Exit(1)

@@ -25,19 +25,19 @@ Places = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Apart:
+class Outliers:
     """Holds the indices of what is kept apart, rising. A token apart is whole; a channel apart is of the other tokens."""
 
     channels: Places
     tokens: Places
 
 
-def find(x_TC: F32) -> Apart:
+def find(x_TC: F32) -> Outliers:
     """Finds the channels, and then the tokens, of a tensor [T, C] whose largest value is an outlier."""
     sizes_TC = np.abs(x_TC)
     channels = _largest(sizes_TC.max(axis=0))
     sizes_TC[:, channels] = 0.0
-    return Apart(channels, _largest(sizes_TC.max(axis=1)))
+    return Outliers(channels, _largest(sizes_TC.max(axis=1)))
 
 
 def _largest(peaks: F32) -> Places:

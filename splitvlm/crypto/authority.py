@@ -41,7 +41,7 @@ _DOMAIN: Final = re.compile(rf"{_LABEL.pattern}(\.{_LABEL.pattern})*")
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class CertificateEntry:
     """Describes one certificate of a folder, as `splitvlm keys show` prints it. The authority's role is `authority`."""
 
     name: str
@@ -121,7 +121,7 @@ def revoke(folder: Path, node: str) -> Path:
     return path
 
 
-def show(folder: Path) -> list[Row]:
+def show(folder: Path) -> list[CertificateEntry]:
     """Returns the authority, then the certificates of nodes by name: those in the folders here, and others that count still.
 
     Raises KeysError.
@@ -131,11 +131,13 @@ def show(folder: Path) -> list[Row]:
     rows = [_row(certificate, revoked) for certificate in map(_load_certificate, _node_files(folder))]
     serials_here, now = {row.serial for row in rows}, utc_now()
     elsewhere = [
-        Row(entry.node, entry.role, f"{entry.serial:x}", entry.until, (), "its file is not here; it counts still")
+        CertificateEntry(
+            entry.node, entry.role, f"{entry.serial:x}", entry.until, (), "its file is not here; it counts still"
+        )
         for entry in ledger.read_ledger(folder).values()
         if f"{entry.serial:x}" not in serials_here and entry.serial not in revoked and entry.until >= now
     ]
-    first = Row(
+    first = CertificateEntry(
         *(certificates.domain_of(authority), "authority", f"{authority.serial_number:x}"),
         *(authority.not_valid_after_utc, (), _note(authority, frozenset())),
     )
@@ -219,11 +221,11 @@ def _load_certificate(path: Path) -> x509.Certificate:
         raise KeysError(f"{path} is not a certificate in PEM.") from error
 
 
-def _row(certificate: x509.Certificate, revoked: frozenset[int]) -> Row:
+def _row(certificate: x509.Certificate, revoked: frozenset[int]) -> CertificateEntry:
     node, role = identity.name_in(certificate)
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    return Row(
+    return CertificateEntry(
         *(node, role, f"{certificate.serial_number:x}", certificate.not_valid_after_utc),
         *((*uris, *certificates.hosts_in(certificate)), _note(certificate, revoked)),
     )

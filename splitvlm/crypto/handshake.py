@@ -48,7 +48,7 @@ Clock = Callable[[], dt.datetime]
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class HandshakeMessage:
     """Holds one side's message. Certificate (DER) and signature (ECDSA P-256, DER) are empty where nothing is signed."""
 
     ephemeral_public: bytes
@@ -56,13 +56,13 @@ class Offer:
     signature: bytes = field(default=b"", repr=False)
 
 
-class Hello(Offer):
+class Hello(HandshakeMessage):
     """Is the device's message."""
 
     __slots__ = ()
 
 
-class Reply(Offer):
+class Reply(HandshakeMessage):
     """Is the cloud worker's message."""
 
     __slots__ = ()
@@ -136,7 +136,7 @@ class _Signer:
             return b""
         return private_key(self._identity.private_key_pem).sign(transcript, _ECDSA)
 
-    def check(self, offer: Offer, role: Role, transcript: bytes) -> None:
+    def check(self, offer: HandshakeMessage, role: Role, transcript: bytes) -> None:
         signed = bool(offer.certificate_der or offer.signature)
         if self._identity is None:
             if signed:
@@ -163,11 +163,11 @@ class _Signer:
             )
 
 
-def _t1(context_hash: bytes, hello: Offer) -> bytes:
+def _t1(context_hash: bytes, hello: HandshakeMessage) -> bytes:
     return _hash(b"edge", context_hash, hello.ephemeral_public, hello.certificate_der)
 
 
-def _t2(t1: bytes, hello: Offer, reply: Offer) -> bytes:
+def _t2(t1: bytes, hello: HandshakeMessage, reply: HandshakeMessage) -> bytes:
     return _hash(b"cloud", t1, hello.signature, reply.ephemeral_public, reply.certificate_der)
 
 

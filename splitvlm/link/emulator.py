@@ -38,7 +38,7 @@ Delay = float | Callable[[float], float]
 
 
 @dataclass
-class Direction:
+class LinkDirection:
     """Holds the state of one way over the link, which all connections share."""
 
     name: str
@@ -92,7 +92,7 @@ class LinkEmulator:
         if math.isnan(self.t0_s):
             self.t0_s = time.monotonic()
         self.up, self.down = (
-            Direction(name, Bottleneck(trace, self.t0_s, queue_bytes=self._queue_bytes))
+            LinkDirection(name, Bottleneck(trace, self.t0_s, queue_bytes=self._queue_bytes))
             for name, trace in zip(("up", "down"), self._traces, strict=True)
         )
         self._spawn(self._accept(self._listener))
@@ -185,7 +185,7 @@ class LinkEmulator:
         except* OSError as broken:
             raise _first_of(broken) from broken
 
-    async def _carry(self, source: socket.socket, target: socket.socket, direction: Direction) -> None:
+    async def _carry(self, source: socket.socket, target: socket.socket, direction: LinkDirection) -> None:
         """Carries one way of a connection: reads, queues, and hands to `_deliver`. An empty packet marks the end."""
         loop = asyncio.get_running_loop()
         air: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
@@ -202,7 +202,7 @@ class LinkEmulator:
                 if not packet:
                     return
 
-    async def _cross(self, n_bytes: int, direction: Direction) -> float:
+    async def _cross(self, n_bytes: int, direction: LinkDirection) -> float:
         """Waits for room in the queue and takes it. Returns when the packet will have arrived at the other end."""
         async with direction.turn:
             while (free_at_s := direction.bottleneck.room_at_s(time.monotonic())) > time.monotonic():
@@ -217,7 +217,7 @@ class LinkEmulator:
         air: asyncio.Queue[tuple[float, bytes]],
         reading: asyncio.Event,
         target: socket.socket,
-        direction: Direction,
+        direction: LinkDirection,
     ) -> None:
         loop = asyncio.get_running_loop()
         while True:

@@ -1,7 +1,7 @@
 """Drawn scenes, questions about them, and the embedded model that was trained to answer those.
 
     scene = draw("microscopy", seed=7)      # the same picture for the same seed, always
-    for question in ask(scene, 7): ...      # Question(kind, text, answer)
+    for question in ask(scene, 7): ...      # SceneQuestion(kind, text, answer)
     MODEL_DIR                               # the trained folder, for transformers' `from_pretrained`
 
 Importing this package loads numpy and Pillow at most when a picture is drawn, and never torch.
@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from splitvlm.scenes.questions import ask, draw, held_out
-    from splitvlm.scenes.scene import Question, Scene, Thing
+    from splitvlm.scenes.scene import Scene, SceneQuestion, Thing
 
 MODEL_DIR = Path(__file__).parent / "files"
 TRAINED_DOMAINS = ("microscopy", "aerial", "road")
 DOMAINS = (*TRAINED_DOMAINS, "orchard")
 _HOMES = {
     "ask": "questions", "draw": "questions", "held_out": "questions",
-    "Question": "scene", "Scene": "scene", "Thing": "scene",
+    "SceneQuestion": "scene", "Scene": "scene", "Thing": "scene",
 }  # fmt: skip
 
-__all__ = ["DOMAINS", "MODEL_DIR", "TRAINED_DOMAINS", "Question", "Scene", "Thing", "ask", "draw", "held_out"]
+__all__ = ["DOMAINS", "MODEL_DIR", "TRAINED_DOMAINS", "Scene", "SceneQuestion", "Thing", "ask", "draw", "held_out"]
 
 
 def __getattr__(name: str) -> Any:

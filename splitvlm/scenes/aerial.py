@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw
 
 from splitvlm.scenes import canvas, phrases
 from splitvlm.scenes.phrasing import counted, listed, put, yes
-from splitvlm.scenes.scene import EDGE, Question, Scene, Thing, select
+from splitvlm.scenes.scene import EDGE, Scene, SceneQuestion, Thing, select
 
 NAME = "aerial"
 MOST_HOUSES = 9
@@ -99,32 +99,34 @@ def _house(rng: np.random.Generator, pen: ImageDraw.ImageDraw, house: Thing) -> 
 _PAINTERS = {"lake": _lake, "forest": _forest, "fire": _fire, "house": _house}
 
 
-def ask(scene: Scene, rng: np.random.Generator) -> list[Question]:
+def ask(scene: Scene, rng: np.random.Generator) -> list[SceneQuestion]:
     """Returns one question of each sort that this picture decides."""
     houses, red = scene.having("house"), scene.having("house", "red")
     questions = [
-        Question("houses", put(rng, phrases.COUNT, things="houses"), str(len(houses))),
-        Question("red roofs", put(rng, phrases.COUNT_RED_ROOFS), str(len(red))),
-        Question("presence", put(rng, phrases.PRESENCE, thing="a house"), yes(bool(houses))),
-        Question("caption", put(rng, phrases.CAPTION), caption(scene)),
-        Question(
+        SceneQuestion("houses", put(rng, phrases.COUNT, things="houses"), str(len(houses))),
+        SceneQuestion("red roofs", put(rng, phrases.COUNT_RED_ROOFS), str(len(red))),
+        SceneQuestion("presence", put(rng, phrases.PRESENCE, thing="a house"), yes(bool(houses))),
+        SceneQuestion("caption", put(rng, phrases.CAPTION), caption(scene)),
+        SceneQuestion(
             "comparison",
             put(rng, phrases.MORE, things="red roofs", others="grey roofs"),
             yes(len(red) > len(houses) - len(red)),
         ),
     ]
     if len(houses) == 1:
-        questions.append(Question("colour", put(rng, phrases.COLOUR, the="the roof of the house"), houses[0].colour))
+        questions.append(
+            SceneQuestion("colour", put(rng, phrases.COLOUR, the="the roof of the house"), houses[0].colour)
+        )
     for name in LANDMARKS:
         landmarks = scene.having(name)
-        questions.append(Question("presence", put(rng, phrases.PRESENCE, thing=f"a {name}"), yes(bool(landmarks))))
+        questions.append(SceneQuestion("presence", put(rng, phrases.PRESENCE, thing=f"a {name}"), yes(bool(landmarks))))
         corner = landmarks[0].corner if landmarks else "nowhere"
         if corner:
-            questions.append(Question("position", put(rng, phrases.WHERE, the=f"the {name}"), corner))
+            questions.append(SceneQuestion("position", put(rng, phrases.WHERE, the=f"the {name}"), corner))
     return questions + beside(rng, scene)
 
 
-def beside(rng: np.random.Generator, scene: Scene) -> list[Question]:
+def beside(rng: np.random.Generator, scene: Scene) -> list[SceneQuestion]:
     """Returns which of two landmarks is further to one side, where they are well apart."""
     landmarks = [thing for thing in scene.things if thing.name in LANDMARKS]
     if len(landmarks) < 2:
@@ -135,7 +137,7 @@ def beside(rng: np.random.Generator, scene: Scene) -> list[Question]:
     side = "left" if rng.random() < 0.5 else "right"
     holds = (first.x < second.x) == (side == "left")
     words = {"the": f"the {first.name}", "other": f"the {second.name}", "side": side}
-    return [Question("comparison", put(rng, phrases.BESIDE, **words), yes(holds))]
+    return [SceneQuestion("comparison", put(rng, phrases.BESIDE, **words), yes(holds))]
 
 
 def caption(scene: Scene) -> str:

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from splitvlm.scenes import aerial, microscopy, road
 from splitvlm.scenes.network import PATCH_GRID, TOKEN_GRID, VISUAL_TOKENS
 from splitvlm.scenes.questions import TRAINED, ask, draw, training_seed
-from splitvlm.scenes.scene import EDGE, Question, Scene
+from splitvlm.scenes.scene import EDGE, Scene, SceneQuestion
 from splitvlm.scenes.tokenizer import BOS, EOS, FAKE, GLOBAL, IMAGE
 
 LABELS = (*microscopy.LABELS, *aerial.LABELS, *road.LABELS)  # the classes of the grids
@@ -88,7 +88,7 @@ class Batches(Dataset[Batch]):
         )
 
 
-def training_questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
+def training_questions(scene: Scene, rng: np.random.Generator) -> list[SceneQuestion]:
     """Draws the questions about one picture of a batch: those of `ask`, and more of the relation that is learned last."""
     questions = ask(scene, rng, QUESTIONS_A_PICTURE, WEIGHTS)
     if scene.domain == aerial.NAME:
@@ -106,7 +106,7 @@ class Packed:
     blocks: list[int]
 
 
-def pack(tokenizer: PreTrainedTokenizerBase, questions: list[Question]) -> Packed:
+def pack(tokenizer: PreTrainedTokenizerBase, questions: list[SceneQuestion]) -> Packed:
     """Packs the prefix and the questions one after another; the label of a token is the token that should follow it."""
     prefix = tokenizer.encode(PREFIX, add_special_tokens=False)
     packed = Packed(list(prefix), list(range(len(prefix))), [IGNORED_LABEL] * len(prefix), [0] * len(prefix))
@@ -126,7 +126,7 @@ def landmark_ids(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
     return {tokenizer.encode(f" {name}", add_special_tokens=False)[0]: name for name in aerial.LANDMARKS}
 
 
-def position_targets(scene: Scene, packed: Packed, questions: list[Question], names: dict[int, str]) -> np.ndarray:
+def position_targets(scene: Scene, packed: Packed, questions: list[SceneQuestion], names: dict[int, str]) -> np.ndarray:
     """Returns float32 (2, L), NaN where a token has no target.
 
     Row 0 holds, at each landmark's name, its x position (-1 to 1). Row 1 holds, from a second landmark's name on for

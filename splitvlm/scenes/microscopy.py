@@ -10,7 +10,7 @@ from PIL import ImageDraw
 
 from splitvlm.scenes import canvas, phrases
 from splitvlm.scenes.phrasing import counted, put, yes
-from splitvlm.scenes.scene import EDGE, Question, Scene, Thing, select
+from splitvlm.scenes.scene import EDGE, Scene, SceneQuestion, Thing, select
 
 NAME = "microscopy"
 MOST_CELLS = 10
@@ -78,38 +78,42 @@ def _dust(rng: np.random.Generator, pen: ImageDraw.ImageDraw) -> None:
             pen.line((x, y, x + rng.uniform(-16, 16), y + rng.uniform(-16, 16)), fill=grey, width=1)
 
 
-def ask(scene: Scene, rng: np.random.Generator) -> list[Question]:
+def ask(scene: Scene, rng: np.random.Generator) -> list[SceneQuestion]:
     """Returns one question of each sort that this picture decides."""
     cells = scene.having("cell")
     infected = scene.having("cell", mark="infected")
     questions = [
-        Question("cells", put(rng, phrases.COUNT, things="cells"), str(len(cells))),
-        Question("infected cells", put(rng, phrases.COUNT_INFECTED), str(len(infected))),
-        Question("presence", put(rng, phrases.ANY_INFECTED), yes(bool(infected))),
-        Question("caption", put(rng, phrases.CAPTION), caption(len(cells), len(infected))),
+        SceneQuestion("cells", put(rng, phrases.COUNT, things="cells"), str(len(cells))),
+        SceneQuestion("infected cells", put(rng, phrases.COUNT_INFECTED), str(len(infected))),
+        SceneQuestion("presence", put(rng, phrases.ANY_INFECTED), yes(bool(infected))),
+        SceneQuestion("caption", put(rng, phrases.CAPTION), caption(len(cells), len(infected))),
     ]
     for colour in COLOURS:
         alike = len(scene.having("cell", colour))
         kind = "red cells" if colour == "red" else "other cells"
-        questions.append(Question(kind, put(rng, phrases.COUNT, things=f"{colour} cells"), str(alike)))
-        questions.append(Question("presence", put(rng, phrases.PRESENCE, thing=f"a {colour} cell"), yes(alike > 0)))
+        questions.append(SceneQuestion(kind, put(rng, phrases.COUNT, things=f"{colour} cells"), str(alike)))
+        questions.append(
+            SceneQuestion("presence", put(rng, phrases.PRESENCE, thing=f"a {colour} cell"), yes(alike > 0))
+        )
     first, second = rng.permutation(list(COLOURS))[:2].tolist()
     more = len(scene.having("cell", first)) > len(scene.having("cell", second))
     questions.append(
-        Question("comparison", put(rng, phrases.MORE, things=f"{first} cells", others=f"{second} cells"), yes(more))
+        SceneQuestion(
+            "comparison", put(rng, phrases.MORE, things=f"{first} cells", others=f"{second} cells"), yes(more)
+        )
     )
     return questions + _about_one(rng, infected)
 
 
-def _about_one(rng: np.random.Generator, infected: list[Thing]) -> list[Question]:
+def _about_one(rng: np.random.Generator, infected: list[Thing]) -> list[SceneQuestion]:
     """Asks where the one infected cell is, and what colour it has."""
     if not infected:
-        return [Question("position", put(rng, phrases.WHERE, the="the infected cell"), "nowhere")]
+        return [SceneQuestion("position", put(rng, phrases.WHERE, the="the infected cell"), "nowhere")]
     if len(infected) > 1:
         return []
-    asked = [Question("colour", put(rng, phrases.COLOUR, the="the infected cell"), infected[0].colour)]
+    asked = [SceneQuestion("colour", put(rng, phrases.COLOUR, the="the infected cell"), infected[0].colour)]
     if corner := infected[0].corner:
-        asked.append(Question("position", put(rng, phrases.WHERE, the="the infected cell"), corner))
+        asked.append(SceneQuestion("position", put(rng, phrases.WHERE, the="the infected cell"), corner))
     return asked
 
 

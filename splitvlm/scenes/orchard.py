@@ -11,7 +11,7 @@ from PIL import ImageDraw
 
 from splitvlm.scenes import canvas, phrases
 from splitvlm.scenes.phrasing import counted, listed, put, yes
-from splitvlm.scenes.scene import EDGE, Question, Scene, Thing, select
+from splitvlm.scenes.scene import EDGE, Scene, SceneQuestion, Thing, select
 
 NAME = "orchard"
 MOST_APPLES = 9
@@ -92,13 +92,13 @@ def _bird(rng: np.random.Generator, pen: ImageDraw.ImageDraw, bird: Thing) -> No
 _PAINTERS = {"apple": _apple, "ladder": _ladder, "basket": _basket, "bird": _bird}
 
 
-def ask(scene: Scene, rng: np.random.Generator) -> list[Question]:
+def ask(scene: Scene, rng: np.random.Generator) -> list[SceneQuestion]:
     """Returns one question of each sort that this picture decides."""
     apples = scene.having("apple")
     questions = [
-        Question("apples", put(rng, phrases.COUNT, things="apples"), str(len(apples))),
-        Question("caption", put(rng, phrases.CAPTION), caption(scene)),
-        Question(
+        SceneQuestion("apples", put(rng, phrases.COUNT, things="apples"), str(len(apples))),
+        SceneQuestion("caption", put(rng, phrases.CAPTION), caption(scene)),
+        SceneQuestion(
             "comparison",
             put(rng, phrases.MORE, things="ripe apples", others="rotten apples"),
             yes(scene.facts["ripe"] > scene.facts["rotten"]),
@@ -106,14 +106,18 @@ def ask(scene: Scene, rng: np.random.Generator) -> list[Question]:
     ]
     for state in APPLES:
         count = scene.facts[state]
-        questions.append(Question(f"{state} apples", put(rng, phrases.COUNT, things=f"{state} apples"), str(count)))
-        questions.append(Question("presence", put(rng, phrases.PRESENCE, thing=f"a {state} apple"), yes(count > 0)))
+        questions.append(
+            SceneQuestion(f"{state} apples", put(rng, phrases.COUNT, things=f"{state} apples"), str(count))
+        )
+        questions.append(
+            SceneQuestion("presence", put(rng, phrases.PRESENCE, thing=f"a {state} apple"), yes(count > 0))
+        )
     for name in EXTRAS:
         extras = scene.having(name)
-        questions.append(Question("presence", put(rng, phrases.PRESENCE, thing=f"a {name}"), yes(bool(extras))))
+        questions.append(SceneQuestion("presence", put(rng, phrases.PRESENCE, thing=f"a {name}"), yes(bool(extras))))
         corner = extras[0].corner if extras else "nowhere"
         if corner:
-            questions.append(Question("position", put(rng, phrases.WHERE, the=f"the {name}"), corner))
+            questions.append(SceneQuestion("position", put(rng, phrases.WHERE, the=f"the {name}"), corner))
     return questions
 
 

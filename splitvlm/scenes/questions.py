@@ -9,7 +9,7 @@ import numpy as np
 
 from splitvlm.scenes import aerial, microscopy, orchard, phrases, road
 from splitvlm.scenes.phrasing import put
-from splitvlm.scenes.scene import Question, Scene
+from splitvlm.scenes.scene import Scene, SceneQuestion
 
 DOMAIN_MODULES: dict[str, ModuleType] = {m.NAME: m for m in (microscopy, aerial, road, orchard)}
 TRAINED = (microscopy.NAME, aerial.NAME, road.NAME)
@@ -39,16 +39,16 @@ def ask(
     rng: np.random.Generator | int,
     n: int = QUESTIONS_A_PICTURE,
     weights: Mapping[str, float] | None = None,
-) -> list[Question]:
+) -> list[SceneQuestion]:
     """Returns `n` different questions about the scene (fewer where it has fewer), by kind first, then within the kind.
 
     `weights` makes kinds likelier than 1 (training asks more for counts).
     """
     rng = np.random.default_rng(rng)
-    by_kind: dict[str, list[Question]] = {}
+    by_kind: dict[str, list[SceneQuestion]] = {}
     for question in candidates(scene, rng):
         by_kind.setdefault(question.kind, []).append(question)
-    questions: list[Question] = []
+    questions: list[SceneQuestion] = []
     while by_kind and len(questions) < n:
         kinds = list(by_kind)
         odds = np.array([(weights or {}).get(kind, 1.0) for kind in kinds])
@@ -59,32 +59,34 @@ def ask(
     return questions
 
 
-def candidates(scene: Scene, rng: np.random.Generator) -> list[Question]:
+def candidates(scene: Scene, rng: np.random.Generator) -> list[SceneQuestion]:
     """Returns every sort of question that can be put about the scene, each in one phrasing."""
-    own: list[Question] = DOMAIN_MODULES[scene.domain].ask(scene, rng)
-    return [*own, Question("domain", put(rng, phrases.DOMAIN), scene.domain), *_absent(scene, rng)]
+    own: list[SceneQuestion] = DOMAIN_MODULES[scene.domain].ask(scene, rng)
+    return [*own, SceneQuestion("domain", put(rng, phrases.DOMAIN), scene.domain), *_absent(scene, rng)]
 
 
-def _absent(scene: Scene, rng: np.random.Generator) -> list[Question]:
+def _absent(scene: Scene, rng: np.random.Generator) -> list[SceneQuestion]:
     """Questions about what only other domains have."""
     questions = []
     for domain, things in _THINGS.items():
         if domain == scene.domain:
             continue
         plural, singular = things[int(rng.integers(len(things)))]
-        questions.append(Question("absent", put(rng, phrases.PRESENCE, thing=singular), "no"))
-        questions.append(Question("absent", put(rng, phrases.COUNT, things=plural), "0"))
+        questions.append(SceneQuestion("absent", put(rng, phrases.PRESENCE, thing=singular), "no"))
+        questions.append(SceneQuestion("absent", put(rng, phrases.COUNT, things=plural), "0"))
     if scene.domain != microscopy.NAME:
-        questions.append(Question("absent", put(rng, phrases.COUNT_INFECTED), "0"))
-        questions.append(Question("absent", put(rng, phrases.ANY_INFECTED), "no"))
+        questions.append(SceneQuestion("absent", put(rng, phrases.COUNT_INFECTED), "0"))
+        questions.append(SceneQuestion("absent", put(rng, phrases.ANY_INFECTED), "no"))
     if scene.domain != road.NAME:
-        questions.append(Question("absent", put(rng, phrases.LIGHT), "none"))
+        questions.append(SceneQuestion("absent", put(rng, phrases.LIGHT), "none"))
     if scene.domain != aerial.NAME:
-        questions.append(Question("absent", put(rng, phrases.WHERE, the="the lake"), "nowhere"))
+        questions.append(SceneQuestion("absent", put(rng, phrases.WHERE, the="the lake"), "nowhere"))
     return questions
 
 
-def held_out(questions: int, seed: int = 0, domains: tuple[str, ...] = TRAINED) -> Iterator[tuple[Scene, Question]]:
+def held_out(
+    questions: int, seed: int = 0, domains: tuple[str, ...] = TRAINED
+) -> Iterator[tuple[Scene, SceneQuestion]]:
     """Yields that many questions, four to a picture, about pictures that no training run can have drawn."""
     left = questions
     for index in range(questions):

@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw
 
 from splitvlm.scenes import canvas, phrases
 from splitvlm.scenes.phrasing import counted, listed, put, yes
-from splitvlm.scenes.scene import EDGE, Question, Scene, Thing, select
+from splitvlm.scenes.scene import EDGE, Scene, SceneQuestion, Thing, select
 
 NAME = "road"
 LAMPS: dict[str, tuple[int, int, int]] = {"red": (255, 48, 40), "yellow": (255, 214, 48), "green": (48, 236, 96)}
@@ -168,34 +168,38 @@ _PAINTERS = {
 }  # fmt: skip
 
 
-def ask(scene: Scene, rng: np.random.Generator) -> list[Question]:
+def ask(scene: Scene, rng: np.random.Generator) -> list[SceneQuestion]:
     """Returns one question of each sort that this picture decides."""
     cars, people = scene.having("car"), scene.having("pedestrian")
     obstacle = next((name for name in OBSTACLES if scene.having(name)), None)
     lights = scene.having("light")
     questions = [
-        Question("light", put(rng, phrases.LIGHT), lights[0].colour if lights else "none"),
-        Question("pedestrians", put(rng, phrases.COUNT, things="pedestrians"), str(len(people))),
-        Question("cars", put(rng, phrases.COUNT, things="cars"), str(len(cars))),
-        Question("obstacle", put(rng, phrases.OBSTACLE), f"a {obstacle}" if obstacle else "nothing"),
-        Question("driving", put(rng, phrases.SAFE), yes(scene.facts["safe"])),
-        Question("daylight", put(rng, phrases.DAYLIGHT), "night" if scene.facts["night"] else "day"),
-        Question("presence", put(rng, phrases.PRESENCE, thing="a traffic light"), yes(bool(lights))),
-        Question("presence", put(rng, phrases.PRESENCE, thing="a pedestrian"), yes(bool(people))),
-        Question("presence", put(rng, phrases.PRESENCE, thing="a car"), yes(bool(cars))),
-        Question("presence", put(rng, phrases.PRESENCE, thing="an obstacle"), yes(obstacle is not None)),
-        Question("caption", put(rng, phrases.CAPTION), caption(scene)),
-        Question(
+        SceneQuestion("light", put(rng, phrases.LIGHT), lights[0].colour if lights else "none"),
+        SceneQuestion("pedestrians", put(rng, phrases.COUNT, things="pedestrians"), str(len(people))),
+        SceneQuestion("cars", put(rng, phrases.COUNT, things="cars"), str(len(cars))),
+        SceneQuestion("obstacle", put(rng, phrases.OBSTACLE), f"a {obstacle}" if obstacle else "nothing"),
+        SceneQuestion("driving", put(rng, phrases.SAFE), yes(scene.facts["safe"])),
+        SceneQuestion("daylight", put(rng, phrases.DAYLIGHT), "night" if scene.facts["night"] else "day"),
+        SceneQuestion("presence", put(rng, phrases.PRESENCE, thing="a traffic light"), yes(bool(lights))),
+        SceneQuestion("presence", put(rng, phrases.PRESENCE, thing="a pedestrian"), yes(bool(people))),
+        SceneQuestion("presence", put(rng, phrases.PRESENCE, thing="a car"), yes(bool(cars))),
+        SceneQuestion("presence", put(rng, phrases.PRESENCE, thing="an obstacle"), yes(obstacle is not None)),
+        SceneQuestion("caption", put(rng, phrases.CAPTION), caption(scene)),
+        SceneQuestion(
             "comparison",
             put(rng, phrases.MORE, things="cars", others="pedestrians"),
             yes(len(cars) > len(people)),
         ),
-        Question("position", put(rng, phrases.SIDE, the="the traffic light"), lights[0].side if lights else "nowhere"),
+        SceneQuestion(
+            "position", put(rng, phrases.SIDE, the="the traffic light"), lights[0].side if lights else "nowhere"
+        ),
     ]
     for name in OBSTACLES:
-        questions.append(Question("presence", put(rng, phrases.PRESENCE, thing=f"a {name}"), yes(name == obstacle)))
+        questions.append(
+            SceneQuestion("presence", put(rng, phrases.PRESENCE, thing=f"a {name}"), yes(name == obstacle))
+        )
     if len(cars) == 1:
-        questions.append(Question("colour", put(rng, phrases.COLOUR, the="the car"), cars[0].colour))
+        questions.append(SceneQuestion("colour", put(rng, phrases.COLOUR, the="the car"), cars[0].colour))
     return questions
 
 

@@ -62,7 +62,7 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class Question:
+class SceneQuestion:
     """Holds a question about a scene, its kind and its answer."""
 
     kind: str

@@ -54,7 +54,7 @@ PICTURES = 24
 
 
 @dataclass(frozen=True)
-class Ran:
+class RealRequest:
     """Records one request as it really was."""
 
     asked_s: float  # on the link's clock
@@ -77,15 +77,15 @@ def emulate(scenario: Scenario, traces: Sequence[str], console: Console) -> list
     results = []
     for name, link in links.items():
         with tempfile.TemporaryDirectory(prefix="splitvlm-emulate-") as folder:
-            ran, overhead_s = asyncio.run(_really(Path(folder), alone, profiles, link, console))
-        simulated = _simulated(alone, profiles, link, name, overhead_s, ran[0].asked_s)
-        results.append(_compared(name, ran, simulated, overhead_s, console))
+            real_requests, overhead_s = asyncio.run(_really(Path(folder), alone, profiles, link, console))
+        simulated = _simulated(alone, profiles, link, name, overhead_s, real_requests[0].asked_s)
+        results.append(_compared(name, real_requests, simulated, overhead_s, console))
     return results
 
 
 async def _really(
     folder: Path, scenario: Scenario, profiles: Profiles, trace: Trace, console: Console
-) -> tuple[list[Ran], dict[str, float]]:
+) -> tuple[list[RealRequest], dict[str, float]]:
     """Runs the requests through an orchestrator, a cloud node and an edge node; returns also the overhead of each plan (s)."""
     async with Launcher(folder) as launcher:
         orchestrator = await launcher.start("orchestrator", {"heartbeat_s": 1.0})
@@ -173,8 +173,8 @@ async def _overhead(
 
 async def _ask_all(
     client: EdgeClient, scenario: Scenario, questions: Sequence[tuple[bytes, str]], t0_s: float, console: Console
-) -> list[Ran]:
-    ran = []
+) -> list[RealRequest]:
+    real_requests = []
     began_s = time.monotonic()
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task("Asking, really", total=len(questions))
@@ -182,9 +182,9 @@ async def _ask_all(
             await asyncio.sleep(max(0.0, began_s + number * scenario.arrivals.period_s - time.monotonic()))
             asked_s = time.monotonic() - t0_s
             report = await _ask(client, picture, question, "")
-            ran.append(Ran(asked_s, report.plan, report.total_s, report.answered_by == "device"))
+            real_requests.append(RealRequest(asked_s, report.plan, report.total_s, report.answered_by == "device"))
             progress.update(bar, advance=1)
-    return ran
+    return real_requests
 
 
 async def _ask(client: EdgeClient, picture: bytes, question: str, plan: str) -> pb.RequestReport:
@@ -226,15 +226,19 @@ def _with_overhead(line: CostLine, overhead_s: Mapping[str, float]) -> CostLine:
 
 
 def _compared(
-    name: str, ran: Sequence[Ran], simulated: Sequence[Record], overhead_s: Mapping[str, float], console: Console
+    name: str,
+    real_requests: Sequence[RealRequest],
+    simulated: Sequence[Record],
+    overhead_s: Mapping[str, float],
+    console: Console,
 ) -> dict[str, object]:
-    real_s, sim_s = fmean(run.latency_s for run in ran), fmean(run.latency_s for run in simulated)
+    real_s, sim_s = fmean(run.latency_s for run in real_requests), fmean(run.latency_s for run in simulated)
     title = f"{Path(name).name}: simulated against real processes"
     table = Table("plan", "simulated", "mean s", "really", "mean s", title=title, title_justify="left")
     plans: dict[str, dict[str, float]] = {}
-    for plan in sorted({*(run.plan for run in ran), *(run.plan for run in simulated)}):
+    for plan in sorted({*(run.plan for run in real_requests), *(run.plan for run in simulated)}):
         simulated_s = [run.latency_s for run in simulated if run.plan == plan]
-        real_run_s = [run.latency_s for run in ran if run.plan == plan]
+        real_run_s = [run.latency_s for run in real_requests if run.plan == plan]
         row = [
             len(simulated_s),
             fmean(simulated_s) if simulated_s else 0.0,
@@ -246,15 +250,15 @@ def _compared(
     console.print(table)
     extra = ", ".join(f"{plan} {1e3 * seconds:.0f}" for plan, seconds in overhead_s.items())
     console.print(f"Added to the lines, as measured unloaded over a fast link, ms: {extra}", soft_wrap=True)
-    won = [sum(run.device_won for run in simulated), sum(run.device_won for run in ran)]
+    won = [sum(run.device_won for run in simulated), sum(run.device_won for run in real_requests)]
     console.print(f"Answered by the device: simulated {won[0]}, really {won[1]}")
     difference = f"{100 * (sim_s / real_s - 1):+.1f} %"
     console.print(
-        f"{len(ran)} requests: simulated mean {sim_s:.3f} s, real mean {real_s:.3f} s, difference {difference}"
+        f"{len(real_requests)} requests: simulated mean {sim_s:.3f} s, real mean {real_s:.3f} s, difference {difference}"
     )
     return {
         "trace": name,
-        "requests": len(ran),
+        "requests": len(real_requests),
         "simulated_mean_s": sim_s,
         "real_mean_s": real_s,
         "difference": sim_s / real_s - 1,

@@ -18,7 +18,7 @@ from rich.table import Table
 from edge_node.answering.question import PlannedQuestion
 from edge_node.answering.run import AnswerRun, CloudNodes
 from edge_node.cloud.link import CloudLink
-from edge_node.engine import Engine
+from edge_node.engine import DeviceEngine
 from edge_node.node import compatibility_of
 from edge_node.privacy import EVERYTHING_MAY_LEAVE
 from splitvlm.bundle import Bundle, open_bundle
@@ -68,7 +68,7 @@ async def _split_answers(
                 cloud = await launcher.start("cloud", {"model": {"name": model}, "cuts": remote})
                 identity = launcher.identity("verifier", Role.EDGE)
                 link = CloudLink(cloud.address, compatibility_of(bundle.spec, codec, "float32"), identity, remote)
-            engine = Engine(load_device(model, cuts), codec)
+            engine = DeviceEngine(load_device(model, cuts), codec)
             try:
                 return {
                     cut: [
@@ -84,7 +84,7 @@ async def _split_answers(
 
 
 async def _answer(
-    engine: Engine, link: CloudLink | None, cut: Cut, image: Image.Image, question: str, tokens: int
+    engine: DeviceEngine, link: CloudLink | None, cut: Cut, image: Image.Image, question: str, tokens: int
 ) -> list[int]:
     level = "none" if cut == DEVICE else "lossless"
     planned = PlannedQuestion(Plan(cut, level), image, question, tokens)

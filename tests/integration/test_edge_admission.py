@@ -15,7 +15,7 @@ from PIL import Image
 
 from edge_node.answering.answerer import Answerer
 from edge_node.cloud.fleet import CloudFleet, Dialling
-from edge_node.engine import Engine
+from edge_node.engine import DeviceEngine
 from edge_node.local.servicer import LocalServicer
 from edge_node.node import SERVICE, compatibility_of
 from edge_node.planner import Planner
@@ -67,7 +67,7 @@ async def edge(tmp_path: Path) -> AsyncIterator[Edge]:
     part, codec = load_device(model, [DEVICE]), open_bundle(model).codec
     compatibility = compatibility_of(read_spec(model), codec, "float32")
     clouds = CloudFleet(Dialling(compatibility, identity, []), EVERYTHING_MAY_LEAVE)
-    runtime = Runtime(settings, Engine(part, codec), EVERYTHING_MAY_LEAVE, clouds)
+    runtime = Runtime(settings, DeviceEngine(part, codec), EVERYTHING_MAY_LEAVE, clouds)
     planner = Planner(settings.planning, (DEVICE,), codec, EVERYTHING_MAY_LEAVE)
     answerer = Answerer(runtime, planner, None)
     servicer = LocalServicer(answerer, runtime, planner, plaintext=False)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from splitvlm.files.pictures.av1 import decoded_pixels
-from splitvlm.files.pictures.layout import MAX_BLOCKS, Layout, too_many_blocks, truncated, within
+from splitvlm.files.pictures.layout import MAX_BLOCKS, PictureLayout, too_many_blocks, truncated, within
 from splitvlm.files.pictures.refusal import PictureRefused
 
 _MAX_FRAMES = 4
@@ -31,7 +31,7 @@ class _Contents:
     metadata_kinds_at: list[int] = field(default_factory=list)
 
 
-def walk(data: bytes) -> Layout:
+def walk(data: bytes) -> PictureLayout:
     """Raises PictureRefused for sequences, and for files whose frames are more or larger than their picture."""
     if data[8:12] != b"avif":
         raise PictureRefused("is not taken: it is a sequence of AVIF pictures")
@@ -51,7 +51,7 @@ def walk(data: bytes) -> Layout:
     pixels = bytearray(data)
     for offset in contents.metadata_kinds_at:
         pixels[offset : offset + 4] = b"skip"
-    return Layout(bytes(pixels), width, height)
+    return PictureLayout(bytes(pixels), width, height)
 
 
 def _boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:

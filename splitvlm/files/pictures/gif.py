@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import struct
 
-from splitvlm.files.pictures.layout import MAX_BLOCKS, Layout, too_many_blocks, truncated, within
+from splitvlm.files.pictures.layout import MAX_BLOCKS, PictureLayout, too_many_blocks, truncated, within
 
 _HEADER_BYTES, _FRAME_BYTES = 13, 10
 _IMAGE, _EXTENSION, _TRAILER, _GRAPHIC_CONTROL = 0x2C, 0x21, b"\x3b", 0xF9
 
 
-def walk(data: bytes) -> Layout:
+def walk(data: bytes) -> PictureLayout:
     """Raises PictureRefused where the file ends before its first frame does, or has too many blocks before it."""
     width, height, flags = struct.unpack_from("<HHB", within(data, 0, _HEADER_BYTES), 6)
     offset = _HEADER_BYTES + _palette_bytes(flags)
@@ -22,7 +22,7 @@ def walk(data: bytes) -> Layout:
             left, top, frame_width, frame_height, frame_flags = struct.unpack_from("<HHHHB", frame, 1)
             end = _after_blocks(data, offset + _FRAME_BYTES + _palette_bytes(frame_flags) + 1)
             size = max(width, left + frame_width), max(height, top + frame_height)
-            return Layout(b"".join([head, control, data[offset:end], _TRAILER]), *size)
+            return PictureLayout(b"".join([head, control, data[offset:end], _TRAILER]), *size)
         if introducer != _EXTENSION:
             raise truncated()
         end = _after_blocks(data, offset + 2)

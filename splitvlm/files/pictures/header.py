@@ -15,14 +15,14 @@ from PIL import Image, features
 
 from splitvlm.files.pictures import avif, bmp, gif, jpeg, png, tiff, webp
 from splitvlm.files.pictures.exif import orientation_of
-from splitvlm.files.pictures.layout import Layout
+from splitvlm.files.pictures.layout import PictureLayout
 from splitvlm.files.pictures.refusal import PictureRefused
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
 MAX_SCANNED_PIXELS = 1 << 30
 """Scans times pixels: 16 scans of a picture of 64 million pixels."""
 
-_WALKS: dict[str, Callable[[bytes], Layout]] = {
+_WALKS: dict[str, Callable[[bytes], PictureLayout]] = {
     "JPEG": jpeg.walk, "PNG": png.walk, "WEBP": webp.walk, "GIF": gif.walk, "BMP": bmp.walk,
     "TIFF": tiff.walk,
     "AVIF": avif.walk,
@@ -64,7 +64,7 @@ def inspect(
 
 def lazily_opened(
     data: bytes, max_pixels: int, formats: Collection[str], animated: bool
-) -> tuple[PictureHeader, Image.Image, Layout]:
+) -> tuple[PictureHeader, Image.Image, PictureLayout]:
     """Returns the header, Pillow's picture, of which no pixel is decoded yet, and the layout. Raises PictureRefused."""
     kind = format_of(data)
     if kind is None or kind not in formats:
@@ -103,7 +103,7 @@ def format_of(data: bytes) -> str | None:
     return "TIFF" if data[:4] in (b"II*\0", b"MM\0*") else None
 
 
-def _check(layout: Layout, max_pixels: int) -> None:
+def _check(layout: PictureLayout, max_pixels: int) -> None:
     pixels = layout.width * layout.height
     if not pixels:
         raise PictureRefused("is damaged and cannot be read as a picture: it has no pixels")
@@ -113,7 +113,7 @@ def _check(layout: Layout, max_pixels: int) -> None:
         raise PictureRefused(f"is not taken: {layout.scans} scans of {layout.width} x {layout.height} pixels")
 
 
-def _decoded_bytes(kind: str, picture: Image.Image, layout: Layout, file_bytes: int) -> int:
+def _decoded_bytes(kind: str, picture: Image.Image, layout: PictureLayout, file_bytes: int) -> int:
     pixels = picture.width * picture.height
     threads_bytes = _AV1_THREAD_BYTES * (os.cpu_count() or 1) if kind == "AVIF" else 0
     own_bytes = _FIXED_BYTES + threads_bytes + layout.buffered_bytes

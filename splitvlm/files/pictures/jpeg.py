@@ -10,7 +10,7 @@ import re
 import struct
 
 from splitvlm.files.pictures.exif import UPRIGHT, orientation_of
-from splitvlm.files.pictures.layout import MAX_BLOCKS, MAX_SCANS, Layout, too_many_blocks, within
+from splitvlm.files.pictures.layout import MAX_BLOCKS, MAX_SCANS, PictureLayout, too_many_blocks, within
 from splitvlm.files.pictures.refusal import PictureRefused
 
 _MARKER = re.compile(rb"\xff[^\x00\xff]")
@@ -22,7 +22,7 @@ _PROGRESSIVE = {0xC2, 0xCA}
 _BLOCK_EDGE_PX = 32  # a unit of blocks at the largest sampling factor, 4
 
 
-def walk(data: bytes) -> Layout:
+def walk(data: bytes) -> PictureLayout:
     """Raises PictureRefused where the file has no frame, too many scans or too many segments."""
     kept = [b"\xff\xd8"]
     frame: tuple[int, bytes] | None = None
@@ -62,14 +62,14 @@ def _holds_pixels(marker: int, body: bytes) -> bool:
     return marker not in _APPLICATION and marker != _COMMENT
 
 
-def _layout(kept: list[bytes], frame: tuple[int, bytes] | None, scans: int, exif: bytes) -> Layout:
+def _layout(kept: list[bytes], frame: tuple[int, bytes] | None, scans: int, exif: bytes) -> PictureLayout:
     if frame is None or len(frame[1]) < 6:
         raise PictureRefused("is damaged and cannot be read as a picture: it has no frame")
     marker, body = frame
     height, width, components = struct.unpack_from(">HHB", body, 1)
     all_at_once = marker in _PROGRESSIVE or scans > 1
     padded = (width + _BLOCK_EDGE_PX) * (height + _BLOCK_EDGE_PX)
-    return Layout(
+    return PictureLayout(
         b"".join(kept),
         *(width, height),
         orientation=orientation_of(exif) if exif else UPRIGHT,

@@ -29,7 +29,7 @@ ORDINARY = Samples()
 
 
 @dataclass(frozen=True)
-class Layout:
+class PictureLayout:
     """Holds what a file's structure says. `pixels` is a file of the same format with what a decoder needs, and nothing else."""
 
     pixels: bytes

@@ -8,13 +8,13 @@ from __future__ import annotations
 import struct
 
 from splitvlm.files.pictures.exif import UPRIGHT, orientation_of
-from splitvlm.files.pictures.layout import MAX_BLOCKS, Layout, Samples, too_many_blocks, truncated, within
+from splitvlm.files.pictures.layout import MAX_BLOCKS, PictureLayout, Samples, too_many_blocks, truncated, within
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _HOLD_PIXELS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
 
 
-def walk(data: bytes) -> Layout:
+def walk(data: bytes) -> PictureLayout:
     """Raises PictureRefused where the file does not begin with its header, ends early or has too many chunks."""
     if len(data) < 33 or data[12:16] != b"IHDR":
         raise truncated()
@@ -31,6 +31,6 @@ def walk(data: bytes) -> Layout:
             significant_bits = within(data, offset + 8, length)[0]
         if kind == b"IEND":
             samples = Samples(bits, significant_bits)
-            return Layout(b"".join(kept), width, height, orientation, samples=samples)
+            return PictureLayout(b"".join(kept), width, height, orientation, samples=samples)
         offset = end
     raise too_many_blocks()

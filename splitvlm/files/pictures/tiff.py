@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass
 
 from splitvlm.files.pictures.exif import UPRIGHT
-from splitvlm.files.pictures.layout import MAX_BLOCKS, Layout, Samples, too_many_blocks, truncated, within
+from splitvlm.files.pictures.layout import MAX_BLOCKS, PictureLayout, Samples, too_many_blocks, truncated, within
 from splitvlm.files.pictures.refusal import PictureRefused
 
 _COUNTS = {1: "B", 3: "H", 4: "I"}
@@ -42,7 +42,7 @@ class _Directory:
         return next(iter(self.values.get(tag, ())), otherwise)
 
 
-def walk(data: bytes) -> Layout:
+def walk(data: bytes) -> PictureLayout:
     """Raises PictureRefused where the directory lies outside the file, or names a compression that is not taken."""
     directory = _directory(data)
     width, height = int(directory.first(_WIDTH)), int(directory.first(_HEIGHT))
@@ -57,7 +57,7 @@ def walk(data: bytes) -> Layout:
     if tile_pixels > max(width * height, _MAX_TILE_PIXELS):
         raise PictureRefused("is not taken: its tiles are larger than the picture")
     orientation = int(directory.first(_ORIENTATION, UPRIGHT))
-    return Layout(
+    return PictureLayout(
         _with_directory(data, directory),
         *(width, height),
         orientation=orientation if orientation in range(1, 9) else UPRIGHT,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from splitvlm.files.pictures.exif import UPRIGHT, orientation_of
-from splitvlm.files.pictures.layout import MAX_BLOCKS, Layout, too_many_blocks, within
+from splitvlm.files.pictures.layout import MAX_BLOCKS, PictureLayout, too_many_blocks, within
 from splitvlm.files.pictures.refusal import PictureRefused
 
 _GROUP_BYTES = 6_000  # five prefix codes of 256 entries of 4 bytes, and their packed table
@@ -15,14 +15,14 @@ _SECOND_TABLE_FILE_BYTES = 51  # of a second table, a byte of the file that desc
 _LOSSLESS = {b"VP8L", b"ALPH", b"ANMF"}  # chunks that are or may hold losslessly coded planes
 
 
-def walk(data: bytes) -> Layout:
+def walk(data: bytes) -> PictureLayout:
     """Raises PictureRefused where the file names no size or has too many chunks."""
     width, height = _size(within(data, 12, 18))
     orientation, lossless, offset = UPRIGHT, False, 12
     for _ in range(MAX_BLOCKS):
         if offset + 8 > len(data):
             buffered_bytes = _prefix_code_bytes(width * height, len(data)) if lossless else 0
-            return Layout(data, width, height, orientation, buffered_bytes=buffered_bytes)
+            return PictureLayout(data, width, height, orientation, buffered_bytes=buffered_bytes)
         kind, length = data[offset : offset + 4], int.from_bytes(data[offset + 4 : offset + 8], "little")
         if kind == b"EXIF":
             orientation = orientation_of(data[offset + 8 : offset + 8 + length])

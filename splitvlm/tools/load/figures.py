@@ -15,13 +15,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from splitvlm.tools.load.objective import Objective
+from splitvlm.tools.load.objective import ServiceObjective
 from splitvlm.tools.load.timing import RequestTiming
 
 PERCENTILES = (50, 95, 99)
 
 
-def figures(timings: Sequence[RequestTiming], objective: Objective) -> dict[str, Any]:
+def figures(timings: Sequence[RequestTiming], objective: ServiceObjective) -> dict[str, Any]:
     """Returns the run's figures as plain values: times in milliseconds, rates per second, sizes in bytes."""
     answered = [timing for timing in timings if timing.answered]
     duration_s = _duration_s(timings)

@@ -13,13 +13,13 @@ METRICS = ("ttft", "tpot", "e2e")
 
 
 @dataclass(frozen=True, slots=True)
-class Objective:
+class ServiceObjective:
     """Upper bounds in seconds by metric. An empty one is kept by every request that was answered."""
 
     most_s: Mapping[str, float]
 
     @classmethod
-    def parse(cls, text: str) -> Objective:
+    def parse(cls, text: str) -> ServiceObjective:
         """Reads `ttft:500,tpot:100,e2e:3000`, in milliseconds; an empty text bounds nothing. Raises UsageError."""
         bounds: dict[str, float] = {}
         for entry in filter(None, text.split(",")):

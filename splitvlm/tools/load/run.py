@@ -22,7 +22,7 @@ from splitvlm.domain import Plan
 from splitvlm.tools.launcher import Launcher
 from splitvlm.tools.load.figures import figures
 from splitvlm.tools.load.fleet import Fleet, PlannedRequest
-from splitvlm.tools.load.objective import Objective
+from splitvlm.tools.load.objective import ServiceObjective
 from splitvlm.tools.load.plot import plot
 from splitvlm.tools.load.recording import RecordedRequest, check_plan, record
 from splitvlm.tools.load.schedule import AnswerLengths, poisson_arrivals_s
@@ -46,7 +46,7 @@ class LoadSettings:
     devices: int
     requests: int
     lengths: AnswerLengths
-    objective: Objective
+    objective: ServiceObjective
     requests_per_s: float | None = None  # of an open loop; None is a closed loop
     recordings: int = 8  # different payloads
     seed: int = 0

@@ -22,7 +22,7 @@ from edge_node.audit import AuditLog
 from edge_node.cloud.cloud_request import Vocabulary
 from edge_node.cloud.fleet import CloudFleet, Dialling
 from edge_node.cloud.node_health import NodeHealth
-from edge_node.engine import Engine
+from edge_node.engine import DeviceEngine
 from edge_node.planner import Planner
 from edge_node.privacy import EVERYTHING_MAY_LEAVE
 from edge_node.runtime import Runtime
@@ -58,7 +58,7 @@ class Part:
 
 
 @dataclass
-class DeviceEngine:
+class FakeEngine:
     """A device that answers with two words, or fails."""
 
     error: SplitvlmError | None = None
@@ -96,7 +96,7 @@ class FixedPlanner:
 
 @dataclass
 class Node:
-    engine: DeviceEngine
+    engine: FakeEngine
     planner: FixedPlanner
     runtime: Runtime
     answerer: Answerer
@@ -117,9 +117,9 @@ class Node:
 
 @pytest.fixture
 def node(tmp_path: Path) -> Node:
-    engine, planner, audit = DeviceEngine(), FixedPlanner(), tmp_path / "audit.jsonl"
+    engine, planner, audit = FakeEngine(), FixedPlanner(), tmp_path / "audit.jsonl"
     clouds = CloudFleet(Dialling(data_pb2.Compatibility(), None, []), EVERYTHING_MAY_LEAVE)
-    runtime = Runtime(EdgeSettings(), cast(Engine, engine), EVERYTHING_MAY_LEAVE, clouds)
+    runtime = Runtime(EdgeSettings(), cast(DeviceEngine, engine), EVERYTHING_MAY_LEAVE, clouds)
     answerer = Answerer(runtime, cast(Planner, planner), AuditLog(audit, 4_096))
     return Node(engine, planner, runtime, answerer, audit)
 

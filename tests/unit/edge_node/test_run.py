@@ -18,7 +18,7 @@ from edge_node.cloud.cloud_request import CloudRequest, Vocabulary
 from edge_node.cloud.exchange import Exchange
 from edge_node.cloud.known_prefixes import KnownPrefixes
 from edge_node.cloud.link import CloudLink
-from edge_node.engine import Engine
+from edge_node.engine import DeviceEngine
 from edge_node.privacy import EVERYTHING_MAY_LEAVE
 from edge_node.token_source import TokenSource
 from splitvlm.domain import Plan, Sampling
@@ -78,7 +78,7 @@ class Link:
         self.opened_ahead += 1
 
 
-class DeviceEngine:
+class FakeEngine:
     """A device that knows the answer."""
 
     slowdown = 1.0
@@ -100,7 +100,7 @@ class DeviceEngine:
 def run(*links: Link, plan: str = "image/jpeg75", name: bytes = b"", **fallbacks: Any) -> AnswerRun:
     question = PlannedQuestion(Plan.parse(plan), PICTURE, "How many?", len(ANSWER), name)
     nodes = CloudNodes(tuple(cast(CloudLink, link) for link in links))
-    return AnswerRun(cast(Engine, DeviceEngine()), EVERYTHING_MAY_LEAVE, question, nodes, Fallbacks(**fallbacks))
+    return AnswerRun(cast(DeviceEngine, FakeEngine()), EVERYTHING_MAY_LEAVE, question, nodes, Fallbacks(**fallbacks))
 
 
 async def tokens(answer: AnswerRun) -> list[int]:

@@ -12,7 +12,7 @@ import pytest
 from cloud_node.engine.lane import Lane
 from cloud_node.engine.recent import RecentMean
 from cloud_node.engine.torch_engine import TorchEngine
-from edge_node.engine import Engine
+from edge_node.engine import DeviceEngine
 from splitvlm.bundle import open_bundle
 from splitvlm.domain import IMAGE, TOKENS, Cut
 from splitvlm.model.loading import load_cloud, load_device
@@ -153,7 +153,7 @@ async def test_a_second_start_measures_nothing_and_renews_behind_requests(monkey
     assert second[0].profile.cuts.keys() == first[0].profile.cuts.keys()
     assert second[1].profile.cuts.keys() == {IMAGE, TOKENS}
     waits = RecentMean(1.0)
-    engine = Engine(device, codec)
+    engine = DeviceEngine(device, codec)
     cloud_engine = TorchEngine(cloud, 2**26, lambda between: Lane("torch", waits, between=between))
     waited: list[float] = []
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedT
 from splitvlm.scenes import DOMAINS, ask, draw, folder, losses, network, train
 from splitvlm.scenes.batches import IGNORED_LABEL, LABELS, Batches, grid, pack, stack
 from splitvlm.scenes.questions import candidates
-from splitvlm.scenes.scene import Question
+from splitvlm.scenes.scene import SceneQuestion
 from splitvlm.scenes.tokenizer import build_tokenizer
 
 
@@ -67,7 +67,7 @@ def test_packed_questions_equal_the_processor_s(words: PreTrainedTokenizerFast, 
     torch.testing.assert_close(packed, alone, atol=2e-4, rtol=1e-4)
 
 
-def _alone(model: torch.nn.Module, processor: object, image: Image.Image, question: Question) -> torch.Tensor:
+def _alone(model: torch.nn.Module, processor: object, image: Image.Image, question: SceneQuestion) -> torch.Tensor:
     """Logits of the answer's tokens and of the end, (tokens, vocabulary)."""
     content = [{"type": "image"}, {"type": "text", "text": question.text}]
     prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)

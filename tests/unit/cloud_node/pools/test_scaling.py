@@ -8,12 +8,12 @@ from cloud_node.pools.scaling import (
     LONG_QUEUE_S,
     SHORT_FOR_S,
     SHORT_QUEUE_S,
-    Decision,
     Scaling,
+    ScalingDecision,
     WorkerLoad,
 )
 
-NOTHING = Decision()
+NOTHING = ScalingDecision()
 
 
 def load(name: str, queue_s: float = 0.0, num_sessions: int = 1, draining_since_s: float | None = None) -> WorkerLoad:
@@ -22,9 +22,9 @@ def load(name: str, queue_s: float = 0.0, num_sessions: int = 1, draining_since_
 
 def test_too_few_workers_are_started_at_once() -> None:
     scaling = Scaling(2, 4)
-    assert scaling.decide([], 0, 0.0) == Decision(num_to_start=2)
+    assert scaling.decide([], 0, 0.0) == ScalingDecision(num_to_start=2)
     assert scaling.decide([], 2, 1.0) == NOTHING
-    assert scaling.decide([load("a")], 0, 2.0) == Decision(num_to_start=1)
+    assert scaling.decide([load("a")], 0, 2.0) == ScalingDecision(num_to_start=1)
 
 
 def test_a_queue_that_lasts_starts_one_more_and_a_burst_none() -> None:
@@ -32,7 +32,7 @@ def test_a_queue_that_lasts_starts_one_more_and_a_burst_none() -> None:
     assert scaling.decide(busy, 0, 0.0) == NOTHING
     assert scaling.decide(idle, 0, 1.0) == NOTHING, "a burst"
     assert scaling.decide(busy, 0, 2.0) == NOTHING
-    assert scaling.decide(busy, 0, 2.0 + LONG_FOR_S) == Decision(num_to_start=1)
+    assert scaling.decide(busy, 0, 2.0 + LONG_FOR_S) == ScalingDecision(num_to_start=1)
 
 
 def test_none_is_started_while_one_starts_or_the_pool_is_at_its_most() -> None:
@@ -48,7 +48,7 @@ def test_an_empty_queue_that_lasts_lets_the_worker_with_the_fewest_sessions_go()
     scaling, idle = Scaling(1, 3), [load("a", num_sessions=5), load("b", num_sessions=2)]
     assert scaling.decide(idle, 0, 0.0) == NOTHING
     assert scaling.decide(idle, 0, SHORT_FOR_S - 1) == NOTHING
-    assert scaling.decide(idle, 0, SHORT_FOR_S) == Decision(drain=("b",))
+    assert scaling.decide(idle, 0, SHORT_FOR_S) == ScalingDecision(drain=("b",))
     going = [idle[0], load("b", num_sessions=2, draining_since_s=SHORT_FOR_S)]
     assert scaling.decide(going, 0, 2 * SHORT_FOR_S - 1) == NOTHING, "the least number stays"
 
@@ -59,15 +59,19 @@ def test_work_in_between_starts_the_time_anew() -> None:
     scaling.decide(idle, 0, 0.0)
     scaling.decide(worked, 0, SHORT_FOR_S / 2)
     assert scaling.decide(idle, 0, SHORT_FOR_S) == NOTHING
-    assert scaling.decide(idle, 0, 2 * SHORT_FOR_S) == Decision(drain=("a",))
+    assert scaling.decide(idle, 0, 2 * SHORT_FOR_S) == ScalingDecision(drain=("a",))
 
 
 def test_a_worker_that_drains_is_ended_with_its_last_session_or_after_too_long() -> None:
     scaling = Scaling(1, 3)
     other = load("a", 2 * SHORT_QUEUE_S)
     assert scaling.decide([other, load("b", num_sessions=1, draining_since_s=0.0)], 0, DRAIN_S - 1) == NOTHING
-    assert scaling.decide([other, load("b", num_sessions=0, draining_since_s=0.0)], 0, 1.0) == Decision(end=("b",))
-    assert scaling.decide([other, load("b", num_sessions=9, draining_since_s=0.0)], 0, DRAIN_S) == Decision(end=("b",))
+    assert scaling.decide([other, load("b", num_sessions=0, draining_since_s=0.0)], 0, 1.0) == ScalingDecision(
+        end=("b",)
+    )
+    assert scaling.decide([other, load("b", num_sessions=9, draining_since_s=0.0)], 0, DRAIN_S) == ScalingDecision(
+        end=("b",)
+    )
 
 
 def test_a_worker_that_drains_counts_neither_as_one_that_serves_nor_in_the_queue() -> None:
@@ -75,4 +79,4 @@ def test_a_worker_that_drains_counts_neither_as_one_that_serves_nor_in_the_queue
     draining = load("b", 100.0, draining_since_s=0.0)
     for now_s in (0.0, LONG_FOR_S, 2 * LONG_FOR_S):
         assert scaling.decide([load("a", 2 * SHORT_QUEUE_S), draining], 0, now_s) == NOTHING
-    assert scaling.decide([draining], 0, 10.0) == Decision(num_to_start=1)
+    assert scaling.decide([draining], 0, 10.0) == ScalingDecision(num_to_start=1)

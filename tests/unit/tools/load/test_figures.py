@@ -2,7 +2,7 @@ import pytest
 
 from splitvlm.errors import UsageError
 from splitvlm.tools.load.figures import figures, percentile
-from splitvlm.tools.load.objective import Objective
+from splitvlm.tools.load.objective import ServiceObjective
 from splitvlm.tools.load.timing import RequestTiming
 
 QUICK = RequestTiming(0, 1.0, [1.1, 1.2, 1.4], 1.5, bytes_sent=100)
@@ -21,7 +21,7 @@ def test_a_request_has_the_times_of_vllm_bench_serve() -> None:
 
 
 def test_a_run_counts_tokens_and_rates_over_its_whole_duration() -> None:
-    result = figures([QUICK, SLOW, FAILED], Objective.parse(""))
+    result = figures([QUICK, SLOW, FAILED], ServiceObjective.parse(""))
     assert result["requests"] == 3
     assert result["answered"] == 2
     assert result["failed"] == {"deadline": 1}
@@ -35,25 +35,25 @@ def test_a_run_counts_tokens_and_rates_over_its_whole_duration() -> None:
 
 
 def test_goodput_counts_requests_that_keep_every_bound() -> None:
-    result = figures([QUICK, SLOW, FAILED], Objective.parse("ttft:500,e2e:3000"))
+    result = figures([QUICK, SLOW, FAILED], ServiceObjective.parse("ttft:500,e2e:3000"))
     assert result["goodput_per_s"] == 0.25
     assert result["goodput_share"] == pytest.approx(1 / 3, abs=1e-4)
-    assert Objective.parse("tpot:400").kept_by(QUICK)
-    assert not Objective.parse("tpot:400").kept_by(SLOW)
-    assert not Objective.parse("").kept_by(FAILED)
+    assert ServiceObjective.parse("tpot:400").kept_by(QUICK)
+    assert not ServiceObjective.parse("tpot:400").kept_by(SLOW)
+    assert not ServiceObjective.parse("").kept_by(FAILED)
 
 
 def test_a_run_without_answers_has_empty_spreads() -> None:
-    result = figures([FAILED], Objective.parse("ttft:1"))
+    result = figures([FAILED], ServiceObjective.parse("ttft:1"))
     assert result["ttft_ms"] == {}
     assert result["output_tokens_per_s"] == 0.0
-    assert figures([], Objective.parse(""))["duration_s"] == 0.0
+    assert figures([], ServiceObjective.parse(""))["duration_s"] == 0.0
 
 
 @pytest.mark.parametrize("text", ["x", "ttft", "ttft:0", "ttft:nan", "ttft:5,ttft:6", "itl:5", "e2e:-1", "e2e:inf"])
 def test_other_objectives_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="objective"):
-        Objective.parse(text)
+        ServiceObjective.parse(text)
 
 
 def test_percentiles_interpolate() -> None:

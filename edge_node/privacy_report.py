@@ -20,7 +20,7 @@ from splitvlm.profiling.cached_profiles import cached_device_profile
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class SendingPlan:
     """One plan that may send something. `leak` is None where it was not measured."""
 
     plan: Plan
@@ -30,13 +30,13 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Leaving:
+class PrivacyReport:
     """Holds what a configuration lets out."""
 
     mode: str | None
     max_leak: float | None
     audit_log: str
-    rows: tuple[Row, ...]
+    rows: tuple[SendingPlan, ...]
 
     def to_json(self) -> dict[str, object]:
         """Returns what `--json` writes: plans with what they tell and weigh."""
@@ -47,48 +47,48 @@ class Leaving:
         return {"mode": self.mode, "max_leak": self.max_leak, "audit_log": self.audit_log, "plans": plans}
 
 
-def may_leave(settings: EdgeSettings) -> Leaving:
+def may_leave(settings: EdgeSettings) -> PrivacyReport:
     """The allowed plans that send something, those that tell most first. Raises the errors of configuration and model."""
     model = settings.model
     bundle = open_bundle(model.name, model.bundle)
     door = PrivacyDoor(settings.privacy, leaks_at(bundle))
     cuts = allowed_cuts(settings, bundle.spec, bundle.codec, door)
-    rows: list[Row] = []
+    rows: list[SendingPlan] = []
     if any(cut != DEVICE for cut in cuts):
         part = load_device(model.name, cuts, device=model.device, dtype=model.dtype, threads=model.threads)
         profile = cached_device_profile(part, cuts, bundle, model).profile
         limits = settings.planning.limits()
         rows = [
-            Row(Plan(cut, level), door.leak(Plan(cut, level)), size, profile.token_bytes.get((cut, level), 0))
+            SendingPlan(Plan(cut, level), door.leak(Plan(cut, level)), size, profile.token_bytes.get((cut, level), 0))
             for (cut, level), (_, size) in profile.coding.items()
             if door.allows(Plan(cut, level)) and (limits.levels is None or level in limits.levels)
         ]
     rows.sort(key=lambda row: (1.0 if row.leak is None else row.leak, row.payload_bytes), reverse=True)
     privacy = settings.privacy
-    return Leaving(privacy.mode, privacy.max_leak, str(privacy.audit_log or ""), tuple(rows))
+    return PrivacyReport(privacy.mode, privacy.max_leak, str(privacy.audit_log or ""), tuple(rows))
 
 
-def show(leaving: Leaving, console: Console) -> None:
+def show(report: PrivacyReport, console: Console) -> None:
     """The verdict first, then the plans."""
-    if leaving.mode is None:
+    if report.mode is None:
         console.print("Nothing limits what may leave: there is no privacy.mode.", highlight=False)
-    elif not leaving.rows:
+    elif not report.rows:
         console.print("Nothing that is made from a picture leaves this device.", highlight=False)
     else:
-        most = max(row.leak for row in leaving.rows if row.leak is not None)
+        most = max(row.leak for row in report.rows if row.leak is not None)
         console.print(
-            f"At most {most:.2f} of a picture leaves (privacy.max_leak is {leaving.max_leak:g}): by these plans, and no other. "
+            f"At most {most:.2f} of a picture leaves (privacy.max_leak is {report.max_leak:g}): by these plans, and no other. "
             "The cloud node learns the question and the answer too.",
             soft_wrap=True,
             highlight=False,
         )
-    if leaving.rows:
-        console.print(_table(leaving.rows))
-    log = f"What left for each answer is in {leaving.audit_log}." if leaving.audit_log else "There is no audit log."
+    if report.rows:
+        console.print(_table(report.rows))
+    log = f"What left for each answer is in {report.audit_log}." if report.audit_log else "There is no audit log."
     console.print(log, soft_wrap=True, highlight=False)
 
 
-def _table(rows: tuple[Row, ...]) -> Table:
+def _table(rows: tuple[SendingPlan, ...]) -> Table:
     made = Table(caption="leak: 0 is what a blank picture tells, 1 the picture itself (docs/experiments/leak.md)")
     made.add_column("plan", no_wrap=True)
     for title in ("leak", "bytes of a picture,\nmedian", "bytes of\na token"):
