@@ -120,7 +120,7 @@ class UndividedModel:
             if setting in alive:
                 coded = [picture_coded(image, kind, quality, edge) for image in images]
                 sizes = [
-                    float(np.mean([begin_bytes(size, one.text) for one in questions]))
+                    float(np.mean([begin_bytes(size, question.text) for question in questions]))
                     for (size, _), questions in zip(coded, asked, strict=True)
                 ]
                 right = self.answers(self._upper(self._lower([image for _, image in coded])), asked)
@@ -165,7 +165,7 @@ class UndividedModel:
     def _through(
         self, code: Callable[[Array, int], Coded], states: torch.Tensor, seeds: list[int], setting: Setting
     ) -> tuple[list[float], torch.Tensor]:
-        coded = [code(one.numpy(), seed) for one, seed in zip(states, seeds, strict=True)]
+        coded = [code(state.numpy(), seed) for state, seed in zip(states, seeds, strict=True)]
         own_header = 0 if setting.coder == "splitvlm" else self.empty
         back = torch.from_numpy(np.stack([restored for _, restored in coded]).astype(np.float32))
         return [float(size + own_header) for size, _ in coded], back
@@ -192,8 +192,8 @@ class UndividedModel:
             mask |= torch.eye(mask.shape[-1], dtype=torch.bool)
         right = self._right(tokens, ids, positions, labels, mask)
         rows = []
-        for row, (one, questions) in enumerate(zip(packed, asked, strict=True)):
-            blocks = torch.tensor(one.blocks)
+        for row, (sequence, questions) in enumerate(zip(packed, asked, strict=True)):
+            blocks = torch.tensor(sequence.blocks)
             rows.append([bool(right[row, : len(blocks)][blocks == k].all()) for k in range(1, len(questions) + 1)])
         return rows
 
@@ -225,12 +225,12 @@ class UndividedModel:
         def coded(_module: Any, _arguments: Any, output: Any) -> Any:
             states = _first(output)
             back = states.clone()
-            for place, one in enumerate(packed):
-                prompt = next(i for i, label in enumerate(one.labels) if label != IGNORED_LABEL) + 1
-                for start, stop in [(0, prompt), *((i, i + 1) for i in range(prompt, len(one.ids)))]:
-                    size, restored = code(states[place, start:stop].numpy(), seeds[int(rows[place])])
-                    sizes[place] += step_bytes(size + header) if start else begin_bytes(size + header)
-                    back[place, start:stop] = torch.from_numpy(restored.astype(np.float32))
+            for index, sequence in enumerate(packed):
+                prompt = next(i for i, label in enumerate(sequence.labels) if label != IGNORED_LABEL) + 1
+                for start, stop in [(0, prompt), *((i, i + 1) for i in range(prompt, len(sequence.ids)))]:
+                    size, restored = code(states[index, start:stop].numpy(), seeds[int(rows[index])])
+                    sizes[index] += step_bytes(size + header) if start else begin_bytes(size + header)
+                    back[index, start:stop] = torch.from_numpy(restored.astype(np.float32))
             return (back, *output[1:]) if isinstance(output, tuple) else back
 
         hook = self.model.model.text_model.layers[self.lm.layers - 1].register_forward_hook(coded)
@@ -239,8 +239,8 @@ class UndividedModel:
         finally:
             hook.remove()
         answers: list[list[bool]] = [[] for _ in asked]
-        for place, (row, _) in enumerate(flat):
-            answers[row].append(bool(right[place]))
+        for index, (row, _) in enumerate(flat):
+            answers[row].append(bool(right[index]))
         means = [float(sizes[(rows == row).numpy()].mean()) for row in range(len(asked))]
         return means, answers
 
@@ -273,12 +273,12 @@ def everything() -> set[Setting]:
 
 def _chosen(settings: set[Setting], part: str, names: str | None, parser: argparse.ArgumentParser) -> set[Setting]:
     """Those whose cut or coder is among the names. Ends the program where there are none of a name."""
-    known = sorted({getattr(one, part) for one in settings})
+    known = sorted({getattr(setting, part) for setting in settings})
     wanted = names.split(",") if names else known
     unknown = sorted(set(wanted) - set(known))
     if unknown:
         parser.error(f"no such {part} as {', '.join(unknown)}. There are: {', '.join(known)}.")
-    return {one for one in settings if getattr(one, part) in wanted}
+    return {setting for setting in settings if getattr(setting, part) in wanted}
 
 
 def main() -> None:
@@ -297,7 +297,7 @@ def main() -> None:
     about = {
         "seed": SEED,
         "codec": open_bundle(MODEL).codec.hash,
-        "settings": sorted(" ".join(astuple(one)) for one in settings),
+        "settings": sorted(" ".join(astuple(setting)) for setting in settings),
     }
     scores, kinds = run(_work, pictures, options.jobs, settings, Store(options.store, about))
     cuts, rows = summary(scores)

@@ -67,17 +67,17 @@ def coded(x_TC: Array, seed: int, codec: Codec, transform: Transform, level: str
 
 def settings(codec: Codec) -> dict[str, Callable[[Array, int], Coded]]:
     transform = codec.basis(TOKENS).transform
-    found: dict[str, Callable[[Array, int], Coded]] = {
+    ways: dict[str, Callable[[Array, int], Coded]] = {
         f"plain {level}": lambda x_TC, _seed, level=level: own(x_TC, codec, TOKENS, level) for level in PLAIN
     }
     for level in LEVELS:
         for way in (least, pairs, random):
             for share in SHARES:
                 change = functools.partial(lambda y, seed, way, share: way(y, share, seed), way=way, share=share)
-                found[f"{way.__name__} {share:.0%} {level}"] = functools.partial(
+                ways[f"{way.__name__} {share:.0%} {level}"] = functools.partial(
                     coded, codec=codec, transform=transform, level=level, change=change
                 )
-    return found
+    return ways
 
 
 def main() -> None:

@@ -36,13 +36,13 @@ class Screen:
     outdone: float = 0.0
 
     def passed(self, alive: set[Setting], scores: dict[Setting, Score]) -> set[Setting]:
-        near = {one for one in alive if share(scores[NONE]) - share(scores[one]) <= self.lost}
-        return {one for one in near if sum(self._outdoes(other, one, scores) for other in near) < 2}
+        near = {setting for setting in alive if share(scores[NONE]) - share(scores[setting]) <= self.lost}
+        return {setting for setting in near if sum(self._outdoes(other, setting, scores) for other in near) < 2}
 
-    def _outdoes(self, other: Setting, one: Setting, scores: dict[Setting, Score]) -> bool:
+    def _outdoes(self, other: Setting, setting: Setting, scores: dict[Setting, Score]) -> bool:
         return (
-            (other.cut, other.coder) == (one.cut, one.coder)
-            and np.mean(scores[other].bytes) <= self.outdone * np.mean(scores[one].bytes)
+            (other.cut, other.coder) == (setting.cut, setting.coder)
+            and np.mean(scores[other].bytes) <= self.outdone * np.mean(scores[setting].bytes)
             and share(scores[other]) >= share(scores[NONE])
         )
 
@@ -70,13 +70,15 @@ class Store:
             self._write(about)
 
     def known(self, chunk: range, alive: set[Setting]) -> tuple[dict[Setting, Score], list[str]] | None:
-        found = self._known.get(chunk.start)
-        if found is None or len(found[0][NONE].bytes) != len(chunk) or not alive <= set(found[0]):
+        if chunk.start not in self._known:
             return None
-        return {one: score for one, score in found[0].items() if one in alive or one == NONE}, found[1]
+        scores, kinds = self._known[chunk.start]
+        if len(scores[NONE].bytes) != len(chunk) or not alive <= set(scores):
+            return None
+        return {setting: score for setting, score in scores.items() if setting in alive or setting == NONE}, kinds
 
     def add(self, chunk: range, scores: dict[Setting, Score], kinds: list[str]) -> None:
-        rows = [[list(asdict(one).values()), score.bytes, score.right] for one, score in scores.items()]
+        rows = [[list(asdict(setting).values()), score.bytes, score.right] for setting, score in scores.items()]
         self._write({"start": chunk.start, "kinds": kinds, "scores": rows})
 
     def _write(self, line: dict[str, Any]) -> None:
@@ -126,11 +128,11 @@ def _measured(
     pool: ProcessPoolExecutor, work: Work, part: list[range], alive: set[Setting], store: Store
 ) -> Iterator[tuple[dict[Setting, Score], list[str]]]:
     """In the order of chunks."""
-    found = [store.known(chunk, alive) for chunk in part]
-    running = [None if one else pool.submit(work, chunk, alive) for one, chunk in zip(found, part, strict=True)]
-    for chunk, one, future in zip(part, found, running, strict=True):
-        if one is not None:
-            yield one
+    stored = [store.known(chunk, alive) for chunk in part]
+    running = [None if rows else pool.submit(work, chunk, alive) for rows, chunk in zip(stored, part, strict=True)]
+    for chunk, rows, future in zip(part, stored, running, strict=True):
+        if rows is not None:
+            yield rows
         elif future is not None:
             measured = future.result()
             store.add(chunk, *measured)

@@ -66,15 +66,17 @@ def by_kind(
 ) -> dict[str, Any]:
     """Returns what each kind loses, and half its interval, at the smallest setting at `tokens` within `lost` points."""
     wanted = cuts.get(str(TOKENS), {}).get("splitvlm", {}).get(lost)
-    found = [r for r in rows if (r["cut"], r["coder"]) == (str(TOKENS), "splitvlm") and round(r["bytes"], 1) == wanted]
-    if not found:
+    smallest = [
+        r for r in rows if (r["cut"], r["coder"]) == (str(TOKENS), "splitvlm") and round(r["bytes"], 1) == wanted
+    ]
+    if not smallest:
         return {}
-    setting = Setting(str(TOKENS), "splitvlm", found[0]["setting"])
+    setting = Setting(str(TOKENS), "splitvlm", smallest[0]["setting"])
     base = [right for rights in scores[NONE].right for right in rights]
-    given = [right for rights in scores[setting].right for right in rights]
+    right = [right for rights in scores[setting].right for right in rights]
     result: dict[str, Any] = {"setting": setting.name}
     for kind in sorted(set(kinds)):
-        fewer = np.array([float(a) - float(b) for a, b, k in zip(base, given, kinds, strict=True) if k == kind])
+        fewer = np.array([float(a) - float(b) for a, b, k in zip(base, right, kinds, strict=True) if k == kind])
         result[kind] = [round(float(fewer.mean()), 4), round(float(1.96 * fewer.std() / math.sqrt(len(fewer))), 4)]
     return result
 

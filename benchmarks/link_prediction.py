@@ -123,7 +123,7 @@ async def really(trace: Trace, seconds: float, seed: int) -> Figures:
 async def errors(link: Simulated | Real, transfers: int | None, seconds: float | None, seed: int) -> Figures:
     rng = random.Random(seed)
     ours, last, harmonic = LinkEstimator(prior_uplink_bps=PRIOR_BPS), Rates(1), Rates(5)
-    found: dict[str, list[float]] = {"estimator": [], "last sample": [], "harmonic mean of 5": []}
+    errors_by_name: dict[str, list[float]] = {"estimator": [], "last sample": [], "harmonic mean of 5": []}
     kept, number, began_s = 0, 0, link.now_s
 
     async def cross(n_bytes: int) -> float:
@@ -152,12 +152,16 @@ async def errors(link: Simulated | Real, transfers: int | None, seconds: float |
         if number <= 5:
             continue
         kept += real_s <= slow_s
-        for name, guess in zip(found, guesses, strict=True):
-            found[name].append(abs(guess - real_s) / real_s)
+        for name, guess in zip(errors_by_name, guesses, strict=True):
+            errors_by_name[name].append(abs(guess - real_s) / real_s)
     figures = {
-        name: {"median": percentile(sorted(e), 0.5), "p90": percentile(sorted(e), 0.9)} for name, e in found.items()
+        name: {"median": percentile(sorted(e), 0.5), "p90": percentile(sorted(e), 0.9)}
+        for name, e in errors_by_name.items()
     }
-    figures["estimator"] |= {"conservative_kept": kept / len(found["estimator"]), "transfers": len(found["estimator"])}
+    figures["estimator"] |= {
+        "conservative_kept": kept / len(errors_by_name["estimator"]),
+        "transfers": len(errors_by_name["estimator"]),
+    }
     return figures
 
 

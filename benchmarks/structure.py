@@ -1,9 +1,10 @@
-"""Prints the structure of the code as figures: sizes of files and functions, layers, circles of imports, docstrings.
+"""Prints the structure of the code as figures: sizes of files and functions, layers, circles of imports, language.
 
     python benchmarks/structure.py
 
 Generated stubs and tests are left out. A function's size is its lines from `def` to its end, docstring included; a circle is a
-set of modules that import one another, in functions too. The last line is a JSON object.
+set of modules that import one another, in functions too. A docstring cannot be read alone where it begins as a fragment does.
+The last line is a JSON object.
 """
 
 from __future__ import annotations
@@ -27,16 +28,17 @@ AT_HOME = (
     "client",
     "local",
 )  # modules that may stand alone in splitvlm
-CANNOT_BE_READ_ALONE = (  # a docstring that begins like this leans on a name or a line before, or is a clause without its verb
+FRAGMENTS = (  # a docstring that begins like this leans on a name or a line before, or is a clause without its verb
     *("Of", "As", "The same", "These", "The rest"),
     *("What", "Whether", "How", "Which", "Where", "Who", "Why", "When"),
 )
+SAYS_NOTHING = {"one", "found", "place", "given"}  # names of locals and parameters that do not say what they hold
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 @dataclass
 class Module:
-    """One source file: its dotted name, its lines, its functions' lengths, its docstrings, the modules that it imports."""
+    """Holds what is counted of one source file, whose dotted name is `name`."""
 
     name: str
     path: Path
@@ -45,25 +47,33 @@ class Module:
     public: int = 0
     public_with_docstring: int = 0
     docstrings: list[str] = field(default_factory=list)
+    vague_names: list[str] = field(default_factory=list)  # "line: name"
     imports: set[str] = field(default_factory=set)
 
 
 def modules() -> dict[str, Module]:
-    """Every module of the packages by its dotted name."""
+    """Returns every module of the packages by its dotted name."""
     read = (_module(path) for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py")))
     return {module.name: module for module in read if "_pb2" not in module.path.name}
 
 
 def _module(path: Path) -> Module:
     text = path.read_text("utf-8")
-    tree = ast.parse(text)
     name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    return module_of(name, path, text)
+
+
+def module_of(name: str, path: Path, text: str) -> Module:
+    """Returns what is counted of a module with this text. Raises SyntaxError."""
+    tree = ast.parse(text)
     module = Module(name, path, text.count("\n"))
     for node in ast.walk(tree):
         if isinstance(node, Function):
             module.function_lines[node.name] = (node.end_lineno or 0) - node.lineno + 1
         if isinstance(node, Function | ast.ClassDef | ast.Module) and (docstring := ast.get_docstring(node)):
             module.docstrings.append(docstring)
+        if bound := _bound(node) & SAYS_NOTHING:
+            module.vague_names += [f"{node.lineno}: {name}" for name in sorted(bound)]
     for node in _public(tree.body):
         module.public += 1
         module.public_with_docstring += ast.get_docstring(node) is not None
@@ -71,8 +81,15 @@ def _module(path: Path) -> Module:
     return module
 
 
+def _bound(node: ast.AST) -> set[str]:
+    """Returns the name that a node binds, if any: a parameter's, or an assigned variable's."""
+    if isinstance(node, ast.arg):
+        return {node.arg}
+    return {node.id} if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) else set()
+
+
 def _public(body: Sequence[ast.stmt]) -> Iterator[Function]:
-    """Public functions of a module and public methods of its public classes."""
+    """Yields the public functions of a module and the public methods of its public classes."""
     for node in body:
         if isinstance(node, Function) and not node.name.startswith("_"):
             yield node
@@ -81,7 +98,7 @@ def _public(body: Sequence[ast.stmt]) -> Iterator[Function]:
 
 
 def _imports(node: ast.AST) -> Iterator[str]:
-    """Names that a module imports, in functions, too; what stands under TYPE_CHECKING is for types only and left out."""
+    """Yields the names that a module imports, in functions too. Imports under TYPE_CHECKING are for types only: left out."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Import):
             yield from (alias.name for alias in child.names)
@@ -92,8 +109,8 @@ def _imports(node: ast.AST) -> Iterator[str]:
             yield from _imports(child)
 
 
-def circles(found: dict[str, Module]) -> list[list[str]]:
-    """Strongly connected sets of two or more modules (Tarjan's algorithm)."""
+def circles(all_modules: dict[str, Module]) -> list[list[str]]:
+    """Returns the strongly connected sets of two or more modules (Tarjan's algorithm)."""
     order: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []
@@ -102,7 +119,7 @@ def circles(found: dict[str, Module]) -> list[list[str]]:
     def visit(name: str) -> None:
         order[name] = low[name] = len(order)
         stack.append(name)
-        for other in _resolved(found, name):
+        for other in _resolved(all_modules, name):
             if other not in order:
                 visit(other)
                 low[name] = min(low[name], low[other])
@@ -114,32 +131,32 @@ def circles(found: dict[str, Module]) -> list[list[str]]:
             if len(members) > 1:
                 sets.append(sorted(members))
 
-    for name in found:
+    for name in all_modules:
         if name not in order:
             visit(name)
     return sets
 
 
-def _resolved(found: dict[str, Module], name: str) -> set[str]:
-    """Modules that one imports. A package that is named for a module in it counts as that module alone."""
-    imports = found[name].imports & found.keys() - {name}
+def _resolved(all_modules: dict[str, Module], name: str) -> set[str]:
+    """Returns the modules that a module imports. A package that is named for a module in it counts as that module alone."""
+    imports = all_modules[name].imports & all_modules.keys() - {name}
     return {other for other in imports if not any(longer.startswith(f"{other}.") for longer in imports)}
 
 
 def layers() -> int:
-    """Layers of the import contract in pyproject.toml."""
+    """Returns the number of layers of the import contract in pyproject.toml."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"]
     return max(len(contract.get("layers", ())) for contract in contracts)
 
 
 def main() -> None:
-    """Print the figures, then the files and functions over the bounds, then one JSON object."""
-    found = modules()
-    file_lines = [module.lines for module in found.values()]
-    function_lines = [lines for module in found.values() for lines in module.function_lines.values()]
-    docstrings = [text for module in found.values() for text in module.docstrings]
-    public = sum(module.public for module in found.values())
-    documented = sum(module.public_with_docstring for module in found.values())
+    """Prints the figures, then what is over a bound or says nothing, then one JSON object."""
+    all_modules = modules()
+    file_lines = [module.lines for module in all_modules.values()]
+    function_lines = [lines for module in all_modules.values() for lines in module.function_lines.values()]
+    docstrings = [text for module in all_modules.values() for text in module.docstrings]
+    public = sum(module.public for module in all_modules.values())
+    documented = sum(module.public_with_docstring for module in all_modules.values())
     figures = {
         "files": len(file_lines),
         "lines": sum(file_lines),
@@ -147,23 +164,28 @@ def main() -> None:
         "functions": len(function_lines),
         "function_lines": _spread(function_lines),
         "layers": layers(),
-        "circles": len(circles(found)),
+        "circles": len(circles(all_modules)),
         "public_functions": public,
         "with_docstring": round(documented / public, 3),
-        "cannot_be_read_alone": sum(_begins(text) for text in docstrings),
+        "cannot_be_read_alone": sum(is_fragment(text) for text in docstrings),
+        "vague_names": sum(len(module.vague_names) for module in all_modules.values()),
         "loose_modules": sorted(
-            name for name in found if name.count(".") == 1 and _is_loose(name.removeprefix("splitvlm."), name)
+            name for name in all_modules if name.count(".") == 1 and _is_loose(name.removeprefix("splitvlm."), name)
         ),
     }
     for name, value in figures.items():
         print(f"{name:22} {value}")
-    for module in found.values():
+    for module in all_modules.values():
         if module.lines > 350:
             print(f"over 350 lines: {module.name} {module.lines}")
+        for vague in module.vague_names:
+            print(f"a name that says nothing: {module.path.relative_to(ROOT)}:{vague}")
+        for text in filter(is_fragment, module.docstrings):
+            print(f"a docstring that cannot be read alone: {module.name}: {text.splitlines()[0]}")
         for function, lines in module.function_lines.items():
             if lines > 45:
                 print(f"over 45 lines: {module.name}.{function} {lines}")
-    for members in circles(found):
+    for members in circles(all_modules):
         print(f"circle: {', '.join(members)}")
     print(json.dumps({"benchmark": "structure"} | figures))
 
@@ -172,12 +194,13 @@ def _spread(lines: list[int]) -> dict[str, float]:
     return {"median": median(lines), "p90": quantiles(lines, n=10)[-1], "max": max(lines)}
 
 
-def _begins(docstring: str) -> bool:
-    return docstring.startswith(tuple(f"{words}{end}" for words in CANNOT_BE_READ_ALONE for end in " .,:"))
+def is_fragment(docstring: str) -> bool:
+    """Returns whether a docstring begins as a clause that leans on something else, or that has no verb of its own."""
+    return docstring.startswith(tuple(f"{words}{end}" for words in FRAGMENTS for end in " .,:"))
 
 
 def _is_loose(short: str, name: str) -> bool:
-    """Whether it is a module, no package, of splitvlm that has no room."""
+    """Returns whether it is a module, no package, of splitvlm that has no room."""
     return name.startswith("splitvlm.") and short not in AT_HOME and not (ROOT / "splitvlm" / short).is_dir()
 
 

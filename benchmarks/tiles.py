@@ -67,8 +67,8 @@ class EmulatedDevice:
     async def by_tile(self, plan: Plan) -> Payload:
         run, _ = await self._engine.begin(*self._asked, plan)
 
-        async def make(place: int) -> bytes:
-            tile, _ = await self._engine.tile(run, place)
+        async def make(tile_index: int) -> bytes:
+            tile, _ = await self._engine.tile(run, tile_index)
             return (await self._engine.encode(tile, plan))[0]
 
         segments = Segments(run.num_tiles, make)

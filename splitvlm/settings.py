@@ -159,8 +159,8 @@ def parse(raw: dict[str, object], kind: type[S], *, source: str, base: Path = Pa
         return kind.model_validate(raw, context={_BASE: base})
     except ValidationError as error:
         lines = "; ".join(_explain(detail) for detail in error.errors())
-        place = error.errors()[0]["loc"][:-1]
-        raise ConfigError(f"{source}: {lines}.", advice=f"Known keys{_known(kind, place)}.") from error
+        location = error.errors()[0]["loc"][:-1]
+        raise ConfigError(f"{source}: {lines}.", advice=f"Known keys{_known(kind, location)}.") from error
 
 
 def schema(kind: type[Section]) -> str:
@@ -182,15 +182,15 @@ def _explain(detail: ErrorDetails) -> str:
     if detail["type"] == "missing":
         return f"{key} is missing"
     message = detail["msg"].removeprefix("Value error, ").rstrip(".")
-    given = repr(detail["input"])
-    shown = given if len(given) <= MOST_SHOWN else f"{given[:MOST_SHOWN]}..."
+    value = repr(detail["input"])
+    shown = value if len(value) <= MOST_SHOWN else f"{value[:MOST_SHOWN]}..."
     return f"{key} is {shown}, but {message[0].lower()}{message[1:]}"
 
 
-def _known(kind: type[Section], place: Sequence[int | str]) -> str:
-    """`: a, b` of the top, or ` of planning: a, b` of the section at that place."""
+def _known(kind: type[Section], location: Sequence[int | str]) -> str:
+    """`: a, b` of the top, or ` of planning: a, b` of the section at that location."""
     section, path = kind, list[str]()
-    for key in place:
+    for key in location:
         field = section.model_fields.get(str(key))
         inner = None if field is None else _section_in(field.annotation)
         if inner is not None:
@@ -204,4 +204,4 @@ def _section_in(annotation: Any) -> type[Section] | None:
     """The section that a key's type is, or is a list or an option of."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return annotation
-    return next((found for inner in get_args(annotation) if (found := _section_in(inner))), None)
+    return next((section for inner in get_args(annotation) if (section := _section_in(inner))), None)

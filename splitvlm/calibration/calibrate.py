@@ -68,7 +68,7 @@ def calibrate(
     template = _template(part, asked[0][0])
     bases = {}
     for cut in cuts:
-        features = [part.lower(*one, cut).boundary[HIDDEN].float().numpy() for one in asked]
+        features = [part.lower(*request, cut).boundary[HIDDEN].float().numpy() for request in asked]
         unit = LANGUAGE_UNIT if cut.kind is CutKind.LM else 1.0
         stride = _stride(part, cut, features[0], asked[0])
         bases[cut] = _basis(features, stride, sensitivity(model, asked, cut), unit, template, workers, steps)
@@ -82,10 +82,10 @@ def _template(part: DevicePart, image: Image.Image) -> Template:
     return template_of(prompts, len(part.processor.tokenizer))
 
 
-def _stride(part: DevicePart, cut: Cut, features: Array, one: tuple[Image.Image, str]) -> int:
+def _stride(part: DevicePart, cut: Cut, features: Array, request: tuple[Image.Image, str]) -> int:
     """Returns how many tokens a row of the picture's grid has, as they stand at the cut."""
     if cut.kind is CutKind.LM:  # the visual tokens stand in the prompt as they stand at `tokens`
-        features = part.lower(*one, TOKENS).boundary[HIDDEN].numpy()
+        features = part.lower(*request, TOKENS).boundary[HIDDEN].numpy()
     return _row(features.shape[-2])
 
 
@@ -93,7 +93,7 @@ def _basis(
     features: Sequence[Array], stride: int, sensitivity_CC: Array, unit: float, template: Template, workers: int,
     steps: int,
 ) -> Basis:  # fmt: skip
-    stacked = [one.reshape(-1, one.shape[-1]) for one in features]
+    stacked = [array.reshape(-1, array.shape[-1]) for array in features]
     x_NC = np.concatenate(stacked) if stacked else np.empty((0, 1), np.float32)
     if len(x_NC) < TOKENS_PER_CHANNEL * x_NC.shape[1]:
         raise UsageError(
@@ -105,7 +105,7 @@ def _basis(
     with worker_pool(workers) as pool:
         learning = {level: pool.submit(learn, seen, transform, level, stride, steps=steps) for level in KLT_STEPS}
         levels = {level: future.result() for level, future in learning.items()}
-    shapes = {one.shape[:-1] for one in features}
+    shapes = {array.shape[:-1] for array in features}
     return Basis(transform, levels, shapes.pop() if len(shapes) == 1 else (), template)
 
 

@@ -208,19 +208,19 @@ def _whole(all_networks: Sequence[ColumnNetworks], known: Known, reach: I64, str
     whole: dict[str, list[Any]] = {"first": [], "first_bias": [], "second": [], "second_bias": [], "shifts": []}
     for networks in all_networks:
         largest = networks.hidden(sample).amax(dim=(0, 2)).tolist()
-        for place, column in enumerate(networks.columns):
-            seen = networks.first[: inputs_of(column, rows)].unflatten(1, (-1, networks.units))[:, place]
+        for position, column in enumerate(networks.columns):
+            seen = networks.first[: inputs_of(column, rows)].unflatten(1, (-1, networks.units))[:, position]
             if column < LEADING:
-                seen = torch.cat((seen, networks.between[place]))
-            outer, inner = _scale(seen), _power(LARGEST_HIDDEN / max(largest[place], 1e-6))
+                seen = torch.cat((seen, networks.between[position]))
+            outer, inner = _scale(seen), _power(LARGEST_HIDDEN / max(largest[position], 1e-6))
             inner = min(inner, outer + UNIT_BITS)
             symbols = 2 * int(reach[column]) + 2
-            second = networks.second[place, :, :symbols]
+            second = networks.second[position, :, :symbols]
             final = max(min(_scale(second), LOGIT_BITS - inner), NATS_BITS - inner)
             whole["first"].append(_rounded(seen, outer))
-            whole["first_bias"].append(_rounded(networks.first_bias[place], outer + UNIT_BITS))
+            whole["first_bias"].append(_rounded(networks.first_bias[position], outer + UNIT_BITS))
             whole["second"].append(_rounded(second, final))
-            whole["second_bias"].append(_rounded(networks.second_bias[place, :symbols], final + inner))
+            whole["second_bias"].append(_rounded(networks.second_bias[position, :symbols], final + inner))
             whole["shifts"].append((outer + UNIT_BITS - inner, final + inner - NATS_BITS))
     shifts = np.array(whole.pop("shifts"), np.int64).reshape(-1, 2)
     return EntropyModel(

@@ -55,7 +55,7 @@ def learn(
     seen, restored = (min(limit, pictures[0][0].shape[1]) for limit in (COLUMNS, RESTORED))
     torch.manual_seed(0)
     held = pictures[HELD_OUT - 1 :: HELD_OUT]
-    taught = [one for place, one in enumerate(pictures) if place % HELD_OUT != HELD_OUT - 1]
+    taught = [picture for index, picture in enumerate(pictures) if index % HELD_OUT != HELD_OUT - 1]
     rows = rows_in((len(q_TC) for q_TC, _ in pictures), stride)
     student = ReconstructionNetwork(seen, PLACES if rows else 0, restored)
     inputs, left = _stacked(taught, stride, rows, seen, restored)

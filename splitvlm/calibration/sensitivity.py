@@ -98,6 +98,6 @@ def _below(model: Any, cut: Cut) -> nn.Module:
 
 def _connector(model: Any) -> nn.Module:
     """Returns the module whose output are the visual tokens, in whatever order."""
-    found = [path for path in _CONNECTORS if hasattr(model.model, path.partition(".")[0])]
-    module: nn.Module = model.model.get_submodule(found[0])
+    paths = [path for path in _CONNECTORS if hasattr(model.model, path.partition(".")[0])]
+    module: nn.Module = model.model.get_submodule(paths[0])
     return module

@@ -49,11 +49,11 @@ class Example:
 class Outcome:
     kind: str
     wanted: str
-    given: str
+    answer: str
 
     @property
     def right(self) -> bool:
-        return normalised(self.given) == normalised(self.wanted)
+        return normalised(self.answer) == normalised(self.wanted)
 
 
 def normalised(answer: str) -> str:
@@ -204,8 +204,8 @@ def answers(model: Any, processor: Any, examples: list[Example], done: Callable[
     outcomes: list[Outcome] = []
     for start in range(0, len(examples), BATCH):
         batch = examples[start : start + BATCH]
-        given = generate(model, processor, [e.image for e in batch], [e.question for e in batch])
-        outcomes += [Outcome(e.kind, e.answer, text) for e, text in zip(batch, given, strict=True)]
+        texts = generate(model, processor, [e.image for e in batch], [e.question for e in batch])
+        outcomes += [Outcome(e.kind, e.answer, text) for e, text in zip(batch, texts, strict=True)]
         done(len(outcomes))
     return outcomes
 
@@ -239,19 +239,19 @@ def seen_once(model: Any, images: list[Image]) -> Iterator[None]:
     the batch (SmolVLM and Idefics3); the others go their usual way. The answers are the same.
     """
     inner: Any = getattr(model, "model", None)
-    places = {key: place for place, key in enumerate(dict.fromkeys(map(id, images)))}
-    rows = [places[id(image)] for image in images]
-    if len(places) == len(rows) or getattr(model.config, "model_type", "") not in ("smolvlm", "idefics3"):
+    distinct = {key: index for index, key in enumerate(dict.fromkeys(map(id, images)))}
+    rows = [distinct[id(image)] for image in images]
+    if len(distinct) == len(rows) or getattr(model.config, "model_type", "") not in ("smolvlm", "idefics3"):
         yield
         return
-    first = [rows.index(place) for place in range(len(places))]
+    first = [rows.index(index) for index in range(len(distinct))]
     inner_features = inner.get_image_features
 
     def features(pixel_values: Any, pixel_attention_mask: Any = None, **others: Any) -> Any:
         mask = None if pixel_attention_mask is None else pixel_attention_mask[first]
-        found = inner_features(pixel_values[first], mask, **others)
-        found.pooler_output = [found.pooler_output[row] for row in rows]
-        return found
+        output = inner_features(pixel_values[first], mask, **others)
+        output.pooler_output = [output.pooler_output[row] for row in rows]
+        return output
 
     inner.get_image_features = features
     try:

@@ -74,10 +74,10 @@ def _worst_drop(line: CostLine) -> float | None:
 def unmeasured(lines: Sequence[CostLine], limits: PlanLimits) -> str:
     """Returns a sentence about the plans that are forbidden only because what a limit is about is unknown; else empty."""
     objections = [limits.forbidding(line) for line in lines]
-    unknown = [found for found in objections if found and all(objection.unknown for objection in found)]
+    unknown = [broken for broken in objections if broken and all(objection.unknown for objection in broken)]
     if not unknown:
         return ""
-    names = list(dict.fromkeys(objection.limit for found in unknown for objection in found))
+    names = list(dict.fromkeys(objection.limit for broken in unknown for objection in broken))
     commands = " and ".join(f"`{command}`" for command in dict.fromkeys(MEASURED_BY[name] for name in names))
     allow = "" if "max_leak" in names else f", or allow them by a {' and '.join(names)} of 1"
     which = f"{len(unknown)} plans are" if len(unknown) > 1 else "1 plan is"

@@ -188,7 +188,7 @@ class Policy:
             row, _, reason = self._settle(remote, _around(link), local.fixed_s, link.spread, now_s)
             best_bps = max(link.peak_bps, link.uplink_bps * (1 + link.spread))
             worth_s = (1 - WORTH_HEDGING) * local.fixed_s
-            if any(one.fixed_s + one.bits / best_bps + one.trips * link.rtt_s <= worth_s for one in remote):
+            if any(row.fixed_s + row.bits / best_bps + row.trips * link.rtt_s <= worth_s for row in remote):
                 return self._choice(row, local, link, reason)
         # Changing to the device and back needs no margin and no dwell: a hedge is never slower than the device.
         return self._choice(local, local, link, "no cloud plan would be faster")

@@ -44,9 +44,9 @@ def build_table(lines: Sequence[CostLine], limits: PlanLimits, version: int) -> 
     return PlanTable(version, _envelope(_undominated(allowed)))
 
 
-def dominates(one: CostLine, other: CostLine) -> bool:
-    """Returns whether `one` is at most as slow as `other` on every link and for every length of answer."""
-    return all(map(operator.le, _coefficients(one), _coefficients(other)))
+def dominates(line: CostLine, other: CostLine) -> bool:
+    """Returns whether `line` is at most as slow as `other` on every link and for every length of answer."""
+    return all(map(operator.le, _coefficients(line), _coefficients(other)))
 
 
 def _coefficients(line: CostLine) -> tuple[float, ...]:

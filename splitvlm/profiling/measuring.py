@@ -112,13 +112,13 @@ def _device_stages(part: DevicePart, deepest: Cut, asked: list[Asked]) -> Steps[
     if deepest == IMAGE:
         return {}, {}
 
-    def run(one: Asked) -> Iterator[None]:
+    def run(request: Asked) -> Iterator[None]:
         if deepest == DEVICE:
-            tokens = part.generate(*one, STEPS + 1)
+            tokens = part.generate(*request, STEPS + 1)
             for _ in tokens:
                 yield
             return
-        lower = part.lower(*one, deepest)
+        lower = part.lower(*request, deepest)
         yield
         if deepest.kind is CutKind.LM:
             for token_id in range(STEPS):
@@ -131,8 +131,8 @@ def _device_stages(part: DevicePart, deepest: Cut, asked: list[Asked]) -> Steps[
 def _cloud_stages(
     part: CloudPart, device: DevicePart | None, shallowest: Cut, asked: list[Asked]
 ) -> Steps[tuple[Stages, Stages]]:
-    def run(one: Asked) -> Iterator[None]:
-        upper, step = _upper(part, device, shallowest, one)
+    def run(request: Asked) -> Iterator[None]:
+        upper, step = _upper(part, device, shallowest, request)
         upper.first()
         yield
         while not upper.finished:
@@ -143,12 +143,12 @@ def _cloud_stages(
 
 
 def _upper(
-    part: CloudPart, device: DevicePart | None, cut: Cut, one: Asked
+    part: CloudPart, device: DevicePart | None, cut: Cut, request: Asked
 ) -> tuple[UpperRun, Callable[[], Any] | None]:
     if cut == IMAGE:
-        return part.upper_from_picture(part.picture(one[0]), one[1], STEPS + 1), None
+        return part.upper_from_picture(part.picture(request[0]), request[1], STEPS + 1), None
     assert device is not None, "a boundary needs the lower part"
-    lower = device.lower(*one, cut)
+    lower = device.lower(*request, cut)
     step = (lambda: lower.step(0)) if cut.kind is CutKind.LM else None
     return part.upper(cut, lower.boundary, STEPS + 1), step
 
@@ -159,10 +159,10 @@ def _stages(
     """Medians of the stages' seconds: in the prefill, and in a decoding step."""
     prefills: defaultdict[str, list[float]] = defaultdict(list)
     steps: defaultdict[str, list[float]] = defaultdict(list)
-    for number, one in enumerate((asked[0], *asked)):
+    for number, request in enumerate((asked[0], *asked)):
         yield PAUSE_S
         with _listening(part) as heard:
-            for phase, _ in enumerate(run(one)):
+            for phase, _ in enumerate(run(request)):
                 if number:  # the first request warms up
                     for stage, seconds in heard.items():
                         (steps if phase else prefills)[stage].append(seconds)
@@ -220,9 +220,9 @@ def _encoding(
     seconds: defaultdict[tuple[Cut, str], list[float]] = defaultdict(list)
     token_bytes: dict[tuple[Cut, str], int] = {}
     for cut in sorted({_nearest(cut, cuts, codec) for cut in cuts if cut != DEVICE}, key=lambda cut: cut.depth):
-        for one in asked:
+        for request in asked:
             yield 0.0
-            boundary = LocalBoundary(part, codec, *one, cut)
+            boundary = LocalBoundary(part, codec, *request, cut)
             for level in codec.levels(cut):
                 yield PAUSE_S if cut == IMAGE else 0.0
                 started_s = time.perf_counter()
@@ -237,9 +237,9 @@ def _encoding(
 
 def _nearest(cut: Cut, cuts: tuple[Cut, ...], codec: Codec) -> Cut:
     """Returns the representative of a cut among the first, middle and last of its kind that have its levels."""
-    kind = [one for one in cuts if one.kind is cut.kind and codec.levels(one) == codec.levels(cut)]
+    kind = [other for other in cuts if other.kind is cut.kind and codec.levels(other) == codec.levels(cut)]
     few = [kind[0], kind[len(kind) // 2], kind[-1]]
-    return min(few, key=lambda one: abs(one.layers - cut.layers))
+    return min(few, key=lambda other: abs(other.layers - cut.layers))
 
 
 def _median_seconds(job: Callable[[], object]) -> float:

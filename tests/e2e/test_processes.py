@@ -147,7 +147,7 @@ async def test_two_devices_at_once_and_one_that_dies(launcher: Launcher) -> None
     async def all_answers(client: EdgeClient) -> list[str]:
         return [(await ask(client, image, q.text))[0] for image, q in asked]
 
-    expected = [outcome.given for outcome in unsplit]
+    expected = [outcome.answer for outcome in unsplit]
     assert await asyncio.gather(*map(all_answers, clients)) == [expected, expected]
     assert (await ask(clients[0], asked[0][0], asked[1][1].text))[1].prefix_cached, (
         "four questions are about each picture"

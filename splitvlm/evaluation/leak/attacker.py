@@ -46,7 +46,7 @@ class Attacker:
 def train(features: Sequence[F32], pictures: Sequence[npt.NDArray[np.uint8]], seed: int = 0) -> Attacker:
     """From the tokens [T, C] and the square pixels [edge, edge, 3] of the same pictures, at least HELD_BACK of them."""
     edge, grid = pictures[0].shape[0], side(features[0])
-    rows = np.concatenate([around(one) for one in features[:64]])
+    rows = np.concatenate([around(features_TC) for features_TC in features[:64]])
     mean, spread = rows.mean(axis=0), rows.std(axis=0) + 1e-6
     draw = np.random.default_rng(seed)
     width = rows.shape[1]
@@ -82,10 +82,10 @@ def train(features: Sequence[F32], pictures: Sequence[npt.NDArray[np.uint8]], se
 
 def side(features_TC: F32) -> int:
     """G. Raises ValueError where the tokens form no square."""
-    found = int(np.sqrt(len(features_TC)))
-    if found * found != len(features_TC):
+    grid = int(np.sqrt(len(features_TC)))
+    if grid * grid != len(features_TC):
         raise ValueError(f"{len(features_TC)} tokens form no square")
-    return found
+    return grid
 
 
 def around(features_TC: F32) -> F32:
@@ -110,15 +110,15 @@ def unpatched(patches: F32, edge: int) -> F32:
     return patches.reshape(grid, grid, size, size, 3).transpose(0, 2, 1, 3, 4).reshape(edge, edge, 3)
 
 
-def psnr(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> float:
+def psnr(picture: npt.NDArray[np.uint8], original: npt.NDArray[np.uint8]) -> float:
     """Peak signal-to-noise ratio in dB; 99 for equal pictures."""
-    error = np.square(one.astype(np.float64) - other).mean()
+    error = np.square(picture.astype(np.float64) - original).mean()
     return 99.0 if error == 0 else float(10 * np.log10(255**2 / error))
 
 
-def ssim(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8], window: int = 8) -> float:
+def ssim(picture: npt.NDArray[np.uint8], original: npt.NDArray[np.uint8], window: int = 8) -> float:
     """Structural similarity of luminance (Wang et al., 2004), over windows side by side; 1 for equal pictures."""
-    a, b = (_windows(picture, window) for picture in (one, other))
+    a, b = (_windows(pixels, window) for pixels in (picture, original))
     mean_a, mean_b = a.mean(axis=1), b.mean(axis=1)
     covariance = ((a - mean_a[:, None]) * (b - mean_b[:, None])).mean(axis=1)
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2

@@ -61,15 +61,16 @@ class _Judge:
     def __init__(self, model: str, questions: int, seed: int) -> None:
         self._network, self._processor = load_whole(model)
         examples = list(drawn(questions, seed))
-        self.right = [one for one, outcome in zip(examples, self._asked(examples), strict=True) if outcome.right]
+        outcomes = self._asked(examples)
+        self.right = [example for example, outcome in zip(examples, outcomes, strict=True) if outcome.right]
         if not self.right:
             raise UsageError(f"{model} answers none of {questions} questions right: nothing could be lost.")
-        self.images = list({id(one.image): one.image for one in self.right}.values())
+        self.images = list({id(example.image): example.image for example in self.right}.values())
 
     def answered(self, instead: Sequence[Image.Image]) -> float:
         """The share that is still right with these pictures instead of `images`."""
-        other = {id(image): one for image, one in zip(self.images, instead, strict=True)}
-        outcomes = self._asked([replace(one, image=other[id(one.image)]) for one in self.right])
+        shown = {id(image): picture for image, picture in zip(self.images, instead, strict=True)}
+        outcomes = self._asked([replace(example, image=shown[id(example.image)]) for example in self.right])
         return sum(outcome.right for outcome in outcomes) / len(outcomes)
 
     def _asked(self, examples: list[Example]) -> list[Outcome]:
@@ -101,16 +102,17 @@ def measure_leak(
         )
     judge = _Judge(model, questions, seed)
     part = load_device(model, chosen)
-    taught = [one.image for one in drawn(QUESTIONS_A_PICTURE * teaching, seed + 1)][::QUESTIONS_A_PICTURE]
+    examples = list(drawn(QUESTIONS_A_PICTURE * teaching, seed + 1))[::QUESTIONS_A_PICTURE]
+    taught = [example.image for example in examples]
     seen = [np.asarray(part.picture(image)) for image in judge.images]
     rows = []
     for cut in chosen:
         for level in (level for level in levels or LEVELS if level in codec.levels(cut)):
             progress(f"{cut}/{level}")
             attack, back = _attacked(part, codec, cut, level, taught, judge.images)
-            likeness = [(psnr(one, other), ssim(one, other)) for one, other in zip(back, seen, strict=True)]
+            likeness = [(psnr(*pair), ssim(*pair)) for pair in zip(back, seen, strict=True)]
             psnr_db, similar = np.mean(likeness, axis=0).tolist()
-            answered = judge.answered([Image.fromarray(one) for one in back])
+            answered = judge.answered([Image.fromarray(pixels) for pixels in back])
             rows.append(Leak(cut, level, psnr_db, similar, answered, attack, tuple(back[:SHOWN])))
     floor = judge.answered([Image.new("RGB", image.size, GREY) for image in judge.images])
     return Leaks(tuple(rows), floor, len(judge.right), tuple(seen[:SHOWN]))
@@ -169,7 +171,7 @@ def save_plot(leaks: Leaks, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     rows = [("the picture", leaks.shown)]
-    rows += [(f"{one.cut}\n{one.level}\n{one.answered:.0%}", one.shown) for one in leaks.rows]
+    rows += [(f"{leak.cut}\n{leak.level}\n{leak.answered:.0%}", leak.shown) for leak in leaks.rows]
     figure, axes = plt.subplots(len(rows), SHOWN, figsize=(1.7 * SHOWN + 1.2, 1.7 * len(rows)), squeeze=False)
     for line, (name, pictures) in zip(axes, rows, strict=True):
         for axis in line:
