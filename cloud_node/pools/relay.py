@@ -16,6 +16,7 @@ from cloud_node.pools.protocol import EnvelopeStream
 from splitvlm.crypto.identity import Identity, Role
 from splitvlm.errors import PeerUnavailable
 from splitvlm.rpc.channels import open_channel
+from splitvlm.rpc.final_status import final_error
 from splitvlm.rpc.status import from_rpc, was_cancelled
 
 SERVICE = "splitvlm.cloud.Worker"
@@ -50,12 +51,12 @@ class RemoteWorker:
         upward = asyncio.create_task(_relay_up(stream, call))
         try:
             await _relay_down(call, stream)
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc(error, "cloud node's worker") from error
-        except asyncio.CancelledError as error:
+            if (error := await final_error(call)) is not None:
+                raise from_rpc(error, "cloud node's worker")
+        except asyncio.CancelledError as cancelled:
             if was_cancelled():
                 raise
-            raise PeerUnavailable("The cloud node's worker has ended.", advice="Ask again.") from error
+            raise PeerUnavailable("The cloud node's worker has ended.", advice="Ask again.") from cancelled
         finally:
             self.num_sessions -= 1
             upward.cancel()
@@ -76,8 +77,7 @@ async def _relay_up(stream: EnvelopeStream, call: grpc.aio.StreamStreamCall[byte
 
 
 async def _relay_down(call: grpc.aio.StreamStreamCall[bytes, bytes], stream: EnvelopeStream) -> None:
-    while isinstance(envelope := await call.read(), bytes):
-        await stream.write(envelope)
-    if (code := await call.code()) is not grpc.StatusCode.OK:
-        trailers = await call.trailing_metadata() or grpc.aio.Metadata()
-        raise grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailers, details=await call.details())
+    """Worker to device, until the worker ends the call; with which status is not told here."""
+    with contextlib.suppress(grpc.aio.AioRpcError):
+        while isinstance(envelope := await call.read(), bytes):
+            await stream.write(envelope)

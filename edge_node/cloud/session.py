@@ -16,6 +16,7 @@ from splitvlm.crypto.sealing import Opener, Sealer
 from splitvlm.crypto.trust import still_trusted
 from splitvlm.errors import KeysError, PeerUnavailable, ProtocolError, SplitvlmError
 from splitvlm.rpc.compatibility import session_context
+from splitvlm.rpc.final_status import final_error
 from splitvlm.rpc.limits import CONNECT_TIMEOUT_S, SESSION_AGE_S
 from splitvlm.rpc.sealed_stream import SealedStream
 from splitvlm.rpc.status import from_rpc, was_cancelled
@@ -84,9 +85,7 @@ class CloudSession:
         """Awaits a step that uses this session. Raises a SplitvlmError for whatever gRPC says of the stream's end."""
         try:
             return await step
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc(error, self.peer) from error
-        except asyncio.InvalidStateError as error:
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
             raise await self.why_ended() from error
         except asyncio.CancelledError as error:
             if was_cancelled():
@@ -102,12 +101,8 @@ class CloudSession:
 
     async def why_ended(self) -> SplitvlmError:
         """Returns the error for a stream that ended under its user."""
-        code, details = await self.call.code(), await self.call.details()
-        trailers = await self.call.trailing_metadata()
-        if code is grpc.StatusCode.OK:
-            return _closed(self.peer)
-        error = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailers or grpc.aio.Metadata(), details=details)
-        return from_rpc(error, self.peer)
+        error = await final_error(self.call)
+        return _closed(self.peer) if error is None else from_rpc(error, self.peer)
 
     def abandon(self) -> None:
         """Gives the session up where a request did not end in order: the stream's state is unknown.

@@ -24,7 +24,6 @@ from splitvlm.crypto.identity import Identity, Role
 from splitvlm.errors import ProtocolError, SplitvlmError
 from splitvlm.rpc.channels import open_channel
 from splitvlm.rpc.limits import MAX_FRAME_BYTES
-from splitvlm.rpc.status import from_rpc
 from splitvlm.settings import host_and_port
 from splitvlm.wire.v1 import data_pb2 as pb
 from splitvlm.wire.v1 import data_pb2_grpc
@@ -77,15 +76,9 @@ async def ended(session: CloudSession, kind: type[SplitvlmError], text: str) -> 
         with contextlib.suppress(grpc.aio.AioRpcError):
             while isinstance(await session.call.read(), pb.Envelope):
                 pass
-        error = grpc.aio.AioRpcError(
-            await session.call.code(),
-            grpc.aio.Metadata(),
-            await session.call.trailing_metadata(),
-            details=await session.call.details(),
-        )
-    found = from_rpc(error, "cloud node")
-    assert isinstance(found, kind)
-    assert text in str(found)
+        error = await session.why_ended()
+    assert isinstance(error, kind)
+    assert text in str(error)
 
 
 def sealed(session: CloudSession, frame: pb.DeviceFrame) -> pb.Envelope:
