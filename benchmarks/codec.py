@@ -73,7 +73,7 @@ SEED = 3  # of the held-out run: other pictures than those that levels were chos
 
 
 class UndividedModel:
-    """The undivided model, and what each request carries beside its hidden states."""
+    """Holds the undivided model, and what each request carries beside its hidden states."""
 
     def __init__(self) -> None:
         use_threads(1)
@@ -84,7 +84,7 @@ class UndividedModel:
         self.empty = len(self.codec.encode(TOKENS, {HIDDEN: torch.zeros(0, 1)}, "lossless"))
 
     def measure(self, numbers: range, alive: set[Setting]) -> dict[Setting, Score]:
-        """Scores of the pictures of these numbers; the setting ("", "none", "") is the model without a coder."""
+        """Returns the scores of the pictures of these numbers; the setting ("", "none", "") is the model without a coder."""
         pictures = [draw(TRAINED[n % len(TRAINED)], HELD_OUT_SEEDS + SEED * 2**28 + n) for n in numbers]
         asked = [
             ask(p, np.random.default_rng([97, n]), QUESTIONS_A_PICTURE) for p, n in zip(pictures, numbers, strict=True)
@@ -128,7 +128,7 @@ class UndividedModel:
         return scores
 
     def prompt_bytes(self, image: Image.Image, questions: list[SceneQuestion]) -> float:
-        """Mean bytes of a prompt's token ids as they cross beside the hidden states."""
+        """Returns the mean bytes of a prompt's token ids as they cross beside the hidden states."""
         sizes = []
         for question in questions:
             ids = prompt_inputs(self.processor, image, question.text)["input_ids"][0]
@@ -139,7 +139,7 @@ class UndividedModel:
 
     @torch.no_grad()
     def _lower(self, images: list[Image.Image]) -> torch.Tensor:
-        """[B, 256, C] after the tower's lower half."""
+        """Returns [B, 256, C] after the tower's lower half."""
         pixels = normalised(torch.from_numpy(np.stack([np.asarray(image) for image in images])))
         tower = self.model.model.vision_model
         states = tower.embeddings(
@@ -151,7 +151,7 @@ class UndividedModel:
 
     @torch.no_grad()
     def _upper(self, states: torch.Tensor) -> torch.Tensor:
-        """[B, 64, D], the visual tokens."""
+        """Returns [B, 64, D], the visual tokens."""
         tower = self.model.model.vision_model
         for layer in tower.encoder.layers[self.vision.layers :]:
             states = _first(layer(states, None))
@@ -159,7 +159,7 @@ class UndividedModel:
         return tokens
 
     def tokens_of(self, images: list[Image.Image]) -> torch.Tensor:
-        """[B, 64, D], the visual tokens of pictures."""
+        """Returns [B, 64, D], the visual tokens of pictures."""
         return self._upper(self._lower(images))
 
     def _through(
@@ -214,7 +214,7 @@ class UndividedModel:
         self, code: Callable[[Array, int], Coded], tokens: torch.Tensor, asked: list[list[SceneQuestion]], seeds: list[int],
         setting: Setting,
     ) -> tuple[list[float], list[list[bool]]]:  # fmt: skip
-        """Each question by itself: the states of its prompt are coded together, those of each answer token alone."""
+        """Asks each question by itself: the states of its prompt are coded together, those of each answer token alone."""
         flat = [(row, question) for row, questions in enumerate(asked) for question in questions]
         packed = [pack(self.tokenizer, [question]) for _, question in flat]
         ids, positions, labels, mask = stack(packed, self.tokenizer.pad_token_id)
@@ -272,7 +272,7 @@ def everything() -> set[Setting]:
 
 
 def _chosen(settings: set[Setting], part: str, names: str | None, parser: argparse.ArgumentParser) -> set[Setting]:
-    """Those whose cut or coder is among the names. Ends the program where there are none of a name."""
+    """Returns those whose cut or coder is among the names. Ends the program where there are none of a name."""
     known = sorted({getattr(setting, part) for setting in settings})
     wanted = names.split(",") if names else known
     unknown = sorted(set(wanted) - set(known))

@@ -44,7 +44,7 @@ class Setting:
 
 
 def begin_bytes(payload: float, question: str = "") -> float:
-    """The sealed messages that carry a payload. A mean of sizes is taken as one."""
+    """Returns the bytes of the sealed messages that carry a payload. A mean of sizes is taken as one."""
     return upload_bytes(round(payload), question, NAME) + payload - round(payload)
 
 
@@ -61,7 +61,7 @@ def squeezed(data: bytes) -> int:
 
 
 def uniform(x_TC: Array, bits: int, axis: int) -> Coded:
-    """Symmetric codes with one float16 scale along `axis`."""
+    """Makes symmetric codes with one float16 scale along `axis`."""
     top = 2 ** (bits - 1) - 1
     scale = np.maximum(np.abs(x_TC).max(axis=axis, keepdims=True) / top, 1e-6).astype(np.float16).astype(np.float32)
     codes = np.clip(np.round(x_TC / scale), -top - 1, top).astype(np.int8)
@@ -86,7 +86,7 @@ def dropped(x_TC: Array, share: float, seed: int) -> Coded:
 
 
 def own(x_TC: Array, codec: Codec, cut: Cut, level: str) -> Coded:
-    """At `lm:k` as it is; elsewhere with a prompt beside it, as it crosses, less what the prompt alone takes."""
+    """Codes at `lm:k` as it is; elsewhere with a prompt beside it, as it crosses, less what the prompt alone takes."""
     boundary = {HIDDEN: torch.from_numpy(np.ascontiguousarray(x_TC))}
     nothing_asked = 0
     if cut.kind is not CutKind.LM:
@@ -104,7 +104,7 @@ def _shape(x_TC: Array, cut: Cut) -> tuple[int, ...]:
 
 
 def coders(codec: Codec, cut: Cut) -> dict[Setting, Callable[[Array, int], Coded]]:
-    """All settings at a cut of features: (array, seed) to bytes and what is restored."""
+    """Returns all settings at a cut of features: (array, seed) to bytes and what is restored."""
     named: dict[tuple[str, str], Callable[[Array, int], Coded]] = {}
     for level in (*PLAIN, *(level for level in codec.levels(cut) if level in KLT_STEPS)):
         named["splitvlm", level] = functools.partial(

@@ -49,7 +49,7 @@ LARGE = (7, 99)  # the large channels of `hidden`
 
 
 def features() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """By name: the tensor, and the mask of its ordinary values."""
+    """Returns by name the tensor, and the mask of its ordinary values."""
     g = torch.Generator().manual_seed(0)
     scale, mean = torch.exp(0.7 * torch.randn(576, generator=g)), 0.5 * torch.randn(576, generator=g)
     tokens = torch.randn(64, 576, generator=g) * scale + mean

@@ -25,7 +25,7 @@ Work = Callable[[range, set[Setting]], tuple[dict[Setting, Score], list[str]]]
 
 @dataclass(frozen=True)
 class Screen:
-    """After so many pictures, which settings stay: those that lost at most `lost`, and that no two cheaper ones outdo.
+    """Decides after so many pictures which settings stay: those that lost at most `lost`, and that no two cheaper ones outdo.
 
     A setting is outdone by those of the same cut and coder that take at most `outdone` of its bytes and have lost nothing. One
     is not enough: it may yet lose what shows on more pictures, and a finer one would stand at "0".
@@ -51,7 +51,7 @@ SCREENS = (Screen(96, 0.03), Screen(300, 0.02, 0.6), Screen(1250, 0.015, 0.9))
 
 
 class Store:
-    """Chunks that were measured, a line of JSON each, so that a run that was stopped goes on. Its first line says of what."""
+    """Stores measured chunks, a line of JSON each, so that a run that was stopped goes on. The first line says of what."""
 
     def __init__(self, path: Path | None, about: dict[str, Any]) -> None:
         self._known: dict[int, tuple[dict[Setting, Score], list[str]]] = {}
@@ -88,7 +88,7 @@ class Store:
 
 
 def _whole_lines(path: Path, about: dict[str, Any]) -> list[str]:
-    """A run that is killed may leave half a line at the end. Ends the program where the file is anything else than a store."""
+    """Reads the whole lines: a run that was killed may leave half a line. Ends the program where the file is no store."""
     try:
         text = path.read_text()
         lines = text[: text.rfind("\n") + 1].splitlines()
@@ -103,7 +103,7 @@ def _whole_lines(path: Path, about: dict[str, Any]) -> list[str]:
 def run(
     work: Work, pictures: int, jobs: int, alive: set[Setting], store: Store
 ) -> tuple[dict[Setting, Score], list[str]]:
-    """Scores over all pictures; a setting that a screen took out has fewer."""
+    """Returns the scores over all pictures; a setting that a screen took out has fewer."""
     chunks = [range(start, min(start + CHUNK, pictures)) for start in range(0, pictures, CHUNK)]
     total: dict[Setting, Score] = defaultdict(Score)
     kinds: list[str] = []
@@ -127,7 +127,7 @@ def run(
 def _measured(
     pool: ProcessPoolExecutor, work: Work, part: list[range], alive: set[Setting], store: Store
 ) -> Iterator[tuple[dict[Setting, Score], list[str]]]:
-    """In the order of chunks."""
+    """Yields the scores in the order of chunks."""
     stored = [store.known(chunk, alive) for chunk in part]
     running = [None if rows else pool.submit(work, chunk, alive) for rows, chunk in zip(stored, part, strict=True)]
     for chunk, rows, future in zip(part, stored, running, strict=True):

@@ -18,7 +18,7 @@ NONE = Setting("", "none", "")
 
 @dataclass
 class Score:
-    """By picture: bytes, and whether each question was answered right."""
+    """Holds by picture the bytes, and whether each question was answered right."""
 
     bytes: list[float] = field(default_factory=list)
     right: list[list[bool]] = field(default_factory=list)
@@ -29,7 +29,7 @@ def share(score: Score) -> float:
 
 
 def lost(base: Score, score: Score) -> tuple[float, float]:
-    """Share lost on the same questions, and half its 95 % interval; pictures are the independent units."""
+    """Returns the share lost on the same questions, and half its 95 % interval; pictures are the independent units."""
     counts = np.array([len(rights) for rights in base.right], float)
     fewer = np.array([sum(a) - sum(b) for a, b in zip(base.right, score.right, strict=True)], float)
     mean = fewer.sum() / counts.sum()

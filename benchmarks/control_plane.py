@@ -214,7 +214,7 @@ async def _measured(
 
 
 def _identity(keys: Path, name: str, role: Role) -> Identity:
-    """From the launcher's authority, without a folder and a line in its ledger for each of thousands of nodes."""
+    """Makes an identity of the launcher's authority, without a folder and a line in its ledger for each of the nodes."""
     authority_pem = (keys / AUTHORITY_FILE).read_bytes()
     authority = x509.load_pem_x509_certificate(authority_pem)
     signing, key = private_key((keys / AUTHORITY_KEY_FILE).read_bytes()), ec.generate_private_key(ec.SECP256R1())
@@ -230,7 +230,7 @@ def _cpu_s(process: psutil.Process) -> float:
 
 
 def _pin(process: psutil.Process) -> None:
-    """The orchestrator gets one core for itself, and this process the others, where there are any."""
+    """Gives the orchestrator one core for itself, and this process the others, where there are any."""
     if not hasattr(process, "cpu_affinity"):
         return  # not on this system
     cores = sorted(os.sched_getaffinity(0))

@@ -38,7 +38,7 @@ SIZES = (300, 500, 2_000, 4_000, 12_000, 40_000)
 
 
 class Rates:
-    """A predictor by rates alone: of the last sample, or the harmonic mean of five."""
+    """Predicts by rates alone: of the last sample, or the harmonic mean of five."""
 
     def __init__(self, count: int) -> None:
         self._rates: deque[float] = deque(maxlen=count)
@@ -53,14 +53,14 @@ class Rates:
 
 @dataclass
 class Crossed:
-    """One transfer as it was seen: by the sender's clock, and the receiver's span after the first frame (or None)."""
+    """Holds one transfer as it was seen: by the sender's clock, and the receiver's span after the first frame (or None)."""
 
     elapsed_s: float
     span_s: float | None
 
 
 class Simulated:
-    """Transfers over the trace's integral, on a clock of its own."""
+    """Makes transfers over the trace's integral, on a clock of its own."""
 
     def __init__(self, trace: Trace) -> None:
         self.now_s = 0.0
@@ -77,7 +77,7 @@ class Simulated:
 
 
 class Real:
-    """Transfers over a TCP connection through the emulator: 4 bytes of length, the payload, and a receipt back."""
+    """Makes transfers over a TCP connection through the emulator: 4 bytes of length, the payload, and a receipt back."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
@@ -97,7 +97,7 @@ class Real:
 
 
 async def receive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """The other end: a receipt for each transfer, with the span from its first frame to its last byte."""
+    """Serves the other end: a receipt for each transfer, with the span from its first frame to its last byte."""
     with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
         while True:
             (n_bytes,) = struct.unpack("<I", await reader.readexactly(4))
@@ -127,7 +127,7 @@ async def errors(link: Simulated | Real, transfers: int | None, seconds: float |
     kept, number, began_s = 0, 0, link.now_s
 
     async def cross(n_bytes: int) -> float:
-        """One transfer, told to all three."""
+        """Makes one transfer, and tells it to all three."""
         seen = await link.cross(n_bytes)
         first = min(FRAME_BYTES, n_bytes)
         ours.on_transfer(n_bytes, seen.span_s, seen.elapsed_s, 0.0, link.now_s, first_frame_bytes=first)

@@ -89,7 +89,7 @@ async def _split(client: EdgeClient, png: bytes, question: str, tokens: int) -> 
 
 
 def _memory(model: str, tokens: Node, image: Node) -> dict[str, float]:
-    """Resident MiB of an edge process that serves only `tokens`, of one that runs no layer, and the weights between them."""
+    """Returns the MiB of an edge process that serves only `tokens`, of one that runs no layer, and the weights between them."""
     return {
         "edge_tokens_rss_mib": _rss_mib(tokens),
         "edge_image_rss_mib": _rss_mib(image),

@@ -40,7 +40,7 @@ SECONDS_A_DAY = 86_400.0
 
 @dataclass
 class Counted:
-    """Both connections of the device."""
+    """Counts on both connections of the device."""
 
     cloud: LinkEmulator
     orchestrator: LinkEmulator
@@ -131,7 +131,7 @@ async def _measure(
 
 
 async def _ask(client: EdgeClient, asked: DemoQuestion) -> str:
-    """The plan that answered."""
+    """Returns the plan that answered."""
     plan = ""
     async for message in client.ask(asked.coded("PNG"), asked.question):
         if message.WhichOneof("body") == "report":

@@ -35,7 +35,7 @@ PLANS = ("tokens/lossless", "tokens/klt3", "image/webp50")
 
 
 class Plain:
-    """Both Sealer and Opener, and neither."""
+    """Stands for Sealer and Opener, and seals nothing."""
 
     @classmethod
     def of_device(cls, _keys: Any) -> Plain:

@@ -32,6 +32,25 @@ FRAGMENTS = (  # a docstring that begins like this leans on a name or a line bef
     *("Of", "As", "The same", "These", "The rest"),
     *("What", "Whether", "How", "Which", "Where", "Who", "Why", "When"),
 )
+NOUNS = (
+    "The",
+    "A",
+    "An",
+    "All",
+    "Both",
+    "Each",
+    "Every",
+    "One",
+    "Other",
+    "Some",
+    "Those",
+    "From",
+    "At",
+    "In",
+    "By",
+    "On",
+)
+"""A function's or class's docstring begins with its verb, not with these. A module's may be a title and what it stands for."""
 SAYS_NOTHING = {"one", "found", "place", "given"}  # names of locals and parameters that do not say what they hold
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -46,7 +65,7 @@ class Module:
     function_lines: dict[str, int] = field(default_factory=dict)
     public: int = 0
     public_with_docstring: int = 0
-    docstrings: list[str] = field(default_factory=list)
+    fragments: list[str] = field(default_factory=list)  # docstrings that cannot be read alone
     vague_names: list[str] = field(default_factory=list)  # "line: name"
     imports: set[str] = field(default_factory=set)
 
@@ -71,7 +90,7 @@ def module_of(name: str, path: Path, text: str) -> Module:
         if isinstance(node, Function):
             module.function_lines[node.name] = (node.end_lineno or 0) - node.lineno + 1
         if isinstance(node, Function | ast.ClassDef | ast.Module) and (docstring := ast.get_docstring(node)):
-            module.docstrings.append(docstring)
+            module.fragments += [docstring] if is_fragment(docstring, of_module=isinstance(node, ast.Module)) else []
         if bound := _bound(node) & SAYS_NOTHING:
             module.vague_names += [f"{node.lineno}: {name}" for name in sorted(bound)]
     for node in _public(tree.body):
@@ -154,7 +173,6 @@ def main() -> None:
     all_modules = modules()
     file_lines = [module.lines for module in all_modules.values()]
     function_lines = [lines for module in all_modules.values() for lines in module.function_lines.values()]
-    docstrings = [text for module in all_modules.values() for text in module.docstrings]
     public = sum(module.public for module in all_modules.values())
     documented = sum(module.public_with_docstring for module in all_modules.values())
     figures = {
@@ -167,7 +185,7 @@ def main() -> None:
         "circles": len(circles(all_modules)),
         "public_functions": public,
         "with_docstring": round(documented / public, 3),
-        "cannot_be_read_alone": sum(is_fragment(text) for text in docstrings),
+        "cannot_be_read_alone": sum(len(module.fragments) for module in all_modules.values()),
         "vague_names": sum(len(module.vague_names) for module in all_modules.values()),
         "loose_modules": sorted(
             name for name in all_modules if name.count(".") == 1 and _is_loose(name.removeprefix("splitvlm."), name)
@@ -180,7 +198,7 @@ def main() -> None:
             print(f"over 350 lines: {module.name} {module.lines}")
         for vague in module.vague_names:
             print(f"a name that says nothing: {module.path.relative_to(ROOT)}:{vague}")
-        for text in filter(is_fragment, module.docstrings):
+        for text in module.fragments:
             print(f"a docstring that cannot be read alone: {module.name}: {text.splitlines()[0]}")
         for function, lines in module.function_lines.items():
             if lines > 45:
@@ -194,9 +212,10 @@ def _spread(lines: list[int]) -> dict[str, float]:
     return {"median": median(lines), "p90": quantiles(lines, n=10)[-1], "max": max(lines)}
 
 
-def is_fragment(docstring: str) -> bool:
+def is_fragment(docstring: str, *, of_module: bool) -> bool:
     """Returns whether a docstring begins as a clause that leans on something else, or that has no verb of its own."""
-    return docstring.startswith(tuple(f"{words}{end}" for words in FRAGMENTS for end in " .,:"))
+    words = FRAGMENTS if of_module else (*FRAGMENTS, *NOUNS)
+    return docstring.startswith(tuple(f"{word}{end}" for word in words for end in " .,:"))
 
 
 def _is_loose(short: str, name: str) -> bool:

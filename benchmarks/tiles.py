@@ -58,7 +58,7 @@ Way = Callable[[Plan], Awaitable[Payload]]
 
 
 class EmulatedDevice:
-    """A device in this process, whose link goes through the emulator."""
+    """Is a device in this process, whose link goes through the emulator."""
 
     def __init__(self, engine: DeviceEngine, link: CloudLink, picture: Image.Image, question: str) -> None:
         self._engine, self._link = engine, link
@@ -81,7 +81,7 @@ class EmulatedDevice:
         return Payload(plan, Segments.of((await self._engine.encode(run.boundary, plan))[0]))
 
     async def ask(self, way: Way, plan: Plan) -> tuple[float, int, int]:
-        """Seconds to the first token, bytes sent, the token."""
+        """Returns the seconds to the first token, bytes sent, the token."""
         exchange, started_s = Exchange(), time.perf_counter()
         request = CloudRequest(await way(plan), AnswerSpec(1, self._engine.vocabulary))
         answer = self._link.answer(request, exchange)
@@ -147,7 +147,7 @@ async def compared(bench: EmulatedDevice, plan: Plan, rate_bps: float, runs: int
 
 
 def in_tiles(folder: Path) -> Path:
-    """The embedded model in a folder, with a processor that cuts pictures."""
+    """Makes the embedded model in a folder, with a processor that cuts pictures."""
     shutil.copytree(MODEL_DIR, folder)
     for name in ("preprocessor_config.json", "processor_config.json"):
         file = folder / name
@@ -164,7 +164,7 @@ def in_tiles(folder: Path) -> Path:
 
 
 def calibrated_alike(model: str, folder: Path) -> Bundle:
-    """A bundle of the model, whose weights are the embedded model's, with that model's calibration."""
+    """Makes a bundle of the model, whose weights are the embedded model's, with that model's calibration."""
     calibration = open_bundle("scenes").file(CALIBRATION_FILE)
     assert calibration is not None, "it comes with the package"
     bundle = open_bundle(model, folder, to_write=True)

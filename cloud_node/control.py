@@ -48,7 +48,7 @@ def _is_local(address: str) -> bool:
 
 
 class Membership:
-    """This node at its orchestrator: what it said of itself, and how it stays known."""
+    """Keeps this node known at its orchestrator, with what it said of itself."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Membership:
         load: Callable[[], pb.HeartbeatRequest],
         renewal: Renewal | None,
     ) -> None:
-        """`load` tells what each heartbeat says; None for `renewal` keeps the profile as it is."""
+        """Takes in `load` what tells what each heartbeat says; None for `renewal` keeps the profile as it is."""
         self._client = client
         self._entry = entry
         self._load = load

@@ -30,7 +30,7 @@ class Offer(NamedTuple):
 
 
 class Started(NamedTuple):
-    """A pool that serves."""
+    """Holds a pool that serves."""
 
     pool: Pool
     offer: Callable[[], Awaitable[Offer]]

@@ -76,7 +76,7 @@ class PoolChoice(Section):
 
 
 class CloudSettings(Section):
-    """`splitvlm cloud --config FILE`."""
+    """Configures `splitvlm cloud --config FILE`."""
 
     node: NodeName = Field("cloud-1", description="name of this node, as in its certificate")
     listen: Address = Field("127.0.0.1:7442", description="host:port for devices")

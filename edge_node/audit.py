@@ -38,7 +38,7 @@ class AuditLog:
             ) from error
 
     def write(self, report: RequestReport, leak: float | None, outcome: str) -> None:
-        """One question. `leak` is that of its plan; `outcome` is `answered` or `unfinished`."""
+        """Writes one question. `leak` is that of its plan; `outcome` is `answered` or `unfinished`."""
         sealed_bytes = report.exchange.bytes_sent
         line = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),

@@ -43,12 +43,12 @@ class EdgeControl:
             tasks.create_task(self._report())
 
     def limits_changed(self) -> None:
-        """Tell the orchestrator this node's limits again, for a table that follows them."""
+        """Tells the orchestrator this node's limits again, for a table that follows them."""
         self._registration.limits.CopyFrom(limits_to_wire(self._runtime.settings.plan_limits()))
         self._client.renew_registration()
 
     def profile_changed(self, profile: DeviceProfile) -> None:
-        """Tell the orchestrator what this device costs by a new measurement."""
+        """Tells the orchestrator what this device costs by a new measurement."""
         slower = slowed(profile, self._runtime.engine.slowdown)
         del self._registration.devices[:]
         self._registration.devices.append(device_profile_to_wire(slower))
@@ -59,7 +59,7 @@ class EdgeControl:
         return pb.HeartbeatRequest(node=self._registration.node)
 
     async def _watch(self) -> None:
-        """Take each new table between requests; dial again when the stream ends."""
+        """Takes each new table between requests; dials again when the stream ends."""
         failures = 0
         while True:
             error = None

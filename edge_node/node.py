@@ -40,7 +40,7 @@ SERVICE = local_pb2.DESCRIPTOR.services_by_name["Local"].full_name
 
 
 async def run(settings: EdgeSettings, source: Path | None = None) -> None:
-    """Serve until SIGTERM or SIGINT; SIGHUP reads `source` again. Raises the errors of configuration, keys, model and port."""
+    """Serves until SIGTERM or SIGINT; SIGHUP reads `source` again. Raises the errors of configuration, keys, model and port."""
     identity = identity_of(settings.security)
     model = settings.model
     bundle = open_bundle(model.name, model.bundle)
@@ -110,7 +110,7 @@ def _loaded(
 
 
 def _server(settings: EdgeSettings, identity: Identity | None, runtime: Runtime, planner: Planner) -> NodeServer:
-    """The port for applications, which does not listen yet. Raises ConfigError where the audit log cannot be written."""
+    """Returns the server for applications, not listening yet. Raises ConfigError where the audit log cannot be written."""
     audit_log, most_bytes = settings.privacy.audit_log, settings.privacy.audit_log_bytes
     audit = AuditLog(audit_log, most_bytes) if audit_log is not None else None
     answerer = Answerer(runtime, planner, audit)
@@ -122,7 +122,7 @@ def _server(settings: EdgeSettings, identity: Identity | None, runtime: Runtime,
 
 
 def take_settings(new: EdgeSettings, cuts: Sequence[Cut], runtime: Runtime, planner: Planner) -> None:
-    """Other settings, while the node runs. Raises a SplitvlmError and leaves all as it was where they do not fit."""
+    """Takes other settings, while the node runs. Raises a SplitvlmError and leaves all as it was where they do not fit."""
     _check_alone(new, cuts)
     runtime.privacy.use(new.privacy)
     try:
@@ -141,7 +141,7 @@ def leaks_at(bundle: Bundle) -> dict[Plan, float]:
 
 
 def allowed_cuts(settings: EdgeSettings, spec: ModelSpec, codec: Codec, privacy: PrivacyDoor) -> tuple[Cut, ...]:
-    """The cuts that the configuration allows, the model has and the memory limit admits. Raises ConfigError."""
+    """Returns the cuts that the configuration allows, the model has and the memory limit admits. Raises ConfigError."""
     planning = settings.planning
     if planning.fixed_plan and not planning.cuts:
         wanted = [Plan.parse(planning.fixed_plan).cut]
@@ -177,7 +177,7 @@ def _check_alone(settings: EdgeSettings, cuts: Sequence[Cut]) -> None:
 
 
 def _fitting(settings: EdgeSettings, spec: ModelSpec, wanted: list[Cut]) -> tuple[Cut, ...]:
-    """Those of the cuts that planning.device_memory_bytes has room for. Raises ConfigError where it has none."""
+    """Returns those of the cuts that planning.device_memory_bytes has room for. Raises ConfigError where it has none."""
     memory = settings.planning.device_memory_bytes
     if settings.privacy.mode == "device_only":
         wanted = [DEVICE]

@@ -36,7 +36,7 @@ class Planner:
 
     @property
     def table(self) -> PlanTable | None:
-        """The newest table, less what this node's own limits forbid: what a table says of leaks came over the network."""
+        """Returns the newest table without what this node's limits forbid: leaks in a table came over the network."""
         return self._allowed
 
     @table.setter
@@ -69,7 +69,7 @@ class Planner:
             self._codec.check(plan.cut, plan.level)
 
     def deciding_bps(self, rtt_s: float) -> Sequence[float]:
-        """The uplink rates at which the choice of plan changes. None where a plan is fixed."""
+        """Returns the uplink rates at which the choice of plan changes. None where a plan is fixed."""
         if self._fixed is not None or self._allowed is None:
             return ()
         return deciding_rates(self._allowed.lines, rtt_s, self._settings.expected_tokens)
@@ -80,7 +80,7 @@ class Planner:
         return DEVICE in self._cuts
 
     def use(self, settings: EdgePlanning) -> None:
-        """Other settings, or another answer of the privacy door, from the next request on.
+        """Takes other settings, or another answer of the privacy door, from the next request on.
 
         Raises ConfigError or PrivacyRefused for what cannot run; nothing changes then.
         """
@@ -91,7 +91,7 @@ class Planner:
         self.table = self._table
 
     def _checked_settings(self, settings: EdgePlanning) -> Plan | None:
-        """The fixed plan, where there is one. Raises ConfigError for levels and plans that nothing here has."""
+        """Returns the fixed plan, where there is one. Raises ConfigError for levels and plans that nothing here has."""
         known = {level for cut in (IMAGE, TOKENS, *self._cuts) if cut != DEVICE for level in self._codec.levels(cut)}
         if unknown := sorted(set(settings.levels) - known):
             raise ConfigError(
@@ -117,7 +117,7 @@ class Planner:
             self._policy.spent(n_bytes, time.monotonic())
 
     def checked(self, text: str) -> Plan:
-        """A plan by its text, if this node can run it and may. Raises UsageError, PrivacyRefused."""
+        """Returns a plan by its text, if this node can run it and may. Raises UsageError, PrivacyRefused."""
         plan = Plan.parse(text)
         self._privacy.check(plan)
         self._check_exists(plan)

@@ -14,15 +14,15 @@ from splitvlm.errors import PrivacyRefused
 
 
 class PrivacyDoor:
-    """One for a whole node: other settings hold for running requests too, from their next attempt on."""
+    """Guards a whole node: other settings count for running requests too, from their next attempt on."""
 
     def __init__(self, settings: Privacy, leaks: Mapping[Plan, float]) -> None:
-        """`leaks` are those that were measured on this device's copy of the model."""
+        """Takes the leaks that were measured on this device's copy of the model."""
         self._settings = settings
         self._leaks = leaks
 
     def use(self, settings: Privacy) -> None:
-        """Other settings, from now on."""
+        """Takes other settings, from now on."""
         self._settings = settings
 
     @property

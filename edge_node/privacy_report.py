@@ -21,7 +21,7 @@ from splitvlm.profiling.cached_profiles import cached_device_profile
 
 @dataclass(frozen=True, slots=True)
 class SendingPlan:
-    """One plan that may send something. `leak` is None where it was not measured."""
+    """Holds one plan that may send something. `leak` is None where it was not measured."""
 
     plan: Plan
     leak: float | None
@@ -48,7 +48,7 @@ class PrivacyReport:
 
 
 def may_leave(settings: EdgeSettings) -> PrivacyReport:
-    """The allowed plans that send something, those that tell most first. Raises the errors of configuration and model."""
+    """Returns the allowed plans that send something, the most telling first. Raises the errors of configuration and model."""
     model = settings.model
     bundle = open_bundle(model.name, model.bundle)
     door = PrivacyDoor(settings.privacy, leaks_at(bundle))
@@ -69,7 +69,7 @@ def may_leave(settings: EdgeSettings) -> PrivacyReport:
 
 
 def show(report: PrivacyReport, console: Console) -> None:
-    """The verdict first, then the plans."""
+    """Prints the verdict first, then the plans."""
     if report.mode is None:
         console.print("Nothing limits what may leave: there is no privacy.mode.", highlight=False)
     elif not report.rows:

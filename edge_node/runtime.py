@@ -12,7 +12,7 @@ from splitvlm.domain import Plan
 
 
 class Runtime:
-    """Shared by whoever serves applications and whoever follows the orchestrator."""
+    """Is shared by whoever serves applications and whoever follows the orchestrator."""
 
     def __init__(self, settings: EdgeSettings, engine: DeviceEngine, privacy: PrivacyDoor, clouds: CloudFleet) -> None:
         self.settings = settings

@@ -69,13 +69,13 @@ class EdgeLimits(Section):
 
 
 class Emulation(Section):
-    """EMULATION ONLY: makes this machine stand for a weaker one. Whatever shows a time says so when it is used."""
+    """Makes, for emulation only, this machine stand for a weaker one. Whatever shows a time says so when it is used."""
 
     slowdown: float = Field(1.0, ge=1, le=1000, description="each stage of the device part takes so many times as long")
 
 
 class EdgeSettings(Section):
-    """`splitvlm edge --config FILE`."""
+    """Configures `splitvlm edge --config FILE`."""
 
     node: NodeName = Field("edge-1", description="name of this node, as in its certificate")
     listen: Address = Field("127.0.0.1:7443", description="for applications on this machine")

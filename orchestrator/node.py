@@ -16,7 +16,7 @@ SERVICE = control_pb2.DESCRIPTOR.services_by_name["Control"].full_name
 
 
 async def run(settings: OrchestratorSettings, source: Path | None = None) -> None:
-    """Serve until SIGTERM or SIGINT; SIGHUP reads `source` again. Raises the errors of configuration, keys and port."""
+    """Serves until SIGTERM or SIGINT; SIGHUP reads `source` again. Raises the errors of configuration, keys and port."""
     identity = identity_of(settings.security)
     server = NodeServer(identity, [SERVICE])
     servicer = ControlServicer(settings.heartbeat_s, accuracy_of(settings), plaintext=identity is None)

@@ -156,7 +156,7 @@ class ControlServicer(control_pb2_grpc.ControlServicer):
         self._registry.stream_changed(request.node, request.instance, time.monotonic(), is_open=is_open)
 
     async def _admit(self, context: Any, name: str, *roles: Role) -> None:
-        """A node speaks for itself only, and no faster than it must. Raises PermissionRefused, CapacityError."""
+        """Admits a call: a node speaks for itself only, and no faster than it must. Raises PermissionRefused, CapacityError."""
         caller = require_role(context, *roles, plaintext=self._plaintext)
         if caller is not None and caller != name:
             raise PermissionRefused(f"The certificate of {caller} does not allow it to speak for {name}.")

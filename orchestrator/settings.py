@@ -11,7 +11,7 @@ from splitvlm.settings import Address, Logging, NodeName, Section, Security
 
 
 class OrchestratorSettings(Section):
-    """`splitvlm orchestrator --config FILE`."""
+    """Configures `splitvlm orchestrator --config FILE`."""
 
     node: NodeName = Field("orchestrator", description="name of this node, as in its certificate")
     listen: Address = Field("127.0.0.1:7441", description="host:port for all nodes")

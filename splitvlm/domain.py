@@ -39,7 +39,7 @@ _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,31}")  # of a level or a vari
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A place to divide the model. `layers` is the number of layers on the device, for `vision:k` and `lm:k` only.
+    """Names a place to divide the model. `layers` is the number of layers on the device, for `vision:k` and `lm:k` only.
 
     `vision:k` with k = the tower's depth still leaves the tower's final norm and the connector to the cloud.
     """
@@ -49,7 +49,7 @@ class Cut:
 
     @classmethod
     def parse(cls, text: str) -> Cut:
-        """`image`, `vision:3`, `tokens`, `lm:2` or `device`. Raises UsageError."""
+        """Reads a cut: `image`, `vision:3`, `tokens`, `lm:2` or `device`. Raises UsageError."""
         match = _TEXT.fullmatch(text.strip())
         if match is None:
             raise UsageError(
@@ -75,7 +75,7 @@ class Cut:
 
     @property
     def trips_per_token(self) -> int:
-        """Round trips that each generated token costs: a cut in the language model pays one, the others none."""
+        """Returns the round trips that each generated token costs: a cut in the language model pays one, the others none."""
         return 1 if self.kind is CutKind.LM else 0
 
 
@@ -85,7 +85,7 @@ DEVICE = Cut(CutKind.DEVICE)
 
 
 def every_cut(vision_layers: int, lm_layers: int) -> tuple[Cut, ...]:
-    """All cuts of a model with so many vision and language layers, from shallow to deep."""
+    """Returns all cuts of a model with so many vision and language layers, from shallow to deep."""
     vision = (Cut(CutKind.VISION, k) for k in range(1, vision_layers + 1))
     lm = (Cut(CutKind.LM, k) for k in range(1, lm_layers + 1))
     return (IMAGE, *vision, TOKENS, *lm, DEVICE)
@@ -93,7 +93,7 @@ def every_cut(vision_layers: int, lm_layers: int) -> tuple[Cut, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One way to serve a request. Everything that is measured is measured of a whole plan.
+    """Names one way to serve a request. Everything that is measured is measured of a whole plan.
 
     `level` names a codec level (splitvlm.codec.levels); the cut `device` has the level `none`. `variant` names the form of
     the device's part.
@@ -176,7 +176,7 @@ def _outside(name: str, value: float, wanted: str) -> UsageError:
 
 
 def parse_level(text: str) -> str:
-    """The name of a codec level; whether there is one of this name, the codec knows. Raises UsageError."""
+    """Returns the name of a codec level; whether it exists, the codec knows. Raises UsageError."""
     return _label("codec level", text)
 
 

@@ -25,7 +25,7 @@ from typing import ClassVar
 
 
 class SplitvlmError(Exception):
-    """Base of all errors that people may see. `str()` is the sentence, then the advice.
+    """Is the base of all errors that people may see. `str()` is the sentence, then the advice.
 
     `from_peer` says that another node claims it: a node beside that one may say otherwise.
     """
@@ -99,7 +99,7 @@ class ProtocolError(SplitvlmError):
 
 
 class CapacityError(SplitvlmError):
-    """`retry_after_s` is when asking again may help; 0 where nobody knows."""
+    """Says in `retry_after_s` when asking again may help; 0 where nobody knows."""
 
     code = "capacity"
     grpc_status = "RESOURCE_EXHAUSTED"
@@ -129,11 +129,11 @@ class PrefixEvicted(SplitvlmError):
 
 
 def all_errors() -> tuple[type[SplitvlmError], ...]:
-    """Every leaf of the tree, by which the wire's code is turned back into an error."""
+    """Returns every leaf of the tree, by which the wire's code is turned back into an error."""
     return tuple(SplitvlmError.__subclasses__())
 
 
 def first_sentence(error: BaseException) -> str:
-    """The first sentence of what a library says, as the end of one of ours."""
+    """Returns the first sentence of what a library says, as the end of one of ours."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return line.partition(". ")[0].rstrip(".") + "."

@@ -33,7 +33,7 @@ Content = Boundary | Image.Image
 
 
 class LocalBoundary:
-    """One request below a cut: what crosses, encoded at any level. Tensors are computed once, when it is made."""
+    """Holds one request below a cut: what crosses, encoded at any level. Tensors are computed once, when it is made."""
 
     def __init__(self, part: DevicePart, codec: Codec, image: Image.Image, question: str, cut: Cut) -> None:
         """Runs the lower part; at `image` nothing runs yet. Raises UsageError."""
@@ -70,7 +70,7 @@ def decode(codec: Codec, cut: Cut, payload: bytes) -> Content:
 
 @dataclass(frozen=True, slots=True)
 class LocalAnswer:
-    """An answer and what it would have sent. Bytes are 0 at the cut `device`."""
+    """Holds an answer and what it would have sent. Bytes are 0 at the cut `device`."""
 
     token_ids: tuple[int, ...]  # with the end token, where it was reached
     text: str
@@ -79,10 +79,10 @@ class LocalAnswer:
 
 
 class LocalModel:
-    """Both halves of one model, with its codec. Requests run one after another."""
+    """Runs both halves of one model, with its codec. Requests run one after another."""
 
     def __init__(self, device: DevicePart, cloud: CloudPart | None, codec: Codec) -> None:
-        """`cloud` may be None where only the cut `device` is asked for."""
+        """Takes both parts; `cloud` may be None where only the cut `device` is asked for."""
         self.device = device
         self.cloud = cloud
         self.codec = codec

@@ -46,7 +46,7 @@ NodeName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[
 
 
 def host_and_port(address: str) -> tuple[str, int]:
-    """`127.0.0.1:7442` or `[::1]:7442` in its two parts. Raises UsageError."""
+    """Divides `127.0.0.1:7442` or `[::1]:7442` in its two parts. Raises UsageError."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535:
         raise UsageError(
@@ -57,12 +57,12 @@ def host_and_port(address: str) -> tuple[str, int]:
 
 
 def base_of(info: ValidationInfo) -> Path:
-    """The folder that relative paths of a configuration count from: the one that its file is in."""
+    """Returns the folder that relative paths of a configuration count from: the one that its file is in."""
     return Path((info.context or {}).get(_BASE, "."))
 
 
 class Section(BaseModel):
-    """A part of a configuration file: frozen, and unknown keys are refused. Paths in it are whole (splitvlm.files.paths)."""
+    """Is a part of a configuration file: frozen, and unknown keys are refused. Paths in it are whole (splitvlm.files.paths)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -86,7 +86,7 @@ def _path(text: str, info: ValidationInfo) -> Path:
 
 
 def _model_name(name: str, info: ValidationInfo) -> str:
-    """A path's name is made whole; that of the Hub, `scenes` and `shape:` stay."""
+    """Makes a path's name whole; that of the Hub, `scenes` and `shape:` stay."""
     if name == "scenes" or name.startswith("shape:"):
         return name
     path = _path(name, info)
@@ -142,7 +142,7 @@ S = TypeVar("S", bound=Section)
 
 
 def load(path: Path, kind: type[S]) -> S:
-    """Read a YAML (or JSON) file into a settings model. Relative paths in it are relative to the file. Raises ConfigError."""
+    """Reads a YAML (or JSON) file into a settings model. Relative paths in it are relative to the file. Raises ConfigError."""
     advice = "A configuration is YAML in UTF-8."
     text = read_text(path, "configuration", error=ConfigError, advice=advice)
     raw = parse_yaml(text, str(path), error=ConfigError)
@@ -154,7 +154,7 @@ def load(path: Path, kind: type[S]) -> S:
 
 
 def parse(raw: dict[str, object], kind: type[S], *, source: str, base: Path = Path()) -> S:
-    """Validate a mapping. `source` is named in errors; relative paths count from `base`. Raises ConfigError."""
+    """Validates a mapping. `source` is named in errors; relative paths count from `base`. Raises ConfigError."""
     try:
         return kind.model_validate(raw, context={_BASE: base})
     except ValidationError as error:
@@ -164,7 +164,7 @@ def parse(raw: dict[str, object], kind: type[S], *, source: str, base: Path = Pa
 
 
 def schema(kind: type[Section]) -> str:
-    """The JSON schema of a configuration, for editors."""
+    """Returns the JSON schema of a configuration, for editors."""
     return json.dumps(kind.model_json_schema(), indent=2)
 
 
@@ -188,7 +188,7 @@ def _explain(detail: ErrorDetails) -> str:
 
 
 def _known(kind: type[Section], location: Sequence[int | str]) -> str:
-    """`: a, b` of the top, or ` of planning: a, b` of the section at that location."""
+    """Returns `: a, b` of the top, or ` of planning: a, b` of the section at that location."""
     section, path = kind, list[str]()
     for key in location:
         field = section.model_fields.get(str(key))
@@ -201,7 +201,7 @@ def _known(kind: type[Section], location: Sequence[int | str]) -> str:
 
 
 def _section_in(annotation: Any) -> type[Section] | None:
-    """The section that a key's type is, or is a list or an option of."""
+    """Returns the section that a key's type is, or is a list or an option of."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return annotation
     return next((section for inner in get_args(annotation) if (section := _section_in(inner))), None)

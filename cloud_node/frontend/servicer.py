@@ -34,7 +34,7 @@ class DataServicer:
     """Serves sessions of devices. `refused` counts those that were ended by an error, by its code."""
 
     def __init__(self, pool: Pool, limits: CloudLimits, *, plaintext: bool) -> None:
-        """`plaintext` takes devices without a certificate."""
+        """Takes devices without a certificate where `plaintext` is true."""
         self._pool = pool
         self._limits = limits
         self._plaintext = plaintext
@@ -43,7 +43,7 @@ class DataServicer:
 
     @property
     def active(self) -> Counter[str]:
-        """Open sessions, by device."""
+        """Returns the number of open sessions by device."""
         return self._sessions.by_device
 
     def use(self, limits: CloudLimits) -> None:
@@ -93,7 +93,7 @@ class DataServicer:
 
 
 class _Stream:
-    """A call of gRPC as an `EnvelopeStream`. Its first envelope is read ahead: who says nothing costs no worker anything."""
+    """Adapts a call of gRPC to an `EnvelopeStream`. Its first envelope is read ahead: silence costs no worker anything."""
 
     def __init__(self, context: Context, write_timeout_s: float) -> None:
         self._context = context

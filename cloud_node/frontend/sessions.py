@@ -17,7 +17,7 @@ FULL_RETRY_S = 1.0  # when a session may be free again: what runs ends at any mo
 
 
 class OpenSessions:
-    """The open sessions of all devices."""
+    """Counts the open sessions of all devices."""
 
     def __init__(self, limits: CloudLimits) -> None:
         self._limits = limits

@@ -10,7 +10,7 @@ from cloud_node.settings import CloudLimits
 
 
 class LocalWorker(Worker, Protocol):
-    """A worker whose figures and end are in this process too."""
+    """Is a worker whose figures and end are in this process too."""
 
     @property
     def mean_queue_s(self) -> float:
@@ -31,7 +31,7 @@ class LocalPool:
 
     @property
     def load(self) -> PoolLoad:
-        """The one worker's load."""
+        """Returns the one worker's load."""
         return PoolLoad(1, self._worker.mean_queue_s)
 
     def worker_for(self, device: str) -> Worker:

@@ -13,7 +13,7 @@ from cloud_node.settings import CloudLimits
 
 
 class EnvelopeStream(Protocol):
-    """One device's stream. Each envelope is a serialised `Envelope` (proto/splitvlm/wire/v1/data.proto)."""
+    """Is one device's stream. Each envelope is a serialised `Envelope` (proto/splitvlm/wire/v1/data.proto)."""
 
     async def read(self) -> bytes | None:
         """Returns the device's next envelope; None once the device has closed its side."""
@@ -41,7 +41,7 @@ class PoolLoad(NamedTuple):
 
 
 class Pool(Protocol):
-    """The workers behind one front end."""
+    """Places sessions on the workers behind one front end."""
 
     @property
     def load(self) -> PoolLoad:

@@ -69,7 +69,7 @@ class RemoteWorker:
 
 
 async def _relay_up(stream: EnvelopeStream, call: grpc.aio.StreamStreamCall[bytes, bytes]) -> None:
-    """Device to worker. A worker that went away is seen by the other direction."""
+    """Relays from device to worker. A worker that went away is seen by the other direction."""
     with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
         while (envelope := await stream.read()) is not None:
             await call.write(envelope)

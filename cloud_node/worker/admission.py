@@ -22,7 +22,7 @@ MOST_BUCKETS = 10_000  # devices whose quotas are remembered; the longest unseen
 
 @dataclass(slots=True)
 class _Bucket:
-    """One device's quota, which is refilled at its rate, at most to the brim."""
+    """Holds one device's quota, which is refilled at its rate, at most to the brim."""
 
     left: float
     at_s: float
@@ -42,7 +42,7 @@ class Admission:
 
     @property
     def working_bytes(self) -> int:
-        """Memory that all running requests hold."""
+        """Returns the bytes that all running requests hold."""
         return self._held.total()
 
     def use(self, limits: CloudLimits) -> None:

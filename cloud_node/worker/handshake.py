@@ -17,7 +17,7 @@ from splitvlm.wire.v1.data_pb2 import Accepted, CloudFrame, Compatibility, Devic
 
 
 class Opened(NamedTuple):
-    """An open session."""
+    """Holds an open session."""
 
     stream: SealedStream[CloudFrame, DeviceFrame]
     certificate_der: bytes  # of the device that sealed it; empty in plaintext

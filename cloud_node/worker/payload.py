@@ -33,7 +33,7 @@ MAX_PICTURE_PIXELS = 64 * 2**20  # 8192 x 8192: above every known model's input
 
 
 class Payload:
-    """One request's payload, as its segments come in; those of a picture in tiles are decoded one by one."""
+    """Makes tensors of one request's payload, as its segments come in; those of a picture in tiles are decoded one by one."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Payload:
         reservation: MemoryReservation,
         known: PrefixEntry | None,
     ) -> None:
-        """`known` is what an earlier question left of the same picture. Raises UsageError for invalid sampling."""
+        """Takes in `known` what an earlier question left of the same picture. Raises UsageError for invalid sampling."""
         self._runtime = runtime
         self._part, self._codec = runtime.part, runtime.codec
         self._device = device
@@ -157,5 +157,5 @@ class Payload:
 
     @property
     def picture_bytes(self) -> int:
-        """Memory of the picture that is kept."""
+        """Returns the bytes of the picture that is kept."""
         return picture_bytes(self.picture) if self.picture is not None else 0

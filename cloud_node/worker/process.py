@@ -19,7 +19,7 @@ from splitvlm.rpc.servers import NodeServer
 
 
 class WorkerProcess:
-    """The pool calls these methods from another process. All but the constructor run in one event loop."""
+    """Runs one worker; the pool calls its methods from another process. All but the constructor run in one event loop."""
 
     def __init__(self, settings_json: str, host: Callable[[], str]) -> None:
         """Loads the model. Raises errors of configuration, keys and model.

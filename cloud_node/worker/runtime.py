@@ -14,7 +14,7 @@ from splitvlm.model.parts import CloudPart
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """One worker's parts. `pictures` has a thread of its own: opening a large picture takes seconds, and tokens go on."""
+    """Holds one worker's parts. `pictures` has a thread of its own: opening a large picture takes seconds, and tokens go on."""
 
     part: CloudPart
     codec: Codec

@@ -23,7 +23,7 @@ class WorkerServicer:
     """Serves sessions that a front end relays."""
 
     def __init__(self, worker: Worker, identity: Identity | None) -> None:
-        """`identity` is this cloud node's; None takes callers without a certificate."""
+        """Takes this cloud node's `identity`; None takes callers without a certificate."""
         self._worker = worker
         self._identity = identity
         self.num_sessions = 0
@@ -55,7 +55,7 @@ class WorkerServicer:
 
 
 class _Stream:
-    """A relayed call as an `EnvelopeStream`."""
+    """Adapts a relayed call to an `EnvelopeStream`."""
 
     def __init__(self, context: Context) -> None:
         self._context = context

@@ -25,7 +25,7 @@ Read = Callable[[], Awaitable[Envelope | None]]
 
 
 class Session:
-    """One open session, as its worker sees it."""
+    """Serves one open session, as its worker sees it."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class Session:
         device: str,
         require_current: Callable[[], None],
     ) -> None:
-        """`device` sealed the session; `require_current` raises a SplitvlmError where it may ask nothing more here."""
+        """Takes the device that sealed the session; `require_current` raises a SplitvlmError once that may ask nothing more."""
         self._stream = stream
         self._require_current = require_current
         self._runtime = runtime

@@ -44,7 +44,7 @@ class EngineWorker:
         limits: CloudLimits,
         engine: EngineKind = "torch",
     ) -> None:
-        """`identity` signs handshakes; None where TLS is off. Raises what `make_engine` raises."""
+        """Takes the `identity` that signs handshakes; None where TLS is off. Raises what `make_engine` raises."""
         self._compatibility = compatibility
         self._identity = identity
         self._limits = limits

@@ -37,7 +37,7 @@ OPENED_BYTES = 4  # a pixel of an RGB picture, as Pillow holds it
 
 
 class Answerer:
-    """One for a whole node, behind every port for applications."""
+    """Answers for a whole node, behind every port for applications."""
 
     def __init__(self, runtime: Runtime, planner: Planner, audit: AuditLog | None) -> None:
         self.admission = Admission(runtime.settings.limits)

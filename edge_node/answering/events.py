@@ -11,7 +11,7 @@ from splitvlm.planning.policy import Choice
 
 @dataclass(frozen=True, slots=True)
 class PlanChosen:
-    """The plan is chosen. `link` is what the link was believed to be; None where no cloud node is known."""
+    """Says that the plan is chosen. `link` is what the link was believed to be; None where no cloud node is known."""
 
     choice: Choice
     link: LinkEstimate | None
@@ -19,14 +19,14 @@ class PlanChosen:
 
 @dataclass(frozen=True, slots=True)
 class AnswerText:
-    """The answer's text goes on."""
+    """Says how the answer's text goes on."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The answer is complete. `warning` says why it may mean nothing; empty where nothing is known against it."""
+    """Says that the answer is complete. `warning` says why it may mean nothing; empty where nothing is known against it."""
 
     report: RequestReport
     warning: str

@@ -57,7 +57,7 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The event that all who worked on the answer failed, with the error of the plan's own side."""
+    """Says that all who worked on the answer failed, with the error of the plan's own side."""
 
     error: SplitvlmError
     complete: bool  # all tokens are there: only the end's message is missing
@@ -67,7 +67,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The event that the answer ended in order."""
+    """Says that the answer ended in order."""
 
 
 Event = Failed | Ended

@@ -80,7 +80,7 @@ class HedgeAttempt(TokenSource):
         progress: CloudProgress,
         wait_s: Callable[[], float],
     ) -> None:
-        """`wait_s` gives the seconds until the hedge's time has come."""
+        """Takes in `wait_s` what gives the seconds until the hedge's time has come."""
         super().__init__()
         self._engine = engine
         self._preparation = preparation

@@ -7,7 +7,7 @@ from enum import IntEnum
 
 
 class Milestone(IntEnum):
-    """The cloud's side goes through these in order."""
+    """Names what the cloud's side goes through, in order."""
 
     PREPARING = 0  # the device makes what crosses
     LEFT_DEVICE = 1  # all that crosses is made
@@ -15,14 +15,14 @@ class Milestone(IntEnum):
 
 
 class CloudProgress:
-    """The milestone of the cloud's side, which never goes back."""
+    """Tells which milestone the cloud's side has reached; it never goes back."""
 
     def __init__(self) -> None:
         self.milestone = Milestone.PREPARING
         self._changed = asyncio.Event()
 
     def advance(self, milestone: Milestone) -> None:
-        """The cloud's side has come to a milestone, or was there before."""
+        """Notes that the cloud's side has come to a milestone, or was there before."""
         if milestone > self.milestone:
             self.milestone = milestone
             self._changed.set()

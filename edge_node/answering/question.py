@@ -22,7 +22,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class PlannedQuestion:
-    """One question under one plan, which it keeps to its end (law 3)."""
+    """Holds one question under one plan, which it keeps to its end (law 3)."""
 
     plan: Plan
     image: Image.Image  # RGB, as it was opened

@@ -12,7 +12,7 @@ from splitvlm.domain import GREEDY, Plan, Sampling
 
 @dataclass(slots=True)
 class Fault:
-    """A cloud node that could not finish its part of an answer, and what it cost."""
+    """Records a cloud node that could not finish its part of an answer, and what it cost."""
 
     code: str  # of the error
     sentence: str  # of the error, for people
@@ -47,14 +47,14 @@ class RequestReport:
     sampling: Sampling = GREEDY  # by which tokens were chosen, with the seed that was given or drawn
 
     def on_token(self, token_id: int, elapsed_s: float) -> None:
-        """The application gets a token, `elapsed_s` after the request's start."""
+        """Notes that the application gets a token, `elapsed_s` after the request's start."""
         if not self.token_ids:
             self.first_token_s = elapsed_s
         self._on_recovery(elapsed_s)
         self.token_ids.append(token_id)
 
     def on_end(self, elapsed_s: float) -> None:
-        """The answer is complete."""
+        """Notes that the answer is complete."""
         self._on_recovery(elapsed_s)
         self.total_s = elapsed_s
 

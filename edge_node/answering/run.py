@@ -34,7 +34,7 @@ MOST_JITTER = 1.5  # times the pause that a node without room asked for
 
 @dataclass(frozen=True, slots=True)
 class CloudNodes:
-    """The links that one answer may use: the one in use, then those that take over, each once."""
+    """Holds the links that one answer may use: the one in use, then those that take over, each once."""
 
     links: tuple[CloudLink, ...] = ()
     on_fault: Callable[[CloudLink], None] = lambda _link: None
@@ -105,7 +105,7 @@ class AnswerRun(TokenSource):
 
     @property
     def _link(self) -> CloudLink | None:
-        """The link to the node that is asked, or was asked last."""
+        """Returns the link to the node that is asked, or was asked last."""
         return self._clouds.links[self._state.node] if self._clouds.links else None
 
     def _first_source(self) -> TokenSource:
@@ -159,7 +159,7 @@ class AnswerRun(TokenSource):
             self.report.answered_by = self._source.winner
 
     def _open_ahead(self) -> None:
-        """A cloud node that was overtaken lost its session: the next question must not wait for another."""
+        """Opens a session ahead where a cloud node was overtaken: it lost its own, and the next question must not wait."""
         overtaken = isinstance(self._source, Race) and self._source.winner is Side.DEVICE
         if overtaken and self._link is not None and self._privacy.allows(self._question.plan):
             self._link.open_ahead()

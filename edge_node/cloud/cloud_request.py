@@ -11,7 +11,7 @@ from splitvlm.domain import GREEDY, Sampling
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """The model's token ids: those from 0 to below `size`; an answer ends with one of `end_ids`, or at its longest."""
+    """Holds the model's token ids: those from 0 to below `size`; an answer ends with one of `end_ids`, or at its longest."""
 
     size: int
     end_ids: frozenset[int]
@@ -33,7 +33,7 @@ class AnswerSpec:
 
 @dataclass(frozen=True, slots=True)
 class CloudRequest:
-    """A payload for one cloud node. `silence_timeout_s` is how long it may be silent; None where nobody could take over."""
+    """Holds a payload for one cloud node, which may be silent for `silence_timeout_s`; None where nobody could take over."""
 
     payload: Payload
     answer: AnswerSpec

@@ -9,7 +9,7 @@ from edge_node.cloud.uploads import Upload
 
 @dataclass(frozen=True, slots=True)
 class CloudTimes:
-    """Seconds that a cloud node spent on one answer, by its own clock, checked against this device's."""
+    """Holds the seconds that a cloud node spent on one answer, by its own clock, checked against this device's."""
 
     decode_s: float = 0.0
     queue_s: float = 0.0
@@ -25,7 +25,7 @@ class CloudTimes:
 
 @dataclass(slots=True)
 class Exchange:
-    """Sealed bytes and times of one request. Times are seconds of `time.perf_counter`, except for `cloud`."""
+    """Counts sealed bytes and times of one request. Times are seconds of `time.perf_counter`, except for `cloud`."""
 
     bytes_sent: int = 0
     bytes_received: int = 0

@@ -24,12 +24,12 @@ class FailureDetector:
         self._seen.append((now_s, silence_s))
 
     def limit_s(self, predicted_s: float, now_s: float) -> float:
-        """`predicted_s` of the whole answer, where a plan's line says; 0 where nothing does."""
+        """Returns the silence that is waited for, in s. `predicted_s` is the whole answer's by the plan's line, else 0."""
         usual_s = max(self._usual_s(now_s), predicted_s)
         return min(max(LEAST_S, SILENCE_FACTOR * usual_s), MOST_S) if usual_s else UNKNOWN_S
 
     def _usual_s(self, now_s: float) -> float:
-        """The longest silence of the last minutes; where nothing was asked then, that of an ordinary answer before."""
+        """Returns the longest silence of the last minutes, in s; where nothing was asked then, that of an ordinary answer."""
         recent = [silence_s for at_s, silence_s in self._seen if now_s - at_s <= RECENT_S]
         if recent:
             return max(recent)

@@ -43,12 +43,12 @@ class CloudFleet:
 
     @property
     def link(self) -> CloudLink | None:
-        """The link to the cloud node in use."""
+        """Returns the link to the cloud node in use."""
         return self._links[0] if self._links else None
 
     @property
     def standby(self) -> Sequence[CloudLink]:
-        """The links to the nodes that take over when it fails."""
+        """Returns the links to the nodes that take over when it fails."""
         return self._links[1:]
 
     @property
@@ -96,13 +96,13 @@ class CloudFleet:
             yield links
 
     def on_fault(self, link: CloudLink) -> None:
-        """The node of this link failed in the middle of a request: the others come first from now on."""
+        """Notes that this link's node failed in the middle of a request: the others come first from now on."""
         if len(self._links) > 1 and link is self._links[0]:
             self._links.append(self._links.pop(0))
             self._probe()
 
     def use_ready(self) -> None:
-        """Before a request: uses another node where the one in use does not answer or has no room, and another may."""
+        """Uses, before a request, another node where the one in use does not answer or has no room, and another may."""
         ready = [link.is_ready for link in self._links]
         if any(ready) and not ready[0]:
             self.on_fault(self._links[0])

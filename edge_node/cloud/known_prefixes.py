@@ -17,7 +17,7 @@ MOST_NAMES = 1_000  # kept here; what the cloud node keeps of the pictures is fo
 
 
 class KnownPrefixes:
-    """Pictures by a keyed hash of their pixels. The key is another one for each cloud node.
+    """Names pictures by a keyed hash of their pixels. The key is another one for each cloud node.
 
     So names tell nobody which pictures are alike.
     """
@@ -36,11 +36,11 @@ class KnownPrefixes:
         return self._plans.get(picture_name)
 
     def add(self, picture_name: bytes, plan: Plan) -> None:
-        """The node says that it keeps the picture's prefix."""
+        """Notes that the node keeps the picture's prefix."""
         self._plans[picture_name] = plan
         while len(self._plans) > MOST_NAMES:
             self._plans.popitem(last=False)
 
     def forget(self, picture_name: bytes) -> None:
-        """The node says that it does not keep it any more."""
+        """Notes that the node does not keep the picture's prefix any more."""
         self._plans.pop(picture_name, None)

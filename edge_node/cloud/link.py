@@ -22,7 +22,7 @@ FIRST_LOOK_S = 2.0  # that a question waits for the first measurement: it would 
 
 
 class CloudLink:
-    """One cloud node: its sessions, what is known of it and of the link, and who holds it."""
+    """Holds one cloud node: its sessions, what is known of it and of the link, and who holds it."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class CloudLink:
         cuts: list[str],
         deciding_bps: Callable[[float], Sequence[float]] = lambda _rtt_s: (),
     ) -> None:
-        """`deciding_bps` gives, for a round-trip time in seconds, the uplink rates at which the choice of plan changes."""
+        """Takes `deciding_bps`, which gives for a round-trip time in s the uplink rates where the choice of plan changes."""
         self.address = address
         self.meter = LinkMeter()
         self.health = NodeHealth()
@@ -45,7 +45,7 @@ class CloudLink:
 
     @property
     def peer(self) -> str:
-        """The node's name for people."""
+        """Returns the node's name for people."""
         return self.sessions.peer
 
     @property

@@ -32,27 +32,27 @@ class LinkMeter:
         return taken
 
     def on_question(self) -> None:
-        """A question came, wherever it is answered."""
+        """Notes that a question came, wherever it is answered."""
         self.schedule.asked(time.monotonic())
 
     def on_session(self, session: CloudSession) -> None:
-        """A session was set up: its first bytes are a transfer like any other."""
+        """Notes that a session was set up: its first bytes are a transfer like any other."""
         self._unbooked_bytes += session.setup_bytes
         self.estimator.on_transfer(session.hello_bytes, None, session.setup_s, 0.0, time.monotonic())
 
     def on_probe_sent(self, num_bytes: int) -> None:
-        """A probe of `num_bytes`, serialised, leaves."""
+        """Notes that a probe of `num_bytes`, serialised, leaves."""
         self._unbooked_bytes += num_bytes
 
     def on_probe(self, payload_bytes: int, num_bytes: int, elapsed_s: float, server_us: int) -> None:
-        """A probe of `num_bytes` was answered; without a payload it is a round trip."""
+        """Notes that a probe of `num_bytes` was answered; without a payload it is a round trip."""
         now_s, server_s = time.monotonic(), min(1e-6 * server_us, elapsed_s)
         if payload_bytes == 0:
             self.estimator.on_rtt(elapsed_s - server_s, now_s)
         self.estimator.on_transfer(num_bytes, None, elapsed_s, server_s, now_s, probe=payload_bytes > 0)
 
     def on_request_end(self, upload: Upload, sealed_bytes: int) -> None:
-        """A request that sent `sealed_bytes` ended; also one that the device overtook, or whose node failed."""
+        """Notes that a request that sent `sealed_bytes` ended; also one that the device overtook, or whose node failed."""
         self._unbooked_bytes += sealed_bytes
         self.schedule.sent(sealed_bytes)
         if upload.receipt is not None:
@@ -61,7 +61,7 @@ class LinkMeter:
             self.on_stall(upload)
 
     def on_stall(self, upload: Upload) -> None:
-        """An upload hangs: at most what was sent crossed. What the sockets between here and there hold cannot be seen."""
+        """Notes that an upload hangs: at most what was sent crossed. What sockets on the way hold cannot be seen."""
         assert upload.began_s is not None, "something is on its way"
         away_s = time.perf_counter() - upload.began_s - self.estimate().rtt_s
         self.estimator.on_stall(upload.sent_bytes, max(0.0, away_s), time.monotonic())

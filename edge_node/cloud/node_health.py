@@ -22,15 +22,15 @@ class NodeHealth:
         return time.monotonic() >= self.full_until_s
 
     def on_answer(self) -> None:
-        """It answered a request or a probe."""
+        """Notes that the node answered a request or a probe."""
         self.reachable = True
 
     def on_probe_error(self, error: SplitvlmError) -> None:
-        """A probe failed; any other error than silence is an answer, too."""
+        """Notes that a probe failed; any other error than silence is an answer, too."""
         self.reachable = error.code not in AWAY
 
     def on_request_error(self, error: SplitvlmError) -> None:
-        """A request failed, which does not bring back a node that was away."""
+        """Notes that a request failed, which does not bring back a node that was away."""
         if isinstance(error, CapacityError):
             self.full_until_s = time.monotonic() + error.retry_after_s
         self.reachable = self.reachable and error.code not in AWAY

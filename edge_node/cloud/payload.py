@@ -14,7 +14,7 @@ NextStep = Callable[[int, int], Awaitable[bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """The segments of one plan, and what the cloud node needs beside them."""
+    """Holds the segments of one plan, and what the cloud node needs beside them."""
 
     plan: Plan
     segments: Segments

@@ -34,7 +34,7 @@ class Prober:
         health: NodeHealth,
         deciding_bps: Callable[[float], Sequence[float]],
     ) -> None:
-        """`deciding_bps` gives, for a round-trip time in seconds, the uplink rates at which the choice of plan changes."""
+        """Takes `deciding_bps`, which gives for a round-trip time in s the uplink rates where the choice of plan changes."""
         self.deciding_bps = deciding_bps
         self.looked = asyncio.Event()  # once, whatever was found
         self._sessions = sessions
@@ -87,7 +87,7 @@ class Prober:
         return schedule.wait_s(now_s, self._meter.estimator) if self._sessions.connected else 0.0
 
     async def _measure_first(self, stub: data_pb2_grpc.DataStub) -> None:
-        """The first question needs a session, whose set-up tells of the rate what a probe of its size would."""
+        """Opens a session, which the first question needs, and whose set-up tells the rate as a probe of its size would."""
         for _ in range(2):  # the first call carries headers that later ones do not repeat
             await self.probe_once(stub, 0)
         if not self._sessions.idle:

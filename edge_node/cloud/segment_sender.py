@@ -14,7 +14,7 @@ from splitvlm.wire.v1 import data_pb2 as pb
 
 
 class SegmentSender:
-    """One request's sending, in a task of its own."""
+    """Sends one request's segments in a task of its own."""
 
     def __init__(self, session: CloudSession, request: CloudRequest, upload: Upload) -> None:
         self._session = session

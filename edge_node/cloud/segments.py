@@ -33,7 +33,7 @@ class Segments:
 
     @property
     def largest_bytes(self) -> int:
-        """The largest size of the segments that are made: tiles are much alike."""
+        """Returns the largest size of the segments that are made: tiles are much alike."""
         return max(map(len, self._made), default=0)
 
     async def segment(self, index: int) -> bytes:

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class CloudSession:
-    """One open session. It carries one request at a time (edge_node/cloud/session_answer.py)."""
+    """Is one open session. It carries one request at a time (edge_node/cloud/session_answer.py)."""
 
     def __init__(
         self, call: grpc.aio.StreamStreamCall[pb.Envelope, pb.Envelope], peer: str, keys_context: bytes
@@ -113,7 +113,7 @@ class CloudSession:
         self.call.cancel()
 
     async def close(self) -> None:
-        """Half-closes, and does not wait for long."""
+        """Half-closes the stream, and does not wait for long."""
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError, asyncio.CancelledError):
             async with asyncio.timeout(1.0):
                 await self.call.done_writing()

@@ -35,7 +35,7 @@ class SessionAnswer(TokenSource):
     """
 
     def __init__(self, session: CloudSession, request: CloudRequest, exchange: Exchange, upload_s: float) -> None:
-        """`upload_s` is the predicted time of the largest segment's upload, in seconds."""
+        """Takes in `upload_s` the predicted time of the largest segment's upload, in seconds."""
         super().__init__()
         self._session = session
         self._request = request

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """A cloud node's word for one segment: its sealed bytes, and the seconds between its first and its last frame."""
+    """Holds a cloud node's word for one segment: its sealed bytes, and the seconds between its first and its last frame."""
 
     num_bytes: int
     span_s: float
@@ -18,7 +18,7 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class SegmentStart:
-    """The moment at which a segment began, and the sealed bytes that the session had sent until then."""
+    """Holds the moment at which a segment began, and the sealed bytes that the session had sent until then."""
 
     sealed_bytes: int
     at_s: float
@@ -26,7 +26,7 @@ class SegmentStart:
 
 @dataclass(slots=True)
 class Upload:
-    """One request's segments on their way over one session.
+    """Follows one request's segments on their way over one session.
 
     The link is measured from when nothing else was on its way: before that, it waited for the device.
     """
@@ -50,7 +50,7 @@ class Upload:
         return self._starts[0].at_s
 
     def segment_began(self, num_bytes: int, session_sealed_bytes: int, now_s: float) -> None:
-        """A segment of `num_bytes` goes now; the session has sent `session_sealed_bytes` so far."""
+        """Notes that a segment of `num_bytes` goes now; the session has sent `session_sealed_bytes` so far."""
         if not self.segments_under_way:
             self.began_s = now_s
             self.sent_bytes = self.received_bytes = 0
@@ -64,7 +64,7 @@ class Upload:
         return until_bytes - start.sealed_bytes, now_s - start.at_s
 
     def segment_received(self, receipt: Receipt, now_s: float, *, last: bool) -> None:
-        """The oldest segment under way was confirmed."""
+        """Notes that the oldest segment under way was confirmed."""
         assert self.began_s is not None, "it was sent before"
         self._num_receipts += 1
         self.received_bytes += receipt.num_bytes

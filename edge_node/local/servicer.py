@@ -17,7 +17,7 @@ from splitvlm.wire.v1 import local_pb2_grpc
 
 
 class LocalServicer(local_pb2_grpc.LocalServicer):
-    """The service `splitvlm.wire.v1.Local`, for callers with the role of an application or an edge node."""
+    """Serves `splitvlm.wire.v1.Local`, for callers with the role of an application or an edge node."""
 
     def __init__(self, answerer: Answerer, runtime: Runtime, planner: Planner, *, plaintext: bool) -> None:
         self._answerer = answerer

@@ -116,7 +116,7 @@ def summarise(run: Run, deadline_s: float | None, oracle_mean_s: float | None) -
 
 
 def _known(drop: float) -> float | None:
-    """None for NaN, by which columns tell what is unknown."""
+    """Returns None for NaN, by which columns tell what is unknown."""
     return None if math.isnan(drop) else drop
 
 

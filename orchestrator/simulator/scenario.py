@@ -29,7 +29,7 @@ TraceText = Annotated[str, AfterValidator(_whole_trace)]
 
 
 class Devices(Section):
-    """The devices, all of one kind. `slowdown` scales the profile's device seconds: name what it stands for."""
+    """Describes the devices, all of one kind. `slowdown` scales the profile's device seconds: name what it stands for."""
 
     count: int = Field(1, ge=1, le=100_000, description="number of devices")
     slowdown: PositiveFloat = Field(1.0, description="factor on the profile's device seconds")
@@ -37,7 +37,7 @@ class Devices(Section):
 
 
 class Cloud(Section):
-    """A cloud node of `workers` model copies. `speedup` divides the profile's cloud seconds."""
+    """Describes a cloud node of `workers` model copies. `speedup` divides the profile's cloud seconds."""
 
     name: NodeName = Field("cloud", description="name in the report")
     workers: int = Field(1, ge=1, le=10_000, description="model copies, each of which answers one request at a time")
@@ -47,7 +47,7 @@ class Cloud(Section):
 
 
 class Link(Section):
-    """The uplink of every device. With several devices, each replays the trace from a place of its own."""
+    """Describes the uplink of every device. With several devices, each replays the trace from a place of its own."""
 
     traces: list[TraceText] = Field(
         ["synthetic:walk"], min_length=1, description="FILE, constant:, step:, outage:, synthetic:"
@@ -57,7 +57,7 @@ class Link(Section):
 
 
 class Arrivals(Section):
-    """`every` and `poisson`: a request each `period_s` (on average); `closed`: the next one `period_s` after an answer."""
+    """Says when requests come: `every` and `poisson` each `period_s` (on average), `closed` `period_s` after an answer."""
 
     kind: Literal["every", "poisson", "closed"] = Field("every", description="see above")
     period_s: float = Field(
@@ -85,7 +85,7 @@ class ScenarioPlanning(Planning):
 
 
 class Scenario(Section):
-    """`splitvlm simulate FILE`."""
+    """Configures `splitvlm simulate FILE`."""
 
     name: str = Field("scenario", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", description="name of report and files")
     profiles: Path = Field(description="a file written by `splitvlm profile`")

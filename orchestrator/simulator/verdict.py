@@ -129,7 +129,7 @@ def difference(run: Run, other: Run) -> tuple[float, float]:
 
 
 def _in_order(run: Run) -> list[int]:
-    """Rows by device and arrival: the same request has the same place in every run."""
+    """Sorts rows by device and arrival: the same request has the same place in every run."""
     return sorted(range(len(run.arrival_s)), key=lambda row: (run.device[row], run.arrival_s[row]))
 
 

@@ -47,7 +47,7 @@ class Bundle:
     """Holds what was learned about one model. Figures and the codec are read on first use and stay as they were then."""
 
     def __init__(self, spec: ModelSpec, folders: tuple[Path, ...], target: Path | None) -> None:
-        """`folders` exist and are of this model's weights; `target` is where `replacing` writes, None without a home folder."""
+        """Takes folders that exist and are of these weights; `replacing` writes to `target`, None without a home folder."""
         self.spec = spec
         self.folders = folders
         self.target = target

@@ -69,7 +69,7 @@ def _gradient(model: Any, processor: Any, image: Image.Image, question: str, cut
 
 
 def _places_of_pictures(config: Any) -> list[int]:
-    """Ids that stand for pictures: one in an answer would be a place without a picture."""
+    """Returns the ids that stand for pictures: one in an answer would be a place without a picture."""
     names = ("image_token_id", "video_token_id")
     return [getattr(config, name) for name in names if getattr(config, name, None) is not None]
 

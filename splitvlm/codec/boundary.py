@@ -217,7 +217,7 @@ def _decode_planes(head: TensorHead, body: Cursor) -> torch.Tensor:
 
 
 def _all_finite(tensor: torch.Tensor) -> bool:
-    """A sum is finite only where all are, and many times faster; large values may overflow in it."""
+    """Returns whether all values are finite. The sum says so many times faster, but large values may overflow in it."""
     return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 

@@ -110,7 +110,7 @@ class Context:
         return weights
 
     def _first_layer(self, column: int) -> F32:
-        """A block's columns share their product with what came before it: a large one is faster than eight small ones."""
+        """Computes a column's first layer. A block's columns share one large product with what came before: that is faster."""
         block, index_in_block = divmod(column, self._block)
         units = units_of(column)
         if index_in_block == 0:
@@ -123,7 +123,7 @@ class Context:
         return sums_HT
 
     def learn(self, column: int, tokens: slice, q_T: npt.NDArray[np.signedinteger[Any]]) -> None:
-        """Take in what was coded of a column in one pass."""
+        """Takes in what was coded of a column in one pass."""
         self._column_T[tokens] = companded(q_T)
         if tokens.stop < len(self._column_T) - 1:
             return

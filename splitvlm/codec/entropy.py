@@ -86,7 +86,7 @@ def decode(data: bytes, num_tokens: int, columns: int, entropy_model: EntropyMod
 
 
 def _same_for_all(weights_V: F32, *, lazy: bool) -> Any:
-    """Both ways give one model: a table made beforehand encodes faster, sums made while searching decode faster."""
+    """Makes the model of all values: by a table (encodes faster), or `lazy` by sums while searching (decodes faster)."""
     return _models.Categorical(weights_V, perfect=False, lazy=lazy)
 
 

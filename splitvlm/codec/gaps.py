@@ -51,7 +51,7 @@ def places_of(symbols: I32) -> I64:
 
 
 def models_of(weights_V: F32) -> tuple[F32, F32]:
-    """Weights of the gap symbols [LONGEST + 1], and of the values between them [V], where zero does not come."""
+    """Returns the weights of the gap symbols [LONGEST + 1], and of the values between them [V], where zero does not come."""
     return _models_of(weights_V.tobytes())
 
 

@@ -41,7 +41,7 @@ def offsets(stride: int) -> tuple[int, ...]:
 
 
 def rows_in(sizes: Iterable[int], stride: int) -> int:
-    """Rows in a picture of so many tokens, where all are square grids or several such tiles; else 0: no place is known."""
+    """Returns the rows in a picture of so many tokens, where all are square grids or several such tiles; else 0: unknown."""
     return stride if stride > 1 and all(size % stride**2 == 0 for size in sizes) else 0
 
 

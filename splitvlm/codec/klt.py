@@ -93,7 +93,7 @@ class Basis:
 
 
 def transform_of(x_NC: F32, sensitivity_CC: F64 | None = None, unit: float = 1.0) -> Transform:
-    """Learn a transform from N tokens, several times C, and the model's sensitivity G (None: to all directions alike).
+    """Learns a transform from N tokens, several times C, and the model's sensitivity G (None: to all directions alike).
 
     unit: what one is in y, in root mean squares; a smaller one makes all levels finer.
     """

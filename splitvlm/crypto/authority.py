@@ -53,7 +53,7 @@ class CertificateEntry:
 
 
 def init_authority(folder: Path, *, domain: str = "splitvlm", days: float = AUTHORITY_DAYS) -> None:
-    """Make a new authority in `folder`. Raises KeysError if there is one, or the folder cannot be written."""
+    """Makes a new authority in `folder`. Raises KeysError if there is one, or the folder cannot be written."""
     if _DOMAIN.fullmatch(domain) is None:
         raise KeysError(f"'{domain}' is not a domain.", advice="Lower-case letters, digits, hyphens and dots.")
     key = ec.generate_private_key(ec.SECP256R1())
@@ -65,7 +65,7 @@ def init_authority(folder: Path, *, domain: str = "splitvlm", days: float = AUTH
 
 
 def issue(folder: Path, node: str, role: Role, *, hosts: Sequence[str] = LOOPBACK, days: float = NODE_DAYS) -> Path:
-    """Make a key and certificate for a node; return its folder. `hosts`: DNS names and IP addresses where it is reached.
+    """Makes a key and certificate for a node. Returns its folder. `hosts`: DNS names and IP addresses where it is reached.
 
     Raises KeysError if `folder` has no authority, the node has a certificate already, or a name is invalid.
     """
@@ -102,7 +102,7 @@ def rotate(folder: Path, node: str, *, days: float = NODE_DAYS) -> Path:
 
 
 def revoke(folder: Path, node: str) -> Path:
-    """Put every certificate that was ever issued to a node on the authority's list; return its path.
+    """Puts every certificate that was ever issued to a node on the authority's list. Returns its path.
 
     The list comes beside every node's keys here, too. Raises KeysError, also where the ledger knows nothing of the node.
     """

@@ -36,7 +36,7 @@ ADVICE = 'A line is {"image": path, "question": text, "answer": text}.'
 
 @dataclass(frozen=True)
 class Example:
-    """One question about a picture, with the answer that counts as right."""
+    """Holds one question about a picture, with the answer that counts as right."""
 
     image: Image
     question: str
@@ -57,7 +57,7 @@ class Outcome:
 
 
 def normalised(answer: str) -> str:
-    """Lower case, single spaces, no punctuation but within a number or a word (`3.5`, `can't`, `left-hand`)."""
+    """Returns the answer in lower case, with single spaces, punctuation within numbers and words only (`3.5`, `left-hand`)."""
     return " ".join(re.sub(r"[^\w\s.'-]|[.](?=\s|$)", " ", answer.casefold()).split())
 
 
@@ -81,7 +81,7 @@ def evaluate(
 
 
 def drawn(questions: int, seed: int) -> Iterator[Example]:
-    """Questions about scenes that no training run has drawn."""
+    """Yields questions about scenes that no training run has drawn."""
     from splitvlm.scenes import held_out
 
     for scene, question in held_out(questions, seed):
@@ -89,7 +89,7 @@ def drawn(questions: int, seed: int) -> Iterator[Example]:
 
 
 def read(path: Path, most: int | None = None) -> list[Example]:
-    """Examples of a JSON-lines file: `{"image": path beside the file, "question", "answer", "kind" (optional)}`."""
+    """Reads the examples of a JSON-lines file: `{"image": path beside the file, "question", "answer", "kind" (optional)}`."""
     if not path.is_file():
         raise UsageError(f"{path}: no such file.", advice=ADVICE)
     pictures: dict[Path, Image] = {}
@@ -116,7 +116,7 @@ def _example(entry: object, where: str, folder: Path, pictures: dict[Path, Image
 
 
 def _picture(path: Path, where: str, pictures: dict[Path, Image]) -> Image:
-    """The picture at that path, opened as nodes open it; questions about one file share one picture."""
+    """Returns the picture at that path, opened as nodes open it; questions about one file share one picture."""
     from splitvlm.model.pictures import open_picture
 
     if path not in pictures:
@@ -134,7 +134,7 @@ def measure(
     progress: Progress | None = None,
     blank_questions: int = BLANK_QUESTIONS,
 ) -> dict[str, Any]:
-    """The figures of `evaluate` for a loaded model; blank pictures are shown for an even sample of the examples."""
+    """Returns the figures of `evaluate` for a loaded model; blank pictures are shown for an even sample of the examples."""
     for example in examples:
         with naming(example):
             check_question(processor.tokenizer, example.question)
@@ -174,7 +174,7 @@ def _blanked(examples: Iterable[Example]) -> list[Example]:
 
 
 def summary(seen: list[Outcome], blind: list[Outcome]) -> dict[str, Any]:
-    """Accuracy in all and by kind. `blank` is None for a kind that the sample did not meet."""
+    """Returns the accuracy in all and by kind. `blank` is None for a kind that the sample did not meet."""
     kinds: dict[str, dict[str, Any]] = {}
     for kind in sorted({outcome.kind for outcome in seen}):
         mine = [outcome for outcome in seen if outcome.kind == kind]
@@ -200,7 +200,7 @@ def _majority(outcomes: list[Outcome]) -> int:
 
 
 def answers(model: Any, processor: Any, examples: list[Example], done: Callable[[int], None]) -> list[Outcome]:
-    """Greedy answers in batches, in the order of the examples."""
+    """Returns greedy answers, made in batches, in the order of the examples."""
     outcomes: list[Outcome] = []
     for start in range(0, len(examples), BATCH):
         batch = examples[start : start + BATCH]
@@ -211,7 +211,7 @@ def answers(model: Any, processor: Any, examples: list[Example], done: Callable[
 
 
 def generate(model: Any, processor: Any, images: list[Image], questions: list[str]) -> list[str]:
-    """One greedy answer for each picture and question, by transformers' `generate`.
+    """Returns one greedy answer for each picture and question, by transformers' `generate`.
 
     A picture that several questions share goes through the vision tower once, where the model allows it.
     """
@@ -233,7 +233,7 @@ def generate(model: Any, processor: Any, images: list[Image], questions: list[st
 
 @contextmanager
 def seen_once(model: Any, images: list[Image]) -> Iterator[None]:
-    """While this holds, the vision tower sees each different picture of the batch once, not once a question.
+    """Lets the vision tower see each different picture of the batch once while this is open, not once a question.
 
     For models whose `get_image_features` takes pictures as (batch, pictures, ...) and gives one tensor for each row of
     the batch (SmolVLM and Idefics3); the others go their usual way. The answers are the same.

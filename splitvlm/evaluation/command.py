@@ -40,7 +40,7 @@ EVERYTHING = Selection()
 
 
 def evaluate_model(model: str, data: Path | None, questions: int, seed: int) -> dict[str, object]:
-    """Accuracy in all and by kind, beside `majority` and `blank`, printed for people too. Raises UsageError."""
+    """Measures the accuracy in all and by kind, beside `majority` and `blank`, printed for people too. Raises UsageError."""
     network, processor = load_whole(model)
     examples = _examples(data, questions, seed)
     _warn(model, data, examples)
@@ -59,7 +59,7 @@ def evaluate_plans(
     only: Selection = EVERYTHING,
     folder: Path | None = None,
 ) -> dict[str, object]:
-    """{"model", "questions", "seed", "plans": {plan: row of `measure_plans`}}, printed and put into the model's bundle, too.
+    """Returns {"model", "questions", "seed", "plans": {plan: row of `measure_plans`}}; prints it, puts it into the bundle.
 
     `folder` is the bundle; None is the user's own. Raises UsageError.
     """
@@ -104,7 +104,7 @@ def _worst(kinds: Mapping[str, Mapping[str, int]]) -> str:
 
 
 def _examples(data: Path | None, questions: int, seed: int, kinds: Sequence[str] = ()) -> list[Example]:
-    """Examples of the file, or held-out questions about drawn scenes; of some kinds only, where kinds are named."""
+    """Returns the examples of the file, or held-out questions about drawn scenes; of some kinds only, where kinds are named."""
     asked: Iterable[Example] = read(data) if data else drawn(MOST_DRAWN if kinds else questions, seed)
     chosen = (example for example in asked if not kinds or example.kind in kinds)
     return list(islice(chosen, None if data else questions))

@@ -62,7 +62,7 @@ def measure_plans(
     workers: int = 1,
     levels: Collection[str] = (),
 ) -> dict[str, dict[str, Any]]:
-    """{plan: {"questions", "accuracy", "drop", "differing", "payload_bytes", "kinds"}} for levels of cuts; bytes are means.
+    """Returns {plan: {"questions", "accuracy", "drop", "differing", "payload_bytes", "kinds"}}; bytes are means.
 
     "kinds" is {kind of question: {"questions", "lost", "gained"}}, against the lossless answers. Without `levels` every level
     is measured. `workers` processes of one torch thread each share the questions. Raises UsageError.

@@ -92,7 +92,7 @@ class LinkEstimator:
     )  # fmt: skip
 
     def __init__(self, *, prior_uplink_bps: float = 5e6, prior_rtt_s: float = 0.05) -> None:
-        """The priors stand until something is measured. Optimism goes to the rate's where no better peak is known."""
+        """Takes priors, which stand until something is measured. Optimism goes to the rate's where no better peak is known."""
         self._prior_bps = prior_uplink_bps
         self._prior_rtt_s = prior_rtt_s
         self._rtts: deque[tuple[float, float]] = deque()  # (at, rtt), rising in both: the minimum stands first
@@ -207,7 +207,7 @@ class LinkEstimator:
             self._peaks.popleft()
 
     def _forget_samples(self, *, kept: int) -> None:
-        """This is another link: only the youngest samples, or none, are of it."""
+        """Drops all samples but the youngest, or all: the others are of another link."""
         while len(self._samples) > kept:
             self._samples.popleft()
         self._errors.clear()

@@ -49,7 +49,7 @@ class History:
         self._scores = (0.0, 0.0, 0.0)  # of level, last, usual: logarithms, fading
 
     def add(self, bps: float, payload_bytes: float, now_s: float, expected: tuple[float, float] | None = None) -> None:
-        """Remember a rate and how many bytes it was measured by. `expected` is the level_bps and the spread before it.
+        """Records a rate and how many bytes it was measured by. `expected` is the level_bps and the spread before it.
 
         Those of one moment count once: a burst of small requests must not be the whole history.
         """

@@ -93,7 +93,7 @@ class ProbeSchedule:
         self._credit_bytes = min(MOST_CREDIT_BYTES, self._credit_bytes + num_bytes)
 
     def _begin(self, now_s: float) -> None:
-        """A device that was never asked has been idle since its start."""
+        """Begins the schedule: a device that was never asked has been idle since its start."""
         if self._asked_s is None:
             self._asked_s = now_s
 

@@ -43,7 +43,7 @@ def outage() -> Iterator[Row]:
 
 
 def walk(seconds: int = 120, low_bps: float = 100e3, high_bps: float = 10e6) -> Iterator[Row]:
-    """Steps of a half second, 0.25 of a natural logarithm wide, reflected at both ends."""
+    """Walks in steps of a half second, 0.25 of a natural logarithm wide, reflected at both ends."""
     chance = random.Random(SEED)
     low, high = math.log(low_bps), math.log(high_bps)
     level = (low + high) / 2

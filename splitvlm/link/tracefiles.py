@@ -83,7 +83,7 @@ def parse_rate(text: str) -> float:
 
 
 def synthetic_names() -> tuple[str, ...]:
-    """Names for `synthetic:NAME`."""
+    """Returns the names for `synthetic:NAME`."""
     folder = resources.files("splitvlm.link") / "synthetic"
     return tuple(sorted(item.name.removesuffix(".csv") for item in folder.iterdir() if item.name.endswith(".csv")))
 
@@ -133,7 +133,7 @@ def _seconds(text: str, where: str) -> float:
 
 
 def _parse_mahimahi(lines: Iterable[str], source: str) -> LinkTrace:
-    """A packet at millisecond t crosses within (t - 1, t]; those at 0 within the first one."""
+    """Reads Mahimahi's lines: a packet at millisecond t crosses within (t - 1, t]; those at 0 within the first one."""
     packets: dict[int, int] = {}
     last_ms = 0
     for number, line in enumerate(lines, 1):

@@ -128,7 +128,7 @@ def _renamer(model: Any, parameters: Mapping[str, torch.Tensor]) -> Any:
 
 
 def _ignored(model: Any) -> re.Pattern[str]:
-    """Names of tensors that transformers leaves out, too: those of its model, and buffers that are computed today.
+    """Returns the names of tensors that transformers leaves out, too: those of its model, and buffers that are computed today.
 
     Source: transformers modeling_utils.py, `_adjust_missing_and_unexpected_keys`.
     """

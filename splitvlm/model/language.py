@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LayerCache:
-    """One layer's cache of one sequence: its tokens from `first` on. Layers with sliding windows hold the last ones."""
+    """Holds one layer's cache of one sequence: its tokens from `first` on. Layers with sliding windows hold the last ones."""
 
     keys: torch.Tensor  # [1, heads, n, width of a head]
     values: torch.Tensor  # alike
@@ -28,7 +28,7 @@ class LayerCache:
 
 @dataclass(frozen=True, slots=True)
 class PromptChunk:
-    """Some tokens of a prompt that are to be run through the language model's layers from `first_layer` on."""
+    """Holds some tokens of a prompt that are to be run through the language model's layers from `first_layer` on."""
 
     first_layer: int
     language: LanguageRun  # its caches grow

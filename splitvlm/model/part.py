@@ -171,7 +171,7 @@ class ModelPart:
 
 @contextmanager
 def picture_errors() -> Iterator[None]:
-    """transformers' processors refuse pictures (of extreme proportions, say) and prompts by ValueError."""
+    """Translates the ValueError by which transformers' processors refuse pictures (of extreme proportions, say) and prompts."""
     try:
         yield
     except ValueError as error:

@@ -27,7 +27,7 @@ class DevicePart(ModelPart):
 
     @torch.inference_mode()
     def lower(self, image: Image.Image, question: str, cut: Cut) -> LowerRun:
-        """Run the lower part at vision:k, tokens or lm:k. Raises UsageError."""
+        """Runs the lower part at vision:k, tokens or lm:k. Raises UsageError."""
         run = self.begin(image, question, cut)
         run.tile(run.num_tiles - 1)
         return run

@@ -126,7 +126,7 @@ def check_question(tokenizer: Any, question: str) -> None:
 
 
 def processor_files(folder: Path) -> list[Path]:
-    """Files that decide what a prompt becomes: all small ones but the model's own config and index."""
+    """Returns the files that decide what a prompt becomes: all small ones but the model's own config and index."""
     others = {"config.json", "generation_config.json", "model.safetensors.index.json", *_MEASURED}
     return sorted(p for pattern in SETTINGS_FILES for p in folder.glob(pattern) if p.name not in others)
 

@@ -22,7 +22,7 @@ class Reference:
 
     @torch.inference_mode()
     def tokens(self, image: Image.Image, question: str, max_new_tokens: int) -> list[int]:
-        """Ids of the answer's tokens, the end token included where it was reached."""
+        """Returns the ids of the answer's tokens, the end token included where it was reached."""
         made = prompt_inputs(self._processor, to_rgb(image), question)
         inputs = {name: value.to(self._model.device) for name, value in made.items()}
         answer = self._model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)

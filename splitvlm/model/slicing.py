@@ -37,7 +37,7 @@ class Inlet(nn.Module):
 
 
 def language_slice(stack: nn.Module, start: int, stop: int, *, ends: bool) -> nn.Module:
-    """Layers [start, stop) of a language model, counting its layers from 0 again; `ends` keeps the final norm.
+    """Returns layers [start, stop) of a language model, counting its layers from 0 again; `ends` keeps the final norm.
 
     The layer index is renumbered because masks and caches go by it (`past_key_values.get_seq_length()` asks layer 0).
     """

@@ -84,7 +84,7 @@ class ModelSpec:
         return sum(self._count(stage) for stage in cloud_stages(self, cut))
 
     def device_memory_bytes(self, cut: Cut, dtype: str = "float32", context_tokens: int = 1024) -> int:
-        """Weights of the lower part, one request's cache, and a bound on its activations."""
+        """Returns the bytes of the weights of the lower part, one request's cache, and a bound on its activations."""
         self.check(cut)
         layers = {CutKind.LM: cut.layers, CutKind.DEVICE: self.lm_layers}.get(cut.kind, 0)
         size = DTYPE_BYTES[dtype]
@@ -94,7 +94,7 @@ class ModelSpec:
     def cloud_memory_bytes(
         self, cuts: Sequence[Cut], dtype: str = "float32", context_tokens: int = 1024, requests: int = 1
     ) -> int:
-        """Weights that the shallowest of `cuts` needs, the caches of so many requests, and a bound on activations."""
+        """Returns the bytes of the shallowest cut's weights, so many requests' caches, and a bound on activations."""
         served = [cut for cut in cuts if cut != DEVICE]
         if not served:
             return 0
@@ -105,7 +105,7 @@ class ModelSpec:
         return self.cloud_parameters(shallowest) * size + caches + activations
 
     def cache_bytes(self, layers: int, dtype: str, context_tokens: int) -> int:
-        """Keys and values of `layers` layers for one request."""
+        """Returns the bytes of keys and values of `layers` layers for one request."""
         return 2 * layers * self.kv_heads * self.head_dim * context_tokens * DTYPE_BYTES[dtype]
 
     def _activations(self, language: bool, head: bool, size: int, context_tokens: int) -> int:

@@ -35,12 +35,12 @@ class StageClock:
             self.listener(name, self._now() - start)
 
     def watch(self, modules: nn.ModuleList, kind: str) -> None:
-        """Time each layer as `kind`:1, `kind`:2, ... The hooks are shared by all twins of the layers."""
+        """Times each layer as `kind`:1, `kind`:2, ... The hooks are shared by all twins of the layers."""
         for index, module in enumerate(modules, start=1):
             self.watch_one(module, f"{kind}:{index}")
 
     def watch_one(self, module: nn.Module, name: str) -> None:
-        """Time one module as `name`."""
+        """Times one module as `name`."""
         started: list[float] = []
 
         def before(module: nn.Module, args: Any) -> None:

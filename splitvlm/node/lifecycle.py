@@ -81,7 +81,7 @@ async def background(*work: Coroutine[Any, Any, None]) -> AsyncIterator[list[asy
 
 
 def end_now() -> NoReturn:
-    """End the process in order, although one of its threads still computes, which nothing can cut short."""
+    """Ends the process in order, although one of its threads still computes, which nothing can cut short."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -89,7 +89,7 @@ def end_now() -> NoReturn:
 
 
 async def until(stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
-    """Wait for the signal. A background task that fails ends the node with its error rather than in silence."""
+    """Waits for the signal. A background task that fails ends the node with its error rather than in silence."""
     stopping = asyncio.create_task(stop.wait())
     done, _ = await asyncio.wait({stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED)
     if stopping not in done:

@@ -28,7 +28,7 @@ def _begin(parent: int, begin: Callable[..., object] | None, arguments: tuple[An
 
 
 def _end_with(parent: int) -> None:
-    """A killed process can't tell its workers, and they would go on to the end of what they were given."""
+    """Ends this worker with its parent: a killed process can't tell its workers, and they would go on with what they have."""
     while os.getppid() == parent:
         time.sleep(LOOK_S)
     os._exit(1)

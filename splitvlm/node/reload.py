@@ -72,7 +72,7 @@ class Reloader:
 def reloading(
     source: Path | None, settings: S, changeable: frozenset[str], apply: Callable[[S], None]
 ) -> Iterator[None]:
-    """While this is open, SIGHUP reloads. Without a file there is nothing to read again, and SIGHUP is ignored."""
+    """Lets SIGHUP reload while this is open. Without a file there is nothing to read again, and SIGHUP is ignored."""
     loop = get_running_loop()
     handler = Reloader(source, settings, changeable, apply).reload if source else _nothing_to_read
     loop.add_signal_handler(signal.SIGHUP, handler)

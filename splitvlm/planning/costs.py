@@ -59,7 +59,7 @@ class CostLine:
         return self.plan.cut == DEVICE
 
     def latency_s(self, uplink_bps: float, rtt_s: float, n_tokens: int) -> float:
-        """Seconds from the question to the last token."""
+        """Returns the seconds from the question to the last token."""
         trips_s = self.trips_of(n_tokens) * (rtt_s + self.cloud_rtt_s)
         return self.fixed_s + self.bits_of(n_tokens) / uplink_bps + trips_s + n_tokens * self.token_s
 
@@ -68,11 +68,11 @@ class CostLine:
         return 8 * (self.payload_bytes + n_tokens * self.token_bytes)
 
     def trips_of(self, n_tokens: int) -> int:
-        """Round trips of such an answer."""
+        """Returns the round trips of such an answer."""
         return self.trips + n_tokens * self.trips_per_token
 
     def first_token_s(self, uplink_bps: float, rtt_s: float) -> float:
-        """Seconds from the question to the first token."""
+        """Returns the seconds from the question to the first token."""
         return self.latency_s(uplink_bps, rtt_s, 0)
 
     @property
@@ -95,7 +95,7 @@ class DeviceProfile:
 
     @property
     def plans(self) -> tuple[Plan, ...]:
-        """The plans that the device measured its part of."""
+        """Returns the plans that the device measured its part of."""
         alone = [Plan(DEVICE, "none", self.variant)] if DEVICE in self.cuts else []
         return (*alone, *(Plan(cut, level, self.variant) for cut, level in self.coding))
 
@@ -219,6 +219,6 @@ def nearest_drops(plans: Iterable[Plan], measured: Mapping[Plan, AccuracyDrop]) 
 
 
 def _check(side: str, name: str, numbers: Iterable[float], most: float = math.inf) -> None:
-    """Profiles come from peers: a NaN or a negative time would make its plan win for ever."""
+    """Checks figures of peers: a NaN or a negative time would make its plan win for ever."""
     for value in numbers:
         number(value, f"One of the {side} profile's {name}", most)

@@ -20,7 +20,7 @@ Z_95 = 1.96
 
 @dataclass(frozen=True, slots=True)
 class KindTally:
-    """Questions of one kind under a plan, beside the same questions' lossless answers."""
+    """Counts questions of one kind under a plan, beside the same questions' lossless answers."""
 
     questions: int = 0
     lost: int = 0  # right without loss, wrong under the plan
@@ -31,12 +31,12 @@ class KindTally:
 
     @property
     def drop(self) -> float:
-        """The share of answers that the plan loses, as it was seen."""
+        """Returns the share of answers that the plan loses, as it was seen."""
         return (self.lost - self.gained) / self.questions if self.questions else 0.0
 
     @property
     def half_interval(self) -> float:
-        """Half of the 95 % interval of the drop.
+        """Returns half of the 95 % interval of the drop.
 
         The adjusted Wald interval of matched pairs: half an observation is added to each of the four cells, which keeps it
         honest for small numbers (Agresti and Min, "Simple improved confidence intervals for comparing matched proportions",
@@ -47,14 +47,14 @@ class KindTally:
 
     @property
     def significant_drop(self) -> float:
-        """The drop, or 0 where its interval holds zero."""
+        """Returns the drop, or 0 where its interval holds zero."""
         centre = (self.lost - self.gained) / (self.questions + 2)
         return self.drop if centre > self.half_interval else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class KindDrop:
-    """The kind of question that a plan loses most of. `drop` is its significant drop. Raises UsageError."""
+    """Holds the kind of question that a plan loses most of. `drop` is its significant drop. Raises UsageError."""
 
     kind: str
     drop: float
@@ -85,6 +85,6 @@ NO_LOSS = AccuracyDrop(0.0, KindDrop("any", 0.0))
 
 
 def worst_kind(kinds: Mapping[str, KindTally]) -> KindDrop | None:
-    """The kind of the largest significant drop; None where no kind was measured."""
+    """Returns the kind of the largest significant drop; None where no kind was measured."""
     drops = (KindDrop(kind, tally.significant_drop) for kind, tally in kinds.items() if tally.questions)
     return max(drops, key=lambda worst: (worst.drop, kinds[worst.kind].drop), default=None)

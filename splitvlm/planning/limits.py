@@ -24,7 +24,7 @@ MEASURED_BY = {
 
 @dataclass(frozen=True, slots=True)
 class Objection:
-    """A limit that forbids a plan, by its name; `unknown` where nobody measured what the limit is about."""
+    """Names a limit that forbids a plan; `unknown` where nobody measured what the limit is about."""
 
     limit: str
     unknown: bool = False

@@ -11,7 +11,7 @@ from splitvlm.errors import UsageError
 
 
 def number(value: object, name: str, most: float = math.inf) -> float:
-    """A finite number from 0 to `most`; `name` says in the error what it is. Raises UsageError."""
+    """Returns a finite number from 0 to `most`; `name` says in the error what it is. Raises UsageError."""
     if (
         isinstance(value, bool)
         or not isinstance(value, int | float)
@@ -24,7 +24,7 @@ def number(value: object, name: str, most: float = math.inf) -> float:
 
 
 def whole(value: object, name: str) -> int:
-    """A whole number from 0. Raises UsageError."""
+    """Returns a whole number from 0. Raises UsageError."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise UsageError(f"{name} is {str(value)[:40]}, and not a whole number from 0.")
     return value

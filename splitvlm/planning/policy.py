@@ -77,7 +77,7 @@ class Objective:
 
 
 class Choice(NamedTuple):
-    """The plan to use, or None when the cloud is away and the device cannot answer alone."""
+    """Holds the plan to use, or None when the cloud is away and the device cannot answer alone."""
 
     plan: Plan | None
     predicted_s: float  # to the last token, at the estimate itself
@@ -88,7 +88,7 @@ class Choice(NamedTuple):
 
 
 class Budget:
-    """Bytes that may be sent, filled at the daily rate: an hour's share may be spent at once. Without a limit, all."""
+    """Holds bytes that may be sent, filled at the daily rate: an hour's share may be spent at once. Without a limit, all."""
 
     __slots__ = ("_at_s", "_rate", "_room")
 
@@ -98,7 +98,7 @@ class Budget:
         self._at_s = -math.inf
 
     def room(self, now_s: float) -> float:
-        """Bytes that may be sent now."""
+        """Returns the bytes that may be sent now."""
         if now_s > self._at_s:
             if self._at_s > -math.inf:
                 grown = self._room + self._rate * (now_s - self._at_s)
@@ -111,7 +111,7 @@ class Budget:
 
 
 class _Row(NamedTuple):
-    """A line for one length of answer: what is left is two divisions."""
+    """Holds a line for one length of answer: what is left is two divisions."""
 
     line: CostLine
     key: str  # of the line: strings are compared faster than plans
@@ -164,7 +164,7 @@ class Policy:
     def pick(
         self, table: PlanTable, link: LinkView, n_tokens: int, now_s: float, *, cloud_reachable: bool = True
     ) -> Choice:
-        """The plan for a request of about `n_tokens` tokens that starts now."""
+        """Returns the plan for a request of about `n_tokens` tokens that starts now."""
         rows = self._rows
         if rows is None or rows.table is not table or rows.n_tokens != n_tokens:
             rows = self._rows = _prepare(table, n_tokens)
@@ -201,7 +201,7 @@ class Policy:
         spread: float,
         now_s: float,
     ) -> tuple[_Row, float, str]:
-        """The row to use, the least cost of all, and why."""
+        """Returns the row to use, the least cost of all, and why."""
         best, best_cost, current, current_cost = candidates[0], math.inf, None, math.inf
         for row in candidates:
             cost = self._cost(row, links, other_s)
@@ -221,7 +221,7 @@ class Policy:
         return best, best_cost, reason
 
     def _cost(self, row: _Row, links: _Links, other_s: float) -> float:
-        """Weighted seconds and joules, the mean over links; another run beside it is done after `other_s`."""
+        """Returns weighted seconds and joules, the mean over links; another run beside it is done after `other_s`."""
         _, _, fixed_s, bits, trips, compute_s, tail_s, tail_trips = row
         points, rtt_s, bit_s, mean_wait_s, slowest_bit_s, longest_wait_s, _ = links
         fixed_s += trips * rtt_s
@@ -270,7 +270,7 @@ class Policy:
         return Choice(row.line.plan, predicted_s, conservative_s, reason, row.line.cloud, hedge_after_s)
 
     def _hedge_after_s(self, local_s: float, conservative_s: float) -> float:
-        """At once where only time counts; where energy counts, when the cloud is overdue or the deadline presses."""
+        """Returns when to hedge, in s: at once where only time counts, else when the cloud is late or the deadline presses."""
         if self._latency_only:
             return 0.0
         return min(conservative_s, max(0.0, self._deadline_s - local_s))
@@ -302,7 +302,7 @@ def _row(line: CostLine, n_tokens: int) -> _Row:
 
 
 def _slack(fewer: _Row, cost: float, more: _Row, links: _Links, other_s: float) -> float:
-    """Weighted seconds that may be given away for the first row's fewer bytes."""
+    """Returns the weighted seconds that may be given away for the first row's fewer bytes."""
     if cost == math.inf:
         return 0.0
     slower = more.fixed_s - fewer.fixed_s + (more.bits - fewer.bits) * links.tail_bit_s > 0
@@ -311,7 +311,7 @@ def _slack(fewer: _Row, cost: float, more: _Row, links: _Links, other_s: float) 
 
 
 def _slow(link: LinkView) -> _Links:
-    """Round trip, and the conservative end of the spread or the forecast: a mean of times lies at its slow end."""
+    """Returns the link at the conservative end of its spread or forecast: a mean of times lies at its slow end."""
     wide = 1 + link.spread
     if link.forecast:
         return _links(link.forecast, link.rtt_s, link.tail_bps)
@@ -319,7 +319,7 @@ def _slow(link: LinkView) -> _Links:
 
 
 def _around(link: LinkView) -> _Links:
-    """The links that stand for the spread: as far below the estimate, in the logarithm, as above it."""
+    """Returns the links that stand for the spread: as far below the estimate, in the logarithm, as above it."""
     uplink_bps, rtt_s, spread = link[:3]
     if link.forecast:
         return _links(link.forecast, rtt_s, link.tail_bps)

@@ -48,7 +48,7 @@ class Planning(Section):
 
     @property
     def deadline_s(self) -> float | None:
-        """The deadline in seconds; None without one."""
+        """Returns the deadline in seconds; None without one."""
         return None if self.deadline_ms is None else self.deadline_ms / 1e3
 
     def policy_options(self) -> dict[str, object]:

@@ -26,18 +26,18 @@ ROUNDING = 1e-12  # rates that differ by no more are one
 
 @dataclass(frozen=True, slots=True)
 class PlanTable:
-    """Plans that the device may pick from. `version` grows with every table that the orchestrator makes."""
+    """Holds plans that the device may pick from. `version` grows with every table that the orchestrator makes."""
 
     version: int
     lines: tuple[CostLine, ...]
 
     def best(self, uplink_bps: float, rtt_s: float, n_tokens: int) -> CostLine:
-        """The line of least latency; the first of equals."""
+        """Returns the line of least latency; the first of equals."""
         return min(self.lines, key=lambda line: line.latency_s(uplink_bps, rtt_s, n_tokens))
 
 
 def build_table(lines: Sequence[CostLine], limits: PlanLimits, version: int) -> PlanTable:
-    """Drop what is forbidden, then what is dominated. Raises ConfigError naming the limits when nothing is left."""
+    """Drops what is forbidden, then what is dominated. Raises ConfigError naming the limits when nothing is left."""
     allowed = [line for line in lines if not limits.forbidding(line)]
     if not allowed:
         raise nothing_left(lines, limits)
@@ -50,7 +50,7 @@ def dominates(line: CostLine, other: CostLine) -> bool:
 
 
 def _coefficients(line: CostLine) -> tuple[float, ...]:
-    """All that the line grows with; a cloud's distance counts only where a trip is paid."""
+    """Returns all that the line grows with; a cloud's distance counts only where a trip is paid."""
     far_s = line.cloud_rtt_s
     return (
         line.fixed_s + line.trips * far_s,
@@ -63,7 +63,7 @@ def _coefficients(line: CostLine) -> tuple[float, ...]:
 
 
 def _envelope(lines: tuple[CostLine, ...]) -> tuple[CostLine, ...]:
-    """The lines that are the fastest of their kind (cloud, device) somewhere: at any rate, at the grid's other numbers."""
+    """Returns the lines that are the fastest of their kind (cloud, device) at any rate, at the grid's other numbers."""
     best: set[tuple[Plan, str]] = set()
     for local in (True, False):
         alike = [line for line in lines if line.local is local]
@@ -97,13 +97,15 @@ def envelope(lines: Sequence[CostLine], rtt_s: float, n_tokens: int) -> list[tup
 
 
 def deciding_rates(lines: Sequence[CostLine], rtt_s: float, n_tokens: int) -> tuple[float, ...]:
-    """The uplink rates at which another line becomes the fastest, falling."""
+    """Returns the uplink rates at which another line becomes the fastest, falling."""
     return tuple(bps for bps, _ in envelope(lines, rtt_s, n_tokens)[1:])
 
 
 def _undominated(lines: list[CostLine]) -> tuple[CostLine, ...]:
-    """By rising cost, so that a line's dominator is already kept when it comes. Of equals the more accurate stays, and one
-    whose accuracy is known."""
+    """Returns the lines that no other dominates. Of equals the more accurate stays, one whose accuracy is known.
+
+    Lines come by rising cost, so that a line's dominator is already kept.
+    """
     kept: list[tuple[tuple[float, ...], CostLine]] = []
     for numbers, line in sorted(
         ((_coefficients(line), line) for line in lines), key=lambda item: (item[0], _accuracy_order(item[1]))

@@ -71,7 +71,7 @@ def device_profile_to_bytes(profile: DeviceProfile) -> bytes:
 
 
 def device_profile_from_bytes(data: bytes) -> DeviceProfile:
-    """Raises what a malformed message raises."""
+    """Reads a serialised `DeviceProfile`. Raises what a malformed message raises."""
     return device_profile_from_wire(profiles_pb2.DeviceProfile.FromString(data))
 
 

@@ -60,7 +60,7 @@ def profile_device(part: DevicePart, cuts: tuple[Cut, ...], bundle: Bundle) -> D
 
 
 def device_steps(part: DevicePart, cuts: tuple[Cut, ...], bundle: Bundle) -> Steps[DeviceProfile]:
-    """Steps that give the profile of `cuts` on this device."""
+    """Returns steps that give the profile of `cuts` on this device."""
     codec = bundle.codec
     asked = list(samples(PICTURES, part.spec.name))
     prefill, step = yield from _device_stages(part, max(cuts, key=lambda cut: cut.depth), asked)
@@ -99,7 +99,7 @@ def profile_cloud(part: CloudPart, cuts: tuple[Cut, ...], codec: Codec, model: M
 
 
 def cloud_stage_steps(part: CloudPart, known: CloudProfile) -> Steps[CloudProfile]:
-    """Steps that give a profile whose stages are measured anew, by pictures, which need no lower part."""
+    """Returns steps that give a profile whose stages are measured anew, by pictures, which need no lower part."""
     prefill, step = yield from _cloud_stages(part, None, IMAGE, list(samples(PICTURES, part.spec.name)))
     return replace(
         known,
@@ -156,7 +156,7 @@ def _upper(
 def _stages(
     part: DevicePart | CloudPart, run: Callable[[Asked], Iterator[None]], asked: list[Asked]
 ) -> Steps[tuple[Stages, Stages]]:
-    """Medians of the stages' seconds: in the prefill, and in a decoding step."""
+    """Returns medians of the stages' seconds: in the prefill, and in a decoding step."""
     prefills: defaultdict[str, list[float]] = defaultdict(list)
     steps: defaultdict[str, list[float]] = defaultdict(list)
     for number, request in enumerate((asked[0], *asked)):

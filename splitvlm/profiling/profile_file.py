@@ -92,7 +92,7 @@ def profiles_from_message(message: pb.Profiles) -> Profiles:
 
 
 def _as_json(message: Message) -> dict[str, Any]:
-    """The message's fields by name, as JSON that people read: numbers are numbers, times have DIGITS digits."""
+    """Returns the message's fields by name, as JSON that people read: numbers are numbers, times have DIGITS digits."""
     return {field.name: _value(value) for field, value in message.ListFields()}
 
 
@@ -105,7 +105,7 @@ def _value(value: Any) -> Any:
 
 
 def _shown(value: Any, indent: str = "") -> str:
-    """JSON text in which each row of a table has a line."""
+    """Returns JSON text in which each row of a table has a line."""
     inner = indent + "  "
     if isinstance(value, dict) and any(map(_is_table, value.values())):
         parts = [f"{inner}{json.dumps(key)}: {_shown(part, inner)}" for key, part in value.items()]

@@ -43,7 +43,7 @@ def open_channel(
 async def connected(
     channel: grpc.aio.Channel, peer: str, identity: Identity | None, timeout_s: float = CONNECT_TIMEOUT_S
 ) -> None:
-    """Wait until the channel is up, TLS included. Raises PeerUnavailable, with the cause where it is known."""
+    """Waits until the channel is up, TLS included. Raises PeerUnavailable, with the cause where it is known."""
     try:
         async with asyncio.timeout(timeout_s):
             await channel.channel_ready()
@@ -68,7 +68,7 @@ def own_certificate_expired(identity: Identity | None, peer: str) -> PeerUnavail
 
 
 async def _tls_failure(channel: grpc.aio.Channel, peer: str) -> PeerUnavailable | None:
-    """Only a call is told why its channel has no connection."""
+    """Returns why a channel has no connection, as only a call is told."""
     try:
         await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=EXPLAIN_TIMEOUT_S)
     except grpc.aio.AioRpcError as error:

@@ -167,7 +167,7 @@ def _by_cut(times: Sequence[pb.CutTime]) -> dict[Cut, float]:
 
 
 def _by_coding(costs: Sequence[pb.CodingCost], *figures: str) -> dict[Coding, pb.CodingCost]:
-    """The rows by cut and level; each has the named figures."""
+    """Returns the rows by cut and level; each has the named figures."""
     check_count("cuts and levels", costs, MAX_CODINGS)
     check_numbers("A profile's time of a level", (row.seconds for row in costs), MAX_SECONDS)
     check_numbers(
@@ -183,7 +183,7 @@ M = TypeVar("M", bound=Message)
 
 
 def _whole(row: M, *figures: str) -> M:
-    """The row, which has all of these figures: what is absent is unknown, and no row is made of unknowns."""
+    """Returns the row, which has all of these figures: what is absent is unknown, and no row is made of unknowns."""
     absent = [name for name in figures if not row.HasField(name)]
     if absent:
         raise UsageError(f"A {row.DESCRIPTOR.name} lacks {' and '.join(absent)}.")
@@ -191,7 +191,7 @@ def _whole(row: M, *figures: str) -> M:
 
 
 def _once(rows: Iterable[tuple[K, V]]) -> dict[K, V]:
-    """The rows by their keys, each of which stands once."""
+    """Returns the rows by their keys, each of which stands once."""
     table: dict[K, V] = {}
     for key, value in rows:
         if key in table:

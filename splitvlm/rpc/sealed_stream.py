@@ -18,7 +18,7 @@ In = TypeVar("In", bound=Message)
 
 
 class SealedStream(Generic[Out, In]):
-    """Is one side of an open session. Bytes are those of the serialised envelopes, as DESIGN.md's law 2 counts them."""
+    """Reads and writes one side of an open session. Bytes are the serialised envelopes', as DESIGN.md's law 2 counts them."""
 
     def __init__(
         self, write: Callable[[Envelope], Awaitable[None]], sealer: Sealer, opener: Opener, incoming: type[In]
@@ -32,7 +32,7 @@ class SealedStream(Generic[Out, In]):
         self.bytes_received = 0
 
     async def send(self, frame: Out) -> None:
-        """Seal the frame and write it. A caller that is cancelled leaves a whole frame behind: the peer counts it, too."""
+        """Seals the frame and writes it. A caller that is cancelled leaves a whole frame behind: the peer counts it, too."""
         await asyncio.shield(self._send(frame))
 
     async def _send(self, frame: Out) -> None:

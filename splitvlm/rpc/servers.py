@@ -65,7 +65,7 @@ class NodeServer:
         reflection.enable_server_reflection(names, self.grpc)
 
     async def listen(self, address: str) -> str:
-        """Start on `host:port`; returns the address with the port that was really taken.
+        """Starts on `host:port`. Returns the address with the port that was really taken.
 
         Raises PortError, ConfigError, UsageError.
         """
@@ -87,7 +87,7 @@ class NodeServer:
         await self._set(health_pb2.HealthCheckResponse.SERVING)
 
     async def drain(self, grace_s: float) -> None:
-        """Refuse new calls, let running ones end within `grace_s`, then cancel them."""
+        """Refuses new calls, lets running ones end within `grace_s`, then cancels them."""
         await self._health.enter_graceful_shutdown()
         await self.grpc.stop(grace_s)
         if self._watching is not None:

@@ -67,7 +67,7 @@ T = TypeVar("T")
 
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], error: BaseException) -> NoReturn:
-    """End the call with the error's status and public text."""
+    """Ends the call with the error's status and public text."""
     if isinstance(error, SplitvlmError):
         status = grpc.StatusCode[error.grpc_status]
         trailers = [(_CODE_KEY, error.code), (_ADVICE_KEY, quote(error.advice))]

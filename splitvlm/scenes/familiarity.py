@@ -109,7 +109,7 @@ def held_out_distances(known: Familiarity, number: int) -> dict[str, Array]:
 
 
 def learn(number: int = DRAWN_A_DOMAIN) -> Familiarity:
-    """Means and inverse covariances of `number` drawn pictures of each domain, and the limit by half as many others."""
+    """Learns means and inverse covariances of `number` drawn pictures of each domain, and the limit by half as many others."""
     means, precisions = zip(*_spreads(number), strict=True)
     unlimited = Familiarity(np.stack(means), np.stack(precisions), np.inf)
     furthest = max(float(distances.max()) for distances in held_out_distances(unlimited, number // 2).values())

@@ -66,7 +66,7 @@ def candidates(scene: Scene, rng: np.random.Generator) -> list[SceneQuestion]:
 
 
 def _absent(scene: Scene, rng: np.random.Generator) -> list[SceneQuestion]:
-    """Questions about what only other domains have."""
+    """Returns questions about what only other domains have."""
     questions = []
     for domain, things in _THINGS.items():
         if domain == scene.domain:

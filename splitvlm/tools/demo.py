@@ -140,7 +140,7 @@ def _edge_settings(orchestrator: str, link: str, slowdown: float, memory: int) -
 
 
 async def _wait_for_table(client: EdgeClient) -> None:
-    """Ask for the status until the first plan table is there; gives up with the status' own words."""
+    """Asks for the status until the first plan table is there; gives up with the status' own words."""
     for _ in range(200):
         status = await client.status()
         if status.plans and status.cloud_reachable:

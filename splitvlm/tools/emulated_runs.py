@@ -139,7 +139,7 @@ async def _plans(client: EdgeClient) -> list[str]:
 
 
 def _questions(scenario: Scenario) -> list[tuple[bytes, str]]:
-    """Questions whose answers are one word, so that every answer takes the same number of steps."""
+    """Returns questions whose answers are one word, so that every answer takes the same number of steps."""
     questions: list[tuple[bytes, str]] = []
     number = scenario.arrivals.requests
     for scene, question in islice(held_out(8 * number, scenario.seed), 8 * number):

@@ -79,7 +79,7 @@ class Launcher:
         return load_identity(issue(self.keys, name, role))
 
     async def start(self, kind: str, settings: Mapping[str, object], log: Path | None = None) -> Node:
-        """Start `cloud`, `edge` or `orchestrator` with these settings (keys are added) and wait for its ready line.
+        """Starts `cloud`, `edge` or `orchestrator` with these settings (keys are added) and waits for its ready line.
 
         A name that was started before keeps its keys.
 

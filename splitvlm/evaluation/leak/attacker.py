@@ -37,14 +37,14 @@ class Attacker:
     edge: int  # pixels of the picture
 
     def picture(self, features_TC: F32) -> npt.NDArray[np.uint8]:
-        """[edge, edge, 3] from a picture's tokens in rows."""
+        """Returns the pixels [edge, edge, 3], uint8, that it makes of a picture's tokens in rows."""
         inputs = _lifted(_normed(around(features_TC), self.mean, self.spread), self.lift, self.projection)
         patches = inputs @ self.weights
         return np.clip(np.rint(255 * unpatched(patches, self.edge)), 0, 255).astype(np.uint8)
 
 
 def train(features: Sequence[F32], pictures: Sequence[npt.NDArray[np.uint8]], seed: int = 0) -> Attacker:
-    """From the tokens [T, C] and the square pixels [edge, edge, 3] of the same pictures, at least HELD_BACK of them."""
+    """Learns from the tokens [T, C] and the square pixels [edge, edge, 3] of the same pictures, at least HELD_BACK of them."""
     edge, grid = pictures[0].shape[0], side(features[0])
     rows = np.concatenate([around(features_TC) for features_TC in features[:64]])
     mean, spread = rows.mean(axis=0), rows.std(axis=0) + 1e-6
@@ -81,7 +81,7 @@ def train(features: Sequence[F32], pictures: Sequence[npt.NDArray[np.uint8]], se
 
 
 def side(features_TC: F32) -> int:
-    """G. Raises ValueError where the tokens form no square."""
+    """Returns G, the tokens in a row of the square. Raises ValueError where the tokens form no square."""
     grid = int(np.sqrt(len(features_TC)))
     if grid * grid != len(features_TC):
         raise ValueError(f"{len(features_TC)} tokens form no square")
@@ -89,7 +89,7 @@ def side(features_TC: F32) -> int:
 
 
 def around(features_TC: F32) -> F32:
-    """[T, 9C]: each token and its neighbours; beyond the edge stands the edge."""
+    """Returns [T, 9C]: each token and its neighbours; beyond the edge stands the edge."""
     grid, channels = side(features_TC), features_TC.shape[1]
     padded = np.pad(features_TC.reshape(grid, grid, channels), ((1, 1), (1, 1), (0, 0)), mode="edge")
     shifted = [padded[y : y + grid, x : x + grid] for y in range(3) for x in range(3)]
@@ -97,27 +97,27 @@ def around(features_TC: F32) -> F32:
 
 
 def patched(picture: npt.NDArray[Any], grid: int) -> F32:
-    """[T, 3P] from [edge, edge, 3]."""
+    """Returns patches [T, 3P] from [edge, edge, 3]."""
     size = picture.shape[0] // grid
     tiles = picture.reshape(grid, size, grid, size, 3).transpose(0, 2, 1, 3, 4)
     return np.ascontiguousarray(tiles.reshape(grid * grid, -1), np.float32)
 
 
 def unpatched(patches: F32, edge: int) -> F32:
-    """The reverse of `patched`."""
+    """Returns the picture [edge, edge, 3] of patches [T, 3P]."""
     grid = int(np.sqrt(len(patches)))
     size = edge // grid
     return patches.reshape(grid, grid, size, size, 3).transpose(0, 2, 1, 3, 4).reshape(edge, edge, 3)
 
 
 def psnr(picture: npt.NDArray[np.uint8], original: npt.NDArray[np.uint8]) -> float:
-    """Peak signal-to-noise ratio in dB; 99 for equal pictures."""
+    """Returns the peak signal-to-noise ratio in dB; 99 for equal pictures."""
     error = np.square(picture.astype(np.float64) - original).mean()
     return 99.0 if error == 0 else float(10 * np.log10(255**2 / error))
 
 
 def ssim(picture: npt.NDArray[np.uint8], original: npt.NDArray[np.uint8], window: int = 8) -> float:
-    """Structural similarity of luminance (Wang et al., 2004), over windows side by side; 1 for equal pictures."""
+    """Returns the structural similarity of luminance (Wang et al., 2004), over windows side by side; 1 for equal pictures."""
     a, b = (_windows(pixels, window) for pixels in (picture, original))
     mean_a, mean_b = a.mean(axis=1), b.mean(axis=1)
     covariance = ((a - mean_a[:, None]) * (b - mean_b[:, None])).mean(axis=1)

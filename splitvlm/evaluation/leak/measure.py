@@ -56,7 +56,7 @@ class Leaks:
 
 
 class _Judge:
-    """The model, and the questions that it answers right about the pictures themselves."""
+    """Holds the model, and the questions that it answers right about the pictures themselves."""
 
     def __init__(self, model: str, questions: int, seed: int) -> None:
         self._network, self._processor = load_whole(model)
@@ -68,7 +68,7 @@ class _Judge:
         self.images = list({id(example.image): example.image for example in self.right}.values())
 
     def answered(self, instead: Sequence[Image.Image]) -> float:
-        """The share that is still right with these pictures instead of `images`."""
+        """Returns the share that is still right with these pictures instead of `images`."""
         shown = {id(image): picture for image, picture in zip(self.images, instead, strict=True)}
         outcomes = self._asked([replace(example, image=shown[id(example.image)]) for example in self.right])
         return sum(outcome.right for outcome in outcomes) / len(outcomes)
@@ -146,7 +146,7 @@ def _coded(part: DevicePart, codec: Codec, image: Image.Image, level: str) -> Pi
 
 
 def _features(part: DevicePart, codec: Codec, cut: Cut, level: str, image: Image.Image) -> F32:
-    """[T, C] of the picture's tokens, in rows, as the cloud node gets them. Raises UsageError for pictures in tiles."""
+    """Returns [T, C] of the picture's tokens, in rows, as the cloud node gets them. Raises UsageError for pictures in tiles."""
     payload = LocalBoundary(part, codec, image, QUESTION, cut).encode(level)
     hidden = codec.decode(cut, payload)[HIDDEN].float().numpy()
     tokens: F32 = hidden.reshape(-1, hidden.shape[-1])
@@ -164,7 +164,7 @@ def _features(part: DevicePart, codec: Codec, cut: Cut, level: str, image: Image
 
 
 def save_plot(leaks: Leaks, path: Path) -> None:
-    """The pictures, and under them what came back at each cut and level."""
+    """Plots the pictures, and under them what came back at each cut and level."""
     import matplotlib as mpl
 
     mpl.use("Agg")

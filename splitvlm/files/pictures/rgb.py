@@ -27,7 +27,7 @@ def to_rgb(picture: Image.Image, samples: Samples = ORDINARY) -> Image.Image:
 
 
 def _state_transparent_colour(picture: Image.Image, samples: Samples) -> None:
-    """PNG's transparent grey or colour in the 8 bits that Pillow gives the pixels; it leaves it in the file's own bits."""
+    """States PNG's transparent colour in the 8 bits that Pillow gives the pixels; it leaves it in the file's own bits."""
     colour = picture.info.get("transparency")
     if picture.mode == "L" and isinstance(colour, int) and samples.bits < 8:
         picture.info["transparency"] = colour * 255 // (2**samples.bits - 1)

@@ -70,7 +70,7 @@ class Family(ABC):
         return int(config.vision_config.num_hidden_layers)
 
     def patches_of_tile(self, config: Any) -> int:
-        """Patches of one tile, for the bound on activations."""
+        """Returns the number of patches of one tile, for the bound on activations."""
         return int(config.vision_config.image_size // config.vision_config.patch_size) ** 2
 
     def tiles(self, inputs: Mapping[str, torch.Tensor]) -> Sequence[Mapping[str, torch.Tensor]]:
@@ -87,7 +87,7 @@ class Family(ABC):
 
     @abstractmethod
     def lower_vision(self, model: Any, inputs: Mapping[str, torch.Tensor], layers: int) -> Boundary:
-        """Patches and the first `layers` layers of the tower: `hidden` and the side tensors that the rest needs."""
+        """Runs patches through the tower's first `layers` layers. Returns `hidden` and the side tensors that the rest needs."""
 
     # What a peer's boundary may hold. All sizes that the rest of the run allocates by are checked here, before it runs.
 

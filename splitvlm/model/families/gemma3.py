@@ -69,7 +69,7 @@ class Gemma3(Family):
     def prompt_mask(
         self, model: Any, stack: Any, states_BTD: torch.Tensor, cache: Any, positions: torch.Tensor, boundary: Boundary
     ) -> Any:
-        """Image tokens see their whole image: one mask for each kind of layer, by the slice's own cache."""
+        """Returns a mask for each kind of layer, by the slice's own cache, in which image tokens see their whole image."""
         return model.create_masks_for_generate(
             config=stack.config,
             inputs_embeds=states_BTD,

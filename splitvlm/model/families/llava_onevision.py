@@ -52,7 +52,7 @@ class LlavaOnevision(Family):
             return None
 
     def vision_depth(self, config: Any) -> int:
-        """The model takes the states after one layer of the tower (-1 is the last), before the tower's final norm."""
+        """Returns how many layers run: the model takes states after one of the tower's (-1: the last), before the last norm."""
         layer = config.vision_feature_layer
         if not isinstance(layer, int) or config.vision_config.model_type != "siglip_vision_model":
             raise UsageError(

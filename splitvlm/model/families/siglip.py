@@ -11,7 +11,7 @@ from splitvlm.model.slicing import Inlet, forward, twin
 
 
 def tower_slice(tower: Any, start: int, stop: int, inputs: torch.Tensor, *, ends: bool = False) -> torch.Tensor:
-    """Layers [start, stop) over pixels [N, C, H, W] (start 0) or states [N, P, D] -> states [N, P, D].
+    """Runs layers [start, stop) over pixels [N, C, H, W] (start 0) or states [N, P, D]. Returns states [N, P, D].
 
     `ends` applies the tower's final norm; its pooling head, which no family here uses, is left out.
     """

@@ -17,7 +17,7 @@ from splitvlm.tools.load.timing import RequestTiming
 
 @dataclass(frozen=True, slots=True)
 class PlannedRequest:
-    """One request of the run: what is sent, how long its answer may become, and when it is due in an open loop."""
+    """Holds one request of the run: what is sent, how long its answer may become, and when it is due in an open loop."""
 
     recorded: RecordedRequest
     max_new_tokens: int
@@ -39,7 +39,7 @@ class Fleet:
             await asyncio.gather(*(link.sessions.warm_up() for link in self._links[start : start + 16]))
 
     async def closed_loop(self, requests: Sequence[PlannedRequest]) -> list[RequestTiming]:
-        """Each device asks again when its answer has ended, until no request is left."""
+        """Lets each device ask again when its answer has ended, until no request is left."""
         left = iter(requests)
         self._begin()
 

@@ -14,7 +14,7 @@ METRICS = ("ttft", "tpot", "e2e")
 
 @dataclass(frozen=True, slots=True)
 class ServiceObjective:
-    """Upper bounds in seconds by metric. An empty one is kept by every request that was answered."""
+    """Holds upper bounds in seconds by metric. An empty one is kept by every request that was answered."""
 
     most_s: Mapping[str, float]
 

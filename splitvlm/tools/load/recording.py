@@ -25,7 +25,7 @@ from splitvlm.scenes.samples import samples
 
 @dataclass(slots=True)
 class RecordedRequest:
-    """One question's payload under a plan; at `lm:k` also the steps of its answer, recorded while it was first given."""
+    """Holds one question's payload under a plan; at `lm:k` also the steps of its answer, recorded while it was first given."""
 
     plan: Plan
     data: bytes

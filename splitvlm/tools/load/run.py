@@ -39,7 +39,7 @@ ROWS = {
 
 @dataclass(frozen=True, slots=True)
 class LoadSettings:
-    """One run. Without `cloud`, a cloud node of this machine is started for it, with `cloud_settings` beside the model."""
+    """Holds the settings of one run. Without `cloud`, a cloud node is started here, with `cloud_settings` beside the model."""
 
     model: str
     plan: Plan

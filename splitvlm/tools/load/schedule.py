@@ -15,7 +15,7 @@ from splitvlm.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class AnswerLengths:
-    """The longest answers, in tokens, drawn evenly from `least` to `most`; equal bounds give one fixed length."""
+    """Gives the longest answers, in tokens, drawn evenly from `least` to `most`; equal bounds give one fixed length."""
 
     least: int
     most: int

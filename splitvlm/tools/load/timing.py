@@ -8,7 +8,7 @@ from itertools import pairwise
 
 @dataclass(slots=True)
 class RequestTiming:
-    """One request of one simulated device, by the device's clock.
+    """Holds the times of one request of one simulated device, by the device's clock.
 
     The terms are those of `vllm bench serve`: TTFT is the time from the request's start to its first token, ITL the gap between
     two tokens that follow each other, TPOT the mean gap, and E2E the time from the start to the answer's end.

@@ -19,10 +19,17 @@ from benchmarks.structure import is_fragment, module_of
         ("The same, prepared.", True),
         ("Whoever asks is told.", False),
         ("Offers keys.", False),
+        ("The payload's size.", True),
+        ("All cuts of a model.", True),
     ],
 )
 def test_a_docstring_that_begins_as_a_clause_cannot_be_read_alone(docstring: str, fragment: bool) -> None:
-    assert is_fragment(docstring) is fragment
+    assert is_fragment(docstring, of_module=False) is fragment
+
+
+def test_a_module_s_docstring_may_be_a_title() -> None:
+    assert not is_fragment("The plan table: what a device may choose from.", of_module=True)
+    assert is_fragment("What a device may choose from.", of_module=True)
 
 
 def test_names_that_say_nothing_are_counted_where_they_are_bound() -> None:
