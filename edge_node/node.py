@@ -24,6 +24,7 @@ from splitvlm.domain import DEVICE, Cut, Plan
 from splitvlm.errors import ConfigError, SplitvlmError, UsageError
 from splitvlm.model.loading import load_device
 from splitvlm.model.spec import ModelSpec
+from splitvlm.model.threads import in_passing_thread
 from splitvlm.node.lifecycle import background, end_now, identity_of, print_ready, stop_signals, until
 from splitvlm.node.reload import reloading
 from splitvlm.planning.profiles import slowed
@@ -102,7 +103,9 @@ def _loaded(
 ) -> Runtime:
     """Loads the device's part of the model for the cuts, and dials nobody yet. Raises the errors of the model."""
     model = settings.model
-    part = load_device(model.name, cuts, device=model.device, dtype=model.dtype, threads=model.threads)
+    part = in_passing_thread(
+        lambda: load_device(model.name, cuts, device=model.device, dtype=model.dtype, threads=model.threads)
+    )
     engine = DeviceEngine(part, bundle.codec, settings.emulation.slowdown)
     compatible = compatibility_of(bundle.spec, bundle.codec, model.dtype)
     dialling = Dialling(compatible, identity, [str(cut) for cut in cuts])

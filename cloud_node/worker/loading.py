@@ -13,6 +13,7 @@ from splitvlm.domain import Cut, CutKind
 from splitvlm.errors import ConfigError, UsageError
 from splitvlm.model.loading import load_cloud
 from splitvlm.model.spec import ModelSpec
+from splitvlm.model.threads import in_passing_thread
 from splitvlm.planning.costs import CloudProfile
 from splitvlm.profiling.cached_profiles import CachedProfile, cached_cloud_profile
 from splitvlm.rpc.compatibility import compatibility
@@ -33,7 +34,9 @@ def load_worker(settings: CloudSettings, identity: Identity | None) -> EngineWor
     bundle = open_bundle(model.name, model.bundle)
     spec = bundle.spec
     cuts = served_cuts(settings, spec)
-    part = load_cloud(model.name, cuts, device=model.device, dtype=model.dtype, threads=model.threads)
+    part = in_passing_thread(
+        lambda: load_cloud(model.name, cuts, device=model.device, dtype=model.dtype, threads=model.threads)
+    )
     agreed = compatibility(
         model=spec.name,
         weights_hash=spec.weights_hash,

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+
 
 def use_threads(threads: int | None) -> None:
     """Makes torch take so many threads (None: as it likes), in this process, from now on. numpy's products take one.
@@ -17,3 +23,14 @@ def use_threads(threads: int | None) -> None:
         import torch
 
         torch.set_num_threads(threads)
+
+
+def in_passing_thread(work: Callable[[], T]) -> T:
+    """Runs `work` in a thread that ends with it, and returns its result or raises its error.
+
+    Each thread that computes with torch gets helper threads of GNU OpenMP, which live as long as it does. Where a process has
+    more of them than cores, they no longer spin between two operations but sleep, and are woken some hundred times for each
+    token: an answer's tokens took half as long again. So a node loads its model in a thread that ends.
+    """
+    with ThreadPoolExecutor(1, "loading") as executor:
+        return executor.submit(work).result()
