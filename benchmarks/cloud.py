@@ -78,7 +78,7 @@ def _load(options: argparse.Namespace, devices: int, address: str, authority: Pa
 @torch.inference_mode()
 def _serial(options: argparse.Namespace) -> dict[str, float]:
     """Answers the recorded prompts by transformers' generate, given as the language model's input."""
-    part = load_cloud(options.model, [TOKENS], dtype=options.dtype, threads=options.threads)
+    part = load_cloud(options.model, [TOKENS], dtype=options.dtype, threads=options.threads, packed=False)
     local = LocalModel.load(options.model, [TOKENS], threads=options.threads)
     causal = causal_model(part)
     prompts = [

@@ -35,7 +35,14 @@ def load_worker(settings: CloudSettings, identity: Identity | None) -> EngineWor
     spec = bundle.spec
     cuts = served_cuts(settings, spec)
     part = in_passing_thread(
-        lambda: load_cloud(model.name, cuts, device=model.device, dtype=model.dtype, threads=model.threads)
+        lambda: load_cloud(
+            model.name,
+            cuts,
+            device=model.device,
+            dtype=model.dtype,
+            threads=model.threads,
+            packed=settings.engine == "torch",  # vllm reads the weights
+        )
     )
     agreed = compatibility(
         model=spec.name,

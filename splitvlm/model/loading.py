@@ -35,9 +35,19 @@ def model_folder(name: str) -> Path | None:
 
 
 def load_device(
-    name: str, cuts: Sequence[Cut], *, device: str = "cpu", dtype: str = "float32", threads: int | None = None
+    name: str,
+    cuts: Sequence[Cut],
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    threads: int | None = None,
+    packed: bool = True,
 ) -> DevicePart:
-    """Loads the lower part with the weights of the deepest of `cuts`, and no others. Raises UsageError."""
+    """Loads the lower part with the weights of the deepest of `cuts`, and no others. Raises UsageError.
+
+    `packed` weights of linear layers are faster on CPUs and cannot be read (packed_linear.py).
+    """
+    from splitvlm.model.packed_linear import pack_linears
     from splitvlm.model.parts import DevicePart
 
     use_threads(threads)
@@ -46,13 +56,25 @@ def load_device(
     deepest = max(cuts, key=lambda cut: cut.depth)
     served = tuple(cut for cut in spec.cuts() if cut.depth <= deepest.depth)
     model = _partial(source, spec, device_stages(spec, deepest), device, dtype)
+    if packed:
+        pack_linears(model, tied=False)  # devices are short of memory
     return DevicePart(spec, family_of(source.config.model_type, name), model, source.processor(), served)
 
 
 def load_cloud(
-    name: str, cuts: Sequence[Cut], *, device: str = "cpu", dtype: str = "float32", threads: int | None = None
+    name: str,
+    cuts: Sequence[Cut],
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    threads: int | None = None,
+    packed: bool = True,
 ) -> CloudPart:
-    """Loads the upper part with the weights that the shallowest of `cuts` needs, and no others. Raises UsageError."""
+    """Loads the upper part with the weights that the shallowest of `cuts` needs, and no others. Raises UsageError.
+
+    `packed` weights of linear layers are faster on CPUs and cannot be read (packed_linear.py).
+    """
+    from splitvlm.model.packed_linear import pack_linears
     from splitvlm.model.parts import CloudPart
 
     use_threads(threads)
@@ -61,6 +83,8 @@ def load_cloud(
     shallowest = min(cuts, key=lambda cut: cut.depth)
     served = tuple(cut for cut in spec.cuts() if shallowest.depth <= cut.depth and cut != DEVICE)
     model = _partial(source, spec, cloud_stages(spec, shallowest), device, dtype)
+    if packed:
+        pack_linears(model, tied=True)
     return CloudPart(spec, family_of(source.config.model_type, name), model, source.processor(), served)
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from splitvlm.model.packed_linear import PackedLinear
+
 
 def build_skeleton(config: Any, dtype: torch.dtype) -> Any:
     """Returns transformers' own model for `config` in evaluation mode, with parameters on meta and real buffers."""
@@ -41,8 +43,9 @@ def load_weights(
 
 
 def parameter_bytes(model: nn.Module) -> int:
-    """Returns the bytes of the parameters that are loaded."""
-    return sum(p.numel() * p.element_size() for p in model.parameters() if p.device.type != "meta")
+    """Returns the bytes of the parameters that are loaded, packed ones included."""
+    plain = sum(p.numel() * p.element_size() for p in model.parameters() if p.device.type != "meta")
+    return plain + sum(module.weight_bytes for module in model.modules() if isinstance(module, PackedLinear))
 
 
 def tied_names(model: nn.Module) -> dict[str, tuple[str, ...]]:

@@ -20,6 +20,7 @@ from splitvlm.bundle import Bundle
 from splitvlm.bundle.leaks import leaks_of
 from splitvlm.codec.codec import Codec
 from splitvlm.domain import IMAGE, Cut
+from splitvlm.model.packed_linear import can_pack
 from splitvlm.model.parts import CloudPart, DevicePart
 from splitvlm.planning.costs import CloudProfile, DeviceProfile
 from splitvlm.profiling.cache import cached, store
@@ -217,4 +218,5 @@ def facts_of(part: DevicePart | CloudPart, cuts: tuple[Cut, ...], codec: Codec, 
         "numpy_threads": 1,  # what was measured with more is another machine's
         "cuts": [str(cut) for cut in cuts],
         "pictures": PICTURES,
+        "packed": can_pack(part.model.dtype),
     }
