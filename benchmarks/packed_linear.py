@@ -2,7 +2,7 @@
 
     ratio = seconds of the packed layers / seconds of torch's own, medians, in turns, in one process
 
-Layers of a language model's shape, one after another, so that weights come from memory as in an answer; `tokens` of them at once:
+Layers of a language model's shape, one after another, so that weights come from memory as in an answer; so many tokens at once:
 one answer, sixteen answers, a prompt. `python benchmarks/packed_linear.py [--threads 2]`. Last line: JSON.
 """
 
@@ -41,7 +41,9 @@ def main() -> None:
         name = str(dtype).removeprefix("torch.")
         ratios[name] = {tokens: _ratio(dtype, tokens, options.repeats) for tokens in TOKENS}
         for tokens, by_shape in ratios[name].items():
-            print(f"{name} {tokens:5} tokens: " + ", ".join(f"{shape} {ratio:.2f}" for shape, ratio in by_shape.items()))
+            print(
+                f"{name} {tokens:5} tokens: " + ", ".join(f"{shape} {ratio:.2f}" for shape, ratio in by_shape.items())
+            )
     print(json.dumps({"threads": options.threads, "ratio": ratios}))
 
 
