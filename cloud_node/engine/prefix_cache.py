@@ -83,7 +83,7 @@ class PrefixCache:
             return False
         self._devices.setdefault(device, OrderedDict())[name] = (kept, self._clock())
         self._held[device] += kept.num_bytes
-        self._count(kept.prefix.num_bytes)
+        self._kv_bytes += kept.prefix.num_bytes
         self._trim()
         return self._entry(device, name) is not None
 
@@ -108,16 +108,13 @@ class PrefixCache:
         while self.num_bytes > self._max_bytes or self._kv_bytes > self._max_kv_bytes:
             [(device, _)] = self._held.most_common(1)
             self._take(device, next(iter(self._devices[device])))
+        _log.debug("prefixes", extra={"prefix_bytes": self._kv_bytes})
 
     def _take(self, device: str, name: bytes) -> None:
         entry = self._devices.get(device, OrderedDict()).pop(name, None)
         if entry is None:
             return
         self._held[device] -= entry[0].num_bytes
-        self._count(-entry[0].prefix.num_bytes)
+        self._kv_bytes -= entry[0].prefix.num_bytes
         if not self._devices[device]:
             del self._devices[device], self._held[device]
-
-    def _count(self, kv_bytes: int) -> None:
-        self._kv_bytes += kv_bytes
-        _log.debug("prefixes", extra={"prefix_bytes": self._kv_bytes})

@@ -63,3 +63,16 @@ def test_the_orchestrators_benchmark_prints_its_object() -> None:
     assert result["death_s"] > 2, "not before three heartbeats were missed"
     assert result["cpu_share"] > 0
     assert result["memory_mib"] > 10
+
+
+def test_idle_and_active_sessions_stay_within_the_budget_of_keys_and_values() -> None:
+    """More answers than the budget has room for, after more remembered pictures than it has room for."""
+    sizes = ("--idle", "24", "--active", "8", "--answers", "2", "--tokens", "24", "--kv-budget-mib", "5")
+    result = _last_line([sys.executable, "benchmarks/cloud_sessions.py", "--model", "scenes", "--threads", "1", *sizes])
+    assert 0 < result["kv_peak_prefixes_bytes"] <= result["kv_budget_bytes"]
+    assert result["kv_peak_rows_bytes"] > result["kv_budget_bytes"] // 2
+    assert result["kv_peak_bytes"] <= result["kv_budget_bytes"]
+    assert result["kv_peak_rows_bytes"] + result["kv_peak_prefixes_bytes"] > result["kv_budget_bytes"], "some gave way"
+    assert result["open_sessions"] == 24 + 8
+    assert result["refused"] > 0
+    assert result["rss_peak_mib"] < result["rss_loaded_mib"] + 150
