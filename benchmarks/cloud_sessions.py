@@ -1,13 +1,13 @@
-"""Memory of one cloud node with many open sessions: idle ones, whose pictures it remembers, and active ones, whose answers run.
+"""Memory of one cloud node with many open sessions: idle ones, whose prefixes it caches, and active ones, whose answers run.
 
-All are devices of their own, over mutual TLS and sealed sessions, against a cloud node in a process of its own. Each idle device
-asks one question about a picture of its own, which the node may remember, and keeps its session open. The active ones then ask
-all at once and again, and the node's budget of keys and values has room for some of their answers only: the others are refused,
-wait as long as they were told, and ask again.
+All are devices of their own, over mutual TLS and sealed sessions, against a cloud node in a process of its own. Each idle
+device asks one question about a picture of its own, whose prefix the node may cache, and keeps its session open. The active
+ones then ask all at once and again. The node's budget of keys and values has room for some of their answers only: the others
+are refused, wait as long as they were told, and ask again.
 
-Keys and values are counted as the node counts them (its debug log says so at each change: rows as they are allocated, prefixes by
-their storage); resident memory is the operating system's figure. A refusal *came true* where the node had room when the device
-came back at the time that it was told.
+Keys and values are counted as the node counts them (its debug log says so at each change: rows as they are allocated, prefixes
+by their storage); resident memory is the operating system's figure. A refusal *came true* where the node had room when the
+device came back at the time that it was told.
 
 Exit code 1: keys and values exceeded the budget, or a request was not answered.
 """
@@ -36,6 +36,7 @@ from splitvlm.bundle import open_bundle
 from splitvlm.crypto.identity import Role
 from splitvlm.domain import Plan
 from splitvlm.errors import CapacityError
+from splitvlm.files.text import parse_json
 from splitvlm.rpc.limits import PICTURE_NAME_BYTES
 from splitvlm.tools.launcher import Launcher, Node
 from splitvlm.tools.load.recording import RecordedRequest, record
@@ -70,9 +71,11 @@ async def main() -> int:
             ]
             idle, active = links[: options.idle], links[options.idle :]
             try:
-                await _remember(idle, recorded)
+                await _fill_cache(idle, recorded)
                 idle_bytes = process.memory_info().rss
-                print(f"{options.idle} devices asked about a picture of their own; their sessions are open.", flush=True)
+                print(
+                    f"{options.idle} devices asked about a picture of their own; their sessions are open.", flush=True
+                )
                 refusals, peak_bytes = await _answer(active, recorded, options, process)
                 open_sessions = _open_sessions(cloud)
             finally:
@@ -113,13 +116,14 @@ def _settings(options: argparse.Namespace, budget_bytes: int) -> dict[str, objec
     }
 
 
-async def _remember(links: Iterable[CloudLink], recorded: list[RecordedRequest]) -> None:
-    """Asks one question over each link, about a picture that the node may remember; its session stays open."""
+async def _fill_cache(links: Iterable[CloudLink], recorded: list[RecordedRequest]) -> None:
+    """Asks one question over each link, about a picture whose prefix the node may cache; its session stays open."""
     left = iter(enumerate(links))
 
     async def some() -> None:
         for number, link in left:
-            await _ask(link, recorded[number % len(recorded)], 1, os.urandom(PICTURE_NAME_BYTES))
+            name = os.urandom(PICTURE_NAME_BYTES)
+            await _ask_until_answered(link, recorded[number % len(recorded)], 1, Refusals(), name)
 
     await asyncio.gather(*(some() for _ in range(OPENED_AT_ONCE)))
 
@@ -142,11 +146,13 @@ async def _answer(
     return refusals, peak_bytes
 
 
-async def _ask_until_answered(link: CloudLink, recorded: RecordedRequest, tokens: int, refusals: Refusals) -> None:
+async def _ask_until_answered(
+    link: CloudLink, recorded: RecordedRequest, tokens: int, refusals: Refusals, picture_name: bytes = b""
+) -> None:
     was_refused = False
     while True:
         try:
-            await _ask(link, recorded, tokens)
+            await _ask(link, recorded, tokens, picture_name)
         except CapacityError as error:
             refusals.told += 1
             was_refused = True
@@ -156,7 +162,7 @@ async def _ask_until_answered(link: CloudLink, recorded: RecordedRequest, tokens
         return
 
 
-async def _ask(link: CloudLink, recorded: RecordedRequest, tokens: int, picture_name: bytes = b"") -> None:
+async def _ask(link: CloudLink, recorded: RecordedRequest, tokens: int, picture_name: bytes) -> None:
     payload = Payload(recorded.plan, Segments.of(recorded.data))
     request = CloudRequest(payload, AnswerSpec(tokens, recorded.vocabulary), picture_name)
     async for _ in link.answer(request, Exchange()):
@@ -166,7 +172,7 @@ async def _ask(link: CloudLink, recorded: RecordedRequest, tokens: int, picture_
 def _events(node: Node) -> Iterator[dict[str, object]]:
     for line in node.log.read_text("utf-8", "replace").splitlines():
         if line.startswith("{"):
-            yield json.loads(line)
+            yield parse_json(line, str(node.log))
 
 
 def _open_sessions(node: Node) -> int:

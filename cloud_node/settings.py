@@ -29,8 +29,8 @@ class CloudLimits(Section):
     kv_budget_bytes: int = Field(
         2 * 2**30,
         ge=2**20,
-        description="keys and values of the answers that run, a device alone gets half; what they leave is for remembered "
-        "pictures",
+        description="keys and values of the answers that run, a device alone gets half; what they leave is for the "
+        "prefix cache",
     )
     max_payload_bytes: int = Field(64 * 2**20, ge=1_024, le=2**30, description="of one request")
     max_upload_s: float = Field(

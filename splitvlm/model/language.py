@@ -57,6 +57,7 @@ class LanguageRun:
         self._family, self._model, self._stack = family, model, stack
         self._cache = DynamicCache(config=stack.config)
         self._prompt: DynamicCache | None = None  # as it was after the prefill: layers with sliding windows whole
+        self._positions: torch.Tensor | None = None  # of the whole prompt, while it is run in chunks
         self._length = 0
         self._offset = 0
 
@@ -104,10 +105,20 @@ class LanguageRun:
             layer.record_past = False
         return shortened
 
-    def positions_of_next(self, num_tokens: int, device: torch.device) -> torch.Tensor:
-        """Returns position ids of the prompt's next tokens, in a causal family, and counts them as run: [1, S]."""
+    @property
+    def runs_in_chunks(self) -> bool:
+        """Tells whether a prompt may be run chunk by chunk: tokens see all of those before them, and no others."""
+        return self._family.causal and not self._sliding()
+
+    def begin_chunks(self, boundary: Boundary) -> None:
+        """Takes what tells the positions of the whole prompt, before its first chunk is run."""
+        self._positions, self._offset = self._family.positions(self._model, boundary)
+
+    def positions_of_next(self, num_tokens: int) -> torch.Tensor:
+        """Returns position ids of the prompt's next tokens, and counts them as run: [1, S], or [3, 1, S] on three axes."""
+        assert self._positions is not None, "begin_chunks comes first"
         start, self._length = self._length, self._length + num_tokens
-        return torch.arange(start, self._length, device=device)[None]
+        return self._positions[..., start : self._length]
 
     def update(self, keys: torch.Tensor, values: torch.Tensor, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Appends keys and values [1, heads, S, width] to a layer's cache; returns all of them."""

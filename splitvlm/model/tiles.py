@@ -16,7 +16,10 @@ from splitvlm.model.upper_run import UpperRun
 
 def reads_by_tile(part: CloudPart) -> bool:
     """Returns whether the upper part can read a picture's tiles one after another: its rest does not want them all at once."""
-    return part.family.causal and part.family.tokens_by_tile
+    family = part.family
+    return (
+        family.causal and family.tokens_by_tile and not family.language_sides
+    )  # positions are those of the tokens' order
 
 
 def in_tiles(

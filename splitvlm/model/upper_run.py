@@ -52,12 +52,14 @@ class UpperRun:
     @property
     def reads_in_chunks(self) -> bool:
         """Tells whether the prompt may be run piece by piece: its tokens see those before them alone."""
-        return self._part.family.causal and self._language is not None
+        return self._language is not None and self._language.runs_in_chunks
 
     @torch.inference_mode()
     def prepare(self) -> None:
         """Runs what lies below the language model, before `next_chunk` and instead of `first`."""
+        assert self._language is not None, "only layers of the language model read a prompt"
         self._embedded, self._crossing = self._language_input(), {}
+        self._language.begin_chunks(self._embedded)
 
     @property
     def num_unread(self) -> int:

@@ -115,7 +115,7 @@ class BatchedDecoder:
         if chunk:
             num_tokens = len(chunk.states_SD)
             groups.append(PromptGroup(chunk.language, len(rows), num_tokens))
-            positions.append(chunk.language.positions_of_next(num_tokens, states_ND.device).transpose(0, 1))
+            positions.append(chunk.language.positions_of_next(num_tokens).transpose(-2, -1))
         output = forward(
             self._slice(first_layer),
             inputs_embeds=states_ND[:, None],

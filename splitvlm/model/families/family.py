@@ -63,7 +63,7 @@ class Family(ABC):
     language_sides: ClassVar[tuple[str, ...]] = ()  # and those that the language model needs too
     states_axes: ClassVar[int] = 3  # of `hidden` at vision:k
     tokens_by_tile: ClassVar[bool] = True  # visual tokens are those of one tile after another
-    causal: ClassVar[bool] = False  # each token of a prompt, also an image's, sees those before it alone; places from 0
+    causal: ClassVar[bool] = False  # each token of a prompt, also an image's, sees those before it alone
 
     def vision_depth(self, config: Any) -> int:
         """Returns how many layers of the tower are used."""

@@ -32,6 +32,7 @@ class LlavaOnevision(Family):
     )
 
     vision_sides = (SIZES,)
+    causal = True
     tokens_by_tile = False  # rows of several crops are packed into one another
 
     def check_states(self, model: Any, boundary: Boundary, most_tokens: int) -> bool:

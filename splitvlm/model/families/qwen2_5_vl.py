@@ -28,6 +28,7 @@ class Qwen25Vl(Family):
         language="model.language_model.",
     )
     needs_types = True
+    causal = True
     vision_sides = (GRID,)
     language_sides = (GRID,)
     states_axes = 2

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 
 import pytest
 import torch
 from PIL import Image, ImageOps
 
-from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut, CutKind
+from splitvlm.domain import DEVICE, GREEDY, IMAGE, TOKENS, Cut, CutKind, Sampling
 from splitvlm.model.batch.arena import GROWTH_ROWS, CacheArena, rows_held
 from splitvlm.model.batch.decoder import BatchedDecoder, DecodingRow, capacity_of
 from splitvlm.model.language import LayerCache
@@ -27,6 +28,7 @@ QUESTIONS = [
     "a",
     "Is there a lake here?",
 ]
+SAMPLINGS = [GREEDY, Sampling(temperature=1.2, top_p=0.95, top_k=200, seed=7), Sampling(temperature=0.8, seed=2**40)]
 NUM_TOKENS = 10
 NUM_SEQUENCES = 40
 TOLERANCE = 2e-4  # of logits in float32, whose spread is about 1: other shapes sum in another order
@@ -38,46 +40,148 @@ def parts(family: str) -> tuple[DevicePart, CloudPart]:
     return load_device(folder, [DEVICE], threads=1), load_cloud(folder, [IMAGE], threads=1)
 
 
+@dataclass(frozen=True)
+class Question:
+    """One of a few questions about a picture of its own, at a cut, with a way to choose tokens."""
+
+    family: str
+    cut: Cut
+    index: int
+    sampling: Sampling = GREEDY
+
+    def begin(self) -> tuple[UpperRun, LowerRun]:
+        device, cloud = parts(self.family)
+        lower = device.lower(picture(64 + 8 * self.index, 64), QUESTIONS[self.index], self.cut)
+        return cloud.upper(self.cut, lower.boundary, NUM_TOKENS, self.sampling), lower
+
+    @property
+    def expected(self) -> list[int]:
+        """What the undivided model answers."""
+        return undivided(self.family, self.index, self.sampling)
+
+
 @cache
-def undivided(family: str, index: int) -> list[int]:
-    return list(parts(family)[0].generate(picture(64 + 8 * index, 64), QUESTIONS[index], NUM_TOKENS))
+def undivided(family: str, index: int, sampling: Sampling) -> list[int]:
+    image = picture(64 + 8 * index, 64)
+    return list(parts(family)[0].generate(image, QUESTIONS[index], NUM_TOKENS, sampling=sampling))
 
 
-def begun(family: str, cut: Cut, index: int, max_new_tokens: int = NUM_TOKENS) -> tuple[UpperRun, LowerRun]:
-    device, cloud = parts(family)
-    lower = device.lower(picture(64 + 8 * index, 64), QUESTIONS[index], cut)
-    run = cloud.upper(cut, lower.boundary, max_new_tokens)
-    run.first()
-    return run, lower
+class Crowd:
+    """Sequences that join, leave and are given up at random; some prompts are read in chunks beside them, as an engine does."""
+
+    def __init__(self, family: str) -> None:
+        self.source = random.Random(family)
+        self.decoder = BatchedDecoder(parts(family)[1])
+        self.waiting = [
+            Question(
+                family,
+                self.source.choice(CUTS),
+                self.source.randrange(len(QUESTIONS)),
+                self.source.choice(SAMPLINGS),
+            )
+            for _ in range(NUM_SEQUENCES)
+        ]
+        self.running: dict[DecodingRow, tuple[Question, LowerRun, list[int]]] = {}
+        self.read: tuple[Question, UpperRun, LowerRun] | None = None  # whose prompt is read in chunks now
+        self.finished: list[Question] = []
+        self.num_chunks = 0
+
+    def run(self) -> None:
+        while self.waiting or self.running or self.read:
+            while self.waiting and (not self.running or self.source.random() < 0.6):
+                self._begin(self.waiting.pop())
+            self._give_some_up()
+            self._pass()
+            for row in [row for row in self.running if row.run.finished]:
+                question, _, token_ids = self.running.pop(row)
+                assert token_ids == question.expected, str(question)
+                self.decoder.remove(row)
+                self.finished.append(question)
+
+    def _begin(self, question: Question) -> None:
+        run, lower = question.begin()
+        if run.reads_in_chunks and self.read is None:
+            run.prepare()
+            self.read = question, run, lower
+        else:
+            self._join(question, run, lower, run.first())
+
+    def _join(self, question: Question, run: UpperRun, lower: LowerRun, token_id: int) -> None:
+        self.running[self.decoder.add(run)] = question, lower, [token_id]
+
+    def _give_some_up(self) -> None:
+        for row in [row for row in self.running if self.source.random() < 0.02]:
+            self.decoder.remove(row)
+            del self.running[row]
+        if self.read and self.source.random() < 0.02:
+            self.read = None
+
+    def _pass(self) -> None:
+        fed = {
+            row: lower.step(row.run.last_token_id) if question.cut.kind is CutKind.LM else None
+            for row, (question, lower, _) in self.running.items()
+            if self.source.random() < 0.9 and not row.run.finished  # a device may be late
+        }
+        chunk = self.read[1].next_chunk(self.source.randrange(1, 40)) if self.read else None
+        logits_BV = self.decoder.step(fed, chunk) if fed or chunk else ()
+        for row, logits_V in zip(fed, logits_BV, strict=False):
+            self.running[row][2].append(row.run.choose(logits_V))
+        if self.read and chunk:
+            question, run, lower = self.read
+            self.num_chunks += 1
+            if not run.num_unread:
+                self.read = None
+                self._join(question, run, lower, run.first_of(logits_BV[-1]))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_sequences_that_join_and_leave_at_random_have_the_undivided_model_s_tokens(family: str) -> None:
-    source, decoder = random.Random(family), BatchedDecoder(parts(family)[1])
-    waiting = [(source.choice(CUTS), source.randrange(len(QUESTIONS))) for _ in range(NUM_SEQUENCES)]
-    running: dict[DecodingRow, tuple[LowerRun, int, Cut, list[int]]] = {}
-    finished = 0
-    while waiting or running:
-        while waiting and (not running or source.random() < 0.6):
-            cut, index = waiting.pop()
-            run, lower = begun(family, cut, index)
-            running[decoder.add(run)] = (lower, index, cut, [run.last_token_id])
-        for row in [row for row in running if source.random() < 0.02]:  # given up in the middle
-            decoder.remove(row)
-            del running[row]
-        fed = {
-            row: lower.step(row.run.last_token_id) if cut.kind is CutKind.LM else None
-            for row, (lower, _, cut, _) in running.items()
-            if source.random() < 0.9 and not row.run.finished  # a device may be late
-        }
-        for row, logits_V in zip(fed, decoder.step(fed) if fed else (), strict=True):
-            running[row][3].append(row.run.choose(logits_V))
-        for row in [row for row in running if row.run.finished]:
-            _, index, cut, token_ids = running.pop(row)
-            assert token_ids == undivided(family, index), str(cut)
-            decoder.remove(row)
-            finished += 1
-    assert finished > NUM_SEQUENCES / 2
+    """Greedy and sampled ones, at all kinds of cut, with prompts that are read whole and in chunks, in one run."""
+    crowd = Crowd(family)
+    crowd.run()
+    assert len(crowd.finished) > NUM_SEQUENCES / 2
+    assert {question.sampling for question in crowd.finished} == set(SAMPLINGS)
+    assert (crowd.num_chunks > 10) == parts(family)[1].family.causal
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_is_marked_causal_where_no_token_sees_a_later_one(family: str) -> None:
+    """What an image's last token holds changes nothing of the tokens before it, those of the same image among them."""
+    device, cloud = parts(family)
+    prompt = cloud.embedded_prompt(TOKENS, device.lower(picture(64, 64), QUESTIONS[0], TOKENS).boundary)
+    last = int((prompt["ids"] == cloud.model.config.image_token_id).nonzero()[-1])
+    changed_TD = prompt["hidden"].clone()
+    changed_TD[last] *= -1
+
+    def states(hidden_TD: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():
+            return cloud.language_run(0, cloud.spec.lm_layers, ends=True).prefill(prompt | {"hidden": hidden_TD})
+
+    before, after = states(prompt["hidden"]), states(changed_TD)
+    assert not torch.allclose(before[last:], after[last:], atol=TOLERANCE)
+    assert torch.allclose(before[:last], after[:last], atol=TOLERANCE) == cloud.family.causal
+
+
+@pytest.mark.parametrize("cut", [TOKENS, Cut.parse("lm:1")], ids=str)
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "gemma3"])
+def test_a_prompt_in_chunks_leaves_what_a_whole_one_leaves(family: str, cut: Cut) -> None:
+    question = Question(family, cut, 1)
+    whole, _ = question.begin()
+    token_id = whole.first()
+    expected = whole.hand_over()
+    for num_tokens in (1, 7, 1_000):
+        run, _ = question.begin()
+        assert run.reads_in_chunks
+        run.prepare()
+        decoder = BatchedDecoder(parts(family)[1])
+        while run.num_unread:
+            logits_BV = decoder.step({}, run.next_chunk(num_tokens))
+        assert run.first_of(logits_BV[-1]) == token_id
+        cache = run.hand_over()
+        assert (cache.length, cache.offset) == (expected.length, expected.offset)
+        for layer, other in zip(cache.layers, expected.layers, strict=True):
+            assert torch.allclose(layer.keys, other.keys, atol=TOLERANCE)
+            assert torch.allclose(layer.values, other.values, atol=TOLERANCE)
 
 
 def logits_beside(family: str, pictures: Sequence[Image.Image]) -> torch.Tensor:
