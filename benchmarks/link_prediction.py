@@ -24,7 +24,7 @@ from recorded_traces import add_option, recorded_traces
 
 from orchestrator.simulator.results import percentile
 from splitvlm.errors import SplitvlmError
-from splitvlm.link.emulator import LinkEmulator
+from splitvlm.link.emulator import LinkEmulator, LinkShape
 from splitvlm.link.estimator import LinkEstimator
 from splitvlm.link.tracefiles import load_living
 from splitvlm.link.traces import Trace
@@ -112,7 +112,7 @@ async def receive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
 async def really(trace: Trace, seconds: float, seed: int) -> Figures:
     server = await asyncio.start_server(receive, "127.0.0.1", 0)
     upstream = server.sockets[0].getsockname()[:2]
-    async with server, LinkEmulator(("127.0.0.1", 0), upstream, trace, delay_s=RTT_S / 2) as link:
+    async with server, LinkEmulator(("127.0.0.1", 0), upstream, LinkShape(trace, delay_s=RTT_S / 2)) as link:
         reader, writer = await asyncio.open_connection("127.0.0.1", link.port)
         try:
             return await errors(Real(reader, writer), None, seconds, seed)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from splitvlm.crypto.identity import Role
 from splitvlm.errors import PeerUnavailable
-from splitvlm.link.emulator import LinkEmulator
+from splitvlm.link.emulator import LinkEmulator, LinkShape
 from splitvlm.link.tracefiles import load_living
 from splitvlm.link.traces import Trace
 from splitvlm.rpc.local_client import EdgeClient
@@ -61,8 +61,8 @@ async def main() -> None:
             orchestrator = await launcher.start("orchestrator", {})
             cloud = await launcher.start("cloud", {"orchestrator": orchestrator.address, "model": {"threads": 1}})
             async with (
-                LinkEmulator(LOOPBACK, host_and_port(cloud.address), trace, delay_s=DELAY_S) as data,
-                LinkEmulator(LOOPBACK, host_and_port(orchestrator.address), Trace.constant(50e6)) as control,
+                LinkEmulator(LOOPBACK, host_and_port(cloud.address), LinkShape(trace, delay_s=DELAY_S)) as data,
+                LinkEmulator(LOOPBACK, host_and_port(orchestrator.address), LinkShape(Trace.constant(50e6))) as control,
             ):
                 counted = Counted(data, control)
                 edge = await launcher.start("edge", _edge(options, data.port, control.port))

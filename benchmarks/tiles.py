@@ -39,7 +39,7 @@ from splitvlm.crypto.identity import Role
 from splitvlm.domain import Plan
 from splitvlm.errors import SplitvlmError
 from splitvlm.files.text import read_json
-from splitvlm.link.emulator import LinkEmulator
+from splitvlm.link.emulator import LinkEmulator, LinkShape
 from splitvlm.link.traces import Trace
 from splitvlm.model.loading import load_device, read_spec
 from splitvlm.scenes import MODEL_DIR
@@ -104,7 +104,9 @@ async def measured(folder: Path, options: argparse.Namespace) -> list[dict[str, 
         engine = DeviceEngine(part, bundle.codec, options.slowdown)
         agreed = compatibility_of(read_spec(model), engine.codec, "float32")
         fast = Trace.constant(RATES_BPS[0])
-        async with LinkEmulator(("127.0.0.1", 0), host_and_port(cloud.address), fast, delay_s=RTT_S / 2) as emulator:
+        async with LinkEmulator(
+            ("127.0.0.1", 0), host_and_port(cloud.address), LinkShape(fast, delay_s=RTT_S / 2)
+        ) as emulator:
             address, identity = f"127.0.0.1:{emulator.port}", launcher.identity("edge-1", Role.EDGE)
             link = CloudLink(address, agreed, identity, [])
             bench = EmulatedDevice(engine, link, picture, question)

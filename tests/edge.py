@@ -23,7 +23,7 @@ from edge_node.settings import EdgeSettings, Privacy
 from splitvlm.bundle import open_bundle
 from splitvlm.crypto.identity import Role
 from splitvlm.domain import DEVICE, IMAGE, TOKENS, Plan
-from splitvlm.link.emulator import LinkEmulator
+from splitvlm.link.emulator import LinkEmulator, LinkShape
 from splitvlm.link.traces import Trace
 from splitvlm.model.loading import load_device
 from splitvlm.planning.costs import CostLine
@@ -89,7 +89,7 @@ async def edge_node(tmp_path: Path, privacy: Privacy | None = None) -> AsyncIter
     async with contextlib.AsyncExitStack() as stack:
         cloud = await stack.enter_async_context(cloud_node(model, keys))
         upstream = host_and_port(cloud.address)
-        link = await stack.enter_async_context(LinkEmulator(("127.0.0.1", 0), upstream, Trace.constant(1e8)))
+        link = await stack.enter_async_context(LinkEmulator(("127.0.0.1", 0), upstream, LinkShape(Trace.constant(1e8))))
         privacy = privacy or Privacy()
         door = PrivacyDoor(privacy, LEAKS)
         settings = EdgeSettings(privacy=privacy)

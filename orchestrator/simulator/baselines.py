@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from orchestrator.simulator.answer_costs import answer_s
 from orchestrator.simulator.world import Contender, Decision, StartedRequest, World
 from splitvlm.domain import IMAGE
 from splitvlm.planning.costs import CostLine
-from splitvlm.planning.policy import LinkView, Policy
+from splitvlm.planning.policy import USUAL_OPTIONS, LinkView, Policy, PolicyOptions
 from splitvlm.planning.table import PlanTable, deciding_rates
 
 
@@ -18,7 +19,9 @@ class Adaptive:
 
     measures = True
 
-    def __init__(self, name: str, table: PlanTable, n_tokens: int, rtt_s: float, **options: object) -> None:
+    def __init__(
+        self, name: str, table: PlanTable, n_tokens: int, rtt_s: float, options: PolicyOptions = USUAL_OPTIONS
+    ) -> None:
         self.name = name
         self._table = table
         self._n_tokens = n_tokens
@@ -33,7 +36,7 @@ class Adaptive:
         device = ask.device
         policy = self._policies.get(device.number)
         if policy is None:
-            policy = self._policies[device.number] = Policy(**self._options)  # type: ignore[arg-type]
+            policy = self._policies[device.number] = Policy(self._options)
         assert device.estimator is not None
         link = device.estimator.estimate(ask.now_s)
         view = LinkView(link.uplink_bps, link.rtt_s, link.spread, link.peak_bps, link.forecast, link.tail_bps)
@@ -84,24 +87,24 @@ class Oracle:
 
 
 def everyone(
-    world: World, table: PlanTable, allowed: Sequence[CostLine], options: dict[str, object]
+    world: World, table: PlanTable, allowed: Sequence[CostLine], options: PolicyOptions
 ) -> Iterable[Contender]:
     """Yields all contenders. `allowed` are the lines that the limits leave, dominated ones among them: a user may fix any.
 
     Adaptive pictures come with and without a hedge: where the device can answer, they may use it as freely as we do.
     """
     yield Oracle(world, allowed)
-    yield Adaptive("adaptive", table, world.n_tokens, world.rtt_s, **options)
-    yield Adaptive("adaptive-nohedge", table, world.n_tokens, world.rtt_s, **{**options, "hedging": False})
+    yield Adaptive("adaptive", table, world.n_tokens, world.rtt_s, options)
+    yield Adaptive("adaptive-nohedge", table, world.n_tokens, world.rtt_s, replace(options, hedging=False))
     local = _fastest_local(allowed, world.n_tokens)
     for name, kinds in (("adaptive-jpeg", ("jpeg",)), ("adaptive-picture", ("jpeg", "webp"))):
         pictures = tuple(line for line in allowed if line.plan.cut == IMAGE and line.plan.level.startswith(kinds))
         if not pictures:
             continue
-        yield Adaptive(name, PlanTable(1, pictures), world.n_tokens, world.rtt_s, **{**options, "hedging": False})
+        yield Adaptive(name, PlanTable(1, pictures), world.n_tokens, world.rtt_s, replace(options, hedging=False))
         if local is not None:
             beside = PlanTable(1, (*pictures, local))
-            yield Adaptive(f"hedge:{name}", beside, world.n_tokens, world.rtt_s, **{**options, "hedging": True})
+            yield Adaptive(f"hedge:{name}", beside, world.n_tokens, world.rtt_s, replace(options, hedging=True))
     for line in allowed:
         yield Fixed(line)
         if local is not None and not line.local:

@@ -83,7 +83,7 @@ def _over(
 def _contenders(scenario: Scenario, world: World, table: PlanTable, allowed: Sequence[CostLine]) -> Iterator[Contender]:
     options = scenario.planning.policy_options()
     if scenario.contenders == "adaptive":
-        yield Adaptive("adaptive", table, world.n_tokens, world.rtt_s, **options)
+        yield Adaptive("adaptive", table, world.n_tokens, world.rtt_s, options)
         return
     yield from everyone(world, table, allowed, options)
 

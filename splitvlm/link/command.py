@@ -10,7 +10,7 @@ from pathlib import Path
 
 from splitvlm.errors import UsageError
 from splitvlm.link import tracefiles
-from splitvlm.link.emulator import QUEUE_BYTES, Delay, LinkEmulator
+from splitvlm.link.emulator import QUEUE_BYTES, Delay, LinkEmulator, LinkShape
 from splitvlm.link.traces import LinkTrace
 
 
@@ -37,7 +37,7 @@ async def run(
     delay = _delay_of(link_trace) if delay_s is None else delay_s
     started_unix_s = time.time()
     async with LinkEmulator(
-        listen, upstream, link_trace.up, down_trace, delay_s=delay, queue_bytes=queue_bytes
+        listen, upstream, LinkShape(link_trace.up, down_trace, delay_s=delay, queue_bytes=queue_bytes)
     ) as link:
         where = f"listen={listen[0]}:{link.port} upstream={upstream[0]}:{upstream[1]}"
         print(f"link ready {where} trace={trace}", flush=True)

@@ -37,6 +37,16 @@ Delay = float | Callable[[float], float]
 """One-way propagation in seconds, fixed or by the time since the trace's start."""
 
 
+@dataclass(frozen=True, slots=True)
+class LinkShape:
+    """Describes how an emulated link behaves; without `down` the downlink has DOWNLINK_BPS."""
+
+    up: Trace
+    down: Trace | None = None
+    delay_s: Delay = 0.0
+    queue_bytes: int = QUEUE_BYTES  # of each direction
+
+
 @dataclass
 class LinkDirection:
     """Holds the state of one way over the link, which all connections share."""
@@ -58,7 +68,7 @@ class LinkDirection:
 
 
 class LinkEmulator:
-    """Shapes what goes through `link.port`: `async with LinkEmulator((host, 0), (host, 7000), trace) as link:`.
+    """Shapes what goes through `link.port`: `async with LinkEmulator((host, 0), (host, 7000), LinkShape(trace)) as link:`.
 
     `t0_s` is when the trace begins, on the clock of `time.monotonic`; None begins at the start.
     """
@@ -67,19 +77,14 @@ class LinkEmulator:
         self,
         address: tuple[str, int],
         upstream: tuple[str, int],
-        trace_up: Trace,
-        trace_down: Trace | None = None,
+        shape: LinkShape,
         *,
-        delay_s: Delay = 0.0,
-        queue_bytes: int = QUEUE_BYTES,
         t0_s: float | None = None,
     ) -> None:
         self._address, self._upstream = address, upstream
         self.connections = 0  # accepted so far
         self.t0_s = t0_s if t0_s is not None else math.nan
-        self._traces = (trace_up, trace_down or Trace.constant(DOWNLINK_BPS))
-        self._delay = delay_s
-        self._queue_bytes = queue_bytes
+        self._shape = shape
         self._passable = asyncio.Event()
         self._passable.set()
         self._refusing = False
@@ -88,12 +93,12 @@ class LinkEmulator:
         self._listener: socket.socket | None = None
 
     async def __aenter__(self) -> LinkEmulator:
-        self._listener = listen(self._address)
+        shape, self._listener = self._shape, listen(self._address)
         if math.isnan(self.t0_s):
             self.t0_s = time.monotonic()
         self.up, self.down = (
-            LinkDirection(name, Bottleneck(trace, self.t0_s, queue_bytes=self._queue_bytes))
-            for name, trace in zip(("up", "down"), self._traces, strict=True)
+            LinkDirection(name, Bottleneck(trace, self.t0_s, queue_bytes=shape.queue_bytes))
+            for name, trace in (("up", shape.up), ("down", shape.down or Trace.constant(DOWNLINK_BPS)))
         )
         self._spawn(self._accept(self._listener))
         return self
@@ -209,7 +214,8 @@ class LinkEmulator:
                 await _sleep_until(free_at_s)
             await self._passable.wait()
             departure_s = direction.bottleneck.book(time.monotonic(), n_bytes)
-        delay_s = self._delay if isinstance(self._delay, float | int) else self._delay(departure_s - self.t0_s)
+        delay = self._shape.delay_s
+        delay_s = delay if isinstance(delay, float | int) else delay(departure_s - self.t0_s)
         return departure_s + delay_s
 
     async def _deliver(

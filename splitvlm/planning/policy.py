@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from splitvlm.domain import Plan
@@ -44,7 +44,7 @@ _Points = Sequence[tuple[float, float, float]]
 
 
 class _Links(NamedTuple):
-    """Returns these plans, and what a plan that is beaten by nothing on any of them needs: its time is linear in its bits."""
+    """Holds the links that stand for the next transfer, and their means: a plan's time is linear in its bits."""
 
     points: _Points
     rtt_s: float
@@ -74,6 +74,22 @@ class Objective:
 
     latency_weight: float = 1.0
     energy_weight_per_j: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyOptions:
+    """Holds what a policy picks by, beside the table and the link."""
+
+    objective: Objective = Objective()
+    energy: EnergyModel = field(default_factory=EnergyModel)
+    hedging: bool = True
+    deadline_s: float | None = None
+    bytes_per_day: float | None = None
+    margin: float = MARGIN  # share of the current plan's cost that another plan must save
+    min_dwell_s: float = MIN_DWELL_S  # that a plan is kept at least
+
+
+USUAL_OPTIONS = PolicyOptions()
 
 
 class Choice(NamedTuple):
@@ -134,25 +150,15 @@ class _Rows(NamedTuple):
 class Policy:
     """Remembers the plan in use and since when. One object a device."""
 
-    def __init__(
-        self,
-        *,
-        objective: Objective | None = None,
-        energy: EnergyModel | None = None,
-        hedging: bool = True,
-        deadline_s: float | None = None,
-        bytes_per_day: float | None = None,
-        margin: float = MARGIN,
-        min_dwell_s: float = MIN_DWELL_S,
-    ) -> None:
-        self._objective = objective or Objective()
-        self._energy = energy or EnergyModel()
+    def __init__(self, options: PolicyOptions = USUAL_OPTIONS) -> None:
+        self._objective = options.objective
+        self._energy = options.energy
         self._latency_only = self._objective.energy_weight_per_j == 0
-        self._hedging = hedging
-        self._deadline_s = math.inf if deadline_s is None else deadline_s
-        self._budget = Budget(bytes_per_day)
-        self._margin = margin
-        self._min_dwell_s = min_dwell_s
+        self._hedging = options.hedging
+        self._deadline_s = math.inf if options.deadline_s is None else options.deadline_s
+        self._budget = Budget(options.bytes_per_day)
+        self._margin = options.margin
+        self._min_dwell_s = options.min_dwell_s
         self._key: str | None = None
         self._since_s = -math.inf
         self._rows: _Rows | None = None

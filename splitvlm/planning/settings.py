@@ -12,7 +12,7 @@ from pydantic import Field
 from splitvlm.domain import Cut
 from splitvlm.planning.fields import CutText
 from splitvlm.planning.limits import MAX_KIND_DROP, PlanLimits
-from splitvlm.planning.policy import Objective, Policy
+from splitvlm.planning.policy import Objective, Policy, PolicyOptions
 from splitvlm.settings import Section
 
 
@@ -51,7 +51,7 @@ class Planning(Section):
         """Returns the deadline in seconds; None without one."""
         return None if self.deadline_ms is None else self.deadline_ms / 1e3
 
-    def policy_options(self) -> dict[str, object]:
+    def policy_options(self) -> PolicyOptions:
         """Returns what a policy is made from. A policy is made anew, and forgets, only where one of these changes."""
         match self.objective:
             case ObjectiveWeights(latency_weight=latency_weight, energy_weight_per_j=energy_weight_per_j):
@@ -60,16 +60,13 @@ class Planning(Section):
                 objective = Objective(0.0, 1.0)
             case _:
                 objective = Objective()
-        return {
-            "objective": objective,
-            "hedging": self.hedging,
-            "deadline_s": self.deadline_s,
-            "bytes_per_day": self.bytes_per_day,
-        }
+        return PolicyOptions(
+            objective, hedging=self.hedging, deadline_s=self.deadline_s, bytes_per_day=self.bytes_per_day
+        )
 
     def policy(self) -> Policy:
         """Returns a policy that follows these settings and has no plan in use yet."""
-        return Policy(**self.policy_options())  # type: ignore[arg-type]
+        return Policy(self.policy_options())
 
     def limits(self) -> PlanLimits:
         """Returns the limits that the plan table must keep."""

@@ -24,7 +24,7 @@ from splitvlm.domain import TOKENS
 from splitvlm.errors import UsageError
 from splitvlm.evaluation.answers import Example, answers, normalised
 from splitvlm.files.shown import number as shown_number
-from splitvlm.link.emulator import LinkEmulator
+from splitvlm.link.emulator import LinkEmulator, LinkShape
 from splitvlm.link.tracefiles import load_living
 from splitvlm.link.traces import Trace
 from splitvlm.model.loading import load_whole, read_spec
@@ -96,7 +96,7 @@ async def _ask_all(
     async with Launcher(folder) as launcher:
         orchestrator = await launcher.start("orchestrator", {"heartbeat_s": 1.0})
         cloud = await launcher.start("cloud", {"orchestrator": orchestrator.address, "model": {"threads": 1}})
-        async with LinkEmulator(LOOPBACK, host_and_port(cloud.address), trace, delay_s=DELAY_S) as link:
+        async with LinkEmulator(LOOPBACK, host_and_port(cloud.address), LinkShape(trace, delay_s=DELAY_S)) as link:
             edge = await launcher.start(
                 "edge", _edge_settings(orchestrator.address, f"127.0.0.1:{link.port}", slowdown, memory)
             )

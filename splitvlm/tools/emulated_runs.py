@@ -30,7 +30,7 @@ from orchestrator.simulator.world import World
 from splitvlm.crypto.identity import Role
 from splitvlm.domain import DEVICE, IMAGE, TOKENS
 from splitvlm.errors import PeerUnavailable, UsageError
-from splitvlm.link.emulator import LinkEmulator
+from splitvlm.link.emulator import LinkEmulator, LinkShape
 from splitvlm.link.tracefiles import load_living
 from splitvlm.link.traces import Trace
 from splitvlm.planning.costs import CostLine
@@ -91,7 +91,7 @@ async def _really(
         orchestrator = await launcher.start("orchestrator", {"heartbeat_s": 1.0})
         cloud = await launcher.start("cloud", {"orchestrator": orchestrator.address, "model": {"threads": 1}})
         fast, upstream = Trace.constant(FAST_BPS), host_and_port(cloud.address)
-        async with LinkEmulator(LOOPBACK, upstream, fast, delay_s=scenario.link.rtt_s / 2) as link:
+        async with LinkEmulator(LOOPBACK, upstream, LinkShape(fast, delay_s=scenario.link.rtt_s / 2)) as link:
             questions = _questions(scenario)
             app = launcher.identity("emulate", Role.APP)
 

@@ -41,7 +41,7 @@ import numpy as np
 
 from splitvlm.crypto.identity import Role
 from splitvlm.errors import SplitvlmError
-from splitvlm.link.emulator import LinkEmulator
+from splitvlm.link.emulator import LinkEmulator, LinkShape
 from splitvlm.link.traces import Trace
 from splitvlm.rpc.local_client import EdgeClient
 from splitvlm.scenes import held_out
@@ -98,7 +98,9 @@ class Laboratory:
     async def __aenter__(self) -> Laboratory:
         await self._stack.enter_async_context(self.launcher)
         for port in self._ports:
-            link = LinkEmulator(("127.0.0.1", 0), ("127.0.0.1", port), Trace.constant(UPLINK_BPS), delay_s=DELAY_S)
+            link = LinkEmulator(
+                ("127.0.0.1", 0), ("127.0.0.1", port), LinkShape(Trace.constant(UPLINK_BPS), delay_s=DELAY_S)
+            )
             await self._stack.enter_async_context(link)
             self.links[f"127.0.0.1:{link.port}"] = link
         await self.start_orchestrator()

@@ -11,7 +11,7 @@ import pytest
 
 from splitvlm.crypto.identity import Role
 from splitvlm.domain import CutKind, Plan
-from splitvlm.link.emulator import LinkEmulator
+from splitvlm.link.emulator import LinkEmulator, LinkShape
 from splitvlm.link.traces import Trace
 from splitvlm.local import LocalModel
 from splitvlm.settings import host_and_port
@@ -31,7 +31,7 @@ async def test_accounted_bytes_are_those_that_cross(text: str, tmp_path: Path) -
     plan = Plan.parse(text)
     keys, model = Keys(tmp_path / "keys"), tiny_model("scenes-like")
     async with cloud_node(model, keys) as cloud:
-        link = LinkEmulator(("127.0.0.1", 0), host_and_port(cloud.address), Trace.constant(50e6))
+        link = LinkEmulator(("127.0.0.1", 0), host_and_port(cloud.address), LinkShape(Trace.constant(50e6)))
         async with link:
             near = Cloud(f"127.0.0.1:{link.port}", cloud.servicer, cloud.worker, cloud.compatibility)
             async with device(model, near, keys.identity("edge-1", Role.EDGE)) as camera:

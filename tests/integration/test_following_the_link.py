@@ -24,7 +24,7 @@ from edge_node.privacy import EVERYTHING_MAY_LEAVE
 from edge_node.settings import EdgeSettings
 from splitvlm.crypto.identity import Role
 from splitvlm.domain import DEVICE, Plan
-from splitvlm.link.emulator import LinkEmulator
+from splitvlm.link.emulator import LinkEmulator, LinkShape
 from splitvlm.link.traces import Trace
 from splitvlm.model.loading import read_spec
 from splitvlm.planning.costs import CostLine
@@ -76,7 +76,9 @@ async def running(tmp_path: Path, **planning: object) -> AsyncIterator[Running]:
     settings = EdgeSettings.model_validate({"model": {"name": model}, "planning": planning})
     async with cloud_node(model, keys) as cloud:
         trace = Trace.constant(FAST_BPS)
-        async with LinkEmulator(("127.0.0.1", 0), host_and_port(cloud.address), trace, delay_s=0.005) as link:
+        async with LinkEmulator(
+            ("127.0.0.1", 0), host_and_port(cloud.address), LinkShape(trace, delay_s=0.005)
+        ) as link:
             behind = Cloud(f"127.0.0.1:{link.port}", cloud.servicer, cloud.worker, cloud.compatibility)
             async with device(model, behind, keys.identity("edge-1", Role.EDGE)) as edge:
                 cuts = allowed_cuts(settings, read_spec(model), edge.engine.codec, EVERYTHING_MAY_LEAVE)

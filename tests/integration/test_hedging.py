@@ -13,7 +13,7 @@ from edge_node.answering.report import RequestReport
 from edge_node.answering.run import AnswerRun
 from splitvlm.crypto.identity import Role
 from splitvlm.errors import UsageError
-from splitvlm.link.emulator import LinkEmulator
+from splitvlm.link.emulator import LinkEmulator, LinkShape
 from splitvlm.link.traces import Trace
 from splitvlm.settings import host_and_port
 from tests.nodes import Cloud, Device, Keys, cloud_node, device, until
@@ -36,7 +36,7 @@ async def nodes(keys: Keys, uplink_bps: float) -> AsyncIterator[tuple[Device, Cl
     model = tiny_model("scenes-like")
     async with cloud_node(model, keys, name="cloud-1") as cloud:
         upstream = host_and_port(cloud.address)
-        async with LinkEmulator(("127.0.0.1", 0), upstream, Trace.constant(uplink_bps)) as link:
+        async with LinkEmulator(("127.0.0.1", 0), upstream, LinkShape(Trace.constant(uplink_bps))) as link:
             behind = Cloud(f"127.0.0.1:{link.port}", cloud.servicer, cloud.worker, cloud.compatibility)
             async with device(model, behind, keys.identity("edge-1", Role.EDGE)) as edge:
                 await edge.link.sessions.warm_up()

@@ -19,7 +19,7 @@ import pytest
 
 from benchmarks.recorded_traces import recorded_traces
 from splitvlm.errors import PortError
-from splitvlm.link.emulator import LOG_BIN_S, LinkEmulator
+from splitvlm.link.emulator import LOG_BIN_S, LinkEmulator, LinkShape
 from splitvlm.link.tracefiles import load
 from splitvlm.link.traces import Trace
 
@@ -78,7 +78,7 @@ async def flood(port: int, seconds: float) -> None:
 
 
 def link_to(upstream: tuple[str, int], text: str, **more: object) -> LinkEmulator:
-    return LinkEmulator((HOST, 0), upstream, load(text).up, **more)  # type: ignore[arg-type]
+    return LinkEmulator((HOST, 0), upstream, LinkShape(load(text).up, **more))  # type: ignore[arg-type]
 
 
 async def test_8_kb_at_100_kbit_take_640_ms():
@@ -199,7 +199,7 @@ async def test_a_port_in_use_is_said_so():
     with socket.socket() as taken:
         taken.bind((HOST, 0))
         taken.listen()
-        link = LinkEmulator(taken.getsockname(), (HOST, 1), Trace.constant(1e6))
+        link = LinkEmulator(taken.getsockname(), (HOST, 1), LinkShape(Trace.constant(1e6)))
         with pytest.raises(PortError, match="Cannot listen on"):
             await link.__aenter__()
 
@@ -219,7 +219,7 @@ def worst_window(link: LinkEmulator, trace: Trace, first_s: float, last_s: float
 async def saturated_error(text: str, *, seconds: float, window_s: float, begin_s: float = 0.0) -> float:
     """Two floods through the link for so long, from a second of the trace; the worst window's relative error."""
     trace, t0_s = load(text).up, time.monotonic() - begin_s
-    async with serving(acknowledge) as upstream, LinkEmulator((HOST, 0), upstream, trace, t0_s=t0_s) as link:
+    async with serving(acknowledge) as upstream, LinkEmulator((HOST, 0), upstream, LinkShape(trace), t0_s=t0_s) as link:
         await asyncio.gather(flood(link.port, seconds), flood(link.port, seconds))
         return worst_window(link, trace, begin_s + 0.5, begin_s + seconds - 0.1, window_s)
 
@@ -272,7 +272,10 @@ async def test_the_process_says_ready_and_counts_until_it_is_stopped(tmp_path):
 @pytest.mark.slow
 async def test_a_slow_link_is_no_dead_one():
     """An upload of 16 s to a sender that gives a dead peer 5 s, as gRPC gives it 10."""
-    async with serving(acknowledge) as upstream, LinkEmulator((HOST, 0), upstream, load("constant:100kbit").up) as link:
+    async with (
+        serving(acknowledge) as upstream,
+        LinkEmulator((HOST, 0), upstream, LinkShape(load("constant:100kbit").up)) as link,
+    ):
         reader, writer = await asyncio.open_connection(HOST, link.port)
         writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 5_000)
         writer.write(bytes(200_000))

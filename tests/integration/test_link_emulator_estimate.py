@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from splitvlm.link.emulator import LinkEmulator
+from splitvlm.link.emulator import LinkEmulator, LinkShape
 from splitvlm.link.estimator import LinkEstimator
 from splitvlm.link.tracefiles import load
 from splitvlm.link.traces import Trace
@@ -40,7 +40,7 @@ async def test_a_transfer_takes_as_long_as_predicted(text):
     estimator = LinkEstimator()
     server = await asyncio.start_server(acknowledge_each, HOST, 0)
     upstream = server.sockets[0].getsockname()
-    async with server, LinkEmulator((HOST, 0), upstream, trace, delay_s=DELAY_S) as link:
+    async with server, LinkEmulator((HOST, 0), upstream, LinkShape(trace, delay_s=DELAY_S)) as link:
         reader, writer = await asyncio.open_connection(HOST, link.port)
         estimator.on_rtt(await send(reader, writer, 1), time.monotonic())
         while time.monotonic() < link.t0_s + 3.5:  # of the step: more than two transfers on its slow side

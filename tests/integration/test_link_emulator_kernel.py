@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from splitvlm.link.emulator import LinkEmulator
+from splitvlm.link.emulator import LinkEmulator, LinkShape
 from splitvlm.link.traces import Trace
 
 pytestmark = pytest.mark.alone
@@ -84,7 +84,7 @@ async def test_a_transfer_takes_as_long_as_through_the_kernel_s_token_bucket(sha
     try:
         kernel_s = await transfer_s(FAR_IP, real_port)
         trace = Trace.constant(RATE_BPS)
-        async with LinkEmulator(("127.0.0.1", 0), ("127.0.0.1", local_port), trace) as link:
+        async with LinkEmulator(("127.0.0.1", 0), ("127.0.0.1", local_port), LinkShape(trace)) as link:
             ours_s = await transfer_s("127.0.0.1", link.port)
     finally:
         for process in (real, local):

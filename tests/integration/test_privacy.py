@@ -17,7 +17,7 @@ from edge_node.settings import Privacy
 from splitvlm.crypto.identity import Role
 from splitvlm.domain import DEVICE, IMAGE, TOKENS, Plan
 from splitvlm.errors import ConfigError, PrivacyRefused, SplitvlmError
-from splitvlm.link.emulator import LinkEmulator
+from splitvlm.link.emulator import LinkEmulator, LinkShape
 from splitvlm.link.traces import Trace
 from splitvlm.model.loading import read_spec
 from splitvlm.model.reference import reference_tokens
@@ -118,7 +118,7 @@ async def camera(tmp_path: Path) -> AsyncIterator[tuple[Device, LinkEmulator]]:
     model, keys = tiny_model("scenes-like"), Keys(tmp_path / "keys")
     async with (
         cloud_node(model, keys) as cloud,
-        LinkEmulator(("127.0.0.1", 0), host_and_port(cloud.address), Trace.constant(1e8)) as link,
+        LinkEmulator(("127.0.0.1", 0), host_and_port(cloud.address), LinkShape(Trace.constant(1e8))) as link,
     ):
         behind = Cloud(f"127.0.0.1:{link.port}", cloud.servicer, cloud.worker, cloud.compatibility)
         async with device(model, behind, keys.identity("edge-1", Role.EDGE)) as edge:

@@ -10,6 +10,7 @@ from orchestrator.simulator.world import World
 from splitvlm.domain import Plan
 from splitvlm.link.traces import Trace
 from splitvlm.planning.costs import CostLine
+from splitvlm.planning.policy import PolicyOptions
 from splitvlm.planning.table import PlanTable
 
 PICTURE = CostLine(Plan.parse("image/jpeg50"), 0.0, 0.01, 10_000, 0.01, 0.0, 0.02, 0.0, 1, 0, 0, 0.0)
@@ -27,7 +28,9 @@ def a_world(trace: Trace, requests: int) -> World:
 def test_the_policy_comes_back_from_the_device(hedging):
     """Fast, 20 kbit/s, fast: two requests or five seconds after each change the answer is where the oracle has it."""
     trace = Trace.of_rates("t", [(60.0, 5e6), (60.0, 2e4), (60.0, 5e6)])
-    run = simulate(a_world(trace, 58), Adaptive("adaptive", PlanTable(1, LINES), 0, 0.05, hedging=hedging))
+    run = simulate(
+        a_world(trace, 58), Adaptive("adaptive", PlanTable(1, LINES), 0, 0.05, PolicyOptions(hedging=hedging))
+    )
     for row in run.records():
         settled_s = (row.start_s % 60) - 2 * PERIOD_S
         if settled_s > 0:

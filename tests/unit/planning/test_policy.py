@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from splitvlm.domain import DEVICE, Plan
 from splitvlm.planning.costs import CostLine
 from splitvlm.planning.limits import PlanLimits
-from splitvlm.planning.policy import SLACK, LinkView, Objective, Policy
+from splitvlm.planning.policy import SLACK, LinkView, Objective, Policy, PolicyOptions
 from splitvlm.planning.table import PlanTable, build_table
 
 
@@ -35,11 +35,14 @@ def test_it_follows_the_link_down_to_the_device_and_comes_back():
 
 
 def test_a_small_gain_is_not_worth_a_change():
-    policy = Policy(margin=0.1, hedging=False)
+    policy = Policy(PolicyOptions(margin=0.1, hedging=False))
     crossing_bps = 8 * (12_000 - 3_000) / 0.2  # image and tokens are equally fast
     assert plans_over(policy, (FAST, 0)) == [IMAGE.plan]
     assert plans_over(policy, (LinkView(0.9 * crossing_bps, 0.02, 0), 100)) == [IMAGE.plan]
-    assert Policy(hedging=False).pick(TABLE, LinkView(0.9 * crossing_bps, 0.02, 0), 5, 0).plan == TOKENS.plan
+    assert (
+        Policy(PolicyOptions(hedging=False)).pick(TABLE, LinkView(0.9 * crossing_bps, 0.02, 0), 5, 0).plan
+        == TOKENS.plan
+    )
 
 
 def test_of_plans_that_are_nearly_as_fast_the_first_pick_sends_fewer_bytes_where_they_are_faster_in_the_tail():
@@ -47,8 +50,8 @@ def test_of_plans_that_are_nearly_as_fast_the_first_pick_sends_fewer_bytes_where
     assert IMAGE.latency_s(nearly_bps, 0.02, 5) < TOKENS.latency_s(nearly_bps, 0.02, 5)  # by 5 %
     steady = LinkView(nearly_bps, 0.02, 0.0, 0.0, ((1.0, nearly_bps, 0.0),))
     varying = LinkView(nearly_bps, 0.02, 0.3, 0.0, ((0.5, nearly_bps / 1.3, 0.0), (0.5, nearly_bps / 0.7, 0.0)))
-    assert Policy(hedging=False).pick(TABLE, varying, 5, 0).plan == TOKENS.plan
-    assert Policy(hedging=False).pick(TABLE, steady, 5, 0).plan == IMAGE.plan
+    assert Policy(PolicyOptions(hedging=False)).pick(TABLE, varying, 5, 0).plan == TOKENS.plan
+    assert Policy(PolicyOptions(hedging=False)).pick(TABLE, steady, 5, 0).plan == IMAGE.plan
 
 
 @pytest.mark.parametrize("dip_bps", [20e3, 100e3, 300e3])
@@ -58,9 +61,9 @@ def test_a_fast_link_with_rare_dips_gives_nothing_away_for_fewer_bytes(dip_bps):
     nearly = a_line("tokens/int4", payload_bytes=3_000, fixed_s=0.16)
     lines = PlanTable(1, (IMAGE, nearly))
     rare = LinkView(usual_bps, 0.02, 0.1, usual_bps, ((1.0, usual_bps, 0.0),), usual_bps)
-    assert Policy(hedging=False).pick(lines, rare, 5, 0).plan == IMAGE.plan
+    assert Policy(PolicyOptions(hedging=False)).pick(lines, rare, 5, 0).plan == IMAGE.plan
     often = rare._replace(tail_bps=dip_bps)
-    assert Policy(hedging=False).pick(lines, often, 5, 0).plan == nearly.plan
+    assert Policy(PolicyOptions(hedging=False)).pick(lines, often, 5, 0).plan == nearly.plan
 
 
 def test_beside_a_device_that_is_nearly_as_fast_no_gain_is_given_away_for_bytes():
@@ -83,7 +86,7 @@ def test_a_cloud_that_begins_before_the_device_is_done_may_end_after_it():
 
 def test_the_margin_grows_with_the_predictor_s_error():
     """At 280 kbit/s tokens take 0.456 s and image 0.513: a gain of 11 %, above a margin of 10 % and below one of 12 %."""
-    sure, unsure = Policy(hedging=False, margin=0.10), Policy(hedging=False, margin=0.10)
+    sure, unsure = Policy(PolicyOptions(hedging=False, margin=0.10)), Policy(PolicyOptions(hedging=False, margin=0.10))
     for policy in (sure, unsure):
         policy.pick(TABLE, FAST, 5, 0)
     slow_bps = 280e3
@@ -93,7 +96,7 @@ def test_the_margin_grows_with_the_predictor_s_error():
 
 
 def test_a_plan_is_kept_for_the_dwell_unless_another_is_vastly_better():
-    policy, slower = Policy(min_dwell_s=5), LinkView(270e3, 0.02, 0)  # 0.53 s against 0.46 s
+    policy, slower = Policy(PolicyOptions(min_dwell_s=5)), LinkView(270e3, 0.02, 0)  # 0.53 s against 0.46 s
     assert plans_over(policy, (FAST, 0), (slower, 1)) == [IMAGE.plan, IMAGE.plan]
     assert policy.pick(TABLE, slower, 5, 1).reason == "kept: changed a moment ago"
     assert plans_over(policy, (slower, 6)) == [TOKENS.plan]
@@ -101,7 +104,7 @@ def test_a_plan_is_kept_for_the_dwell_unless_another_is_vastly_better():
 
 
 def test_without_a_cloud_the_device_answers_and_the_cloud_s_return_needs_no_dwell():
-    policy = Policy(min_dwell_s=60)
+    policy = Policy(PolicyOptions(min_dwell_s=60))
     assert policy.pick(TABLE, FAST, 5, 0).plan == IMAGE.plan
     assert policy.pick(TABLE, FAST, 5, 1, cloud_reachable=False).plan == ALONE.plan
     assert policy.pick(TABLE, FAST, 5, 2).plan == IMAGE.plan
@@ -123,17 +126,17 @@ def test_a_hedge_costs_at_most_the_device_s_own_time_and_is_left_out_where_the_c
     choice = Policy().pick(TABLE, SLOW, 5, 0)
     assert (choice.plan, choice.hedge_after_s) == (TOKENS.plan, 0)
     assert choice.conservative_s <= ALONE.latency_s(1, 1, 5)
-    assert Policy(hedging=False).pick(TABLE, SLOW, 5, 0).hedge_after_s is None
+    assert Policy(PolicyOptions(hedging=False)).pick(TABLE, SLOW, 5, 0).hedge_after_s is None
     alone = Policy().pick(TABLE, DEAD, 5, 0)
     assert (alone.plan, alone.hedge_after_s) == (ALONE.plan, None)
 
 
 def test_where_energy_counts_the_device_starts_only_when_the_cloud_is_overdue():
-    policy = Policy(objective=Objective(1.0, 0.1))
+    policy = Policy(PolicyOptions(objective=Objective(1.0, 0.1)))
     choice = policy.pick(TABLE, FAST, 5, 0)
     assert choice.plan == IMAGE.plan
     assert choice.hedge_after_s == pytest.approx(IMAGE.latency_s(10e6 / 1.1, 0.022, 5))
-    pressed = Policy(objective=Objective(1.0, 0.1), deadline_s=1.1).pick(TABLE, FAST, 5, 0)
+    pressed = Policy(PolicyOptions(objective=Objective(1.0, 0.1), deadline_s=1.1)).pick(TABLE, FAST, 5, 0)
     assert pressed.hedge_after_s == pytest.approx(1.1 - ALONE.latency_s(1, 1, 5))
 
 
@@ -145,16 +148,18 @@ def test_a_deadline_makes_it_shun_the_plan_that_may_be_late():
         a_line("image/q75", payload_bytes=6_000, fixed_s=0.1),
         a_line("tokens/int4", payload_bytes=1_000, fixed_s=0.3),
     )
-    assert Policy(hedging=False).pick(PlanTable(1, lines), link, 5, 0).plan == lines[0].plan
-    assert Policy(hedging=False, deadline_s=0.5).pick(PlanTable(1, lines), link, 5, 0).plan == lines[1].plan
+    assert Policy(PolicyOptions(hedging=False)).pick(PlanTable(1, lines), link, 5, 0).plan == lines[0].plan
+    assert (
+        Policy(PolicyOptions(hedging=False, deadline_s=0.5)).pick(PlanTable(1, lines), link, 5, 0).plan == lines[1].plan
+    )
 
 
 def test_energy_alone_prefers_the_plan_that_computes_least():
-    assert Policy(objective=Objective(0.0, 1.0)).pick(TABLE, FAST, 5, 0).plan == IMAGE.plan
+    assert Policy(PolicyOptions(objective=Objective(0.0, 1.0))).pick(TABLE, FAST, 5, 0).plan == IMAGE.plan
 
 
 def test_a_metered_link_sends_no_more_than_its_bytes():
-    policy = Policy(bytes_per_day=24 * 20_000)  # 20,000 bytes an hour
+    policy = Policy(PolicyOptions(bytes_per_day=24 * 20_000))  # 20,000 bytes an hour
     sent = 0
     for second in range(7200):
         choice = policy.pick(TABLE, FAST, 5, second)
@@ -180,7 +185,7 @@ def test_no_sequence_of_links_picks_a_forbidden_plan(steps):
 @given(links, st.integers(0, 100))
 def test_the_first_pick_is_the_best_at_the_slow_end_but_for_the_slack_that_saves_bytes(link, n_tokens):
     slow = (link.uplink_bps / (1 + link.spread), link.rtt_s * (1 + link.spread), n_tokens)
-    choice = Policy(hedging=False).pick(TABLE, link, n_tokens, 0)
+    choice = Policy(PolicyOptions(hedging=False)).pick(TABLE, link, n_tokens, 0)
     best = TABLE.best(*slow)
     assert choice.conservative_s >= best.latency_s(*slow) * (1 - 1e-9)
     assert choice.conservative_s <= best.latency_s(*slow) / (1 - SLACK) * (1 + 1e-9)
@@ -191,7 +196,7 @@ def test_the_first_pick_is_the_best_at_the_slow_end_but_for_the_slack_that_saves
 
 @given(st.lists(links, max_size=20))
 def test_what_it_keeps_is_never_twice_as_slow_as_the_best(seen):
-    policy = Policy(hedging=False)
+    policy = Policy(PolicyOptions(hedging=False))
     for now_s, link in enumerate(seen):
         slow = (link.uplink_bps / (1 + link.spread), link.rtt_s * (1 + link.spread), 5)
         choice = policy.pick(TABLE, link, 5, now_s)

@@ -11,7 +11,7 @@ from orchestrator.simulator.scenario import Scenario
 from splitvlm.domain import DEVICE, TOKENS
 from splitvlm.errors import ConfigError
 from splitvlm.planning.limits import PlanLimits
-from splitvlm.planning.policy import Objective
+from splitvlm.planning.policy import Objective, PolicyOptions
 from splitvlm.planning.settings import Planning
 from splitvlm.settings import Section, parse
 
@@ -40,12 +40,9 @@ def test_both_read_the_same_section(kind: str) -> None:
     planning = planning_of(kind, SECTION)
     cuts = frozenset({TOKENS, DEVICE})
     assert planning.limits() == PlanLimits(0.02, None, 1_000, None, frozenset({"int4"}), cuts)
-    assert planning.policy_options() == {
-        "objective": Objective(2.0, 0.5),
-        "hedging": False,
-        "deadline_s": 0.8,
-        "bytes_per_day": 5_000,
-    }
+    assert planning.policy_options() == PolicyOptions(
+        Objective(2.0, 0.5), hedging=False, deadline_s=0.8, bytes_per_day=5_000
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
