@@ -147,7 +147,8 @@ class UndividedModel:
         )
         for layer in tower.encoder.layers[: self.vision.layers]:
             states = _first(layer(states, None))
-        return states
+        lower: torch.Tensor = states
+        return lower
 
     @torch.no_grad()
     def _upper(self, states: torch.Tensor) -> torch.Tensor:
@@ -207,7 +208,8 @@ class UndividedModel:
         states = self.model.model.text_model(
             inputs_embeds=embedded, attention_mask=barred, position_ids=positions, use_cache=False
         ).last_hidden_state
-        return (self.model.lm_head(states).argmax(-1) == labels) | (labels == IGNORED_LABEL)
+        right: torch.Tensor = (self.model.lm_head(states).argmax(-1) == labels) | (labels == IGNORED_LABEL)
+        return right
 
     @torch.no_grad()
     def _through_language(

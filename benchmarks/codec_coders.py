@@ -139,8 +139,12 @@ def picture_settings() -> list[tuple[Setting, str, int, int]]:
 
 def picture_coded(image: Image.Image, kind: str, quality: int, edge: int) -> tuple[int, Image.Image]:
     smaller = image if edge == EDGE else image.resize((edge, edge), Image.Resampling.LANCZOS)
-    best = {"JPEG": {"optimize": True, "progressive": True}, "WEBP": {"method": 6}, "AVIF": {"speed": 4}}[kind]
+    every: dict[str, dict[str, Any]] = {
+        "JPEG": {"optimize": True, "progressive": True},
+        "WEBP": {"method": 6},
+        "AVIF": {"speed": 4},
+    }
     store = io.BytesIO()
-    smaller.save(store, kind, quality=quality, **best)
+    smaller.save(store, kind, quality=quality, **every[kind])
     back = Image.open(io.BytesIO(store.getvalue())).convert("RGB")
     return len(store.getvalue()), back if edge == EDGE else back.resize((EDGE, EDGE), Image.Resampling.LANCZOS)

@@ -65,10 +65,14 @@ def coded(x_TC: Array, seed: int, codec: Codec, transform: Transform, level: str
     return own((y_TC @ transform.synthesis + transform.mean).astype(np.float32), codec, TOKENS, level)
 
 
+def _plain(x_TC: Array, _seed: int, codec: Codec, level: str) -> Coded:
+    return own(x_TC, codec, TOKENS, level)
+
+
 def settings(codec: Codec) -> dict[str, Callable[[Array, int], Coded]]:
     transform = codec.basis(TOKENS).transform
     ways: dict[str, Callable[[Array, int], Coded]] = {
-        f"plain {level}": lambda x_TC, _seed, level=level: own(x_TC, codec, TOKENS, level) for level in PLAIN
+        f"plain {level}": functools.partial(_plain, codec=codec, level=level) for level in PLAIN
     }
     for level in LEVELS:
         for way in (least, pairs, random):

@@ -26,6 +26,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from PIL import Image, ImageChops, ImageDraw, ImageStat
@@ -130,21 +131,15 @@ def choices(repeats: int) -> Iterable[Row]:
             yield {"choice": f"zstd {zstd_level}", **measure_features(name, *sets[name], level, repeats)}
     blocks.ZSTD_LEVEL = 1  # type: ignore[misc]
     blocks._coders = blocks._Coders()
-    kept = lossy.TOKEN_GROUP, lossy.CHANNEL_GROUP
     for length in (16, 32, 64, 128, 256):
-        lossy.TOKEN_GROUP, lossy.CHANNEL_GROUP = length, kept[1]
-        yield {"choice": f"token group {length}", **measure_features("step", *sets["step"], "int4", repeats)}
-        lossy.TOKEN_GROUP, lossy.CHANNEL_GROUP = kept[0], length
-        yield {"choice": f"channel group {length}", **measure_features("hidden", *sets["hidden"], "int4", repeats)}
-    lossy.TOKEN_GROUP, lossy.CHANNEL_GROUP = kept
-    ratio = outliers.OUTLIER_RATIO
-    for outliers.OUTLIER_RATIO in (4.0, 8.0, 12.0, 24.0, 1e9):
-        for name in sets:
-            yield {
-                "choice": f"outlier ratio {outliers.OUTLIER_RATIO:g}",
-                **measure_features(name, *sets[name], "int4", repeats),
-            }
-    outliers.OUTLIER_RATIO = ratio
+        with patch.object(lossy, "TOKEN_GROUP", length):
+            yield {"choice": f"token group {length}", **measure_features("step", *sets["step"], "int4", repeats)}
+        with patch.object(lossy, "CHANNEL_GROUP", length):
+            yield {"choice": f"channel group {length}", **measure_features("hidden", *sets["hidden"], "int4", repeats)}
+    for ratio in (4.0, 8.0, 12.0, 24.0, 1e9):
+        with patch.object(outliers, "OUTLIER_RATIO", ratio):
+            for name in sets:
+                yield {"choice": f"outlier ratio {ratio:g}", **measure_features(name, *sets[name], "int4", repeats)}
 
 
 def show(row: Row) -> None:

@@ -39,7 +39,7 @@ def lost(base: Score, score: Score) -> tuple[float, float]:
 
 def summary(scores: dict[Setting, Score]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     base = scores[NONE]
-    rows = []
+    rows: list[dict[str, Any]] = []
     for setting, score in scores.items():
         if setting == NONE or len(score.bytes) < len(base.bytes):
             continue

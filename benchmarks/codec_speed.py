@@ -43,7 +43,8 @@ def features(num_tokens: int, seed: int) -> np.ndarray:  # type: ignore[type-arg
     random = np.random.default_rng(seed)
     spread = np.arange(1, CHANNELS + 1) ** (-FALLS / 2)
     turned = np.linalg.qr(np.random.default_rng(0).normal(size=(CHANNELS, CHANNELS)))[0]
-    return ((random.normal(size=(num_tokens, CHANNELS)) * spread) @ turned + 1.0).astype(np.float32)
+    x_TC: np.ndarray = ((random.normal(size=(num_tokens, CHANNELS)) * spread) @ turned + 1.0).astype(np.float32)  # type: ignore[type-arg]
+    return x_TC
 
 
 def codec_of(num_tokens: int, stride: int) -> Codec:

@@ -131,7 +131,7 @@ class SimulatedDevice:
             await asyncio.sleep(1.0)
 
     async def until(self, ready: Callable[[frozenset[str]], bool]) -> float:
-        """When the newest table became as wanted."""
+        """Returns when the newest table became as wanted, in seconds of the clock."""
         while not ready(self.clouds):
             self.changed.clear()
             await self.changed.wait()
@@ -149,7 +149,8 @@ async def main() -> None:
             _pin(process)
 
             def busy() -> int:
-                return int((time.monotonic() - began_s) / BUSY_PERIOD_S) % options.clouds
+                number: int = int((time.monotonic() - began_s) / BUSY_PERIOD_S) % options.clouds
+                return number
 
             def client(name: str, role: Role) -> ControlClient:
                 return ControlClient(node.address, _identity(launcher.keys, name, role))
@@ -200,8 +201,8 @@ async def _measured(
             *(device.until(lambda known: dying.address not in known) for device in devices)
         )
         death_s = max(arrived_s) - died_s
-    for node in (*clouds, *devices):
-        await node.client.close()
+    for client in (*(cloud.client for cloud in clouds), *(device.client for device in devices)):
+        await client.close()
     return {
         "edges": options.edges,
         "clouds": options.clouds,

@@ -91,8 +91,8 @@ def module_of(name: str, path: Path, text: str) -> Module:
             module.function_lines[node.name] = (node.end_lineno or 0) - node.lineno + 1
         if isinstance(node, Function | ast.ClassDef | ast.Module) and (docstring := ast.get_docstring(node)):
             module.fragments += [docstring] if is_fragment(docstring, of_module=isinstance(node, ast.Module)) else []
-        if bound := _bound(node) & SAYS_NOTHING:
-            module.vague_names += [f"{node.lineno}: {name}" for name in sorted(bound)]
+        if isinstance(node, ast.arg | ast.Name) and (name_bound := _bound(node)) in SAYS_NOTHING:
+            module.vague_names.append(f"{node.lineno}: {name_bound}")
     for node in _public(tree.body):
         module.public += 1
         module.public_with_docstring += ast.get_docstring(node) is not None
@@ -100,11 +100,11 @@ def module_of(name: str, path: Path, text: str) -> Module:
     return module
 
 
-def _bound(node: ast.AST) -> set[str]:
-    """Returns the name that a node binds, if any: a parameter's, or an assigned variable's."""
+def _bound(node: ast.arg | ast.Name) -> str:
+    """Returns the name of the parameter or variable that a node binds; empty where it binds none."""
     if isinstance(node, ast.arg):
-        return {node.arg}
-    return {node.id} if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) else set()
+        return node.arg
+    return node.id if isinstance(node.ctx, ast.Store) else ""
 
 
 def _public(body: Sequence[ast.stmt]) -> Iterator[Function]:
