@@ -1,4 +1,4 @@
-"""Which engine a worker runs, by its configuration."""
+"""Chooses the engine that a worker runs, by its configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who gets memory for keys and values: the budget (kv_budget.py) applied to an engine's sequences, and how long they will run.
+"""Applies the budget (kv_budget.py) to an engine's sequences: who gets memory for keys and values, and how long they run.
 
 Cached prefixes are told what is left for them whenever that changes, before a sequence allocates what they give up.
 """
@@ -22,7 +22,7 @@ _log = logging.getLogger("splitvlm.cloud.engine")
 
 
 class KvRow:
-    """One sequence's row, from its admission until it is given back; and how far the sequence has come."""
+    """Holds one sequence's row, from its admission until it is given back; and how far the sequence has come."""
 
     def __init__(self, admission: KvAdmission, device: str, kind: RowKind, max_new_tokens: int) -> None:
         self.device = device
@@ -43,7 +43,7 @@ class KvRow:
 
     @property
     def token_s(self) -> float | None:
-        """Seconds from one token to the next, of the last ones; None before the second."""
+        """Returns the seconds from one token to the next, of the last ones; None before the second."""
         times_s = tuple(self._times_s)  # the thread may add one meanwhile
         return (times_s[-1] - times_s[0]) / (len(times_s) - 1) if len(times_s) > 1 else None
 
@@ -64,7 +64,7 @@ class KvAdmission:
         prompt_s: Callable[[str], float],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`leave` is told how many bytes cached prefixes may take.
+        """Takes `leave`, which is told how many bytes cached prefixes may take.
 
         `prompt_s` tells in how many seconds a device's prompt is read, those that wait included.
         """

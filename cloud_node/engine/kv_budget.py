@@ -1,4 +1,4 @@
-"""How much memory keys and values may take: those of running sequences, and behind them those of cached prefixes. Pure.
+"""Bounds the memory of keys and values: those of running sequences, and behind them those of cached prefixes. Pure.
 
 A sequence reserves a row for its longest answer before it starts, so that none ever has to give way in the middle. Cached
 prefixes get what rows leave free, and give way to them (prefix_cache.py).
@@ -22,29 +22,29 @@ PLACE_S = 2.0  # how much longer than it was told a device keeps its place in th
 PLACE_FACTOR = 0.5  # and by this part of it: devices add a random pause, so that not all come back at once
 
 
-class _Place(NamedTuple):
+class _Waiting(NamedTuple):
     request: RowRequest
     due_s: float  # when its device was told to come back
     lapses_s: float
 
 
 class KvBudget:
-    """Reservations of all sequences of one engine."""
+    """Holds the reservations of all sequences of one engine."""
 
     def __init__(self, max_bytes: int, row_bytes: Callable[[RowKind], int], rows_held: Callable[[int], int]) -> None:
-        """`row_bytes` is the size of one row; `rows_held` says how many are allocated where so many are used."""
+        """Takes in `row_bytes` the size of one row; `rows_held` says how many are allocated where so many are used."""
         self.max_bytes = max_bytes
         self._rows = RowsInUse(row_bytes, rows_held)
-        self._line: dict[str, _Place] = {}  # by device, whose turn is first comes first
+        self._line: dict[str, _Waiting] = {}  # by device, whose turn is first comes first
 
     @property
     def held_bytes(self) -> int:
-        """What is allocated for all reservations together."""
+        """Returns the bytes that are allocated for all reservations together."""
         return self._rows.bytes_with()
 
     @property
     def free_bytes(self) -> int:
-        """What cached prefixes may take now."""
+        """Returns the bytes that cached prefixes may take now."""
         return max(0, self.max_bytes - self.held_bytes)
 
     def reserve(self, request: RowRequest, now_s: float, endings: Callable[[], Iterable[RowEnding]]) -> None:
@@ -54,7 +54,7 @@ class KvBudget:
         CapacityError with a time to ask again, and UsageError where the row would never fit.
         """
         self._check_possible(request.kind)
-        self._line = {device: place for device, place in self._line.items() if place.lapses_s > now_s}
+        self._line = {device: waiting for device, waiting in self._line.items() if waiting.lapses_s > now_s}
         ahead, device, kind = self._ahead_of(request, now_s), request.device, request.kind
         in_share = self._rows.in_share(request, self.max_bytes)
         if in_share and self._rows.bytes_with([kind, *(other.kind for other in ahead)]) <= self.max_bytes:
@@ -83,20 +83,20 @@ class KvBudget:
     def _ahead_of(self, request: RowRequest, now_s: float) -> list[RowRequest]:
         """Returns the requests in the line before this one: all of them where its device has no place for such a row."""
         ahead = list[RowRequest]()
-        for device, place in self._line.items():
-            if device == request.device and place.request.kind == request.kind:
+        for device, waiting in self._line.items():
+            if device == request.device and waiting.request.kind == request.kind:
                 return ahead
             if device != request.device:
-                ahead.append(place.request._replace(returns_s=max(0.0, place.due_s - now_s)))
+                ahead.append(waiting.request._replace(returns_s=max(0.0, waiting.due_s - now_s)))
         return ahead
 
     def _line_up(self, request: RowRequest, now_s: float, retry_s: float) -> None:
         """Gives the device a place, or keeps the one that it has for such a row: each device has one."""
-        place = self._line.get(request.device)
-        if place is not None and place.request.kind != request.kind:
+        waiting = self._line.get(request.device)
+        if waiting is not None and waiting.request.kind != request.kind:
             del self._line[request.device]
         due_s = now_s + retry_s
-        self._line[request.device] = _Place(request, due_s, due_s + PLACE_FACTOR * retry_s + PLACE_S)
+        self._line[request.device] = _Waiting(request, due_s, due_s + PLACE_FACTOR * retry_s + PLACE_S)
 
 
 def _full(why: str, retry_s: float) -> CapacityError:

@@ -1,4 +1,4 @@
-"""Rows of keys and values in use: what they take, whether one more fits, and when one more will. Pure: plain numbers.
+"""Counts rows of keys and values in use: what they take, whether one more fits, and when one more will. Pure: plain numbers.
 
 Rows of equal capacity are allocated a few at a time, and count as allocated.
 """
@@ -14,14 +14,14 @@ from typing import NamedTuple
 
 @dataclass(frozen=True, slots=True, order=True)
 class RowKind:
-    """Rows that lie together: they have the same layers, and room for as many tokens."""
+    """Names rows that lie together: they have the same layers, and room for as many tokens."""
 
     num_layers: int
     capacity: int  # tokens
 
 
 class RowRequest(NamedTuple):
-    """A row that a device asks for, now or when it comes back, and how long its answer is expected to hold it."""
+    """Describes a row that a device asks for, now or when it comes back, and how long its answer is expected to hold it."""
 
     device: str
     kind: RowKind
@@ -30,7 +30,7 @@ class RowRequest(NamedTuple):
 
 
 class RowEnding(NamedTuple):
-    """A row in use, and in how many seconds it is expected to be given back."""
+    """Describes a row in use, and in how many seconds it is expected to be given back."""
 
     left_s: float
     device: str
@@ -44,7 +44,7 @@ class RowsInUse:
     """Counts the rows of all devices."""
 
     def __init__(self, row_bytes: Callable[[RowKind], int], rows_held: Callable[[int], int]) -> None:
-        """`row_bytes` is the size of one row; `rows_held` says how many are allocated where so many are used."""
+        """Takes in `row_bytes` the size of one row; `rows_held` says how many are allocated where so many are used."""
         self.row_bytes = row_bytes
         self.rows_held = rows_held
         self._counts: Counter[RowKind] = Counter()

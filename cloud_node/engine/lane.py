@@ -37,7 +37,7 @@ class _Outcome(NamedTuple):
 
 
 class Lane:
-    """One thread, and the jobs that wait for it; used from one event loop.
+    """Runs jobs in one thread, and holds those that wait for it; used from one event loop.
 
     The thread is a daemon: a job that runs on does not keep the process.
     """
@@ -49,7 +49,7 @@ class Lane:
         clock: Callable[[], float] = time.monotonic,
         between: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`waits` is told how long each job waited, in seconds; several lanes may share it.
+        """Takes `waits`, which is told how long each job waited, in seconds; several lanes may share it.
 
         `between` runs in the thread before each job, and again and again while no job waits as long as it returns True.
         """
@@ -66,7 +66,7 @@ class Lane:
 
     @property
     def in_work(self) -> bool:
-        """Whether a job runs or waits."""
+        """Tells whether a job runs or waits."""
         return self._running or bool(self._turns)
 
     async def run(self, owner: str, work: Callable[[], T]) -> tuple[T, JobTimes]:

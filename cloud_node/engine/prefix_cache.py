@@ -1,4 +1,4 @@
-"""The prefix cache: what a worker remembers of pictures, so that another question about one brings only the question.
+"""Caches what a prompt leaves of its picture in a worker, so that another question about one brings only the question.
 
 Entries belong to the device that sent the picture, under a name that it made with a key of its own: no device finds what
 another one sent, nor learns by timing whether it did.
@@ -28,7 +28,7 @@ def picture_bytes(picture: Image.Image) -> int:
 
 @dataclass(frozen=True, slots=True)
 class PrefixEntry:
-    """What is kept of one picture, which came under `plan`."""
+    """Holds what is cached of one picture, which came under `plan`."""
 
     plan: Plan
     prefix: CachedPrefix
@@ -36,7 +36,7 @@ class PrefixEntry:
 
     @property
     def num_bytes(self) -> int:
-        """Memory that the entry holds."""
+        """Returns the bytes that the entry holds."""
         return self.prefix.num_bytes + (picture_bytes(self.picture) if self.picture else 0)
 
 
@@ -58,12 +58,12 @@ class PrefixCache:
 
     @property
     def num_bytes(self) -> int:
-        """Memory that all entries hold."""
+        """Returns the bytes that all entries hold."""
         return self._held.total()
 
     @property
     def kv_bytes(self) -> int:
-        """Memory that the prefixes of all entries hold, without pictures."""
+        """Returns the bytes that the prefixes of all entries hold, without pictures."""
         return self._kv_bytes
 
     def leave(self, kv_bytes: int) -> None:

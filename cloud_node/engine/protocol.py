@@ -33,19 +33,19 @@ T = TypeVar("T")
 
 
 class CachedPrefix(Protocol):
-    """What an engine keeps of a prompt's beginning: only the engine that made it can read it.
+    """Is what an engine keeps of a prompt's beginning: only the engine that made it can read it.
 
     Its memory is freed when the last reference to it goes: the prefix cache drops one, a sequence that goes on from it another.
     """
 
     @property
     def num_bytes(self) -> int:
-        """Memory that it holds."""
+        """Returns the bytes that it holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SequenceRequest:
-    """One answer to be generated.
+    """Describes one answer to be generated.
 
     `inputs` are tensors on the host. At the cut `image` they are what the processor made of picture and prompt (`input_ids`,
     `pixel_values`, ...); at other cuts the decoded boundary (splitvlm.model.boundary has names, dtypes and shapes); with a
@@ -64,14 +64,14 @@ class SequenceRequest:
 
 
 class MemoryNeed(NamedTuple):
-    """Bytes that a sequence takes beside what its session holds already."""
+    """Holds the bytes that a sequence takes beside what its session holds already."""
 
     prefill_bytes: int  # of its inputs, until its prompt was read
     cache_bytes: int  # of keys and values at the most, until its end; 0 where the engine budgets them
 
 
 class JobTimes(NamedTuple):
-    """Seconds that a job waited, and ran."""
+    """Holds the seconds that a job waited, and ran."""
 
     queue_s: float
     busy_s: float
@@ -79,7 +79,7 @@ class JobTimes(NamedTuple):
 
 @dataclass(slots=True)
 class SequenceTimes:
-    """Seconds of one sequence so far. They add up to at most the time since it was started."""
+    """Holds the seconds of one sequence so far. They add up to at most the time since it was started."""
 
     queue_s: float = 0.0  # it waited for others
     prefill_s: float = 0.0  # its prompt was read, tiles included, up to the first token's choice
@@ -87,15 +87,15 @@ class SequenceTimes:
 
 
 class Sequence(Protocol):
-    """One running answer. It is iterated once."""
+    """Is one running answer. It is iterated once."""
 
     @property
     def times(self) -> SequenceTimes:
-        """What it has taken until now."""
+        """Returns the times that it has taken until now."""
 
     @property
     def finished(self) -> bool:
-        """Whether its last token was chosen: the end token, or the one that reaches `max_new_tokens`."""
+        """Tells whether its last token was chosen: the end token, or the one that reaches `max_new_tokens`."""
 
     async def read_tile(self, tile: Mapping[str, torch.Tensor]) -> None:
         """Reads the picture's next tile, and returns when the engine no longer needs its tensors.
@@ -132,21 +132,21 @@ class Engine(Protocol):
 
     @property
     def prefills_by_tile(self) -> bool:
-        """Whether sequences may be started with the first of several tiles; otherwise the session joins them before."""
+        """Tells whether sequences may be started with the first of several tiles; otherwise the session joins them before."""
 
     @property
     def jobs(self) -> int:
-        """How many pieces of work were begun: what did not change meanwhile was idle."""
+        """Returns how many pieces of work were begun: what did not change meanwhile was idle."""
 
     @property
     def in_work(self) -> bool:
-        """Whether any work runs or waits."""
+        """Tells whether any work runs or waits."""
 
     def expected_queue_s(self, device: str) -> float:
-        """How long a further request of this device would wait."""
+        """Returns how long a further request of this device would wait, in seconds."""
 
     def memory_needed(self, request: SequenceRequest) -> MemoryNeed:
-        """What the request will take, from its shapes alone: nothing is allocated and nothing runs."""
+        """Returns what the request will take, from its shapes alone: nothing is allocated and nothing runs."""
 
     def use(self, kv_budget_bytes: int) -> None:
         """Takes another bound on the memory of keys and values, for sequences that start from now on."""

@@ -52,7 +52,7 @@ class TorchEngine:
         make_lane: Callable[[Callable[[], bool]], Lane],
         leave: Callable[[int], None] = lambda _num_bytes: None,
     ) -> None:
-        """`make_lane` makes the engine's own thread from what is to run between two jobs.
+        """Takes `make_lane`, which makes the engine's own thread from what is to run between two jobs.
 
         `leave` is told how many bytes of the budget cached prefixes may take, whenever that changes.
         """
@@ -86,7 +86,7 @@ class TorchEngine:
 
     @property
     def num_running(self) -> int:
-        """How many answers move on together now."""
+        """Returns how many answers move on together now."""
         return len(self._running)
 
     def expected_queue_s(self, device: str) -> float:

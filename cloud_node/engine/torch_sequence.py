@@ -105,7 +105,7 @@ class TorchSequence:
 
     @property
     def device(self) -> str:
-        """The name of the device that asks."""
+        """Returns the name of the device that asks."""
         return self._request.device
 
     # What follows runs in the engine's thread.

@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Turns(Generic[T]):
-    """Waiting jobs by owner. An owner's jobs keep their order."""
+    """Holds waiting jobs by owner. An owner's jobs keep their order."""
 
     def __init__(self) -> None:
         self._waiting: OrderedDict[str, deque[T]] = OrderedDict()  # whose turn is next comes first

@@ -35,7 +35,7 @@ MOST_SEQUENCES = 64  # that vLLM batches; more wait in its queue
 
 
 class VllmSequence:
-    """One answer. A task of its own reads vLLM's output, so that giving it up needs no waiting."""
+    """Is one answer. A task of its own reads vLLM's output, so that giving it up needs no waiting."""
 
     def __init__(self, engine: VllmEngine, request: SequenceRequest) -> None:
         self.times = SequenceTimes()
@@ -112,12 +112,12 @@ class VllmSequence:
 
 
 class VllmEngine:
-    """All sequences of one node. Starting it takes as long as vLLM takes to load, tens of seconds."""
+    """Serves all sequences of one node. Starting it takes as long as vLLM takes to load, tens of seconds."""
 
     prefills_by_tile = False
 
     def __init__(self, part: CloudPart, kv_budget_bytes: int, lane: Lane, *, compiled: bool = True) -> None:
-        """`lane` runs what lies below the language model, in a thread of this process.
+        """Takes the lane that runs what lies below the language model, in a thread of this process.
 
         Not `compiled`, it starts sooner and runs slower. Raises UsageError for models that vLLM cannot continue, and
         ConfigError where vLLM is not installed or does not start.
@@ -134,16 +134,16 @@ class VllmEngine:
 
     @property
     def jobs(self) -> int:
-        """How many pieces of work were begun."""
+        """Returns how many pieces of work were begun."""
         return self._lane.jobs
 
     @property
     def in_work(self) -> bool:
-        """Whether any work runs or waits, here or in vLLM."""
+        """Tells whether any work runs or waits, here or in vLLM."""
         return self._lane.in_work or self._running > 0
 
     def expected_queue_s(self, device: str) -> float:
-        """How long a further request would wait for the thread below the language model; vLLM batches what comes."""
+        """Returns how long a further request would wait for the thread below the language model; vLLM batches what comes."""
         return self._lane.expected_queue_s(device)
 
     def memory_needed(self, request: SequenceRequest) -> MemoryNeed:

@@ -35,7 +35,7 @@ _log = logging.getLogger("splitvlm.cloud.pool")
 
 @dataclass(slots=True)
 class _Member:
-    """One worker of the pool: Ray's handle, and the way to it once it listens."""
+    """Holds one worker of the pool: Ray's handle, and the way to it once it listens."""
 
     name: str
     actor: Any
@@ -54,7 +54,7 @@ class RayPool:
     """Implements `Pool` (protocol.py) with one Ray actor a worker."""
 
     def __init__(self, settings: CloudSettings, identity: Identity | None, worker_type: type[Any]) -> None:
-        """`worker_type` is what each actor is: its `status`, `offer` and `use` are called (cloud_node/worker/process.py)."""
+        """Takes each actor's class, whose `status`, `offer` and `use` are called (cloud_node/worker/process.py)."""
         self._worker_type = worker_type
         self._settings = settings
         self._limits = settings.limits
@@ -103,7 +103,7 @@ class RayPool:
 
     @property
     def process_ids(self) -> dict[str, int]:
-        """The workers' processes by name, on whichever machine they run; those that start are not among them."""
+        """Returns the workers' process ids by name, on whichever machine they run; those that start are not among them."""
         return {member.name: member.process_id for member in self._members.values() if member.remote is not None}
 
     def worker_for(self, device: str) -> Worker:
@@ -200,7 +200,7 @@ class RayPool:
 
 
 class _Watched:
-    """A member's worker for one session: one that does not answer gets no other before it is heard again."""
+    """Is a member's worker for one session: one that does not answer gets no other before it is heard again."""
 
     def __init__(self, pool: RayPool, member: _Member) -> None:
         assert member.remote is not None

@@ -29,7 +29,7 @@ class PackedLinear(nn.Module):
 
     @property
     def weight_bytes(self) -> int:
-        """How many bytes the weight takes."""
+        """Returns how many bytes the weight takes."""
         return self.weight.numel() * self.weight.dtype.itemsize
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:

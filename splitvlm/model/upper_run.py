@@ -1,4 +1,4 @@
-"""What runs above the cut for one request: the prompt's prefill, then a token at a time, with caches of its own.
+"""Runs what is above the cut for one request: the prompt's prefill, then a token at a time, with caches of its own.
 
 The cloud part makes runs at every other cut, the device part at the cut `device`.
 """
@@ -63,7 +63,7 @@ class UpperRun:
 
     @property
     def num_unread(self) -> int:
-        """How many tokens of the prompt `next_chunk` has not given yet."""
+        """Returns how many tokens of the prompt `next_chunk` has not given yet."""
         return len(self._embedded[HIDDEN]) - self._num_read
 
     def next_chunk(self, num_tokens: int) -> PromptChunk:
@@ -110,12 +110,12 @@ class UpperRun:
 
     @property
     def last_token_id(self) -> int:
-        """The token that was chosen last; the next step runs it."""
+        """Returns the token that was chosen last; the next step runs it."""
         return self._last
 
     @property
     def most_tokens(self) -> int:
-        """How many tokens the prompt and the longest answer have together. Known after `first`."""
+        """Returns how many tokens the prompt and the longest answer have together. Known after `first`."""
         assert self._choice is not None, "first() comes first"
         return self._choice.most_tokens
 

@@ -15,7 +15,7 @@ GROWTH_ROWS = 4  # rows are allocated so many at a time
 
 
 class CacheArena:
-    """Rows of `capacity` tokens each. Used rows are always the first ones: the last one moves where one goes."""
+    """Holds rows of `capacity` tokens each. Used rows are always the first ones: the last one moves where one goes."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
@@ -25,7 +25,7 @@ class CacheArena:
 
     @property
     def num_bytes(self) -> int:
-        """Memory of all rows that are allocated."""
+        """Returns the bytes of all rows that are allocated."""
         return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
 
     def add(self, layers: Sequence[LayerCache]) -> int:

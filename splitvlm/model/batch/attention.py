@@ -25,10 +25,10 @@ NAME = "splitvlm_decoding"
 
 
 class RowGroup:
-    """Sequences `start` to `start` + n of a batch, whose caches lie in one arena."""
+    """Holds sequences `start` to `start` + n of a batch, whose caches lie in one arena."""
 
     def __init__(self, arena: CacheArena, start: int, rows: Sequence[int], positions: Sequence[int]) -> None:
-        """`rows` are the arena's, in ascending order; `positions` say where each sequence's new token stands."""
+        """Takes the arena's `rows`, in ascending order; `positions` say where each sequence's new token stands."""
         self._arena = arena
         self._batch = slice(start, start + len(rows))
         self._all = len(rows) == arena.num_rows
@@ -75,7 +75,7 @@ class RowGroup:
 
 
 class PromptGroup:
-    """Some tokens of one prompt, `start` to `start` + S of a batch, which see one another and what was read before."""
+    """Holds some tokens of one prompt, `start` to `start` + S of a batch, which see one another and what was read before."""
 
     def __init__(self, language: LanguageRun, start: int, num_tokens: int) -> None:
         self._language = language

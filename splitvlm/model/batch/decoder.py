@@ -25,7 +25,7 @@ LEAST_CAPACITY = 128  # tokens of a row; larger rows have twice as many, and so 
 
 
 class DecodingRow:
-    """One sequence in the decoder. `run` chooses its tokens."""
+    """Holds one sequence in the decoder. `run` chooses its tokens."""
 
     def __init__(self, run: UpperRun, capacity: int) -> None:
         cache = run.hand_over()
@@ -48,7 +48,7 @@ class BatchedDecoder:
 
     @property
     def cache_bytes(self) -> int:
-        """Memory of the keys and values of all rows that are allocated."""
+        """Returns the bytes of the keys and values of all rows that are allocated."""
         return sum(arena.num_bytes for arena, _ in self._arenas.values())
 
     def add(self, run: UpperRun) -> DecodingRow:
