@@ -52,14 +52,14 @@ class Rates:
 
 
 @dataclass
-class Crossed:
+class Transfer:
     """Holds one transfer as it was seen: by the sender's clock, and the receiver's span after the first frame (or None)."""
 
     elapsed_s: float
     span_s: float | None
 
 
-class Simulated:
+class SimulatedLink:
     """Makes transfers over the trace's integral, on a clock of its own."""
 
     def __init__(self, trace: Trace) -> None:
@@ -69,14 +69,14 @@ class Simulated:
     async def wait_until(self, at_s: float) -> None:
         self.now_s = max(self.now_s, at_s)
 
-    async def cross(self, n_bytes: int) -> Crossed:
+    async def cross(self, n_bytes: int) -> Transfer:
         took_s = self._trace.time_to_deliver(self.now_s, n_bytes)
         span_s = took_s - self._trace.time_to_deliver(self.now_s, FRAME_BYTES) if n_bytes > FRAME_BYTES else None
         self.now_s += took_s + RTT_S
-        return Crossed(took_s + RTT_S, span_s)
+        return Transfer(took_s + RTT_S, span_s)
 
 
-class Real:
+class RealLink:
     """Makes transfers over a TCP connection through the emulator: 4 bytes of length, the payload, and a receipt back."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -89,11 +89,11 @@ class Real:
     async def wait_until(self, at_s: float) -> None:
         await asyncio.sleep(max(0.0, at_s - time.monotonic()))
 
-    async def cross(self, n_bytes: int) -> Crossed:
+    async def cross(self, n_bytes: int) -> Transfer:
         started_s = time.monotonic()
         self._writer.write(struct.pack("<I", n_bytes) + bytes(n_bytes))
         (span_s,) = struct.unpack("<d", await self._reader.readexactly(8))
-        return Crossed(time.monotonic() - started_s, span_s if n_bytes > FRAME_BYTES else None)
+        return Transfer(time.monotonic() - started_s, span_s if n_bytes > FRAME_BYTES else None)
 
 
 async def receive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -115,12 +115,12 @@ async def really(trace: Trace, seconds: float, seed: int) -> Figures:
     async with server, LinkEmulator(("127.0.0.1", 0), upstream, LinkShape(trace, delay_s=RTT_S / 2)) as link:
         reader, writer = await asyncio.open_connection("127.0.0.1", link.port)
         try:
-            return await errors(Real(reader, writer), None, seconds, seed)
+            return await errors(RealLink(reader, writer), None, seconds, seed)
         finally:
             writer.close()
 
 
-async def errors(link: Simulated | Real, transfers: int | None, seconds: float | None, seed: int) -> Figures:
+async def errors(link: SimulatedLink | RealLink, transfers: int | None, seconds: float | None, seed: int) -> Figures:
     rng = random.Random(seed)
     ours, last, harmonic = LinkEstimator(prior_uplink_bps=PRIOR_BPS), Rates(1), Rates(5)
     errors_by_name: dict[str, list[float]] = {"estimator": [], "last sample": [], "harmonic mean of 5": []}
@@ -187,7 +187,7 @@ def predicted(names: list[str], options: argparse.Namespace) -> dict[str, Figure
         if options.real:
             figures = asyncio.run(really(trace, options.real, options.seed))
         else:
-            figures = asyncio.run(errors(Simulated(trace), options.transfers, None, options.seed))
+            figures = asyncio.run(errors(SimulatedLink(trace), options.transfers, None, options.seed))
         result[Path(name).name] = figures
         shown = "; ".join(f"{who} {row['median']:.3f} / {row['p90']:.3f}" for who, row in figures.items())
         kept = figures["estimator"]["conservative_kept"]

@@ -46,7 +46,7 @@ class DeviceTable:
 
 
 @dataclass(frozen=True, slots=True)
-class _Built:
+class _BuiltLines:
     """Holds what the limits left of a device's plans with one cloud node; `cloud` keeps the key's object alive."""
 
     lines: tuple[CostLine, ...]
@@ -60,7 +60,7 @@ class Tables:
 
     def __init__(self, accuracy: Mapping[Plan, float]) -> None:
         self._accuracy = accuracy  # drops that the configuration names; they count before measured ones
-        self._built: dict[tuple[bytes, int], _Built] = {}
+        self._built: dict[tuple[bytes, int], _BuiltLines] = {}
 
     def table_for(self, edge: EdgeNode, clouds: Sequence[CloudNode]) -> DeviceTable:
         """Returns the table with the cloud node that suits the device best."""
@@ -70,7 +70,7 @@ class Tables:
         standby = tuple(node.address for node in ranked[1 : 1 + MAX_STANDBY])
         return DeviceTable(built.lines, cloud, standby, built.problem, built.notice)
 
-    def _lines(self, edge: EdgeNode, cloud: CloudNode | None) -> _Built:
+    def _lines(self, edge: EdgeNode, cloud: CloudNode | None) -> _BuiltLines:
         key = edge.kind, id(cloud)
         if key not in self._built:
             if len(self._built) >= MAX_KEPT:
@@ -78,7 +78,7 @@ class Tables:
             self._built[key] = self._build(edge, cloud)
         return self._built[key]
 
-    def _build(self, edge: EdgeNode, cloud: CloudNode | None) -> _Built:
+    def _build(self, edge: EdgeNode, cloud: CloudNode | None) -> _BuiltLines:
         clouds = [replace(profile, queue_s=cloud.queue_s) for profile in cloud.profiles] if cloud else []
         plans = [plan for profile in edge.profiles for plan in profile.plans]
         drops = nearest_drops(plans, cloud.accuracy if cloud else {})
@@ -86,9 +86,9 @@ class Tables:
             drops[plan] = replace(drops.get(plan, AccuracyDrop(mean)), mean=mean)
         lines = lines_of_variants(edge.profiles, clouds, drops)
         try:
-            return _Built(build_table(lines, edge.limits, 0).lines, "", unmeasured(lines, edge.limits), cloud)
+            return _BuiltLines(build_table(lines, edge.limits, 0).lines, "", unmeasured(lines, edge.limits), cloud)
         except ConfigError as error:
-            return _Built((), f"{'' if cloud else NO_CLOUD}{error}", "", cloud)
+            return _BuiltLines((), f"{'' if cloud else NO_CLOUD}{error}", "", cloud)
 
 
 def ranking(device: str, clouds: Sequence[CloudNode]) -> list[CloudNode]:

@@ -16,14 +16,14 @@ from splitvlm.rpc.sealed_stream import SealedStream
 from splitvlm.wire.v1.data_pb2 import Accepted, CloudFrame, Compatibility, DeviceFrame, Envelope, Handshake
 
 
-class Opened(NamedTuple):
+class OpenedSession(NamedTuple):
     """Holds an open session."""
 
     stream: SealedStream[CloudFrame, DeviceFrame]
     certificate_der: bytes  # of the device that sealed it; empty in plaintext
 
 
-async def shake_hands(stream: EnvelopeStream, compatibility: Compatibility, identity: Identity | None) -> Opened:
+async def shake_hands(stream: EnvelopeStream, compatibility: Compatibility, identity: Identity | None) -> OpenedSession:
     """Reads the first envelope and answers it. Raises ProtocolError, HandshakeRefused and errors of keys."""
     envelope = await read_envelope(stream)
     if envelope is None or envelope.WhichOneof("body") != "open":
@@ -43,7 +43,7 @@ async def shake_hands(stream: EnvelopeStream, compatibility: Compatibility, iden
     sealed: SealedStream[CloudFrame, DeviceFrame] = SealedStream(
         write, Sealer.of_cloud(keys), Opener.of_cloud(keys), DeviceFrame
     )
-    return Opened(sealed, hello.certificate_der)
+    return OpenedSession(sealed, hello.certificate_der)
 
 
 async def read_envelope(stream: EnvelopeStream) -> Envelope | None:

@@ -14,7 +14,7 @@ from cloud_node.engine.recent import RecentMean
 from cloud_node.pools.protocol import EnvelopeStream
 from cloud_node.settings import CloudLimits, EngineKind
 from cloud_node.worker.admission import Admission
-from cloud_node.worker.handshake import Opened, read_envelope, shake_hands
+from cloud_node.worker.handshake import OpenedSession, read_envelope, shake_hands
 from cloud_node.worker.runtime import Runtime
 from cloud_node.worker.session import Session
 from splitvlm.codec.codec import Codec
@@ -103,7 +103,7 @@ class EngineWorker:
         """Ends the threads, and waits a little for what runs; returns whether they have ended."""
         return all([self.runtime.engine.close(), self.runtime.pictures.close()])
 
-    async def _open(self, stream: EnvelopeStream) -> Opened:
+    async def _open(self, stream: EnvelopeStream) -> OpenedSession:
         return await shake_hands(stream, self._compatibility, self._identity)
 
     def _requirement(self, certificate_der: bytes) -> Callable[[], None]:

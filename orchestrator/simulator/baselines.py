@@ -51,7 +51,7 @@ class Adaptive:
         return Decision(line, self._local, choice.hedge_after_s, choice.predicted_s)
 
 
-class Fixed:
+class FixedPlan:
     """Always takes one plan, alone or with the device started beside it."""
 
     measures = False
@@ -106,9 +106,9 @@ def everyone(
             beside = PlanTable(1, (*pictures, local))
             yield Adaptive(f"hedge:{name}", beside, world.n_tokens, world.rtt_s, replace(options, hedging=True))
     for line in allowed:
-        yield Fixed(line)
+        yield FixedPlan(line)
         if local is not None and not line.local:
-            yield Fixed(line, local)
+            yield FixedPlan(line, local)
 
 
 def _fastest_local(lines: Iterable[CostLine], n_tokens: int) -> CostLine | None:

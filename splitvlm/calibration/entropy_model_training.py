@@ -71,7 +71,7 @@ class ColumnNetworks(nn.Module):
             self.between = nn.Parameter(torch.randn(len(columns), BETWEEN, self.units) * 0.05)
         self.sees = (torch.arange(most)[:, None] < told[None]).repeat_interleave(self.units, dim=1).float()
 
-    def hidden(self, known: Known) -> torch.Tensor:
+    def hidden(self, known: NetworkInputs) -> torch.Tensor:
         """Returns the hidden units [N, columns, H]."""
         sums = known.inputs_NX[:, : len(self.sees)] @ (self.first * self.sees)
         sums = sums.unflatten(1, (len(self.columns), self.units)) + self.first_bias
@@ -79,20 +79,20 @@ class ColumnNetworks(nn.Module):
             sums = sums + torch.einsum("ncx,cxh->nch", known.between_NCX, self.between)
         return functional.relu(sums)
 
-    def forward(self, known: Known) -> torch.Tensor:
+    def forward(self, known: NetworkInputs) -> torch.Tensor:
         """Returns the logits [N, columns, V]."""
         return torch.einsum("nch,chv->ncv", self.hidden(known), self.second) + self.second_bias
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class NetworkInputs:
     """Holds the networks' inputs of N tokens: `inputs_of` all columns, and what leading columns C see in a second pass."""
 
     inputs_NX: torch.Tensor
     between_NCX: torch.Tensor
 
-    def __getitem__(self, tokens: torch.Tensor | slice) -> Known:
-        return Known(self.inputs_NX[tokens], self.between_NCX[tokens])
+    def __getitem__(self, tokens: torch.Tensor | slice) -> NetworkInputs:
+        return NetworkInputs(self.inputs_NX[tokens], self.between_NCX[tokens])
 
 
 def learn(pictures: Sequence[I64], stride: int, *, steps: int = STEPS) -> EntropyModel:
@@ -146,7 +146,7 @@ def _histogram(q_NB: I64) -> F32:
     return weights_V
 
 
-def _known(pictures: Sequence[I64], stride: int, rows: int) -> tuple[Known, I64]:
+def _known(pictures: Sequence[I64], stride: int, rows: int) -> tuple[NetworkInputs, I64]:
     """Returns what the networks are told of all tokens in the order of coding, and their coefficients [N, K] in that order."""
     told, between, coded = [], [], []
     for q_TK in pictures:
@@ -163,7 +163,7 @@ def _known(pictures: Sequence[I64], stride: int, rows: int) -> tuple[Known, I64]
         coded.append(q_TK)
     scale = np.float32(1 / UNIT)
     inputs_NX, between_NCX = np.concatenate(told) * scale, np.concatenate(between) * scale
-    return Known(torch.from_numpy(inputs_NX), torch.from_numpy(between_NCX)), np.concatenate(coded)
+    return NetworkInputs(torch.from_numpy(inputs_NX), torch.from_numpy(between_NCX)), np.concatenate(coded)
 
 
 def _between(columns_CT: F32, grid: TokenGrid) -> F32:
@@ -188,7 +188,7 @@ def _prior(symbols_NK: torch.Tensor, reach: I64) -> torch.Tensor:
     return shares
 
 
-def _train(networks: ColumnNetworks, known: Known, symbols_NC: torch.Tensor, steps: int) -> None:
+def _train(networks: ColumnNetworks, known: NetworkInputs, symbols_NC: torch.Tensor, steps: int) -> None:
     optimizer = torch.optim.AdamW(networks.parameters(), lr=RATE, weight_decay=DECAY)
     for step in range(steps):
         for group in optimizer.param_groups:
@@ -202,7 +202,9 @@ def _train(networks: ColumnNetworks, known: Known, symbols_NC: torch.Tensor, ste
 
 
 @torch.no_grad()
-def _whole(all_networks: Sequence[ColumnNetworks], known: Known, reach: I64, stride: int, rows: int) -> EntropyModel:
+def _whole(
+    all_networks: Sequence[ColumnNetworks], known: NetworkInputs, reach: I64, stride: int, rows: int
+) -> EntropyModel:
     """Scales each matrix by a power of two to fill eight bits, biases and shifts to match."""
     sample = known[:: max(1, len(known.inputs_NX) // 4096)]
     whole: dict[str, list[Any]] = {"first": [], "first_bias": [], "second": [], "second_bias": [], "shifts": []}

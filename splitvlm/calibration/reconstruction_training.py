@@ -55,26 +55,26 @@ def learn(
     seen, restored = (min(limit, pictures[0][0].shape[1]) for limit in (COLUMNS, RESTORED))
     torch.manual_seed(0)
     held = pictures[HELD_OUT - 1 :: HELD_OUT]
-    taught = [picture for index, picture in enumerate(pictures) if index % HELD_OUT != HELD_OUT - 1]
+    training_pictures = [picture for index, picture in enumerate(pictures) if index % HELD_OUT != HELD_OUT - 1]
     rows = rows_in((len(q_TC) for q_TC, _ in pictures), stride)
-    student = ReconstructionNetwork(seen, PLACES if rows else 0, restored)
-    inputs, left = _stacked(taught, stride, rows, seen, restored)
-    _train(student, inputs, left, slice(seen, TOKENS * seen), steps)
+    network = ReconstructionNetwork(seen, PLACES if rows else 0, restored)
+    inputs, left = _stacked(training_pictures, stride, rows, seen, restored)
+    _train(network, inputs, left, slice(seen, TOKENS * seen), steps)
     if held:
         inputs, left = _stacked(held, stride, rows, seen, restored)
         with torch.no_grad():
-            after = float((left - student(inputs)).square().mean())
+            after = float((left - network(inputs)).square().mean())
         if after > (1 - least_gain) * float(left.square().mean()):
             return None
-    first_XH = student.first.weight.T
+    first_XH = network.first.weight.T
     parts = (
         first_XH[: TOKENS * seen].unflatten(0, (TOKENS, seen)),
-        student.first.bias,
+        network.first.bias,
         first_XH[TOKENS * seen :],
-        student.second.weight.T,
-        student.second.bias,
-        student.third.weight.T,
-        student.third.bias,
+        network.second.weight.T,
+        network.second.bias,
+        network.third.weight.T,
+        network.third.bias,
     )
     return Reconstructor(stride, rows, *(np.ascontiguousarray(part.detach().numpy()) for part in parts))
 
@@ -97,15 +97,15 @@ def _inputs(q_TK: Whole, stride: int, rows: int) -> F32:
     return np.concatenate((*seen, places_of(len(q_TK), stride, rows).T / UNIT), axis=1)
 
 
-def _train(student: ReconstructionNetwork, inputs: torch.Tensor, left: torch.Tensor, around: slice, steps: int) -> None:
-    optimizer = torch.optim.AdamW(student.parameters(), lr=RATE, weight_decay=DECAY)
+def _train(network: ReconstructionNetwork, inputs: torch.Tensor, left: torch.Tensor, around: slice, steps: int) -> None:
+    optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=DECAY)
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = RATE * (1 - step / steps)
         chosen = torch.randint(0, len(inputs), (BATCH,))
         x_NX = inputs[chosen]
         x_NX[: int(ALONE * BATCH), around] = 0
-        loss = (left[chosen] - student(x_NX)).square().sum() / BATCH
+        loss = (left[chosen] - network(x_NX)).square().sum() / BATCH
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -21,7 +21,7 @@ from safetensors.numpy import load, save_file
 
 from splitvlm.codec.entropy_model import MAX_COLUMNS, MAX_REACH, EntropyModel, rows_of, units_of
 from splitvlm.codec.grid import PLACES
-from splitvlm.codec.klt import Basis, Learned, Transform
+from splitvlm.codec.klt import Basis, LearnedLevel, Transform
 from splitvlm.codec.levels import KLT_STEPS
 from splitvlm.codec.prompt import LARGEST_VOCABULARY, Template
 from splitvlm.codec.reconstruction import HIDDEN_UNITS as RECONSTRUCTOR_UNITS
@@ -109,11 +109,11 @@ def _template(tensors: Tensors, cut: str) -> Template:
     return Template(before, after, vocabulary)
 
 
-def _learned(tensors: Tensors, prefix: str, channels: int) -> Learned:
+def _learned(tensors: Tensors, prefix: str, channels: int) -> LearnedLevel:
     centres = _taken(tensors, f"{prefix}.centres", np.float16, channels, 2).astype(np.float32)
     entropy_model = _entropy_model(tensors, prefix)
     if f"{prefix}.{_RECONSTRUCTOR_TENSORS[0]}" not in tensors:
-        return Learned(entropy_model, centres)
+        return LearnedLevel(entropy_model, centres)
     hidden, rows = RECONSTRUCTOR_UNITS, PLACES if entropy_model.rows else 0
     shapes = (
         (RECONSTRUCTOR_TOKENS, -1, hidden), (hidden,), (rows, hidden), (hidden, hidden), (hidden,), (hidden, -1), (-1,),
@@ -126,7 +126,7 @@ def _learned(tensors: Tensors, prefix: str, channels: int) -> Learned:
     num_inputs, num_restored = reconstructor.first.shape[1], reconstructor.columns
     if max(num_inputs, num_restored) > channels or reconstructor.third.shape[1] != reconstructor.third_bias.shape[0]:
         raise ValueError(f"{prefix}'s reconstructor has more columns than the transform")
-    return Learned(entropy_model, centres, reconstructor)
+    return LearnedLevel(entropy_model, centres, reconstructor)
 
 
 def _stored(entropy_model: EntropyModel) -> Tensors:

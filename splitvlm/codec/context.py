@@ -35,7 +35,7 @@ MANY_TOKENS: Final = 1024  # from here on the inputs leave a core's cache betwee
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Folded:
+class _FoldedLayers:
     """Holds layers with biases as a first column and shifts multiplied in: powers of two, so exact. B columns a block.
 
     before: of each block, its columns' first layers on all that is known before the block, [sum of H, X].
@@ -50,7 +50,7 @@ class _Folded:
 
 
 @functools.lru_cache(maxsize=32)  # about 1 MB each, 1 ms to make; a cloud node may need all levels of three cuts
-def _folded(entropy_model: EntropyModel, block: int) -> _Folded:
+def _folded(entropy_model: EntropyModel, block: int) -> _FoldedLayers:
     before, within, between, second = [], [], [], []
     for start in range(0, entropy_model.columns, block):
         known = 1 + inputs_of(start, entropy_model.rows)
@@ -65,7 +65,7 @@ def _folded(entropy_model: EntropyModel, block: int) -> _Folded:
             between.append(np.ascontiguousarray(first_XH[told:].T))
             second.append(np.ascontiguousarray(second_HV.T))
         before.append(np.ascontiguousarray(np.concatenate(ahead)))
-    return _Folded(tuple(before), tuple(within), tuple(between[:LEADING]), tuple(second))
+    return _FoldedLayers(tuple(before), tuple(within), tuple(between[:LEADING]), tuple(second))
 
 
 class Context:

@@ -66,7 +66,7 @@ class Transform:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Learned:
+class LearnedLevel:
     """Holds what one of KLT_STEPS learned: how likely values are, centres [C, 2], and what restores them, where that helps."""
 
     entropy_model: EntropyModel
@@ -82,7 +82,7 @@ class Basis:
     """
 
     transform: Transform
-    levels: Mapping[str, Learned]
+    levels: Mapping[str, LearnedLevel]
     shape: tuple[int, ...] = ()
     template: Template = NO_TEMPLATE
 
@@ -192,7 +192,7 @@ def decode(cursor: Cursor, num_tokens: int, basis: Basis, code: int) -> F32:
     return x_TC
 
 
-def restored(q_TK: npt.NDArray[np.signedinteger[Any]], learned: Learned) -> F32:
+def restored(q_TK: npt.NDArray[np.signedinteger[Any]], learned: LearnedLevel) -> F32:
     """Returns y / step [T, K], or with as many columns as the level's reconstructor has."""
     y_TK = centred(q_TK, learned.centres)
     if learned.reconstructor is None or not q_TK.shape[1]:

@@ -57,7 +57,7 @@ class Grouping(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class _Fitted:
+class _FittedGroups:
     grouping: Grouping
     rows_NM: F32
     grid: quantise.QuantisationGrid
@@ -81,7 +81,7 @@ def encode(x_TC: F32, bits: int) -> bytes:
     apart = outliers.find(x_TC)
     tokens = outliers.others(apart.tokens, x_TC.shape[0])
     channels = outliers.others(apart.channels, x_TC.shape[1])
-    best = min((_fitted(x_TC[np.ix_(tokens, channels)], grouping) for grouping in Grouping), key=_Fitted.cost)
+    best = min((_fitted(x_TC[np.ix_(tokens, channels)], grouping) for grouping in Grouping), key=_FittedGroups.cost)
     parts = [
         bytes((bits | best.grouping << 5,)),
         outliers.pack_places(apart.channels),
@@ -115,9 +115,9 @@ def decode(cursor: Cursor, num_tokens: int, num_channels: int) -> F32:
     return x_TC
 
 
-def _fitted(x_TC: F32, grouping: Grouping) -> _Fitted:
+def _fitted(x_TC: F32, grouping: Grouping) -> _FittedGroups:
     rows_NM = grouping.rows(x_TC)
-    return _Fitted(grouping, rows_NM, quantise.fit(rows_NM, grouping.length, centred=grouping.centred))
+    return _FittedGroups(grouping, rows_NM, quantise.fit(rows_NM, grouping.length, centred=grouping.centred))
 
 
 def _decoded(cursor: Cursor, num_tokens: int, num_channels: int, grouping: Grouping, bits: int) -> F32:

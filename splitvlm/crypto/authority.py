@@ -150,7 +150,7 @@ class _Authority:
 
     certificate: x509.Certificate
     key: ec.EllipticCurvePrivateKey
-    issued: tuple[ledger.Issued, ...]
+    issued: tuple[ledger.IssuedCertificate, ...]
 
     @property
     def pem(self) -> bytes:

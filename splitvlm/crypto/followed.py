@@ -14,7 +14,7 @@ T = TypeVar("T")
 Stamp = tuple[int, ...]
 
 
-class Followed(Generic[T]):
+class FollowedFiles(Generic[T]):
     """Keeps what `read` makes of some files, and reads them again once they change. Any thread may ask.
 
     Files that could not be read are tried again at each look, until they can: what they lack (a right, the other half of a

@@ -27,9 +27,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from splitvlm.crypto.certificates import SCHEME
-from splitvlm.crypto.followed import Followed
+from splitvlm.crypto.followed import FollowedFiles
 from splitvlm.crypto.lifetime import Lifetime, utc_now
-from splitvlm.crypto.revocation import REVOKED_FILE, Revoked
+from splitvlm.crypto.revocation import REVOKED_FILE, RevocationList
 from splitvlm.errors import KeysError
 
 CERTIFICATE_FILE: Final = "cert.pem"
@@ -71,7 +71,7 @@ class Identity:
     private_key_pem: bytes = field(repr=False)
     authority_pem: bytes = field(repr=False)
     require_post_quantum: bool = True  # of its peers, in the handshake
-    revoked: Revoked | None = field(default=None, repr=False, compare=False)
+    revoked: RevocationList | None = field(default=None, repr=False, compare=False)
     renewal: Renewal | None = field(default=None, repr=False, compare=False)
 
     def newest(self) -> Identity:
@@ -98,7 +98,7 @@ class Renewal:
         self._require_post_quantum = require_post_quantum
         self._node: tuple[str, Role] | None = None
         paths = [folder / name for name in (CERTIFICATE_FILE, KEY_FILE, AUTHORITY_FILE)]
-        self._files = Followed(paths, self._read)
+        self._files = FollowedFiles(paths, self._read)
 
     def newest(self) -> Identity:
         """Returns the identity in the folder, or the one before it while the folder holds none that is whole, valid and this
@@ -144,7 +144,7 @@ def _load(folder: Path, now: dt.datetime) -> Identity:
     for each, name in ((certificate, CERTIFICATE_FILE), (authority, AUTHORITY_FILE)):
         _check_time(each, folder / name, now)
     node, role = name_in(certificate)
-    revoked = Revoked(folder / REVOKED_FILE, authority_pem)
+    revoked = RevocationList(folder / REVOKED_FILE, authority_pem)
     if certificate in revoked:
         raise KeysError(f"The certificate in {folder} has been revoked.", advice=_ISSUE)
     return Identity(node, role, certificate_pem, private_key_pem, authority_pem, revoked=revoked)

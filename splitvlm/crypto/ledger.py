@@ -27,7 +27,7 @@ LEDGER_FILE: Final = "issued.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
-class Issued:
+class IssuedCertificate:
     """Records one certificate that an authority issued. `until` is its end, in UTC."""
 
     serial: int
@@ -57,7 +57,7 @@ class Issued:
         return json.dumps(values) + "\n"
 
 
-def read_ledger(folder: Path) -> dict[int, Issued]:
+def read_ledger(folder: Path) -> dict[int, IssuedCertificate]:
     """Returns the ledger of the authority in `folder` by serial number, empty where there is no file. Raises KeysError."""
     path = folder / LEDGER_FILE
     try:
@@ -71,17 +71,17 @@ def read_ledger(folder: Path) -> dict[int, Issued]:
     issued = {}
     for number, line in enumerate(lines if lines != [""] else [], 1):
         try:
-            entry = Issued.parse(line)
+            entry = IssuedCertificate.parse(line)
         except ValueError as error:
             raise _broken(path, number) from error
         issued[entry.serial] = entry
     return issued
 
 
-def record(folder: Path, certificates: Iterable[x509.Certificate]) -> dict[int, Issued]:
+def record(folder: Path, certificates: Iterable[x509.Certificate]) -> dict[int, IssuedCertificate]:
     """Adds certificates to the ledger of the authority in `folder`, and returns all of it. Raises KeysError."""
     before = read_ledger(folder)
-    issued = before | {entry.serial: entry for entry in map(Issued.of, certificates)}
+    issued = before | {entry.serial: entry for entry in map(IssuedCertificate.of, certificates)}
     if issued != before:
         replace(folder / LEDGER_FILE, "".join(entry.line() for entry in issued.values()).encode(), 0o600)
     return issued

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from splitvlm.crypto.followed import Followed
+from splitvlm.crypto.followed import FollowedFiles
 from splitvlm.errors import KeysError
 
 REVOKED_FILE: Final = "revoked.pem"
@@ -25,7 +25,7 @@ _VALID: Final = dt.timedelta(days=3650)  # the list is replaced, not renewed
 _log = logging.getLogger("splitvlm.crypto")
 
 
-class Revoked:
+class RevocationList:
     """Follows the serial numbers of one folder's list. What was revoked once stays revoked, whatever becomes of the file."""
 
     def __init__(self, path: Path, authority_pem: bytes) -> None:
@@ -33,7 +33,7 @@ class Revoked:
         self._path = path
         self._authority_pem = authority_pem
         self._serials: frozenset[int] = frozenset()
-        self._file = Followed([path], self._read)
+        self._file = FollowedFiles([path], self._read)
 
     def __contains__(self, certificate: x509.Certificate) -> bool:
         return certificate.serial_number in self._file.newest()

@@ -12,7 +12,7 @@ from cryptography.x509 import verification
 
 from splitvlm.crypto.identity import MALFORMED, Identity, Role, name_in
 from splitvlm.crypto.lifetime import Lifetime, utc_now
-from splitvlm.crypto.revocation import Revoked
+from splitvlm.crypto.revocation import RevocationList
 from splitvlm.errors import KeysError, PermissionRefused
 
 _ROTATE: Final = "`splitvlm keys rotate NODE` makes another: its files count at once in that node's folder."
@@ -20,7 +20,7 @@ MAX_CERTIFICATE_BYTES: Final = 8192
 """Longer certificates are not parsed. Ours take about 700 bytes."""
 
 
-def require_current(certificate: x509.Certificate, revoked: Revoked | None, now: dt.datetime) -> None:
+def require_current(certificate: x509.Certificate, revoked: RevocationList | None, now: dt.datetime) -> None:
     """Raises KeysError where a certificate counts no more, which was trusted before: it has expired, or is revoked."""
     lifetime = Lifetime.of(certificate)
     if lifetime.has_expired(now):
@@ -48,7 +48,7 @@ def _whose(certificate: x509.Certificate) -> str:
 
 
 def trusted_key(
-    certificate_der: bytes, authority_pem: bytes, role: Role, now: dt.datetime, revoked: Revoked | None = None
+    certificate_der: bytes, authority_pem: bytes, role: Role, now: dt.datetime, revoked: RevocationList | None = None
 ) -> ec.EllipticCurvePublicKey:
     """Returns the public key in a peer's certificate, after RFC 5280 path validation at `now` (UTC).
 

@@ -97,7 +97,7 @@ def training_questions(scene: Scene, rng: np.random.Generator) -> list[SceneQues
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedQuestions:
     """Holds one picture's tokens: ids, position_ids, labels (all of one length), and the block of each (0: the prefix)."""
 
     ids: list[int]
@@ -106,10 +106,10 @@ class Packed:
     blocks: list[int]
 
 
-def pack(tokenizer: PreTrainedTokenizerBase, questions: list[SceneQuestion]) -> Packed:
+def pack(tokenizer: PreTrainedTokenizerBase, questions: list[SceneQuestion]) -> PackedQuestions:
     """Packs the prefix and the questions one after another; the label of a token is the token that should follow it."""
     prefix = tokenizer.encode(PREFIX, add_special_tokens=False)
-    packed = Packed(list(prefix), list(range(len(prefix))), [IGNORED_LABEL] * len(prefix), [0] * len(prefix))
+    packed = PackedQuestions(list(prefix), list(range(len(prefix))), [IGNORED_LABEL] * len(prefix), [0] * len(prefix))
     for block, question in enumerate(questions, start=1):
         question_ids = tokenizer.encode(f"{question.text}{EOS}\nAssistant:", add_special_tokens=False)
         answer_ids = tokenizer.encode(f" {question.answer}{EOS}", add_special_tokens=False)
@@ -126,7 +126,9 @@ def landmark_ids(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
     return {tokenizer.encode(f" {name}", add_special_tokens=False)[0]: name for name in aerial.LANDMARKS}
 
 
-def position_targets(scene: Scene, packed: Packed, questions: list[SceneQuestion], names: dict[int, str]) -> np.ndarray:
+def position_targets(
+    scene: Scene, packed: PackedQuestions, questions: list[SceneQuestion], names: dict[int, str]
+) -> np.ndarray:
     """Returns float32 (2, L), NaN where a token has no target.
 
     Row 0 holds, at each landmark's name, its x position (-1 to 1). Row 1 holds, from a second landmark's name on for
@@ -148,7 +150,7 @@ def position_targets(scene: Scene, packed: Packed, questions: list[SceneQuestion
     return targets
 
 
-def stack(packed: list[Packed], pad: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+def stack(packed: list[PackedQuestions], pad: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Returns ids, position_ids, labels (B, L), and the mask (B, 1, L, L): True where a token (row) sees another (column)."""
     longest = (max(len(p.ids) for p in packed) + 31) // 32 * 32  # few lengths: each may be compiled anew
     rows = []

@@ -103,13 +103,13 @@ def measure_leak(
     judge = _Judge(model, questions, seed)
     part = load_device(model, chosen)
     examples = list(drawn(QUESTIONS_A_PICTURE * teaching, seed + 1))[::QUESTIONS_A_PICTURE]
-    taught = [example.image for example in examples]
+    training_pictures = [example.image for example in examples]
     seen = [np.asarray(part.picture(image)) for image in judge.images]
     rows = []
     for cut in chosen:
         for level in (level for level in levels or LEVELS if level in codec.levels(cut)):
             progress(f"{cut}/{level}")
-            attack, back = _attacked(part, codec, cut, level, taught, judge.images)
+            attack, back = _attacked(part, codec, cut, level, training_pictures, judge.images)
             likeness = [(psnr(*pair), ssim(*pair)) for pair in zip(back, seen, strict=True)]
             psnr_db, similar = np.mean(likeness, axis=0).tolist()
             answered = judge.answered([Image.fromarray(pixels) for pixels in back])

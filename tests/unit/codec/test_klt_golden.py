@@ -15,7 +15,7 @@ from splitvlm.codec import entropy
 from splitvlm.codec.codec import Codec
 from splitvlm.codec.entropy_model import EntropyModel, rows_of, units_of
 from splitvlm.codec.grid import PLACES
-from splitvlm.codec.klt import Basis, Learned, Transform
+from splitvlm.codec.klt import Basis, LearnedLevel, Transform
 from splitvlm.codec.levels import KLT_STEPS
 from splitvlm.codec.prompt import Template
 from splitvlm.codec.reconstruction import Reconstructor
@@ -79,7 +79,7 @@ def drawn_codec() -> Codec:
     draw = np.random.default_rng(8).integers
     shapes = (5, 9, 24), (24,), (PLACES, 24), (24, 24), (24,), (24, 3), (3,)
     reconstructor = Reconstructor(4, 3, *(draw(-8, 9, size=shape).astype(np.float32) / 64 for shape in shapes))
-    learned = Learned(drawn_entropy_model(), np.zeros((CHANNELS, 2), np.float32), reconstructor)
+    learned = LearnedLevel(drawn_entropy_model(), np.zeros((CHANNELS, 2), np.float32), reconstructor)
     template = Template((1, 11, 12), (2, 3), 566)
     transform = Transform(np.zeros(CHANNELS, np.float32), eye, eye)
     return Codec({TOKENS: Basis(transform, dict.fromkeys(KLT_STEPS, learned), TOKENS_SHAPE, template)}, "drawn")

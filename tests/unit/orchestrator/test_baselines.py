@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.simulator.baselines import Adaptive, Fixed, Oracle
+from orchestrator.simulator.baselines import Adaptive, FixedPlan, Oracle
 from orchestrator.simulator.engine import simulate
 from orchestrator.simulator.world import World
 from splitvlm.domain import Plan
@@ -42,7 +42,7 @@ def test_the_probes_of_idle_seconds_are_counted():
     adaptive = Adaptive("adaptive", PlanTable(1, LINES), 0, 0.05)
     world = replace(a_world(Trace.constant(1e6), 0), arrivals_s=[[0.0, 30.0]])
     assert simulate(world, adaptive).probe_bytes > 0
-    assert simulate(world, Fixed(PICTURE)).probe_bytes == 0
+    assert simulate(world, FixedPlan(PICTURE)).probe_bytes == 0
 
 
 def test_a_question_every_three_seconds_costs_a_share_of_its_bytes_for_probes():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from orchestrator.simulator.baselines import Fixed
+from orchestrator.simulator.baselines import FixedPlan
 from orchestrator.simulator.console import show
 from orchestrator.simulator.engine import simulate
 from orchestrator.simulator.results import Comparison, percentile, summarise, write_csv, write_json
@@ -34,7 +34,7 @@ def a_world(trace: Trace, arrivals_s: list[list[float]], *, workers: int = 1) ->
 
 
 def latencies(world: World, line: CostLine, hedge: CostLine | None = None) -> list[float]:
-    return list(simulate(world, Fixed(line, hedge)).latency_s)
+    return list(simulate(world, FixedPlan(line, hedge)).latency_s)
 
 
 def test_an_unloaded_request_costs_what_its_line_says():
@@ -47,7 +47,7 @@ def test_an_outage_is_waited_for_and_a_hedge_ends_the_wait():
     dead_then_fast = Trace.of_rates("t", [(5.0, 0.0), (5.0, 1e6)])
     world = a_world(dead_then_fast, [[0.0]])
     assert latencies(world, PICTURE) == pytest.approx([5.0 + PICTURE.latency_s(1e6, 0.05, 10) - 0.1])
-    run = simulate(world, Fixed(PICTURE, ALONE))
+    run = simulate(world, FixedPlan(PICTURE, ALONE))
     assert list(run.latency_s) == pytest.approx([ALONE.latency_s(1, 1, 10)])
     assert list(run.device_won) == [1]
     assert list(run.payload_bytes) == [0.0]
@@ -55,7 +55,7 @@ def test_an_outage_is_waited_for_and_a_hedge_ends_the_wait():
 
 def test_the_cloud_answers_from_its_first_token_on():
     """At 1 Mbit/s its first token comes after 0.43 s: long before the device has finished."""
-    run = simulate(a_world(Trace.constant(1e6), [[0.0]]), Fixed(PICTURE, ALONE))
+    run = simulate(a_world(Trace.constant(1e6), [[0.0]]), FixedPlan(PICTURE, ALONE))
     assert list(run.latency_s) == pytest.approx([PICTURE.latency_s(1e6, 0.05, 10)])
     assert list(run.device_won) == [0]
 
@@ -148,7 +148,7 @@ def test_every_example_is_valid():
 
 def test_a_run_whose_drop_nobody_measured_is_unknown_in_every_report(tmp_path):
     unknown = replace(PICTURE, accuracy_drop=None)
-    run = simulate(a_world(Trace.constant(1e6), [[0.0, 5.0]]), Fixed(unknown))
+    run = simulate(a_world(Trace.constant(1e6), [[0.0, 5.0]]), FixedPlan(unknown))
     run.contender = "adaptive"
     assert [record.accuracy_drop for record in run.records()] == [None, None]
     summary = summarise(run, None, None)
@@ -161,7 +161,9 @@ def test_a_run_whose_drop_nobody_measured_is_unknown_in_every_report(tmp_path):
     console = Console(file=io.StringIO(), width=120)
     show(comparison, console)
     assert "unknown" in console.file.getvalue()
-    assert summarise(simulate(a_world(Trace.constant(1e6), [[0.0]]), Fixed(PICTURE)), None, None).accuracy_drop == 0.01
+    assert (
+        summarise(simulate(a_world(Trace.constant(1e6), [[0.0]]), FixedPlan(PICTURE)), None, None).accuracy_drop == 0.01
+    )
 
 
 def test_percentiles_are_linear_between_neighbours():
@@ -170,7 +172,7 @@ def test_percentiles_are_linear_between_neighbours():
 
 
 def test_a_summary_counts_late_answers():
-    run = simulate(a_world(Trace.constant(1e6), [[0.0, 0.5]]), Fixed(ALONE))
+    run = simulate(a_world(Trace.constant(1e6), [[0.0, 0.5]]), FixedPlan(ALONE))
     assert summarise(run, 3.0, 2.0).deadline_misses == 0.5
     assert summarise(run, 3.0, 2.0).regret == pytest.approx(2.75 / 2 - 1)
 
