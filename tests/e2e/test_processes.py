@@ -251,7 +251,7 @@ async def test_sighup_changes_what_can_change_and_names_the_rest(launcher: Launc
 
 
 async def test_a_storm_of_plan_streams_holds_the_orchestrator_for_nobody(launcher: Launcher) -> None:
-    """Streams that are cancelled around the end of each period of beats, from one certificate, beside a flood of beats."""
+    """Streams that are cancelled around the end of each period of heartbeats, from one certificate, beside a flood of them."""
     node = await launcher.start("orchestrator", {"heartbeat_s": 0.1})
     instance = "0123456789abcdef"
     async with open_channel(node.address, launcher.identity("edge-1", Role.EDGE), Role.ORCHESTRATOR) as channel:

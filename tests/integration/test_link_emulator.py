@@ -107,7 +107,7 @@ async def test_the_delay_is_paid_once_each_way():
 async def test_the_downlink_has_its_own_trace():
     async with (
         serving(echo) as upstream,
-        link_to(upstream, "constant:100mbit", trace_down=load("constant:400kbit").up) as link,
+        link_to(upstream, "constant:100mbit", down=load("constant:400kbit").up) as link,
     ):
         reader, writer = await asyncio.open_connection(HOST, link.port)
         began_s = time.monotonic()
