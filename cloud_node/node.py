@@ -84,8 +84,10 @@ async def _started(settings: CloudSettings, identity: Identity | None) -> Starte
 def _local(settings: CloudSettings, identity: Identity | None) -> Started:
     from cloud_node.pools.local import LocalPool
     from cloud_node.worker.loading import load_worker, measured
+    from splitvlm.model.dtype_choice import with_dtype
     from splitvlm.profiling.cached_profiles import renew
 
+    settings = with_dtype(settings)
     worker = load_worker(settings, identity)
 
     async def offer() -> Offer:

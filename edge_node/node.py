@@ -22,6 +22,7 @@ from splitvlm.codec.codec import Codec
 from splitvlm.crypto.identity import Identity
 from splitvlm.domain import DEVICE, Cut, Plan
 from splitvlm.errors import ConfigError, SplitvlmError, UsageError
+from splitvlm.model.dtype_choice import with_dtype
 from splitvlm.model.loading import load_device
 from splitvlm.model.spec import ModelSpec
 from splitvlm.model.threads import in_passing_thread
@@ -43,6 +44,7 @@ SERVICE = local_pb2.DESCRIPTOR.services_by_name["Local"].full_name
 async def run(settings: EdgeSettings, source: Path | None = None) -> None:
     """Serves until SIGTERM or SIGINT; SIGHUP reads `source` again. Raises the errors of configuration, keys, model and port."""
     identity = identity_of(settings.security)
+    from_file, settings = settings, with_dtype(settings)
     model = settings.model
     bundle = open_bundle(model.name, model.bundle)
     privacy, cuts, planner = _planned(settings, bundle)
@@ -71,7 +73,7 @@ async def run(settings: EdgeSettings, source: Path | None = None) -> None:
                 control.limits_changed()
 
         try:
-            with reloading(source, settings, CHANGEABLE, apply):
+            with reloading(source, from_file, CHANGEABLE, apply):
                 async with background(*renewal), background(*work) as tasks:
                     await server.set_ready()
                     print_ready("edge", node=settings.node, listen=address, model=model.name, **emulated(settings))
@@ -89,7 +91,7 @@ async def run(settings: EdgeSettings, source: Path | None = None) -> None:
 
 def check(settings: EdgeSettings) -> None:
     """Raises ConfigError, UsageError or PrivacyRefused for cuts, levels and plans that the model or the limits do not have."""
-    _planned(settings, open_bundle(settings.model.name, settings.model.bundle))
+    _planned(with_dtype(settings), open_bundle(settings.model.name, settings.model.bundle))
 
 
 def _planned(settings: EdgeSettings, bundle: Bundle) -> tuple[PrivacyDoor, tuple[Cut, ...], Planner]:

@@ -15,6 +15,7 @@ from edge_node.privacy import PrivacyDoor
 from edge_node.settings import EdgeSettings
 from splitvlm.bundle import open_bundle
 from splitvlm.domain import DEVICE, Plan
+from splitvlm.model.dtype_choice import with_dtype
 from splitvlm.model.loading import load_device
 from splitvlm.profiling.cached_profiles import cached_device_profile
 
@@ -49,6 +50,7 @@ class PrivacyReport:
 
 def may_leave(settings: EdgeSettings) -> PrivacyReport:
     """Returns the allowed plans that send something, the most telling first. Raises the errors of configuration and model."""
+    settings = with_dtype(settings)
     model = settings.model
     bundle = open_bundle(model.name, model.bundle)
     door = PrivacyDoor(settings.privacy, leaks_at(bundle))

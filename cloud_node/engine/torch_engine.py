@@ -22,8 +22,8 @@ from cloud_node.engine.kv_rows import RowKind
 from cloud_node.engine.lane import BUSY_WINDOW_S, Lane
 from cloud_node.engine.protocol import JobTimes, MemoryNeed, SequenceRequest
 from cloud_node.engine.recent import RecentMean
+from cloud_node.engine.scheduler import Scheduler
 from cloud_node.engine.torch_sequence import TorchSequence
-from cloud_node.engine.turns import Turns
 from splitvlm.domain import CutKind
 from splitvlm.model.batch.arena import rows_held
 from splitvlm.model.batch.decoder import BatchedDecoder, DecodingRow, capacity_of
@@ -33,11 +33,6 @@ from splitvlm.model.tiles import reads_by_tile
 from splitvlm.model.upper_run import UpperRun
 
 T = TypeVar("T")
-
-PASS_TOKENS = (
-    48  # of running answers and of a prompt's chunk together: what a pass takes grows slowly up to here on a CPU
-)
-LEAST_CHUNK = 16
 
 _log = logging.getLogger("splitvlm.cloud.engine")
 
@@ -60,11 +55,8 @@ class TorchEngine:
         budget = KvBudget(kv_budget_bytes, self._row_bytes, rows_held)
         self.admission = KvAdmission(budget, leave, self.expected_queue_s)
         self._decoder = BatchedDecoder(part)
-        self._running: list[TorchSequence] = []
-        self._prompts: Turns[TorchSequence] = Turns()  # that wait to be read in chunks, devices in turn
-        self._reader: TorchSequence | None = None  # whose prompt is read now
+        self._scheduler: Scheduler[TorchSequence] = Scheduler(part.spec.max_context)  # changed in the thread alone
         self._given_up: deque[TorchSequence] = deque()  # appended in the event loop
-        self._num_unread = 0  # prompts that wait or are read: changed in the thread, read in the event loop
         self._prompt_s = RecentMean(BUSY_WINDOW_S)  # that reading a prompt took
         self._passes = 0
         self.lane = make_lane(self._pass)  # last: its thread calls _pass at once
@@ -82,16 +74,16 @@ class TorchEngine:
     @property
     def in_work(self) -> bool:
         """Tells whether a job runs or waits, or an answer is not at its end."""
-        return self.lane.in_work or bool(self._running) or self._reader is not None or bool(self._prompts)
+        return self.lane.in_work or bool(self._scheduler.num_running or self._scheduler.num_unread)
 
     @property
     def num_running(self) -> int:
         """Returns how many answers move on together now."""
-        return len(self._running)
+        return self._scheduler.num_running
 
     def expected_queue_s(self, device: str) -> float:
         """Counts the jobs that run before the device's next one, and all prompts that are not read yet."""
-        return self.lane.expected_queue_s(device) + self._num_unread * self._prompt_s.at(time.monotonic())
+        return self.lane.expected_queue_s(device) + self._scheduler.num_unread * self._prompt_s.at(time.monotonic())
 
     def memory_needed(self, request: SequenceRequest) -> MemoryNeed:
         """Counts the inputs, and the prompt's keys and values twice until they lie in their row; rows are this engine's."""
@@ -117,12 +109,11 @@ class TorchEngine:
 
     def join(self, sequence: TorchSequence) -> None:
         """Lets a sequence whose prompt was read move on with the others. Called in the thread."""
-        self._running.append(sequence)
+        self._scheduler.join(sequence)
 
     def read(self, sequence: TorchSequence) -> None:
         """Lets a prompt be read in the passes to come. Called in the thread."""
-        self._prompts.add(sequence.device, sequence)
-        self._num_unread += 1
+        self._scheduler.add_prompt(sequence.device, sequence)
 
     def was_read(self, queue_s: float, prefill_s: float) -> None:
         """Notes how long a prompt waited and took. Called in the event loop."""
@@ -146,48 +137,31 @@ class TorchEngine:
     def _pass(self) -> bool:
         """Moves all answers on that can; returns True if there are more to move. Runs in the thread, and raises nothing."""
         while self._given_up:
-            self._let_go(self._given_up.popleft())
-        while self._reader is None and self._prompts:
-            waiting = self._prompts.take()
-            self._reader = waiting if waiting.is_waiting else None
-            self._num_unread -= not waiting.is_waiting
+            self._leave(self._given_up.popleft())
+        moving, reader, chunk_tokens = self._scheduler.next_pass(_is_ready)
         fed: dict[TorchSequence, Boundary | None] = {}
-        for sequence in list(self._running):
+        for sequence in moving:
             try:
-                if sequence.is_ready:
-                    fed[sequence] = sequence.next_step()
+                fed[sequence] = sequence.next_step()
             except Exception as error:  # noqa: BLE001 (one sequence's input is its own fault)
                 self._leave(sequence, error)
-        if fed or self._reader:
-            self._move_on(fed, self._reader)
-        return self._reader is not None or bool(self._prompts) or any(sequence.is_ready for sequence in self._running)
+        if fed or reader:
+            self._move_on(fed, reader, chunk_tokens)
+        return self._scheduler.has_work(_is_ready)
 
-    def _let_go(self, sequence: TorchSequence) -> None:
-        if sequence in self._running:
-            self._leave(sequence)
-            return
-        if sequence is self._reader:
-            self._end_reading()
-        sequence.left(None)
-
-    def _end_reading(self) -> None:
-        self._reader = None
-        self._num_unread -= 1
-
-    def _move_on(self, fed: Mapping[TorchSequence, Boundary | None], reader: TorchSequence | None) -> None:
+    def _move_on(
+        self, fed: Mapping[TorchSequence, Boundary | None], reader: TorchSequence | None, chunk_tokens: int
+    ) -> None:
         """Runs one pass: the last tokens of the answers `fed`, and the next chunk of the prompt of `reader`."""
         began_s = time.perf_counter()
         self._passes += 1
         try:
-            chunk = reader.next_chunk(self._chunk_tokens(len(fed))) if reader else None
+            chunk = reader.next_chunk(chunk_tokens) if reader else None
             logits_BV = self._decoder.step({sequence.row: step for sequence, step in fed.items()}, chunk)
         except Exception as error:  # noqa: BLE001 (the thread goes on)
             _log.exception("a pass failed")
-            for sequence in fed:
+            for sequence in [*fed, *([reader] if reader else [])]:
                 self._leave(sequence, error)
-            if reader:
-                self._end_reading()
-                reader.left(error)
             return
         took_s = time.perf_counter() - began_s
         for sequence, logits_V in zip(fed, logits_BV, strict=False):
@@ -196,7 +170,7 @@ class TorchEngine:
         if reader:
             reader.times.prefill_s += took_s
             if reader.is_read:
-                self._end_reading()
+                self._scheduler.remove(reader)
                 reader.join_by(logits_BV[-1])
 
     def _choose(self, sequence: TorchSequence, logits_V: torch.Tensor) -> None:
@@ -209,18 +183,19 @@ class TorchEngine:
         if sequence.finished:
             self._leave(sequence)
 
-    def _chunk_tokens(self, num_running: int) -> int:
-        """Returns how many tokens of a prompt are read beside so many running answers: all of them beside none."""
-        return max(LEAST_CHUNK, PASS_TOKENS - num_running) if num_running else self.part.spec.max_context
-
     def _leave(self, sequence: TorchSequence, error: Exception | None = None) -> None:
-        self._running.remove(sequence)
-        self._decoder.remove(sequence.row)
+        if self._scheduler.is_running(sequence):
+            self._decoder.remove(sequence.row)
+        self._scheduler.remove(sequence)
         sequence.left(error)
 
     def row(self, run: UpperRun) -> DecodingRow:
         """Moves a run's caches into a row. Called in the thread."""
         return self._decoder.add(run)
+
+
+def _is_ready(sequence: TorchSequence) -> bool:
+    return sequence.is_ready
 
 
 def _prompt_tokens(inputs: Mapping[str, torch.Tensor]) -> int:

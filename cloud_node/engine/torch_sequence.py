@@ -140,11 +140,6 @@ class TorchSequence:
         assert self._chunked is not None, "it is read in chunks"
         return not self._chunked.num_unread
 
-    @property
-    def is_waiting(self) -> bool:
-        """Tells whether its prompt is still to be read: it was not given up meanwhile."""
-        return self._chunked is not None
-
     def next_chunk(self, num_tokens: int) -> PromptChunk:
         """Returns the next tokens of its prompt."""
         assert self._chunked is not None, "it is read in chunks"

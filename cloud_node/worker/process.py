@@ -27,9 +27,11 @@ class WorkerProcess:
         `settings_json` are CloudSettings with whole paths; `host` returns the address of this machine for the front end.
         """
         from cloud_node.worker.loading import load_worker
+        from splitvlm.model.dtype_choice import with_dtype
 
-        self._settings = CloudSettings.model_validate_json(settings_json)
-        set_up(self._settings.logging)
+        settings = CloudSettings.model_validate_json(settings_json)
+        set_up(settings.logging)
+        self._settings = with_dtype(settings)
         self._host = host()
         self._identity = identity_of(self._settings.security)
         self._worker = load_worker(self._settings, self._identity)

@@ -18,6 +18,7 @@ from splitvlm.codec.codec import Codec
 from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut, Plan
 from splitvlm.files.shown import shown_or_unknown
 from splitvlm.local import LocalBoundary
+from splitvlm.model.dtype_choice import chosen_dtype
 from splitvlm.model.loading import load_cloud, load_device, middle_cuts
 from splitvlm.model.parts import DevicePart
 from splitvlm.model.threads import use_threads
@@ -43,6 +44,7 @@ def profile(model: ModelChoice, pictures: int, out: Path | None) -> Profiles:
     What was measured before an interruption is taken up again by the next run; after an end everything is measured anew.
     """
     say = Console(stderr=True)
+    model = chosen_dtype(model)
     use_threads(model.threads)
     cuts = (*middle_cuts(model.name), DEVICE)
     bundle = open_bundle(model.name, model.bundle)
