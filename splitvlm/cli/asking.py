@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from splitvlm.cli.options import KeysOption, PlaintextOption
+from splitvlm.cli.options import KeysOption, PlaintextOption, TemperatureOption, TopPOption
 from splitvlm.cli.output import JsonOption, write_json
 
 asking_app = typer.Typer()
@@ -16,12 +16,6 @@ asking_app = typer.Typer()
 EdgeOption = Annotated[str, typer.Option("--edge", help="host:port of the edge node")]
 APP_KEYS = Path("keys/app")
 
-TemperatureOption = Annotated[
-    float, typer.Option(help="0 takes the most likely token each time; above it tokens are drawn, 1 as the model says")
-]
-TopPOption = Annotated[
-    float, typer.Option(help="draw among the most likely tokens that have this much of the probability")
-]
 TopKOption = Annotated[int, typer.Option(help="draw among so many of the most likely tokens; 0: among all")]
 RepetitionPenaltyOption = Annotated[
     float, typer.Option(help="above 1: tokens that are there already become less likely")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from splitvlm.cli.options import PlaintextOption, SeedOption, finite, writable_file
+from splitvlm.cli.options import PlaintextOption, SeedOption, TemperatureOption, TopPOption, finite, writable_file
 from splitvlm.cli.output import JsonOption, write_json
 from splitvlm.errors import UsageError
 
@@ -53,6 +53,8 @@ def load(
     plaintext: PlaintextOption = False,
     dtype: DtypeOption = "float32",
     threads: ThreadsOption = None,
+    temperature: TemperatureOption = 0.0,
+    top_p: TopPOption = 1.0,
     seed: SeedOption = 0,
     plot: PlotOption = None,
     json_file: JsonOption = None,
@@ -61,7 +63,7 @@ def load(
 
     Terms and definitions are those of `vllm bench serve`.
     """
-    from splitvlm.domain import Plan
+    from splitvlm.domain import Plan, Sampling
     from splitvlm.tools.load.objective import ServiceObjective
     from splitvlm.tools.load.run import LoadSettings, run_load
     from splitvlm.tools.load.schedule import AnswerLengths
@@ -76,6 +78,7 @@ def load(
         lengths=AnswerLengths.parse(answer_tokens),
         objective=ServiceObjective.parse(goodput),
         requests_per_s=rate,
+        sampling=Sampling(temperature, top_p),
         seed=seed,
         threads=threads,
         dtype=dtype,

@@ -15,6 +15,12 @@ BundleOption = Annotated[
 SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="seed of the random choices")]
 KeysOption = Annotated[Path, typer.Option("--keys", help="folder of this application's keys")]
 PlaintextOption = Annotated[bool, typer.Option("--plaintext", help="use no TLS; allowed on loopback only")]
+TemperatureOption = Annotated[
+    float, typer.Option(help="0 takes the most likely token each time; above it tokens are drawn, 1 as the model says")
+]
+TopPOption = Annotated[
+    float, typer.Option(help="draw among the most likely tokens that have this much of the probability")
+]
 
 
 def finite(value: float | None) -> float | None:

@@ -2,7 +2,7 @@
 
     python -m tests.e2e.soak --minutes 30 --plot out/soak.png
 
-The laboratory of chaos.py (which says what is emulated), with two applications that ask without a pause, under plans of every
+The laboratory (laboratory.py), with two applications that ask without a pause, under plans of every
 kind, also about pictures that the cloud node remembers, and now and then go away in the middle of an answer. Every ten
 seconds one fault of those that kill no process. Beside them the malicious clients of malice.py, a process with two valid
 certificates, attack both cloud nodes and the orchestrator without a pause. The last line is JSON: for each process resident
@@ -30,7 +30,8 @@ import psutil
 from splitvlm.crypto.authority import issue
 from splitvlm.crypto.identity import Role
 from splitvlm.tools.launcher import Node
-from tests.e2e.chaos import PLANS, Laboratory, questions
+from tests.e2e.chaos import PLANS
+from tests.e2e.laboratory import Laboratory, questions
 
 FAULTS = ("stop", "reset", "half_open", "slow", "no_cloud", "suspend_device")
 OTHER_PLANS = ("tokens/klt3", "vision:3/klt2", "image/webp50", "device", "")

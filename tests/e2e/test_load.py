@@ -10,7 +10,11 @@ import pytest
 
 @pytest.mark.parametrize(
     ("plan", "loop"),
-    [("image/webp50", []), ("tokens/int4", ["--rate", "50"]), ("lm:1/int8", ["--answer-tokens", "2:6"])],
+    [
+        ("image/webp50", ["--temperature", "1.5", "--top-p", "0.9", "--seed", "3"]),
+        ("tokens/int4", ["--rate", "50"]),
+        ("lm:1/int8", ["--answer-tokens", "2:6", "--temperature", "2"]),
+    ],
 )
 def test_every_request_is_answered_and_counted(plan: str, loop: list[str], tmp_path: Path) -> None:
     result_file, picture = tmp_path / "load.json", tmp_path / "load.png"
@@ -43,6 +47,8 @@ def test_every_request_is_answered_and_counted(plan: str, loop: list[str], tmp_p
         (["--answer-tokens", "0"], "how long answers may be"),
         (["--goodput", "x"], "objective"),
         (["--dtype", "int3"], "not a dtype"),
+        (["--temperature", "1e9"], "temperature is 1e+09, but must be 0 (greedy), or from 0.01 to 100"),
+        (["--top-p", "nan"], "top_p is nan, but must be from 1e-06 to 1"),
     ],
 )
 def test_wrong_arguments_get_a_sentence(arguments: list[str], sentence: str) -> None:

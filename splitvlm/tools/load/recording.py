@@ -5,19 +5,16 @@ Only the cloud is under load then. The answers are real; that a device made the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
-from PIL import Image
+from dataclasses import dataclass, field, replace
 
 from edge_node.cloud.cloud_request import AnswerSpec, CloudRequest, Vocabulary
 from edge_node.cloud.payload import Payload
 from edge_node.cloud.segments import Segments
 from splitvlm.codec.codec import Codec
-from splitvlm.domain import DEVICE, IMAGE, CutKind, Plan
+from splitvlm.domain import DEVICE, IMAGE, CutKind, Plan, Sampling
 from splitvlm.errors import UsageError
 from splitvlm.local import LocalBoundary
 from splitvlm.model.loading import load_device
-from splitvlm.model.parts import DevicePart
 from splitvlm.model.sampling import end_token_ids
 from splitvlm.model.spec import ModelSpec
 from splitvlm.scenes.samples import samples
@@ -31,6 +28,7 @@ class RecordedRequest:
     data: bytes
     question: str  # cut `image` only
     vocabulary: Vocabulary
+    sampling: Sampling  # the same each time, so that an answer's recorded steps are those of its tokens
     boundary: LocalBoundary | None = None  # at `lm:k`, until the steps are recorded
     steps: list[bytes] = field(default_factory=list)
 
@@ -38,7 +36,7 @@ class RecordedRequest:
         """Returns what one device sends. Nothing in it lets the cloud find the picture in its prefix cache."""
         step = self._step if self.plan.cut.kind is CutKind.LM else None
         payload = Payload(self.plan, Segments.of(self.data), self.question, step)
-        return CloudRequest(payload, AnswerSpec(max_new_tokens, self.vocabulary))
+        return CloudRequest(payload, AnswerSpec(max_new_tokens, self.vocabulary, sampling=self.sampling))
 
     async def _step(self, index: int, token_id: int) -> bytes:
         """Returns the coded boundary of the answer's token at `index`, recorded or made now."""
@@ -62,22 +60,26 @@ def check_plan(plan: Plan, spec: ModelSpec, codec: Codec) -> None:
 
 
 def record(
-    model: str, plan: Plan, count: int, codec: Codec, *, seed: int, threads: int | None
+    model: str, plan: Plan, count: int, codec: Codec, sampling: Sampling, *, seed: int, threads: int | None
 ) -> list[RecordedRequest]:
-    """Makes `count` payloads on this machine, under a plan that was checked."""
+    """Makes `count` payloads on this machine, under a plan that was checked; payload i is asked with the seed `seed` + i."""
     part = load_device(model, [plan.cut], threads=threads)
     vocabulary = Vocabulary(part.spec.vocab_size, end_token_ids(part.model))
-    return [_recorded(part, plan, codec, vocabulary, *sample) for sample in samples(count, model, seed=seed)]
+    recorded = []
+    for index, (image, question) in enumerate(samples(count, model, seed=seed)):
+        boundary = LocalBoundary(part, codec, image, question, plan.cut)
+        recorded.append(_recorded(plan, boundary, question, vocabulary, replace(sampling, seed=seed + index)))
+    return recorded
 
 
 def _recorded(
-    part: DevicePart, plan: Plan, codec: Codec, vocabulary: Vocabulary, image: Image.Image, question: str
+    plan: Plan, boundary: LocalBoundary, question: str, vocabulary: Vocabulary, sampling: Sampling
 ) -> RecordedRequest:
-    boundary = LocalBoundary(part, codec, image, question, plan.cut)
     return RecordedRequest(
         plan,
         boundary.encode(plan.level),
         question if plan.cut == IMAGE else "",
         vocabulary,
+        sampling,
         boundary if plan.cut.kind is CutKind.LM else None,
     )

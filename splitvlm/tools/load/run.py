@@ -18,7 +18,7 @@ from edge_node.node import compatibility_of
 from splitvlm.bundle import open_bundle
 from splitvlm.crypto.authority import issue
 from splitvlm.crypto.identity import Identity, Role, load_identity
-from splitvlm.domain import Plan
+from splitvlm.domain import GREEDY, Plan, Sampling
 from splitvlm.tools.launcher import Launcher
 from splitvlm.tools.load.figures import figures
 from splitvlm.tools.load.fleet import Fleet, PlannedRequest
@@ -49,6 +49,7 @@ class LoadSettings:
     objective: ServiceObjective
     requests_per_s: float | None = None  # of an open loop; None is a closed loop
     recordings: int = 8  # different payloads
+    sampling: Sampling = GREEDY  # where it draws, payload number i of the run is asked with `seed` + i
     seed: int = 0
     threads: int | None = None
     dtype: str = "float32"
@@ -69,7 +70,9 @@ async def run_load(settings: LoadSettings, plot_file: Path | None = None) -> dic
     check_plan(settings.plan, spec, codec)
     _console.print(f"Recording {settings.recordings} payloads of {settings.plan} with {settings.model} ...")
     recorded = record(
-        settings.model, settings.plan, settings.recordings, codec, seed=settings.seed, threads=settings.threads
+        *(settings.model, settings.plan, settings.recordings, codec, settings.sampling),
+        seed=settings.seed,
+        threads=settings.threads,
     )
     compatibility = compatibility_of(spec, codec, settings.dtype)
     async with _node(settings) as (address, identities):
