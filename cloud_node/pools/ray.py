@@ -24,6 +24,7 @@ from cloud_node.settings import CloudLimits, CloudSettings
 from splitvlm import CIPHER_SUITES
 from splitvlm.crypto.identity import Identity
 from splitvlm.errors import CapacityError, ConfigError, PeerUnavailable
+from splitvlm.node.allocator import ENVIRONMENT
 
 LOOK_S = 1.0  # how often workers are asked for their load
 ANSWER_S = 10.0  # that a worker's process may take to answer; its event loop does not compute
@@ -159,7 +160,7 @@ class RayPool:
             num_gpus=resources.pop("GPU", 0.0),
             resources=resources or None,
             max_restarts=-1,
-            runtime_env={"env_vars": {"GRPC_SSL_CIPHER_SUITES": CIPHER_SUITES}},  # Ray imports gRPC before us
+            runtime_env={"env_vars": {"GRPC_SSL_CIPHER_SUITES": CIPHER_SUITES, **ENVIRONMENT}},  # Ray comes before us
         )
         host = _loopback if self._settings.pool.address is None else _address_in_cluster
         self._members[name] = _Member(name, actor.remote(settings.model_dump_json(), host))

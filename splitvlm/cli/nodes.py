@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from splitvlm.node.allocator import give_memory_back
+
 nodes_app = typer.Typer()
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="configuration file, in YAML")]
@@ -17,6 +19,7 @@ ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="configuratio
 @nodes_app.command()
 def cloud(config: ConfigOption) -> None:
     """Run a cloud node, which computes the upper part of the model."""
+    give_memory_back()
     from cloud_node.node import run
     from cloud_node.settings import CloudSettings
     from splitvlm import settings
@@ -30,6 +33,7 @@ def cloud(config: ConfigOption) -> None:
 @nodes_app.command()
 def edge(config: ConfigOption) -> None:
     """Run an edge node, the daemon of a device."""
+    give_memory_back()
     from edge_node.node import run
     from edge_node.settings import EdgeSettings
     from splitvlm import settings
@@ -43,6 +47,7 @@ def edge(config: ConfigOption) -> None:
 @nodes_app.command()
 def orchestrator(config: ConfigOption) -> None:
     """Run the orchestrator, which knows the nodes that are alive and makes the plan tables."""
+    give_memory_back()
     from orchestrator.node import run
     from orchestrator.settings import OrchestratorSettings
     from splitvlm import settings

@@ -13,7 +13,7 @@ import random
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from splitvlm.wire.v1 import local_pb2 as pb
 
 UPLINK_BPS, SLOW_BPS, DELAY_S = 20e6, 64e3, 0.01
 SLOWDOWN = 3.0  # EMULATION of a weaker device: the faults need time to happen in
+CUTS = ("image", "vision:3", "tokens", "lm:2")
 QUESTIONS = 12
 ANSWER_TIMEOUT_S = 60.0
 HEALED_TIMEOUT_S = 120.0
@@ -49,10 +50,20 @@ class Laboratory:
     """`async with Laboratory(folder) as laboratory:` Everything that was started or broken is stopped at its end."""
 
     def __init__(
-        self, folder: Path, *, prefix_cache_s: float = 0.0, limits: Mapping[str, object] | None = None
+        self,
+        folder: Path,
+        *,
+        model: str = "scenes",
+        cuts: Sequence[str] = CUTS,
+        slowdown: float = SLOWDOWN,
+        prefix_cache_s: float = 0.0,
+        limits: Mapping[str, object] | None = None,
     ) -> None:
         """Cloud nodes cache prefixes for `prefix_cache_s`; for 0 devices do not ask them to. `limits` are theirs."""
         self.launcher = Launcher(folder)
+        self._model = {"name": model, "threads": 1}
+        self._cuts = list(cuts)
+        self._slowdown = slowdown
         self._prefix_cache_s = prefix_cache_s
         self._limits = dict(limits or {})
         self._stack = contextlib.AsyncExitStack()
@@ -74,11 +85,11 @@ class Laboratory:
         await self.start_orchestrator()
         for address in self.links:
             await self.start_cloud(address)
-        planning = {"cuts": ["image", "vision:3", "tokens", "lm:2", "device"], "prefix_cache": self._prefix_cache_s > 0}
+        planning = {"cuts": [*self._cuts, "device"], "prefix_cache": self._prefix_cache_s > 0}
         self.edge = await self.launcher.start(
             "edge",
-            {"orchestrator": self.orchestrator.address, "model": {"threads": 1}, "planning": planning}
-            | {"emulation": {"slowdown": SLOWDOWN}},
+            {"orchestrator": self.orchestrator.address, "model": self._model, "planning": planning}
+            | {"emulation": {"slowdown": self._slowdown}},
         )
         self.client = EdgeClient(self.edge.address, self.launcher.identity("app", Role.APP))
         self._stack.push_async_callback(self.client.close)
@@ -101,8 +112,8 @@ class Laboratory:
             "listen": f"127.0.0.1:{self._ports[number]}",
             "advertise": address,
             "orchestrator": self.orchestrator.address,
-            "model": {"threads": 1},
-            "cuts": ["image", "vision:3", "tokens", "lm:2"],
+            "model": self._model,
+            "cuts": self._cuts,
         }
         if self._prefix_cache_s:
             self._limits["prefix_cache_s"] = self._prefix_cache_s
