@@ -20,6 +20,7 @@ from splitvlm.crypto.identity import Role
 from splitvlm.errors import DeadlineExceeded, SplitvlmError
 from splitvlm.rpc.authorization import require_role
 from splitvlm.rpc.status import abort, unary
+from splitvlm.rpc.whole_steps import to_its_end
 from splitvlm.wire.v1 import data_pb2 as pb
 
 _log = logging.getLogger("splitvlm.cloud")
@@ -111,7 +112,7 @@ class _Stream:
     async def read(self) -> bytes | None:
         if self._first:
             return self._first.pop()
-        envelope = await self._context.read()
+        envelope = await to_its_end(self._context.read())
         return envelope if isinstance(envelope, bytes) else None  # grpc.aio.EOF: the device closed
 
     async def write(self, envelope: bytes) -> None:

@@ -18,6 +18,7 @@ from splitvlm.errors import PeerUnavailable
 from splitvlm.rpc.channels import open_channel
 from splitvlm.rpc.final_status import final_error
 from splitvlm.rpc.status import from_rpc, was_cancelled
+from splitvlm.rpc.whole_steps import to_its_end
 
 SERVICE = "splitvlm.cloud.Worker"
 SESSION = f"/{SERVICE}/Session"
@@ -79,5 +80,5 @@ async def _relay_up(stream: EnvelopeStream, call: grpc.aio.StreamStreamCall[byte
 async def _relay_down(call: grpc.aio.StreamStreamCall[bytes, bytes], stream: EnvelopeStream) -> None:
     """Worker to device, until the worker ends the call; with which status is not told here."""
     with contextlib.suppress(grpc.aio.AioRpcError):
-        while isinstance(envelope := await call.read(), bytes):
+        while isinstance(envelope := await to_its_end(call.read(), call.cancel), bytes):
             await stream.write(envelope)

@@ -13,6 +13,7 @@ from splitvlm.crypto.identity import Identity, Role
 from splitvlm.errors import PermissionRefused, ProtocolError
 from splitvlm.rpc.authorization import require_role
 from splitvlm.rpc.status import unary
+from splitvlm.rpc.whole_steps import to_its_end
 
 WRITE_TIMEOUT_S = 600.0  # the front end watches how long a device does not read; this is for a front end that hangs
 
@@ -61,7 +62,7 @@ class _Stream:
         self._context = context
 
     async def read(self) -> bytes | None:
-        envelope = await self._context.read()
+        envelope = await to_its_end(self._context.read())
         return envelope if isinstance(envelope, bytes) else None  # grpc.aio.EOF
 
     async def write(self, envelope: bytes) -> None:

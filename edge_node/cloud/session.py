@@ -20,6 +20,7 @@ from splitvlm.rpc.final_status import final_error
 from splitvlm.rpc.limits import CONNECT_TIMEOUT_S, SESSION_AGE_S
 from splitvlm.rpc.sealed_stream import SealedStream
 from splitvlm.rpc.status import from_rpc, was_cancelled
+from splitvlm.rpc.whole_steps import to_its_end
 from splitvlm.wire.v1 import data_pb2 as pb
 from splitvlm.wire.v1 import data_pb2_grpc
 
@@ -94,7 +95,7 @@ class CloudSession:
 
     async def read(self) -> pb.Envelope:
         """Returns the node's next envelope. Raises the error with which the stream ended."""
-        envelope = await self.call.read()
+        envelope = await to_its_end(self.call.read(), self.call.cancel)
         if not isinstance(envelope, pb.Envelope):  # grpc.aio.EOF
             raise await self.why_ended()
         return envelope

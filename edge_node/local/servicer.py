@@ -12,6 +12,7 @@ from edge_node.runtime import Runtime
 from splitvlm.crypto.identity import Role
 from splitvlm.rpc.authorization import require_role
 from splitvlm.rpc.status import unary
+from splitvlm.rpc.whole_steps import to_its_end
 from splitvlm.wire.v1 import local_pb2 as pb
 from splitvlm.wire.v1 import local_pb2_grpc
 
@@ -31,7 +32,7 @@ class LocalServicer(local_pb2_grpc.LocalServicer):
         require_role(context, Role.APP, Role.EDGE, plaintext=self._plaintext)
         async with contextlib.aclosing(self._answerer.answer(question_from_wire(request))) as events:
             async for event in events:
-                await context.write(event_to_wire(event))
+                await to_its_end(context.write(event_to_wire(event)))
 
     @unary
     async def Status(self, request: pb.StatusRequest, context: Any) -> pb.StatusReply:
