@@ -34,7 +34,7 @@ from edge_node.cloud.segments import Segments
 from edge_node.node import compatibility_of
 from splitvlm.bundle import open_bundle
 from splitvlm.crypto.identity import Role
-from splitvlm.domain import Plan
+from splitvlm.domain import GREEDY, Plan
 from splitvlm.errors import CapacityError
 from splitvlm.files.text import parse_json
 from splitvlm.rpc.limits import PICTURE_NAME_BYTES
@@ -57,7 +57,7 @@ class Refusals:
 async def main() -> int:
     options = _options()
     bundle = open_bundle(options.model)
-    recorded = record(options.model, PLAN, 4, bundle.codec, seed=0, threads=options.threads)
+    recorded = record(options.model, PLAN, 4, bundle.codec, GREEDY, seed=0, threads=options.threads)
     budget_bytes = options.kv_budget_mib * MIB
     with tempfile.TemporaryDirectory() as folder:
         async with Launcher(Path(folder)) as launcher:
