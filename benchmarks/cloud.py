@@ -11,7 +11,7 @@
   there, and a `shape:` model does not give one.
 - Unfairness: devices, front end and engine share this machine's cores; generate has them alone.
 
-`python benchmarks/cloud.py [--model shape:smolvlm-256m] [--tokens 128] [--devices 1,2,4,8,16,32] [--dtype float32]`; `--quick`
+`python benchmarks/cloud.py [--model shape:smolvlm-256m] [--tokens 128] [--devices 1,2,4,8,16,32] [--dtype auto]`; `--quick`
 asks little. Last line: JSON.
 """
 
@@ -31,8 +31,10 @@ import torch
 from splitvlm.domain import TOKENS, Plan
 from splitvlm.local import LocalModel
 from splitvlm.model.causal_folder import causal_model
+from splitvlm.model.dtype_choice import chosen_dtype
 from splitvlm.model.loading import load_cloud
 from splitvlm.scenes.samples import samples
+from splitvlm.settings import ModelChoice
 from splitvlm.tools.launcher import Launcher
 from splitvlm.tools.load.objective import ServiceObjective
 from splitvlm.tools.load.run import LoadSettings, run_load
@@ -129,12 +131,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--devices", default="1,2,4,8,16,32", type=lambda text: [int(part) for part in text.split(",")])
     parser.add_argument("--answers", type=int, default=3, help="of each device")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16"), help="of both sides")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="one and sixteen devices, short answers")
     options = parser.parse_args()
     if options.quick:
         options.devices, options.tokens, options.answers = [1, 16], 32, 1
+    options.dtype = chosen_dtype(ModelChoice(name=options.model, dtype=options.dtype)).dtype
     if 1 not in options.devices:
         parser.error("--devices needs 1, to which the others are compared")
     return options
