@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import torch
 
+from cloud_node.engine.handover import Handover
 from cloud_node.engine.kv_admission import KvAdmission
 from cloud_node.engine.kv_budget import KvBudget
 from cloud_node.engine.kv_rows import RowKind
@@ -59,6 +60,7 @@ class TorchEngine:
         self._given_up: deque[TorchSequence] = deque()  # appended in the event loop
         self._prompt_s = RecentMean(BUSY_WINDOW_S)  # that reading a prompt took
         self._passes = 0
+        self.handover = Handover()  # of the thread's results
         self.lane = make_lane(self._pass)  # last: its thread calls _pass at once
 
     @property
@@ -136,6 +138,11 @@ class TorchEngine:
 
     def _pass(self) -> bool:
         """Moves all answers on that can; returns True if there are more to move. Runs in the thread, and raises nothing."""
+        with self.handover.together():
+            self._run_pass()
+        return self._scheduler.has_work(_is_ready)
+
+    def _run_pass(self) -> None:
         while self._given_up:
             self._leave(self._given_up.popleft())
         moving, reader, chunk_tokens = self._scheduler.next_pass(_is_ready)
@@ -147,7 +154,6 @@ class TorchEngine:
                 self._leave(sequence, error)
         if fed or reader:
             self._move_on(fed, reader, chunk_tokens)
-        return self._scheduler.has_work(_is_ready)
 
     def _move_on(
         self, fed: Mapping[TorchSequence, Boundary | None], reader: TorchSequence | None, chunk_tokens: int

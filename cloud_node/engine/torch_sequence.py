@@ -202,8 +202,7 @@ class TorchSequence:
 
     def _call(self, method: Callable[..., None], *args: Any) -> None:
         """Calls a method in the event loop, unless that has ended."""
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(method, *args)
+        self._engine.handover.call(self._loop, method, *args)
 
     # And this in the event loop.
 
