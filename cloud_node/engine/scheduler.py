@@ -17,7 +17,7 @@ LEAST_CHUNK = 16
 
 
 class PassPlan(NamedTuple, Generic[S]):
-    """What one pass runs."""
+    """Says what one pass runs."""
 
     moving: list[S]  # running answers, whose last tokens are run
     reader: S | None  # whose prompt is read

@@ -25,7 +25,7 @@ class NodeSettings(Protocol):
 
     @property
     def model(self) -> ModelChoice:
-        """The model, and how it computes."""
+        """Holds the model, and how it computes."""
 
     def model_copy(self: S, *, update: Mapping[str, Any]) -> S:
         """Returns a copy with other values, as pydantic's models do."""
@@ -40,7 +40,7 @@ _log = logging.getLogger("splitvlm.model")
 
 
 class DtypeTimes(NamedTuple):
-    """How long some linear layers took in each dtype, in seconds."""
+    """Holds how long some linear layers took in each dtype, in seconds."""
 
     float32_s: float
     bfloat16_s: float

@@ -1,4 +1,4 @@
-"""How the C library's allocator keeps what a node frees. Nodes run for months: memory that is free has to go back.
+"""Sets how the C library's allocator keeps what a node frees. Nodes run for months: memory that is free has to go back.
 
 glibc gives each thread an arena of its own, up to eight for each core, and what one of them keeps no other can use; and the
 size from which an allocation gets a mapping of its own, which goes back whole, rises with what is freed. Under a mixed load a
