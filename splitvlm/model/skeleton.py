@@ -19,8 +19,10 @@ def build_skeleton(config: Any, dtype: torch.dtype) -> Any:
     """Returns transformers' own model for `config` in evaluation mode, with parameters on meta and real buffers."""
     from accelerate import init_empty_weights
     from transformers import AutoModelForImageTextToText
+    from transformers.initialization import no_init_weights
 
-    with init_empty_weights(include_buffers=False):
+    # Drawing weights that have no storage would take most of the time.
+    with init_empty_weights(include_buffers=False), no_init_weights():
         model = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation="sdpa")
     model.tie_weights()
     return model.eval().requires_grad_(False)
