@@ -22,10 +22,9 @@ from edge_node.runtime import Runtime
 from edge_node.settings import EdgeSettings, Privacy
 from splitvlm.bundle import open_bundle
 from splitvlm.crypto.identity import Role
-from splitvlm.domain import DEVICE, IMAGE, TOKENS, Plan
+from splitvlm.domain import TOKENS, Plan
 from splitvlm.link.emulator import LinkEmulator, LinkShape
 from splitvlm.link.traces import Trace
-from splitvlm.model.loading import load_device
 from splitvlm.planning.costs import CostLine
 from splitvlm.planning.kinds import KindDrop
 from splitvlm.planning.table import PlanTable
@@ -34,7 +33,7 @@ from splitvlm.rpc.servers import NodeServer
 from splitvlm.settings import host_and_port
 from splitvlm.wire.v1 import local_pb2 as pb
 from splitvlm.wire.v1 import local_pb2_grpc
-from tests.nodes import Cloud, Keys, cloud_node
+from tests.nodes import Cloud, Keys, cloud_node, device_part
 from tests.samples import PICTURE, tiny_model
 
 QUESTION = "How many cells are infected?"
@@ -93,7 +92,7 @@ async def edge_node(tmp_path: Path, privacy: Privacy | None = None) -> AsyncIter
         privacy = privacy or Privacy()
         door = PrivacyDoor(privacy, LEAKS)
         settings = EdgeSettings(privacy=privacy)
-        part = load_device(model, [IMAGE, TOKENS, DEVICE])
+        part = device_part(model)
         engine = DeviceEngine(part, open_bundle(model).codec)
         identity = keys.identity("edge-1", Role.EDGE)
         cuts = [str(cut) for cut in part.cuts]

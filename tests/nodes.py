@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from splitvlm.crypto.identity import Identity, Role, load_identity
 from splitvlm.domain import DEVICE, GREEDY, Plan, Sampling
 from splitvlm.model.batch.decoder import BatchedDecoder
 from splitvlm.model.loading import load_cloud, load_device, read_spec
+from splitvlm.model.parts import CloudPart, DevicePart
 from splitvlm.rpc.servers import NodeServer
 from splitvlm.wire.v1 import data_pb2
 
@@ -67,14 +69,24 @@ class Cloud:
         return engine._decoder
 
 
+@lru_cache(maxsize=2)
+def cloud_part(model: str) -> CloudPart:
+    """Loads a part for every cut once for several nodes: it does not change while it serves."""
+    return load_cloud(model, [cut for cut in read_spec(model).cuts() if cut != DEVICE])
+
+
+@lru_cache(maxsize=2)
+def device_part(model: str) -> DevicePart:
+    """Loads the whole model once for several devices: it does not change while it answers."""
+    return load_device(model, [DEVICE])
+
+
 @contextlib.asynccontextmanager
 async def cloud_node(
     model: str, keys: Keys, *, name: str = "cloud-1", limits: CloudLimits | None = None
 ) -> AsyncIterator[Cloud]:
     """A cloud node that serves every cut of the model."""
-    spec = read_spec(model)
-    cuts = [cut for cut in spec.cuts() if cut != DEVICE]
-    part = load_cloud(model, cuts)
+    spec, part = read_spec(model), cloud_part(model)
     codec = open_bundle(model).codec
     agreed, identity = compatibility_of(spec, codec, "float32"), keys.identity(name, Role.CLOUD)
     worker = EngineWorker(part, codec, agreed, identity, limits or CloudLimits())
@@ -94,7 +106,7 @@ async def cloud_node(
 async def device(model: str, cloud: Cloud | str, identity: Identity) -> AsyncIterator[Device]:
     """A device part with a link to the cloud node, which may be a process at an address."""
     spec, codec = read_spec(model), open_bundle(model).codec
-    engine = DeviceEngine(load_device(model, [DEVICE]), codec)
+    engine = DeviceEngine(device_part(model), codec)
     address = cloud if isinstance(cloud, str) else cloud.address
     link = CloudLink(address, compatibility_of(spec, codec, "float32"), identity, [str(cut) for cut in spec.cuts()])
     try:
