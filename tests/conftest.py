@@ -18,10 +18,12 @@ import splitvlm  # before any test imports gRPC
 
 hypothesis.settings.register_profile("steady", derandomize=True, deadline=None)  # no test asserts time
 hypothesis.settings.register_profile("explore", max_examples=1_000, deadline=None, print_blob=True)
-# What is measured and learned beside other tests is for this run alone.
-for variable in ("SPLITVLM_CACHE", "SPLITVLM_BUNDLES"):
-    os.environ[variable] = tempfile.mkdtemp(prefix="splitvlm-tests-")
-    atexit.register(shutil.rmtree, os.environ[variable], ignore_errors=True)
+# What is measured and learned is for this run alone. Its processes share measured times, which files keep whole; what one of
+# them has learned about a model is for its own tests only.
+for variable, is_shared in (("SPLITVLM_CACHE", True), ("SPLITVLM_BUNDLES", False)):
+    if not is_shared or "PYTEST_XDIST_WORKER" not in os.environ:
+        os.environ[variable] = tempfile.mkdtemp(prefix="splitvlm-tests-")
+        atexit.register(shutil.rmtree, os.environ[variable], ignore_errors=True)
 
 assert splitvlm.TLS_1_2_IS_OFF
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))

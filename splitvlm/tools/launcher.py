@@ -7,7 +7,7 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -93,19 +93,23 @@ class Launcher:
         full = {"node": name, "listen": "127.0.0.1:0", "security": {"keys": str(keys)}, **settings}
         config.write_text(yaml.safe_dump(full), "utf-8")
         log = log or self.folder / f"{name}.log"
+        process = await self._spawn((kind, "--config", str(config)), log)
+        node = Node(kind, process, log)
+        self.nodes.append(node)
+        node.facts = await _facts(node)
+        return node
+
+    async def _spawn(self, arguments: Sequence[str], log: Path) -> asyncio.subprocess.Process:
+        """Runs `splitvlm` with these arguments, its standard output in a pipe, its standard error at the end of `log`."""
         with log.open("ab") as stderr:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "splitvlm.cli", kind, "--config", str(config)),
+            return await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "splitvlm.cli", *arguments),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=stderr,
                 start_new_session=True,  # Ctrl-C reaches us only, and we stop the nodes in order
                 env=os.environ | {LAUNCHER: str(os.getpid())},
             )
-        node = Node(kind, process, log)
-        self.nodes.append(node)
-        node.facts = await _facts(node)
-        return node
 
 
 async def _facts(node: Node) -> Mapping[str, str]:

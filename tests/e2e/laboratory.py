@@ -25,8 +25,9 @@ from splitvlm.link.emulator import LinkEmulator, LinkShape
 from splitvlm.link.traces import Trace
 from splitvlm.rpc.local_client import EdgeClient
 from splitvlm.scenes import held_out
-from splitvlm.tools.launcher import Launcher, Node
+from splitvlm.tools.launcher import Node
 from splitvlm.wire.v1 import local_pb2 as pb
+from tests.forked import ForkedLauncher
 
 UPLINK_BPS, SLOW_BPS, DELAY_S = 20e6, 64e3, 0.01
 SLOWDOWN = 3.0  # EMULATION of a weaker device: the faults need time to happen in
@@ -60,7 +61,7 @@ class Laboratory:
         limits: Mapping[str, object] | None = None,
     ) -> None:
         """Cloud nodes cache prefixes for `prefix_cache_s`; for 0 devices do not ask them to. `limits` are theirs."""
-        self.launcher = Launcher(folder)
+        self.launcher = ForkedLauncher(folder)
         self._model = {"name": model, "threads": 1}
         self._cuts = list(cuts)
         self._slowdown = slowdown

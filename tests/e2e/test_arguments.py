@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from splitvlm.crypto.identity import Role
-from splitvlm.tools.launcher import Launcher
 from tests.e2e.test_command_line import check
-from tests.forked import splitvlm
+from tests.forked import ForkedLauncher, splitvlm
 from tests.samples import PICTURE, tiny_model
 
 
@@ -136,7 +135,7 @@ def test_asking_loads_no_torch() -> None:
 
 async def test_asking_status_and_nodes_for_programs(tmp_path: Path) -> None:
     PICTURE.save(tmp_path / "p.png")
-    async with Launcher(tmp_path) as launcher:
+    async with ForkedLauncher(tmp_path) as launcher:
         orchestrator = await launcher.start("orchestrator", {"heartbeat_s": 0.5})
         model = {"name": tiny_model("scenes-like"), "threads": 1}
         alone = {"model": model, "orchestrator": orchestrator.address, "planning": {"fixed_plan": "device"}}

@@ -1,11 +1,11 @@
 """`splitvlm load` against a node that it starts, at a cut of each kind."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.forked import splitvlm
 
 
 @pytest.mark.parametrize(
@@ -19,15 +19,8 @@ import pytest
 def test_every_request_is_answered_and_counted(plan: str, loop: list[str], tmp_path: Path) -> None:
     result_file, picture = tmp_path / "load.json", tmp_path / "load.png"
     arguments = ["--plan", plan, "--devices", "3", "--requests", "9", "--goodput", "e2e:60000", *loop]
-    subprocess.run(
-        [
-            *(sys.executable, "-m", "splitvlm.cli", "load", "--json", str(result_file), "--plot", str(picture)),
-            *arguments,
-        ],
-        check=True,
-        capture_output=True,
-        timeout=120,
-    )
+    done = splitvlm("load", "--json", str(result_file), "--plot", str(picture), *arguments)
+    assert done.returncode == 0, done.stderr
     result = json.loads(result_file.read_text())
     assert result["answered"] == result["requests"] == 9
     assert result["failed"] == {}
@@ -52,13 +45,7 @@ def test_every_request_is_answered_and_counted(plan: str, loop: list[str], tmp_p
     ],
 )
 def test_wrong_arguments_get_a_sentence(arguments: list[str], sentence: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "splitvlm.cli", "load", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = splitvlm("load", *arguments)
     assert done.returncode == 2
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr

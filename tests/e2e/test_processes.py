@@ -30,6 +30,7 @@ from splitvlm.scenes import MODEL_DIR, draw, held_out
 from splitvlm.tools.launcher import Launcher, Node
 from splitvlm.wire.v1 import control_pb2, control_pb2_grpc
 from splitvlm.wire.v1 import local_pb2 as pb
+from tests.forked import ForkedLauncher
 from tests.nodes import until
 from tests.samples import PICTURE, tiny_model
 from tests.tls import shake_hands
@@ -42,8 +43,8 @@ needs_scenes = pytest.mark.skipif(
 
 @pytest.fixture
 async def launcher(tmp_path: Path) -> AsyncIterator[Launcher]:
-    async with Launcher(tmp_path) as one:
-        yield one
+    async with ForkedLauncher(tmp_path) as made:
+        yield made
 
 
 async def ask(client: EdgeClient, picture: Image.Image, question: str, **more: object) -> tuple[str, pb.RequestReport]:
@@ -73,12 +74,14 @@ async def start_all(launcher: Launcher, model: str) -> tuple[Node, Node, Node]:
     return orchestrator, cloud, edge
 
 
-async def test_no_process_speaks_tls_1_2(launcher: Launcher, tmp_path: Path) -> None:
-    caller = launcher.identity("app", Role.APP)
-    for node in await start_all(launcher, tiny_model("scenes-like")):
-        assert await shake_hands(node.address, tmp_path, caller, ssl.TLSVersion.TLSv1_3) == "TLSv1.3"
-        with pytest.raises((ssl.SSLError, ConnectionError)):
-            await shake_hands(node.address, tmp_path, caller, ssl.TLSVersion.TLSv1_2)
+async def test_no_process_speaks_tls_1_2(tmp_path: Path) -> None:
+    """Nodes are started anew: what gRPC speaks is decided before it is imported."""
+    async with Launcher(tmp_path) as launcher:
+        caller = launcher.identity("app", Role.APP)
+        for node in await start_all(launcher, tiny_model("scenes-like")):
+            assert await shake_hands(node.address, tmp_path, caller, ssl.TLSVersion.TLSv1_3) == "TLSv1.3"
+            with pytest.raises((ssl.SSLError, ConnectionError)):
+                await shake_hands(node.address, tmp_path, caller, ssl.TLSVersion.TLSv1_2)
 
 
 async def test_a_picture_unlike_those_the_model_knows_is_answered_with_a_warning(launcher: Launcher) -> None:
