@@ -33,10 +33,12 @@ $(VLLM_STAMP): pyproject.toml constraints-vllm.txt
 demo: install
 	$(BIN)/splitvlm demo
 
-# Two processes share the tests, with one thread of torch each; those that measure a link by the clock run after them, alone.
+# Two processes share the tests, with one thread of torch each; those that measure a link by the clock, and hardly compute, run after
+# the others.
+TWO := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations 10
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not alone" --durations 10
-	$(BIN)/python -m pytest -m "alone and not slow" --durations 10
+	$(TWO) -m "not slow and not quiet"
+	$(TWO) -m "quiet and not slow" tests/integration
 
 # The engine vllm, in its own environment; in the other one these tests are skipped.
 test-vllm: install-vllm

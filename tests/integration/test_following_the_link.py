@@ -34,7 +34,7 @@ from splitvlm.settings import host_and_port
 from tests.nodes import Cloud, Device, Keys, cloud_node, device
 from tests.samples import tiny_model
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.quiet
 
 QUESTION = "How many cells are infected?"
 FAST_BPS, SLOW_BPS = 20e6, 100e3

@@ -23,7 +23,7 @@ from splitvlm.link.emulator import LOG_BIN_S, LinkEmulator, LinkShape
 from splitvlm.link.tracefiles import load
 from splitvlm.link.traces import Trace
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.quiet
 
 HOST = "127.0.0.1"
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], object]

@@ -14,7 +14,7 @@ from splitvlm.link.estimator import LinkEstimator
 from splitvlm.link.tracefiles import load
 from splitvlm.link.traces import Trace
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.quiet
 
 HOST, DELAY_S = "127.0.0.1", 0.02
 

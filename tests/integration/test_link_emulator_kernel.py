@@ -17,7 +17,7 @@ import pytest
 from splitvlm.link.emulator import LinkEmulator, LinkShape
 from splitvlm.link.traces import Trace
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.quiet
 
 RATE_BPS, PAYLOAD_BYTES = 2_000_000, 400_000
 NAMESPACE, NEAR, FAR = f"link{os.getpid()}", f"ln{os.getpid()}", f"lf{os.getpid()}"
