@@ -109,7 +109,7 @@ class ForkedProcess:
 def _run_node(arguments: Sequence[str], writer: Connection, log: str) -> None:
     os.setsid()
     os.environ[LAUNCHER] = str(os.getppid())  # the process that forks ends with the one that tests
-    _redirect(os.dup(writer.fileno()), os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND))
+    _redirect(os.dup(writer.fileno()), os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644))
     writer.close()
     sys.argv = ["splitvlm", *arguments]
     importlib.import_module("splitvlm.cli").main()
@@ -117,7 +117,7 @@ def _run_node(arguments: Sequence[str], writer: Connection, log: str) -> None:
 
 def _run(module: str, function: str, arguments: Sequence[str], cwd: str, out: str, err: str) -> None:
     os.chdir(cwd)
-    _redirect(*(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) for file in (out, err)))
+    _redirect(*(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644) for file in (out, err)))
     sys.argv = ["splitvlm", *arguments]
     getattr(importlib.import_module(module), function)()
 

@@ -188,7 +188,7 @@ async def test_a_short_demo(tmp_path: Path) -> None:
         *(sys.executable, "-m", "splitvlm.cli", *arguments), cwd=tmp_path, stdout=asyncio.subprocess.PIPE
     )
     assert process.stdout is not None
-    said = (await asyncio.wait_for(process.stdout.read(), 120)).decode()
+    said = (await process.stdout.read()).decode()
     assert await process.wait() == 0
     assert "EMULATION" in said
     result = json.loads((tmp_path / "demo.json").read_text())
