@@ -74,14 +74,19 @@ async def start_all(launcher: Launcher, model: str) -> tuple[Node, Node, Node]:
     return orchestrator, cloud, edge
 
 
-async def test_no_process_speaks_tls_1_2(tmp_path: Path) -> None:
-    """Nodes are started anew: what gRPC speaks is decided before it is imported."""
-    async with Launcher(tmp_path) as launcher:
-        caller = launcher.identity("app", Role.APP)
-        for node in await start_all(launcher, tiny_model("scenes-like")):
-            assert await shake_hands(node.address, tmp_path, caller, ssl.TLSVersion.TLSv1_3) == "TLSv1.3"
-            with pytest.raises((ssl.SSLError, ConnectionError)):
-                await shake_hands(node.address, tmp_path, caller, ssl.TLSVersion.TLSv1_2)
+async def test_no_process_speaks_tls_1_2(launcher: Launcher, tmp_path: Path) -> None:
+    """What gRPC speaks is decided before it is imported, so one node is started anew; it imports no torch."""
+    folder = tmp_path / "anew"
+    folder.mkdir()
+    async with Launcher(folder) as anew:
+        await anew.start("orchestrator", {})
+        await start_all(launcher, tiny_model("scenes-like"))
+        for started in (anew, launcher):
+            caller = started.identity("app", Role.APP)
+            for node in started.nodes:
+                assert await shake_hands(node.address, tmp_path, caller, ssl.TLSVersion.TLSv1_3) == "TLSv1.3"
+                with pytest.raises((ssl.SSLError, ConnectionError)):
+                    await shake_hands(node.address, tmp_path, caller, ssl.TLSVersion.TLSv1_2)
 
 
 async def test_a_picture_unlike_those_the_model_knows_is_answered_with_a_warning(launcher: Launcher) -> None:
