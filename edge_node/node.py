@@ -45,8 +45,7 @@ async def run(settings: EdgeSettings, source: Path | None = None) -> None:
     """Serves until SIGTERM or SIGINT; SIGHUP reads `source` again. Raises the errors of configuration, keys, model and port."""
     identity = identity_of(settings.security)
     from_file, settings = settings, with_dtype(settings)
-    model = settings.model
-    bundle = open_bundle(model.name, model.bundle)
+    bundle = open_bundle(settings.model.name, settings.model.bundle)
     privacy, cuts, planner = _planned(settings, bundle)
     runtime = _loaded(settings, bundle, cuts, identity, privacy)
     runtime.clouds.deciding_bps = planner.deciding_bps
@@ -59,7 +58,7 @@ async def run(settings: EdgeSettings, source: Path | None = None) -> None:
         work, renewal, client, control = [], [], None, None
         if settings.orchestrator:
             client = ControlClient(settings.orchestrator, identity)
-            known = cached_device_profile(engine.part, cuts, bundle, model)
+            known = cached_device_profile(engine.part, cuts, bundle, settings.model)
             entry = registration(
                 runtime, address, engine.part.spec.weights_hash, slowed(known.profile, engine.slowdown)
             )
@@ -76,7 +75,7 @@ async def run(settings: EdgeSettings, source: Path | None = None) -> None:
             with reloading(source, from_file, CHANGEABLE, apply):
                 async with background(*renewal), background(*work) as tasks:
                     await server.set_ready()
-                    print_ready("edge", node=settings.node, listen=address, model=model.name, **emulated(settings))
+                    print_ready("edge", node=settings.node, listen=address, **_ready_facts(settings))
                     await until(stop, tasks)
                     if client is not None:
                         await client.leave(settings.node)
@@ -208,7 +207,8 @@ def compatibility_of(spec: ModelSpec, codec: Codec, dtype: str) -> data_pb2.Comp
     )
 
 
-def emulated(settings: EdgeSettings) -> dict[str, float]:
-    """Returns the factor of the emulated slow-down by its name, for the ready line; nothing where none is configured."""
+def _ready_facts(settings: EdgeSettings) -> dict[str, object]:
+    """Returns what the ready line says beside the address; an emulated slow-down only where one is configured."""
     slowdown = settings.emulation.slowdown
-    return {} if slowdown == 1 else {"emulated_slowdown": slowdown}
+    emulated = {} if slowdown == 1 else {"emulated_slowdown": slowdown}
+    return {"model": settings.model.name, **emulated}

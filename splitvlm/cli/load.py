@@ -68,8 +68,6 @@ def load(
     from splitvlm.tools.load.run import LoadSettings, run_load
     from splitvlm.tools.load.schedule import AnswerLengths
 
-    if dtype not in ("float32", "bfloat16"):
-        raise UsageError(f"'{dtype[:40]}' is not a dtype.", advice="Choose float32 or bfloat16.")
     settings = LoadSettings(
         model=model,
         plan=Plan.parse(plan),
@@ -81,9 +79,15 @@ def load(
         sampling=Sampling(temperature, top_p),
         seed=seed,
         threads=threads,
-        dtype=dtype,
+        dtype=_dtype(dtype),
         cloud=cloud,
         authority=keys,
         plaintext=plaintext,
     )
     write_json(json_file, asyncio.run(run_load(settings, plot)))
+
+
+def _dtype(text: str) -> str:
+    if text not in ("float32", "bfloat16"):
+        raise UsageError(f"'{text[:40]}' is not a dtype.", advice="Choose float32 or bfloat16.")
+    return text

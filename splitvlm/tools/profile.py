@@ -77,13 +77,17 @@ def profile(model: ModelChoice, pictures: int, out: Path | None) -> Profiles:
         accuracy_source=source,
         sizes=sizes,
     )
+    _show(result, out)
+    for name in ("measured-device", "measured-sizes"):
+        discard(name, facts)
+    return result
+
+
+def _show(result: Profiles, out: Path | None) -> None:
     _print(result)
     if out is not None:
         write(out, result)
         print(f"Wrote {out}.")
-    for name in ("measured-device", "measured-sizes"):
-        discard(name, facts)
-    return result
 
 
 def _sizes(part: DevicePart, codec: Codec, pictures: int, say: Console) -> dict[Plan, tuple[int, ...]]:
