@@ -39,7 +39,7 @@ needs_vllm = pytest.mark.skipif(
 
 @cache
 def parts() -> tuple[DevicePart, CloudPart]:
-    return load_device(MODEL, [DEVICE], threads=1), load_cloud(MODEL, [IMAGE], threads=1)
+    return load_device(MODEL, [DEVICE], threads=1), load_cloud(MODEL, [IMAGE], threads=1, packed=False)
 
 
 @cache
