@@ -60,8 +60,10 @@ class Launcher:
     `async with Launcher(folder) as launcher: cloud = await launcher.start("cloud", {...})`
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, python: str = sys.executable) -> None:
+        """`python` is the interpreter of the environment in which the nodes run."""
         self.folder = folder
+        self._python = python
         self.keys = folder / "keys"
         self.nodes: list[Node] = []
         init_authority(self.keys)
@@ -103,7 +105,7 @@ class Launcher:
         """Runs `splitvlm` with these arguments, its standard output in a pipe, its standard error at the end of `log`."""
         with log.open("ab") as stderr:
             return await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "splitvlm.cli", *arguments),
+                *(self._python, "-m", "splitvlm.cli", *arguments),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=stderr,
