@@ -19,8 +19,8 @@ import platform
 MIB = 2**20
 _OPTIONS = {
     "MALLOC_ARENA_MAX": (-8, 2),
-    "MALLOC_MMAP_THRESHOLD_": (-3, 4 * MIB),
-    "MALLOC_TRIM_THRESHOLD_": (-1, 8 * MIB),  # twice the size above, as glibc has it where that rises by itself
+    "MALLOC_MMAP_THRESHOLD_": (-3, 16 * MIB),
+    "MALLOC_TRIM_THRESHOLD_": (-1, 32 * MIB),  # twice the size above, as glibc has it where that rises by itself
 }
 """By the variable that sets it in a process' environment: the number that mallopt knows it by, and its value here."""
 
