@@ -13,7 +13,7 @@ import pytest
 from splitvlm.node.allocator import ENVIRONMENT
 
 ARENAS = int(ENVIRONMENT["MALLOC_ARENA_MAX"])
-TENSOR_BYTES = 6 * 2**20
+TENSOR_BYTES = 24 * 2**20
 ALLOCATE = """
 import ctypes, tempfile, threading
 from splitvlm.node.allocator import give_memory_back
