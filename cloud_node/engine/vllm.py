@@ -23,6 +23,7 @@ from cloud_node.engine.protocol import CachedPrefix, JobTimes, MemoryNeed, Seque
 from splitvlm.domain import CutKind
 from splitvlm.errors import ConfigError, SplitvlmError, UsageError
 from splitvlm.model.causal_folder import check_causal, write_causal_folder
+from splitvlm.model.packed_linear import pack_linears
 from splitvlm.model.parts import CloudPart
 from splitvlm.model.sampling import end_token_ids
 
@@ -125,6 +126,7 @@ class VllmEngine:
         check_causal(part)
         self._folder = tempfile.TemporaryDirectory(prefix="splitvlm-vllm-")
         write_causal_folder(part, Path(self._folder.name))
+        pack_linears(part.model, tied=False)  # from here on the part's weights are only computed with
         self.part = part
         self.end_ids = end_token_ids(part.model)
         self._lane = lane
