@@ -119,8 +119,9 @@ structure: install
 # Real processes, killed, stopped, cut off: see the file's first lines.
 RUNS ?= 24
 SEED ?= 1
+POOL ?= local
 chaos: install
-	$(BIN)/python -m tests.e2e.chaos --runs $(RUNS) --seed $(SEED)
+	$(BIN)/python -m tests.e2e.chaos --runs $(RUNS) --seed $(SEED) --pool $(POOL)
 
 MINUTES ?= 30
 soak: install

@@ -11,15 +11,13 @@ from cloud_node.pools.protocol import Pool
 from cloud_node.settings import CloudSettings
 from splitvlm.errors import ConfigError, UsageError
 from splitvlm.node.lifecycle import background
-from splitvlm.planning.costs import CloudProfile
 from splitvlm.rpc.addresses import is_loopback, is_wildcard, require_dialable
 from splitvlm.rpc.control_client import ControlClient
-from splitvlm.rpc.profiles import cloud_profile_to_wire
 from splitvlm.settings import host_and_port
 from splitvlm.wire.v1 import control_pb2 as pb
 
-Renewal = Callable[[Callable[[CloudProfile], None]], Coroutine[Any, Any, None]]
-"""Measures a profile anew while nobody asks anything, and calls its argument with the new one where it differs."""
+Renewal = Callable[[Callable[[pb.Registration], None]], Coroutine[Any, Any, None]]
+"""Follows what the workers serve and cost, and calls its argument with what is new of it."""
 
 _log = logging.getLogger("splitvlm.cloud.control")
 
@@ -55,17 +53,17 @@ class Membership:
         client: ControlClient,
         entry: pb.Registration,
         load: Callable[[], pb.HeartbeatRequest],
-        renewal: Renewal | None,
+        renewal: Renewal,
     ) -> None:
-        """Takes in `load` what tells what each heartbeat says; None for `renewal` keeps the profile as it is."""
+        """Takes in `load` what tells what each heartbeat says."""
         self._client = client
         self._entry = entry
         self._load = load
         self._renewal = renewal
 
     async def stay(self) -> None:
-        """Stays registered, and says it again where the node's profile changed. Ends by cancellation or after `leave`."""
-        async with background(*([self._renewal(self._tell_profile)] if self._renewal else [])):
+        """Stays registered, and registers anew with what workers serve or cost anew. Ends by cancellation or after `leave`."""
+        async with background(self._renewal(self._tell)):
             await self._client.stay_registered(self._entry, self._load)
 
     async def leave(self) -> None:
@@ -76,9 +74,12 @@ class Membership:
         """Closes the connection."""
         await self._client.close()
 
-    def _tell_profile(self, profile: CloudProfile) -> None:
-        del self._entry.clouds[:]
-        self._entry.clouds.append(cloud_profile_to_wire(profile))
+    def _tell(self, news: pb.Registration) -> None:
+        if news.clouds:
+            self._entry.ClearField("clouds")
+        if news.accuracy:
+            self._entry.ClearField("accuracy")
+        self._entry.MergeFrom(news)
         self._client.renew_registration()
 
 

@@ -5,28 +5,35 @@ Where the pool is Ray's, the workers are other processes, and this one loads no 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cloud_node.control import Membership, Renewal, check_advertised, heartbeat, registration
 from cloud_node.frontend.servicer import SERVICE, DataServicer
 from cloud_node.pools.protocol import Pool
-from cloud_node.settings import CHANGEABLE, CloudSettings
+from cloud_node.settings import CHANGEABLE, ROLLED_OUT, CloudSettings
 from splitvlm.crypto.identity import Identity
+from splitvlm.errors import ConfigError
 from splitvlm.node.lifecycle import background, end_now, identity_of, print_ready, stop_signals, until
 from splitvlm.node.reload import reloading
 from splitvlm.rpc.control_client import ControlClient
 from splitvlm.rpc.servers import NodeServer
 from splitvlm.wire.v1 import control_pb2 as pb
 
+_log = logging.getLogger("splitvlm.cloud")
+
+OFFER_S = 5.0  # how often workers in other processes are asked what they serve and cost
+
 
 class Offer(NamedTuple):
     """Holds what the orchestrator is told of the workers."""
 
     entry: pb.Registration  # without this node's name and addresses
-    renewal: Renewal | None  # None where the workers' profile is not measured anew
+    renewal: Renewal
 
 
 class Started(NamedTuple):
@@ -34,6 +41,7 @@ class Started(NamedTuple):
 
     pool: Pool
     offer: Callable[[], Awaitable[Offer]]
+    roll_out: Callable[[CloudSettings], None] | None = None  # gives the workers other settings, one after another
 
 
 async def run(settings: CloudSettings, source: Path | None = None) -> None:
@@ -58,8 +66,11 @@ async def _serve(settings: CloudSettings, source: Path | None, identity: Identit
 
     def apply(new: CloudSettings) -> None:
         servicer.use(new.limits)
+        if started.roll_out is not None:
+            started.roll_out(new)
 
-    with stop_signals() as stop, reloading(source, settings, CHANGEABLE, apply):
+    changeable = CHANGEABLE | (ROLLED_OUT if started.roll_out is not None else frozenset())
+    with stop_signals() as stop, reloading(source, settings, changeable, apply):
         address = await server.listen(settings.listen)
         load = partial(heartbeat, settings, servicer, pool)
         member = await _join(settings, identity, address, started, load) if settings.orchestrator else None
@@ -86,13 +97,18 @@ def _local(settings: CloudSettings, identity: Identity | None) -> Started:
     from cloud_node.worker.loading import load_worker, measured
     from splitvlm.model.dtype_choice import with_dtype
     from splitvlm.profiling.cached_profiles import renew
+    from splitvlm.rpc.profiles import cloud_profile_to_wire
 
     settings = with_dtype(settings)
     worker = load_worker(settings, identity)
 
     async def offer() -> Offer:
         entry, profile = await measured(worker, settings)
-        return Offer(entry, partial(renew, profile, worker))
+
+        def renewal(tell: Callable[[pb.Registration], None]) -> Coroutine[Any, Any, None]:
+            return renew(profile, worker, lambda new: tell(pb.Registration(clouds=[cloud_profile_to_wire(new)])))
+
+        return Offer(entry, renewal)
 
     return Started(LocalPool(worker), offer)
 
@@ -105,9 +121,26 @@ async def _ray(settings: CloudSettings, identity: Identity | None) -> Started:
     await pool.start()
 
     async def offer() -> Offer:
-        return Offer(pb.Registration.FromString(await pool.offer()), None)
+        first = await pool.first_offer()
+        return Offer(pb.Registration.FromString(first), partial(_follow, pool.offer, first))
 
-    return Started(pool, offer)
+    return Started(pool, offer, pool.roll_out)
+
+
+async def _follow(
+    current: Callable[[], Awaitable[bytes | None]], told: bytes, tell: Callable[[pb.Registration], None]
+) -> None:
+    """Tells what workers serve and cost whenever it differs from what was told last. Ends by cancellation."""
+    while True:
+        await asyncio.sleep(OFFER_S)
+        try:
+            offer = await current()
+        except ConfigError as error:
+            _log.error("the orchestrator keeps what it was told: %s", error)
+            continue
+        if offer is not None and offer != told:
+            tell(pb.Registration.FromString(offer))
+            told = offer
 
 
 async def _join(

@@ -97,3 +97,5 @@ class CloudSettings(Section):
 
 CHANGEABLE = frozenset({"limits", "logging"})
 """Keys that SIGHUP changes."""
+ROLLED_OUT = frozenset({"model", "cuts", "engine", "pool.workers", "pool.resources"})
+"""Keys that SIGHUP changes besides, worker by worker, where Ray runs the workers."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ class _Member:
 
     name: str
     actor: Any
+    runs: dict[str, Any]  # `_what_runs` of its settings
     remote: RemoteWorker | None = None  # None while it starts, or starts again
     process_id: int = 0
     queue_s: float = 0.0
@@ -58,7 +60,7 @@ class RayPool:
         """Takes each actor's class, whose `status`, `offer` and `use` are called (cloud_node/worker/process.py)."""
         self._worker_type = worker_type
         self._settings = settings
-        self._limits = settings.limits
+        self._before: CloudSettings | None = None  # while nothing has shown that a rollout's settings work
         self._identity = identity
         self._scaling = Scaling(settings.pool.workers.min, settings.pool.workers.max)
         self._members: dict[str, _Member] = {}
@@ -69,7 +71,9 @@ class RayPool:
 
     async def start(self) -> None:
         """Connects to Ray, or starts it here, and waits until the least number of workers serve. Raises ConfigError."""
-        namespace = f"splitvlm-{self._settings.node}"
+        namespace = (
+            f"splitvlm-{self._settings.node}-{secrets.token_hex(4)}"  # workers of a killed front end end a bit later
+        )
         self._ray = await asyncio.to_thread(connected, self._settings.pool, namespace)
         for _ in range(self._settings.pool.workers.min):
             self._add()
@@ -120,17 +124,45 @@ class RayPool:
         self.last_worker.move_to_end(device)
         if len(self.last_worker) > MOST_REMEMBERED:
             self.last_worker.popitem(last=False)
+        _log.info("session placed", extra={"device": device, "worker": member.name})
         return _Watched(self, member)
 
     def use(self, limits: CloudLimits) -> None:
-        self._limits = limits
+        self._settings = self._settings.model_copy(update={"limits": limits})
         for member in self._members.values():
             member.actor.use.remote(limits.model_dump_json())
 
-    async def offer(self) -> bytes:
-        """Returns what a worker serves and costs, as a serialised `Registration` without this node's name and addresses."""
-        member = next(member for member in self._members.values() if member.serves)
-        offer: bytes = await member.actor.offer.remote()
+    def roll_out(self, settings: CloudSettings) -> None:
+        """Replaces the workers one after another by such with these settings, where they say another model, cuts or resources.
+
+        Where the first of them does not start, the settings of before hold again.
+        """
+        before, self._settings = self._settings, settings
+        self._scaling.use(settings.pool.workers.min, settings.pool.workers.max)
+        if _what_runs(settings) != _what_runs(before):
+            self._before = before
+            _log.info("rollout begins", extra={"model": settings.model.name, "workers": len(self._members)})
+
+    async def first_offer(self) -> bytes:
+        """Returns `offer`, once a worker can say."""
+        while (offer := await self.offer()) is None:  # noqa: ASYNC110  another process starts it
+            await asyncio.sleep(LOOK_S)
+        return offer
+
+    async def offer(self) -> bytes | None:
+        """Returns what a worker with the settings of now serves and costs; None where none can say.
+
+        It is a serialised `Registration` without this node's name and addresses. Raises ConfigError where measuring fails.
+        """
+        member = next((m for m in self._members.values() if m.serves and not self._is_outdated(m)), None)
+        if member is None:
+            return None
+        try:
+            offer: bytes = await member.actor.offer.remote()
+        except self._ray.exceptions.RayActorError:  # it has died: the next call asks another one
+            return None
+        except self._ray.exceptions.RayTaskError as error:
+            raise ConfigError(f"A worker cannot be measured: {_cause(error)}") from error
         return offer
 
     def close(self) -> bool:
@@ -152,7 +184,7 @@ class RayPool:
     def _add(self) -> None:
         self._started += 1
         name = f"worker-{self._started}"
-        settings = self._settings.model_copy(update={"limits": self._limits})
+        settings = self._settings
         resources = dict(self._settings.pool.resources)
         actor = self._ray.remote(self._worker_type).options(
             name=name,
@@ -162,8 +194,8 @@ class RayPool:
             max_restarts=-1,
             runtime_env={"env_vars": {"GRPC_SSL_CIPHER_SUITES": CIPHER_SUITES, **ENVIRONMENT}},  # Ray comes before us
         )
-        host = _loopback if self._settings.pool.address is None else _address_in_cluster
-        self._members[name] = _Member(name, actor.remote(settings.model_dump_json(), host))
+        host = _loopback if settings.pool.address is None else _address_in_cluster
+        self._members[name] = _Member(name, actor.remote(settings.model_dump_json(), host), _what_runs(settings))
 
     async def _wait(self, member: _Member) -> None:
         self._note(member, await member.actor.status.remote())
@@ -174,21 +206,34 @@ class RayPool:
                 self._note(member, await member.actor.status.remote())
         except (TimeoutError, self._ray.exceptions.RayError) as error:
             self.lost(member)
-            if isinstance(error, self._ray.exceptions.ActorDiedError):  # for good: its machine went, or it cannot start
+            for_good = isinstance(error, self._ray.exceptions.ActorDiedError)  # its machine went, or it cannot start
+            if for_good and self._members.pop(member.name, None) is not None:  # nor did we end it
                 _log.error("worker ended: %s", _cause(error), extra={"worker": member.name})
-                self._members.pop(member.name, None)
+                self._take_back(member)
+
+    def _take_back(self, ended: _Member) -> None:
+        """Goes back to the settings before a rollout whose worker has ended before one served."""
+        if self._before is not None and not self._is_outdated(ended):
+            _log.error("rollout taken back: its worker does not start")
+            self._settings, self._before = self._before, None
+            self._scaling.use(self._settings.pool.workers.min, self._settings.pool.workers.max)
+
+    def _is_outdated(self, member: _Member) -> bool:
+        return member.runs != _what_runs(self._settings)
 
     def _note(self, member: _Member, status: WorkerStatus) -> None:
         member.queue_s, member.process_id = status.queue_s, status.process_id
         if member.remote is None or member.remote.address != status.address:
             self.lost(member)
             member.remote = RemoteWorker(status.address, self._identity)
-            _log.info("worker serves", extra={"worker": member.name, "address": status.address})
+            who = {"worker": member.name, "process": status.process_id, "address": status.address}
+            _log.info("worker serves", extra=who)
+            if not self._is_outdated(member):
+                self._before = None
 
     def _scale(self) -> None:
-        known = [member for member in self._members.values() if member.remote is not None]
-        loads = [WorkerLoad(m.name, m.remote.num_sessions, m.queue_s, m.draining_since_s) for m in known if m.remote]
-        decision = self._scaling.decide(loads, len(self._members) - len(known), time.monotonic())
+        loads = [self._load(member, member.remote) for member in self._members.values() if member.remote is not None]
+        decision = self._scaling.decide(loads, len(self._members) - len(loads), time.monotonic())
         for _ in range(decision.num_to_start):
             self._add()
         for name in decision.drain:
@@ -198,6 +243,10 @@ class RayPool:
             member = self._members.pop(name)
             self.lost(member)
             self._ray.kill(member.actor)
+
+    def _load(self, member: _Member, remote: RemoteWorker) -> WorkerLoad:
+        since_s, outdated = member.draining_since_s, self._is_outdated(member)
+        return WorkerLoad(member.name, remote.num_sessions, member.queue_s, since_s, outdated)
 
 
 class _Watched:
@@ -222,6 +271,11 @@ def _burden(member: _Member) -> tuple[float, int, str]:
     """Sorts workers by the wait that a session expects, then by their sessions."""
     assert member.remote is not None
     return member.queue_s, member.remote.num_sessions, member.name
+
+
+def _what_runs(settings: CloudSettings) -> dict[str, Any]:
+    """Returns the settings that a worker's process is started with, and cannot change."""
+    return settings.model_dump(include={"model": True, "cuts": True, "engine": True, "pool": {"resources"}})
 
 
 def _loopback() -> str:

@@ -64,8 +64,8 @@ def _options_there(address: str) -> dict[str, Any]:
 
 
 def _cores(most_workers: int, resources: dict[str, float]) -> int:
-    """Returns the CPUs that Ray is told of: all workers have to find room, also where the machine has fewer."""
-    return max(os.cpu_count() or 1, math.ceil(most_workers * resources.get("CPU", 1.0)))
+    """Returns the CPUs that Ray is told of: all workers have to find room, and one that replaces another, on any machine."""
+    return max(os.cpu_count() or 1, math.ceil((most_workers + 1) * resources.get("CPU", 1.0)))
 
 
 def _use_own_token() -> None:

@@ -14,8 +14,11 @@ from cloud_node.settings import CloudLimits, CloudSettings
 from cloud_node.worker.server import WorkerServicer
 from splitvlm.node.lifecycle import identity_of
 from splitvlm.node.logs import set_up
+from splitvlm.planning.costs import CloudProfile
 from splitvlm.rpc.addresses import joined
+from splitvlm.rpc.profiles import cloud_profile_to_wire
 from splitvlm.rpc.servers import NodeServer
+from splitvlm.wire.v1.control_pb2 import Registration
 
 
 class WorkerProcess:
@@ -39,6 +42,8 @@ class WorkerProcess:
         self._starting = asyncio.Lock()
         self._server: NodeServer | None = None  # gRPC's server belongs to the event loop in which it is made
         self._address = ""
+        self._offer: Registration | None = None
+        self._renewal: asyncio.Task[None] | None = None
 
     async def status(self) -> WorkerStatus:
         """Returns where it listens, and its load; the first call makes it listen, also after a restart."""
@@ -51,10 +56,22 @@ class WorkerProcess:
         return WorkerStatus(self._address, os.getpid(), self._servicer.num_sessions, self._worker.mean_queue_s)
 
     async def offer(self) -> bytes:
-        """Returns what the worker serves and costs, measured or kept, as a serialised `Registration` without a node."""
-        from cloud_node.worker.loading import measured
+        """Returns what the worker serves and costs, as a serialised `Registration` without a node.
 
-        return (await measured(self._worker, self._settings)).offer.SerializeToString()
+        It is measured or kept at first, and measured anew in quiet times.
+        """
+        from cloud_node.worker.loading import measured
+        from splitvlm.profiling.cached_profiles import renew
+
+        if self._offer is None:
+            self._offer, profile = await measured(self._worker, self._settings)
+            self._renewal = asyncio.create_task(renew(profile, self._worker, self._renewed))
+        return self._offer.SerializeToString()
+
+    def _renewed(self, profile: CloudProfile) -> None:
+        assert self._offer is not None
+        del self._offer.clouds[:]
+        self._offer.clouds.append(cloud_profile_to_wire(profile))
 
     async def use(self, limits_json: str) -> None:
         """Takes other limits, for sessions that open from now on."""

@@ -1,6 +1,6 @@
 """The fault laboratory: real processes, a question at a time, and something that breaks while it is answered.
 
-    python -m tests.e2e.chaos --runs 200 --seed 1
+    python -m tests.e2e.chaos --runs 200 --seed 1 [--pool ray]
 
 An orchestrator, two cloud nodes and a device that could hold the whole embedded model; a link emulator before each cloud
 node. Each run asks a question under a lossless plan, greedy or (a third of the runs) with drawn tokens under a seed, breaks
@@ -19,6 +19,8 @@ line is a JSON object:
 Faults: kill (SIGKILL) or stop (SIGSTOP) the cloud node in use; reset its connections and refuse new ones; let nothing pass
 (half-open); slow the link down to 64 kbit/s; both cloud nodes out of reach; kill the orchestrator; suspend the device for a
 second, which its clock sees as a jump. The second cloud node's log is on a full disk (/dev/full) all the time.
+
+With `--pool ray` one cloud node has its workers on Ray (ray_laboratory.py), where workers and Ray nodes are killed, too.
 """
 
 from __future__ import annotations
@@ -57,19 +59,15 @@ class Run:
     error: str = ""
 
 
-FAULTS = ("kill", "stop", "reset", "half_open", "slow", "no_cloud", "no_orchestrator", "suspend_device")
-"""Methods of Laboratory."""
-
-
-async def chaos(runs: int, seed: int, folder: Path) -> dict[str, Any]:
+async def chaos(runs: int, seed: int, broken: Laboratory) -> dict[str, Any]:
     """Prints a line a run; the summary."""
     draw = random.Random(seed)
     asked = questions()
-    async with Laboratory(folder) as laboratory:
+    async with broken as laboratory:
         usual = await _without_faults(laboratory, asked)
-        done = []
+        done, faults = [], laboratory.FAULTS
         for number in range(runs):
-            place, plan, fault = draw.randrange(len(asked)), draw.choice(PLANS), FAULTS[number % len(FAULTS)]
+            place, plan, fault = draw.randrange(len(asked)), draw.choice(PLANS), faults[number % len(faults)]
             sampling = DRAWN if draw.random() < SAMPLED_SHARE else GREEDY
             undisturbed = usual[place, plan, sampling]
             after_s = draw.uniform(0, 1.1) * undisturbed.report.total_s
@@ -141,6 +139,14 @@ def _line(run: Run, plan: str) -> str:
     return f"{run.fault:16} {plan:18} {choice:6} {ended}, {times}"
 
 
+def _laboratory(pool: str) -> type[Laboratory]:
+    if pool == "local":
+        return Laboratory
+    from tests.e2e.ray_laboratory import RayLaboratory
+
+    return RayLaboratory
+
+
 def _p95(values: list[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return round(float(np.percentile(known, 95)), 3) if known else None
@@ -154,9 +160,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--runs", type=int, default=24)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--pool", choices=("local", "ray"), default="local", help="where the cloud's workers run")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="splitvlm-chaos-") as folder:
-        result = asyncio.run(chaos(options.runs, options.seed, Path(folder)))
+        laboratory = _laboratory(options.pool)(Path(folder))
+        result = asyncio.run(chaos(options.runs, options.seed, laboratory)) | {"pool": options.pool}
     print(json.dumps(result))
     sys.exit(result["identical"] < result["runs"])
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from splitvlm.crypto.identity import Role
 from splitvlm.domain import GREEDY, Sampling
@@ -50,6 +50,19 @@ class Answer:
 class Laboratory:
     """`async with Laboratory(folder) as laboratory:` Everything that was started or broken is stopped at its end."""
 
+    NUM_CLOUDS: ClassVar[int] = 2
+    FAULTS: ClassVar[tuple[str, ...]] = (
+        "kill",
+        "stop",
+        "reset",
+        "half_open",
+        "slow",
+        "no_cloud",
+        "no_orchestrator",
+        "suspend_device",
+    )
+    """Names of methods, each of which breaks something."""
+
     def __init__(
         self,
         folder: Path,
@@ -68,7 +81,7 @@ class Laboratory:
         self._prefix_cache_s = prefix_cache_s
         self._limits = dict(limits or {})
         self._stack = contextlib.AsyncExitStack()
-        self._orchestrator_port, *self._ports = _free_ports(3)
+        self._orchestrator_port, *self._ports = _free_ports(1 + self.NUM_CLOUDS)
         self.links: dict[str, LinkEmulator] = {}  # by the address that devices dial
         self.clouds: dict[str, Node] = {}
         self.orchestrator: Node
@@ -108,18 +121,21 @@ class Laboratory:
 
     async def start_cloud(self, address: str) -> None:
         number = list(self.links).index(address)
-        settings = {
+        settings = self.cloud_settings(number) | {"advertise": address}
+        self.clouds[address] = await self.launcher.start("cloud", settings, FULL_DISK if number else None)
+
+    def cloud_settings(self, number: int) -> dict[str, object]:
+        """Returns what the configuration file of a cloud node says."""
+        if self._prefix_cache_s:
+            self._limits["prefix_cache_s"] = self._prefix_cache_s
+        return {
             "node": f"cloud-{number + 1}",
             "listen": f"127.0.0.1:{self._ports[number]}",
-            "advertise": address,
             "orchestrator": self.orchestrator.address,
             "model": self._model,
             "cuts": self._cuts,
+            "limits": self._limits,
         }
-        if self._prefix_cache_s:
-            self._limits["prefix_cache_s"] = self._prefix_cache_s
-        settings["limits"] = self._limits
-        self.clouds[address] = await self.launcher.start("cloud", settings, FULL_DISK if number else None)
 
     async def healed(self) -> str:
         """Wait until the device has both cloud nodes again; the address of the one in use."""

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 
 from splitvlm.scenes import MODEL_DIR
-from tests.e2e.chaos import FAULTS, chaos
+from tests.e2e.chaos import chaos
+from tests.e2e.laboratory import Laboratory
 
 
 @pytest.mark.skipif(not (MODEL_DIR / "model.safetensors").exists(), reason="the embedded model is missing")
 async def test_every_answer_is_that_without_the_fault(tmp_path: Path) -> None:
-    result = await chaos(len(FAULTS), 3, tmp_path)
-    assert result["complete"] == result["identical"] == len(FAULTS)
+    num_faults = len(Laboratory.FAULTS)
+    result = await chaos(num_faults, 3, Laboratory(tmp_path))
+    assert result["complete"] == result["identical"] == num_faults
     assert result["duplicates"] == 0
     assert result["taken_over"] > 0

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
+
 from cloud_node.pools.scaling import (
     DRAIN_S,
     LONG_FOR_S,
@@ -16,8 +20,15 @@ from cloud_node.pools.scaling import (
 NOTHING = ScalingDecision()
 
 
-def load(name: str, queue_s: float = 0.0, num_sessions: int = 1, draining_since_s: float | None = None) -> WorkerLoad:
-    return WorkerLoad(name, num_sessions, queue_s, draining_since_s)
+def load(
+    name: str,
+    queue_s: float = 0.0,
+    num_sessions: int = 1,
+    draining_since_s: float | None = None,
+    *,
+    outdated: bool = False,
+) -> WorkerLoad:
+    return WorkerLoad(name, num_sessions, queue_s, draining_since_s, outdated)
 
 
 def test_too_few_workers_are_started_at_once() -> None:
@@ -80,3 +91,46 @@ def test_a_worker_that_drains_counts_neither_as_one_that_serves_nor_in_the_queue
     for now_s in (0.0, LONG_FOR_S, 2 * LONG_FOR_S):
         assert scaling.decide([load("a", 2 * SHORT_QUEUE_S), draining], 0, now_s) == NOTHING
     assert scaling.decide([draining], 0, 10.0) == ScalingDecision(num_to_start=1)
+
+
+def test_more_workers_than_the_most_that_holds_now_are_drained_at_once() -> None:
+    scaling = Scaling(2, 2)
+    scaling.use(1, 1)
+    assert scaling.decide([load("a", 9.0), load("b", 9.0, num_sessions=0)], 0, 0.0) == ScalingDecision(drain=("b",))
+    assert scaling.decide([load("a", 9.0)], 0, 1.0) == NOTHING
+
+
+@pytest.mark.parametrize(("least", "most", "count"), [(1, 1, 1), (1, 3, 1), (1, 3, 3), (2, 2, 2), (2, 4, 3), (4, 4, 4)])
+def test_a_rollout_replaces_every_worker_and_never_leaves_fewer_than_before_or_none(
+    least: int, most: int, count: int
+) -> None:
+    scaling, now_s, names = Scaling(least, most), 0.0, iter(range(100))
+    pool = {f"old-{number}": load(f"old-{number}", outdated=True) for number in range(count)}
+    while any(worker.outdated for worker in pool.values()):
+        decision = scaling.decide(list(pool.values()), 0, now_s)
+        for name in decision.drain:
+            pool[name] = replace(pool[name], draining_since_s=now_s)
+        serving = [worker for worker in pool.values() if worker.draining_since_s is None]
+        assert len(serving) >= max(1, count - 1)
+        assert len(serving) + decision.num_to_start <= max(most, 2)
+        assert (
+            scaling.decide(list(pool.values()), decision.num_to_start, now_s).drain == () or not decision.num_to_start
+        )
+        for name in decision.end:
+            del pool[name]
+        for _ in range(decision.num_to_start):
+            name = f"new-{next(names)}"
+            pool[name] = load(name)
+        now_s += DRAIN_S
+        assert now_s < 20 * DRAIN_S, "the rollout ends"
+    assert len(pool) >= count
+
+
+def test_a_replacement_that_does_not_start_keeps_the_rollout_from_going_on() -> None:
+    scaling, now_s = Scaling(2, 2), 0.0
+    first = scaling.decide([load("a", outdated=True), load("b", outdated=True)], 0, now_s)
+    assert first == ScalingDecision(num_to_start=1, drain=("a",))
+    left = [load("b", outdated=True)]
+    for now_s in (1.0, 2.0, 3.0):
+        assert scaling.decide(left, 1, now_s) == NOTHING
+        assert scaling.decide(left, 0, now_s) == ScalingDecision(num_to_start=1), "it has ended before it served"

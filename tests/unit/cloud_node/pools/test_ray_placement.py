@@ -1,0 +1,70 @@
+"""Which worker of a Ray pool gets a session, and what a rollout that fails leaves: members without processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cloud_node.pools.ray import RayPool, _Member, _what_runs
+from cloud_node.settings import CloudSettings
+from splitvlm.errors import CapacityError
+from splitvlm.settings import ModelChoice
+
+
+class Remote:
+    """Stands for the way to a worker that listens."""
+
+    def __init__(self, num_sessions: int) -> None:
+        self.num_sessions = num_sessions
+
+
+def pool_of(*members: tuple[str, float, int]) -> RayPool:
+    """Returns a pool of workers by name, queue (s) and sessions."""
+    pool = RayPool(CloudSettings(), None, object)
+    for name, queue_s, num_sessions in members:
+        remote: Any = Remote(num_sessions)
+        pool._members[name] = _Member(name, None, _what_runs(CloudSettings()), remote, queue_s=queue_s)
+    return pool
+
+
+def chosen(pool: RayPool, device: str) -> str:
+    pool.worker_for(device)
+    return pool.last_worker[device]
+
+
+def test_a_new_device_goes_where_the_expected_wait_is_least_then_where_sessions_are_fewest() -> None:
+    assert chosen(pool_of(("a", 0.2, 0), ("b", 0.1, 9)), "edge-1") == "b"
+    assert chosen(pool_of(("a", 0.0, 3), ("b", 0.0, 1)), "edge-1") == "b"
+
+
+def test_a_device_comes_back_to_the_worker_that_has_its_prefixes_while_that_serves() -> None:
+    pool = pool_of(("a", 0.0, 0), ("b", 0.5, 5))
+    pool.last_worker["edge-1"] = "b"
+    assert chosen(pool, "edge-1") == "b"
+    pool._members["b"].draining_since_s = 1.0
+    assert chosen(pool, "edge-1") == "a"
+
+
+def test_a_pool_without_a_worker_that_serves_says_when_to_ask_again() -> None:
+    pool = pool_of(("a", 0.0, 0))
+    pool._members["a"].remote = None
+    with pytest.raises(CapacityError) as refused:
+        pool.worker_for("edge-1")
+    assert refused.value.retry_after_s > 0
+
+
+def test_a_rollout_whose_first_worker_ends_before_it_serves_is_taken_back() -> None:
+    pool, other = pool_of(("a", 0.0, 0)), CloudSettings(model=ModelChoice(name="shape:smolvlm-256m"))
+    pool.roll_out(other)
+    assert pool._is_outdated(pool._members["a"])
+    pool._take_back(_Member("b", None, _what_runs(other)))
+    assert not pool._is_outdated(pool._members["a"])
+
+
+def test_a_worker_that_ends_after_the_rollout_has_shown_that_it_works_takes_nothing_back() -> None:
+    pool, other = pool_of(("a", 0.0, 0)), CloudSettings(model=ModelChoice(threads=1))
+    pool.roll_out(other)
+    pool._before = None
+    pool._take_back(_Member("b", None, _what_runs(other)))
+    assert pool._is_outdated(pool._members["a"])
