@@ -1,8 +1,9 @@
-"""Two workers on Ray behind one front end, over mutual TLS; one of them is killed in the middle of an answer."""
+"""Two workers on Ray behind one front end, over mutual TLS: one is killed amid an answer; all are replaced under load."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import os
 import signal
@@ -17,7 +18,7 @@ from cloud_node.frontend.servicer import SERVICE, DataServicer
 from cloud_node.pools.ray import RayPool
 from cloud_node.settings import CloudLimits, CloudSettings, PoolChoice, Workers
 from cloud_node.worker.process import WorkerProcess
-from splitvlm.crypto.identity import Role
+from splitvlm.crypto.identity import Identity, Role
 from splitvlm.model.reference import reference_tokens
 from splitvlm.node.lifecycle import background
 from splitvlm.rpc.servers import NodeServer
@@ -36,9 +37,11 @@ PLANS = ("image/lossless", "vision:1/lossless", "tokens/lossless", "lm:1/lossles
 
 
 class Node:
-    def __init__(self, keys: Keys, pool: RayPool, address: str) -> None:
-        self.edge = keys.identity("edge-1", Role.EDGE)
+    def __init__(self, keys: Keys, pool: RayPool, settings: CloudSettings, address: str) -> None:
+        self.edges = [keys.identity(f"edge-{number + 1}", Role.EDGE) for number in range(len(PLANS))]
+        self.edge = self.edges[0]
         self.pool = pool
+        self.settings = settings
         self.address = address
 
 
@@ -64,7 +67,7 @@ async def node(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Node]:
     server.grpc.add_generic_rpc_handlers((servicer.handler(),))
     address = await server.listen("127.0.0.1:0")
     async with background(pool.watch()):
-        yield Node(keys, pool, address)
+        yield Node(keys, pool, settings, address)
     await server.drain(1.0)
     pool.close()
 
@@ -86,6 +89,63 @@ async def test_a_worker_that_is_killed_amid_answers_costs_no_token(node: Node, e
         assert 0 < fault.tokens < NUM_TOKENS
     assert node.pool.last_worker["edge-1"] != killed
     await until(lambda: node.pool.process_ids.get(killed) not in (None, process_ids[killed]), timeout_s=90)
+
+
+@contextlib.asynccontextmanager
+async def load(node: Node) -> AsyncIterator[list[list[int]]]:
+    """Four devices ask one question after another, each under its plan; yields the answers that have come."""
+    answers, ended = list[list[int]](), asyncio.Event()
+
+    async def ask_on(edge: Identity, plan: str) -> None:
+        while not ended.is_set():
+            async with device(tiny_model(MODEL), node.address, edge) as camera:
+                report = await camera.finish(camera.run(plan, PICTURE, QUESTION, NUM_TOKENS))
+            answers.append(report.token_ids)
+
+    async with asyncio.TaskGroup() as tasks:
+        for edge, plan in zip(node.edges, PLANS, strict=True):
+            tasks.create_task(ask_on(edge, plan))
+        try:
+            yield answers
+        finally:
+            ended.set()
+
+
+async def test_a_rollout_under_load_replaces_every_worker_and_loses_nothing(node: Node, expected: list[int]) -> None:
+    await until(lambda: node.pool.load.num_workers == 2, timeout_s=90)
+    before = set(node.pool.process_ids.values())
+    async with load(node) as answers:
+        await until(lambda: len(answers) >= len(PLANS), timeout_s=90)
+        node.pool.roll_out(node.settings.model_copy(update={"cuts": ["image", "vision:1", "tokens", "lm:1"]}))
+        await until(lambda: before.isdisjoint(now := node.pool.process_ids.values()) and len(now) == 2, timeout_s=180)
+        num_before_the_end = len(answers)
+        await until(lambda: len(answers) >= num_before_the_end + len(PLANS), timeout_s=90)
+    assert all(token_ids == expected for token_ids in answers)
+
+
+async def test_settings_that_no_worker_starts_with_are_taken_back_and_a_worker_goes_on(
+    node: Node, expected: list[int]
+) -> None:
+    await until(lambda: node.pool.load.num_workers == 2, timeout_s=90)
+    async with load(node) as answers:
+        node.pool.roll_out(node.settings.model_copy(update={"cuts": ["lm:99"]}))
+        await until(lambda: node.pool.load.num_workers < 2, timeout_s=90)
+        await until(lambda: node.pool.load.num_workers == 2, timeout_s=180)
+    assert len(answers) >= len(PLANS)
+    assert all(token_ids == expected for token_ids in answers)
+
+
+@pytest.mark.slow
+async def test_scaling_down_and_up_under_load_loses_nothing(node: Node, expected: list[int]) -> None:
+    await until(lambda: node.pool.load.num_workers == 2, timeout_s=90)
+    async with load(node) as answers:
+        for count in (1, 2, 1, 2):
+            choice = node.settings.pool.model_copy(update={"workers": Workers(min=count, max=count)})
+            node.pool.roll_out(node.settings.model_copy(update={"pool": choice}))
+            await until(lambda: len(node.pool.process_ids) == node.pool.load.num_workers == count, timeout_s=120)  # noqa: B023
+            num_at_change = len(answers)
+            await until(lambda: len(answers) >= num_at_change + len(PLANS), timeout_s=90)  # noqa: B023
+    assert all(token_ids == expected for token_ids in answers)
 
 
 async def test_ray_takes_nobody_without_the_token_which_its_owner_alone_may_read(node: Node) -> None:

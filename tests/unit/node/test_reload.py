@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cloud_node.settings import CHANGEABLE as CLOUD_CHANGEABLE
-from cloud_node.settings import CloudSettings
+from cloud_node.settings import ROLLED_OUT, CloudSettings
 from edge_node.settings import CHANGEABLE, EdgeSettings
 from orchestrator.settings import CHANGEABLE as ORCHESTRATOR_CHANGEABLE
 from orchestrator.settings import OrchestratorSettings
@@ -38,7 +38,7 @@ def test_what_did_not_change_changes_nothing() -> None:
     ("kind", "changeable"),
     [
         (EdgeSettings, CHANGEABLE),
-        (CloudSettings, CLOUD_CHANGEABLE),
+        (CloudSettings, CLOUD_CHANGEABLE | ROLLED_OUT),
         (OrchestratorSettings, ORCHESTRATOR_CHANGEABLE),
     ],
 )
