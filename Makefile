@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install install-vllm demo test test-vllm test-slow lint proto proto-check docs bench-overhead bench-policy bench-probing bench-orchestrator bench-cloud bench-cloud-peers bench-cloud-sessions bench-cancels bench-link bench-emulated bench-codec bench-codec-speed bench-sealing bench-tiles structure chaos soak fuzz clean
+.PHONY: install install-vllm demo test test-vllm test-slow lint proto proto-check docs bench-overhead bench-policy bench-probing bench-orchestrator bench-cloud bench-cloud-peers bench-cloud-sessions bench-cancels bench-ray bench-link bench-emulated bench-codec bench-codec-speed bench-sealing bench-tiles structure chaos soak fuzz clean
 
 install: $(STAMP)
 
@@ -108,6 +108,10 @@ bench-cancels: install
 # The cloud node beside transformers' generate_batch and vLLM; both environments are needed.
 bench-cloud-peers: install install-vllm
 	$(BIN)/python benchmarks/cloud_peers.py
+
+# What a pool on Ray costs beside the pool in the node's own process.
+bench-ray: install
+	$(BIN)/python benchmarks/ray_cost.py
 
 bench-probing: install
 	$(BIN)/python benchmarks/probing.py

@@ -41,7 +41,8 @@ class RemoteWorker:
     def __init__(self, address: str, identity: Identity | None) -> None:
         self.address = address
         self.num_sessions = 0
-        self._channel = open_channel(address, identity, Role.CLOUD)
+        node = identity.node if identity is not None else None
+        self._channel = open_channel(address, identity, Role.CLOUD, peer_name=node)  # wherever it runs, it is this node
         self._session: grpc.aio.StreamStreamMultiCallable[bytes, bytes]
         self._session = self._channel.stream_stream(SESSION)  # without serialisers: bytes in, bytes out
 

@@ -23,9 +23,14 @@ EXPLAIN_TIMEOUT_S = 1.0
 
 
 def open_channel(
-    address: str, identity: Identity | None, peer_role: Role, *, max_message_bytes: int = MAX_MESSAGE_BYTES
+    address: str,
+    identity: Identity | None,
+    peer_role: Role,
+    *,
+    peer_name: str | None = None,
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
 ) -> grpc.aio.Channel:
-    """Returns a lazy channel to the node of that role at `host:port`.
+    """Returns a lazy channel to the node of that role at `host:port`; `peer_name` is the one node that may answer there.
 
     Without an identity it is plaintext: only loopback addresses are taken then. Raises UsageError, ConfigError.
     """
@@ -36,7 +41,7 @@ def open_channel(
         return grpc.aio.insecure_channel(target, options=options)
     shown = identity.newest()  # a channel shows the same certificate as long as it lives
     credentials = grpc.ssl_channel_credentials(shown.authority_pem, shown.private_key_pem, shown.certificate_pem)
-    name = ("grpc.ssl_target_name_override", server_name(peer_role, host))
+    name = ("grpc.ssl_target_name_override", server_name(peer_role, peer_name or host))
     return grpc.aio.secure_channel(target, credentials, options=[*options, name])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -147,9 +148,18 @@ async def test_a_device_that_does_not_read_ends_its_session(port: Port) -> None:
 
 @pytest.mark.parametrize(("name", "role"), [("cloud-2", Role.CLOUD), ("edge-1", Role.EDGE)])
 async def test_others_than_the_cloud_node_itself_may_not_relay(port: Port, keys: Keys, name: str, role: Role) -> None:
-    stranger = RemoteWorker(port.address, keys.identity(name, role))
+    stranger = RemoteWorker(port.address, replace(keys.identity(name, role), node="cloud-1", renewal=None))
     async with session(stranger, DeviceStream()) as serving:
         with pytest.raises(PermissionRefused):
             await serving
     await stranger.close()
+    assert not port.worker.devices
+
+
+async def test_another_node_is_not_taken_for_a_worker(port: Port, keys: Keys) -> None:
+    other = RemoteWorker(port.address, keys.identity("cloud-2", Role.CLOUD))
+    async with session(other, DeviceStream()) as serving:
+        with pytest.raises(PeerUnavailable):
+            await serving
+    await other.close()
     assert not port.worker.devices
