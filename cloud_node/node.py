@@ -65,9 +65,9 @@ async def _serve(settings: CloudSettings, source: Path | None, identity: Identit
     server.grpc.add_generic_rpc_handlers((servicer.handler(),))
 
     def apply(new: CloudSettings) -> None:
-        servicer.use(new.limits)
         if started.roll_out is not None:
             started.roll_out(new)
+        servicer.use(new.limits)
 
     changeable = CHANGEABLE | (ROLLED_OUT if started.roll_out is not None else frozenset())
     with stop_signals() as stop, reloading(source, settings, changeable, apply):

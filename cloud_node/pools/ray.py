@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cloud_node.pools.protocol import EnvelopeStream, PoolLoad, Worker
-from cloud_node.pools.ray_cluster import connected
+from cloud_node.pools.ray_cluster import connected, require_room
 from cloud_node.pools.relay import RemoteWorker, WorkerStatus
 from cloud_node.pools.scaling import Scaling, WorkerLoad
 from cloud_node.settings import CloudLimits, CloudSettings
@@ -135,12 +135,15 @@ class RayPool:
     def roll_out(self, settings: CloudSettings) -> None:
         """Replaces the workers one after another by such with these settings, where they say another model, cuts or resources.
 
-        Where the first of them does not start, the settings of before hold again.
+        Where the first of them does not start, the settings of before hold again. Raises ConfigError where this machine alone
+        has to run them and has no room.
         """
+        if settings.pool.address is None:
+            require_room(settings.pool, self._ray.cluster_resources())
         before, self._settings = self._settings, settings
         self._scaling.use(settings.pool.workers.min, settings.pool.workers.max)
         if _what_runs(settings) != _what_runs(before):
-            self._before = before
+            self._before = self._before or before
             _log.info("rollout begins", extra={"model": settings.model.name, "workers": len(self._members)})
 
     async def first_offer(self) -> bytes:

@@ -44,7 +44,7 @@ def connected(pool: PoolChoice, namespace: str) -> Any:
             advice="Check pool.address, and RAY_AUTH_TOKEN_PATH where the cluster asks for a token.",
         ) from error
     if pool.address is None:
-        _require_room(pool, ray.cluster_resources())
+        require_room(pool, ray.cluster_resources())
     return ray
 
 
@@ -96,7 +96,7 @@ def _require_somebody_at(address: str) -> None:
         ) from error
 
 
-def _require_room(pool: PoolChoice, room: dict[str, float]) -> None:
+def require_room(pool: PoolChoice, room: dict[str, float]) -> None:
     """Raises ConfigError where this machine alone can never run all workers: Ray would wait for another machine."""
     for name, amount in pool.resources.items():
         if amount * pool.workers.max > room.get(name, 0.0):

@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from cloud_node.pools.ray import _cause
-from cloud_node.pools.ray_cluster import _cores, _require_room, connected
+from cloud_node.pools.ray_cluster import _cores, connected, require_room
 from cloud_node.settings import PoolChoice, Workers
 from splitvlm.errors import ConfigError
 
@@ -22,9 +22,9 @@ def test_an_address_where_nobody_listens_is_refused_at_once() -> None:
 
 def test_workers_that_can_never_all_run_here_are_refused() -> None:
     pool = PoolChoice(kind="ray", workers=Workers(min=1, max=2), resources={"CPU": 2.0, "GPU": 1.0})
-    _require_room(pool, {"CPU": 4.0, "GPU": 2.0})
+    require_room(pool, {"CPU": 4.0, "GPU": 2.0})
     with pytest.raises(ConfigError, match="asks for 1 GPU a worker, but this machine has 1 in all for 2"):
-        _require_room(pool, {"CPU": 4.0, "GPU": 1.0})
+        require_room(pool, {"CPU": 4.0, "GPU": 1.0})
 
 
 def test_ray_is_told_of_cores_for_all_workers_also_on_a_small_machine() -> None:

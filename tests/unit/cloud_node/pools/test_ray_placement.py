@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from cloud_node.pools.ray import RayPool, _Member, _what_runs
-from cloud_node.settings import CloudSettings
-from splitvlm.errors import CapacityError
+from cloud_node.settings import CloudSettings, PoolChoice, Workers
+from splitvlm.errors import CapacityError, ConfigError
 from splitvlm.settings import ModelChoice
 
 
@@ -19,9 +19,17 @@ class Remote:
         self.num_sessions = num_sessions
 
 
+class Ray:
+    """Stands for the module `ray`, connected to a cluster of one machine."""
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 2.0}
+
+
 def pool_of(*members: tuple[str, float, int]) -> RayPool:
     """Returns a pool of workers by name, queue (s) and sessions."""
     pool = RayPool(CloudSettings(), None, object)
+    pool._ray = Ray()
     for name, queue_s, num_sessions in members:
         remote: Any = Remote(num_sessions)
         pool._members[name] = _Member(name, None, _what_runs(CloudSettings()), remote, queue_s=queue_s)
@@ -68,3 +76,18 @@ def test_a_worker_that_ends_after_the_rollout_has_shown_that_it_works_takes_noth
     pool._before = None
     pool._take_back(_Member("b", None, _what_runs(other)))
     assert pool._is_outdated(pool._members["a"])
+
+
+def test_more_workers_than_the_machine_has_room_for_are_refused_and_the_pool_stays_as_it_was() -> None:
+    pool = pool_of(("a", 0.0, 0))
+    with pytest.raises(ConfigError, match="CPU"):
+        pool.roll_out(CloudSettings(pool=PoolChoice(kind="ray", workers=Workers(min=1, max=3))))
+    assert not pool._is_outdated(pool._members["a"])
+
+
+def test_what_a_second_rollout_is_taken_back_to_has_served_before() -> None:
+    pool = pool_of(("a", 0.0, 0))
+    for name in ("shape:smolvlm-256m", "shape:smolvlm-500m"):
+        pool.roll_out(last := CloudSettings(model=ModelChoice(name=name)))
+    pool._take_back(_Member("b", None, _what_runs(last)))
+    assert not pool._is_outdated(pool._members["a"])
