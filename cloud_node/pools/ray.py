@@ -14,13 +14,13 @@ import logging
 import secrets
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import Any
 
+from cloud_node.pools.member import Member, burden, what_runs
 from cloud_node.pools.protocol import EnvelopeStream, PoolLoad, Worker
 from cloud_node.pools.ray_cluster import connected, require_room
 from cloud_node.pools.relay import RemoteWorker, WorkerStatus
-from cloud_node.pools.scaling import Scaling, WorkerLoad
+from cloud_node.pools.scaling import Scaling
 from cloud_node.settings import CloudLimits, CloudSettings
 from splitvlm import CIPHER_SUITES
 from splitvlm.crypto.identity import Identity
@@ -35,24 +35,6 @@ MOST_REMEMBERED = 10_000  # devices whose last worker is remembered, where their
 _log = logging.getLogger("splitvlm.cloud.pool")
 
 
-@dataclass(slots=True)
-class _Member:
-    """Holds one worker of the pool: Ray's handle, and the way to it once it listens."""
-
-    name: str
-    actor: Any
-    runs: dict[str, Any]  # `_what_runs` of its settings
-    remote: RemoteWorker | None = None  # None while it starts, or starts again
-    process_id: int = 0
-    queue_s: float = 0.0
-    draining_since_s: float | None = None
-    look: asyncio.Task[None] | None = None  # that runs, or ran last
-
-    @property
-    def serves(self) -> bool:
-        return self.remote is not None and self.draining_since_s is None
-
-
 class RayPool:
     """Implements `Pool` (protocol.py) with one Ray actor a worker."""
 
@@ -63,7 +45,7 @@ class RayPool:
         self._before: CloudSettings | None = None  # while nothing has shown that a rollout's settings work
         self._identity = identity
         self._scaling = Scaling(settings.pool.workers.min, settings.pool.workers.max)
-        self._members: dict[str, _Member] = {}
+        self._members: dict[str, Member] = {}
         self._started = 0
         self.last_worker: OrderedDict[str, str] = OrderedDict()  # by device, the name of its last session's
         self._closed: list[RemoteWorker] = []
@@ -119,7 +101,7 @@ class RayPool:
                 advice=f"Try again in {FULL_RETRY_S:g} s.",
                 retry_after_s=FULL_RETRY_S,
             )
-        member = serving.get(self.last_worker.get(device, "")) or min(serving.values(), key=_burden)
+        member = serving.get(self.last_worker.get(device, "")) or min(serving.values(), key=burden)
         self.last_worker[device] = member.name
         self.last_worker.move_to_end(device)
         if len(self.last_worker) > MOST_REMEMBERED:
@@ -142,7 +124,7 @@ class RayPool:
             require_room(settings.pool, self._ray.cluster_resources())
         before, self._settings = self._settings, settings
         self._scaling.use(settings.pool.workers.min, settings.pool.workers.max)
-        if _what_runs(settings) != _what_runs(before):
+        if what_runs(settings) != what_runs(before):
             self._before = self._before or before
             _log.info("rollout begins", extra={"model": settings.model.name, "workers": len(self._members)})
 
@@ -177,7 +159,7 @@ class RayPool:
         self._ray.shutdown()
         return True
 
-    def lost(self, member: _Member) -> None:
+    def lost(self, member: Member) -> None:
         """Takes no session to this worker until it has answered again."""
         if member.remote is not None:
             _log.warning("worker lost", extra={"worker": member.name})
@@ -198,12 +180,12 @@ class RayPool:
             runtime_env={"env_vars": {"GRPC_SSL_CIPHER_SUITES": CIPHER_SUITES, **ENVIRONMENT}},  # Ray comes before us
         )
         host = _loopback if settings.pool.address is None else _address_in_cluster
-        self._members[name] = _Member(name, actor.remote(settings.model_dump_json(), host), _what_runs(settings))
+        self._members[name] = Member(name, actor.remote(settings.model_dump_json(), host), what_runs(settings))
 
-    async def _wait(self, member: _Member) -> None:
+    async def _wait(self, member: Member) -> None:
         self._note(member, await member.actor.status.remote())
 
-    async def _look(self, member: _Member) -> None:
+    async def _look(self, member: Member) -> None:
         try:
             async with asyncio.timeout(ANSWER_S if member.remote is not None else None):
                 self._note(member, await member.actor.status.remote())
@@ -214,17 +196,17 @@ class RayPool:
                 _log.error("worker ended: %s", _cause(error), extra={"worker": member.name})
                 self._take_back(member)
 
-    def _take_back(self, ended: _Member) -> None:
+    def _take_back(self, ended: Member) -> None:
         """Goes back to the settings before a rollout whose worker has ended before one served."""
         if self._before is not None and not self._is_outdated(ended):
             _log.error("rollout taken back: its worker does not start")
             self._settings, self._before = self._before, None
             self._scaling.use(self._settings.pool.workers.min, self._settings.pool.workers.max)
 
-    def _is_outdated(self, member: _Member) -> bool:
-        return member.runs != _what_runs(self._settings)
+    def _is_outdated(self, member: Member) -> bool:
+        return member.runs != what_runs(self._settings)
 
-    def _note(self, member: _Member, status: WorkerStatus) -> None:
+    def _note(self, member: Member, status: WorkerStatus) -> None:
         member.queue_s, member.process_id = status.queue_s, status.process_id
         if member.remote is None or member.remote.address != status.address:
             self.lost(member)
@@ -235,7 +217,9 @@ class RayPool:
                 self._before = None
 
     def _scale(self) -> None:
-        loads = [self._load(member, member.remote) for member in self._members.values() if member.remote is not None]
+        loads = [
+            m.load(m.remote, outdated=self._is_outdated(m)) for m in self._members.values() if m.remote is not None
+        ]
         decision = self._scaling.decide(loads, len(self._members) - len(loads), time.monotonic())
         for _ in range(decision.num_to_start):
             self._add()
@@ -247,15 +231,11 @@ class RayPool:
             self.lost(member)
             self._ray.kill(member.actor)
 
-    def _load(self, member: _Member, remote: RemoteWorker) -> WorkerLoad:
-        since_s, outdated = member.draining_since_s, self._is_outdated(member)
-        return WorkerLoad(member.name, remote.num_sessions, member.queue_s, since_s, outdated)
-
 
 class _Watched:
     """Is a member's worker for one session: one that does not answer gets no other before it is heard again."""
 
-    def __init__(self, pool: RayPool, member: _Member) -> None:
+    def __init__(self, pool: RayPool, member: Member) -> None:
         assert member.remote is not None
         self._pool = pool
         self._member = member
@@ -268,17 +248,6 @@ class _Watched:
             if self._member.remote is self._remote:
                 self._pool.lost(self._member)
             raise
-
-
-def _burden(member: _Member) -> tuple[float, int, str]:
-    """Sorts workers by the wait that a session expects, then by their sessions."""
-    assert member.remote is not None
-    return member.queue_s, member.remote.num_sessions, member.name
-
-
-def _what_runs(settings: CloudSettings) -> dict[str, Any]:
-    """Returns the settings that a worker's process is started with, and cannot change."""
-    return settings.model_dump(include={"model": True, "cuts": True, "engine": True, "pool": {"resources"}})
 
 
 def _loopback() -> str:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from cloud_node.pools.ray import RayPool, _Member, _what_runs
+from cloud_node.pools.member import Member, what_runs
+from cloud_node.pools.ray import RayPool
 from cloud_node.settings import CloudSettings, PoolChoice, Workers
 from splitvlm.errors import CapacityError, ConfigError
 from splitvlm.settings import ModelChoice
@@ -32,7 +33,7 @@ def pool_of(*members: tuple[str, float, int]) -> RayPool:
     pool._ray = Ray()
     for name, queue_s, num_sessions in members:
         remote: Any = Remote(num_sessions)
-        pool._members[name] = _Member(name, None, _what_runs(CloudSettings()), remote, queue_s=queue_s)
+        pool._members[name] = Member(name, None, what_runs(CloudSettings()), remote, queue_s=queue_s)
     return pool
 
 
@@ -66,7 +67,7 @@ def test_a_rollout_whose_first_worker_ends_before_it_serves_is_taken_back() -> N
     pool, other = pool_of(("a", 0.0, 0)), CloudSettings(model=ModelChoice(name="shape:smolvlm-256m"))
     pool.roll_out(other)
     assert pool._is_outdated(pool._members["a"])
-    pool._take_back(_Member("b", None, _what_runs(other)))
+    pool._take_back(Member("b", None, what_runs(other)))
     assert not pool._is_outdated(pool._members["a"])
 
 
@@ -74,7 +75,7 @@ def test_a_worker_that_ends_after_the_rollout_has_shown_that_it_works_takes_noth
     pool, other = pool_of(("a", 0.0, 0)), CloudSettings(model=ModelChoice(threads=1))
     pool.roll_out(other)
     pool._before = None
-    pool._take_back(_Member("b", None, _what_runs(other)))
+    pool._take_back(Member("b", None, what_runs(other)))
     assert pool._is_outdated(pool._members["a"])
 
 
@@ -89,5 +90,5 @@ def test_what_a_second_rollout_is_taken_back_to_has_served_before() -> None:
     pool = pool_of(("a", 0.0, 0))
     for name in ("shape:smolvlm-256m", "shape:smolvlm-500m"):
         pool.roll_out(last := CloudSettings(model=ModelChoice(name=name)))
-    pool._take_back(_Member("b", None, _what_runs(last)))
+    pool._take_back(Member("b", None, what_runs(last)))
     assert not pool._is_outdated(pool._members["a"])
