@@ -211,7 +211,7 @@ class RayPool:
         if member.remote is None or member.remote.address != status.address:
             self.lost(member)
             member.remote = RemoteWorker(status.address, self._identity)
-            who = {"worker": member.name, "process": status.process_id, "address": status.address}
+            who = {"worker": member.name, "process_id": status.process_id, "address": status.address}
             _log.info("worker serves", extra=who)
             if not self._is_outdated(member):
                 self._before = None

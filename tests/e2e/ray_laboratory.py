@@ -97,7 +97,7 @@ class RayLaboratory(Laboratory):
                 case "workers start":
                     serving, in_use = {}, ""
                 case "worker serves":
-                    serving[entry["worker"]] = entry["process"]
+                    serving[entry["worker"]] = entry["process_id"]
                 case "worker lost":
                     serving.pop(entry["worker"], None)
                 case "session placed":

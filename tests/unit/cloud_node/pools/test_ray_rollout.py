@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Callable
 from types import SimpleNamespace
 from typing import Any
@@ -96,6 +97,7 @@ def settings(count: int, model: str = "scenes") -> CloudSettings:
 @contextlib.asynccontextmanager
 async def running(count: int) -> AsyncIterator[Run]:
     ray = Ray()
+    logging.getLogger("splitvlm.cloud.pool").setLevel("INFO")  # as a node does: what is logged has to be a record, too
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ray_pool, "LOOK_S", 0.01)
         patch.setattr(ray_pool, "connected", lambda *_: ray)
