@@ -116,7 +116,7 @@ def _cluster() -> Any:
     from ray.cluster_utils import Cluster
 
     head = {"num_cpus": 0, "include_dashboard": False, **NODE_ARGS}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
+    cluster = Cluster(initialize_head=True, head_node_args=head, shutdown_at_exit=False)  # that is for the main thread
     for _ in range(NUM_WORKERS):
         cluster.add_node(num_cpus=1, **NODE_ARGS)
     return cluster
