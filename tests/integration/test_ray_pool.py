@@ -123,6 +123,7 @@ async def test_a_rollout_under_load_replaces_every_worker_and_loses_nothing(node
     assert all(token_ids == expected for token_ids in answers)
 
 
+@pytest.mark.slow
 async def test_settings_that_no_worker_starts_with_are_taken_back_and_a_worker_goes_on(
     node: Node, expected: list[int]
 ) -> None:

@@ -27,8 +27,8 @@ def test_workers_that_can_never_all_run_here_are_refused() -> None:
         require_room(pool, {"CPU": 4.0, "GPU": 1.0})
 
 
-def test_ray_is_told_of_cores_for_all_workers_also_on_a_small_machine() -> None:
-    assert _cores(100_000, {"CPU": 1.5}) == 150_000
+def test_ray_is_told_of_cores_for_all_workers_and_one_that_replaces_another_also_on_a_small_machine() -> None:
+    assert _cores(100_000, {"CPU": 1.5}) == 150_002
     assert _cores(1, {}) >= 1
 
 
