@@ -20,7 +20,7 @@ import psutil
 from tests.e2e.laboratory import HEALED_TIMEOUT_S, Laboratory
 
 NUM_WORKERS = 2
-NODE_ARGS = {"node_ip_address": "127.0.0.1", "object_store_memory": 80 * 2**20}  # the least that Ray takes
+NODE_ARGS = {"object_store_memory": 80 * 2**20}  # the least that Ray takes
 
 
 class RayLaboratory(Laboratory):
