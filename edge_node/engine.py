@@ -21,7 +21,7 @@ from splitvlm.codec import encode_picture
 from splitvlm.codec.codec import Codec
 from splitvlm.domain import GREEDY, Plan, Sampling
 from splitvlm.model.boundary import Boundary
-from splitvlm.model.parts import DevicePart, LowerRun
+from splitvlm.model.parts import DevicePart, DeviceTokens, LowerRun
 from splitvlm.model.sampling import end_token_ids
 
 LAST_JOB_S = 1.0  # a running job gets so long to end when the node stops
@@ -96,7 +96,7 @@ class DeviceEngine:
         max_new_tokens: int,
         resume_token_ids: Sequence[int] = (),
         sampling: Sampling = GREEDY,
-    ) -> tuple[Iterator[int], float]:
+    ) -> tuple[DeviceTokens, float]:
         """Begins an answer on the device alone (cut `device`), after the tokens that are there already."""
         return await self._run(self.part.generate, image, question, max_new_tokens, resume_token_ids, sampling)
 
@@ -106,7 +106,7 @@ class DeviceEngine:
         max_new_tokens: int,
         resume_token_ids: Sequence[int] = (),
         sampling: Sampling = GREEDY,
-    ) -> tuple[Iterator[int], float]:
+    ) -> tuple[DeviceTokens, float]:
         """Begins an answer on the device from a lower part that has run (vision:k, tokens): its work is not done again."""
         return await self._run(self.part.go_on, run, max_new_tokens, resume_token_ids, sampling)
 

@@ -63,7 +63,9 @@ class EdgeLimits(Section):
 
     questions: int = Field(8, ge=1, le=1_000, description="in work at once")
     working_bytes: int = Field(
-        2 * 2**30, ge=2**24, description="for the pictures of questions in work: decoded, and prepared for the model"
+        2 * 2**30,
+        ge=2**24,
+        description="for the questions in work: pictures, decoded and prepared for the model, and keys and values",
     )
     max_new_tokens: int = Field(512, ge=1, le=4_096, description="that an application may ask for in one answer")
 

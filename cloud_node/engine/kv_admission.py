@@ -74,6 +74,7 @@ class KvAdmission:
         self._prompt_s = prompt_s
         self._rows: set[KvRow] = set()
         self._token_s = RecentMean(TOKENS_WINDOW_S)  # of sequences that ended
+        self._pass_s = 0.0  # that the engine's last pass took
         self._tell()
 
     def use(self, max_bytes: int) -> None:
@@ -89,6 +90,10 @@ class KvAdmission:
         self._rows.add(row)
         self._tell()
         return row
+
+    def note_pass(self, pass_s: float) -> None:
+        """Notes how long a pass took: what a token takes, where no sequence has told yet. Called in the engine's thread."""
+        self._pass_s = pass_s
 
     def take_back(self, row: KvRow) -> None:
         """Frees a row, unless that was done before."""
@@ -107,9 +112,9 @@ class KvAdmission:
             yield RowEnding(row.left_s(token_s, self._prompt_s(row.device)), row.device, row.kind)
 
     def _mean_token_s(self) -> float:
-        """Returns how long a token takes, of what runs now, or of what ran lately; 0 where that is unknown."""
+        """Returns how long a token takes: of what runs now, of what ran lately, or a pass; 0 where that is unknown."""
         running = [row.token_s for row in self._rows if row.token_s is not None]
-        return fmean(running) if running else self._token_s.at(self.clock())
+        return fmean(running) if running else self._token_s.at(self.clock()) or self._pass_s
 
     def _tell(self) -> None:
         self._leave(self.budget.free_bytes)

@@ -170,6 +170,7 @@ class TorchEngine:
                 self._leave(sequence, error)
             return
         took_s = time.perf_counter() - began_s
+        self.admission.note_pass(took_s)
         for sequence, logits_V in zip(fed, logits_BV, strict=False):
             sequence.times.tokens_s += took_s
             self._choose(sequence, logits_V)

@@ -1,6 +1,7 @@
-"""Admits questions: their number and the memory that their pictures take are bounded.
+"""Admits questions: their number is bounded, and the memory of their pictures and of their keys and values.
 
-A picture's memory is told by its header, before a pixel is decoded, and is booked until its last job in a thread has ended.
+A picture's memory is told by its header, before a pixel is decoded; that of keys and values by the prompt, before the language
+model reads it. It is booked until the question's last job in a thread has ended.
 Whoever is refused is told when it is worth asking again.
 """
 
@@ -13,7 +14,7 @@ FULL_RETRY_S = 1.0  # when there may be room again: a question ends at any momen
 
 
 class Admission:
-    """Counts the questions in work on a node, and the bytes that their pictures take."""
+    """Counts the questions in work on a node, and the bytes that they take."""
 
     def __init__(self, limits: EdgeLimits) -> None:
         self._limits = limits
@@ -31,12 +32,12 @@ class Admission:
         self.questions += 1
         return Booking(self)
 
-    def _take(self, num_bytes: int) -> None:
+    def _take(self, num_bytes: int, held_bytes: int) -> None:
         most = self._limits.working_bytes
-        if num_bytes > most:
+        if held_bytes + num_bytes > most:
             raise UsageError(
-                f"A picture that takes {num_bytes} bytes of memory is not taken; at most {most} are.",
-                advice="Send a smaller picture, or raise limits.working_bytes of the edge node.",
+                f"A question that takes {held_bytes + num_bytes} bytes of memory is not taken; at most {most} are.",
+                advice="Send a smaller picture, ask for fewer tokens, or raise limits.working_bytes of the edge node.",
             )
         if self.working_bytes + num_bytes > most:
             raise _full("This edge node's memory for questions is full")
@@ -52,11 +53,11 @@ class Booking:
         self._released = False
 
     def take(self, num_bytes: int) -> None:
-        """Books bytes before they are allocated.
+        """Books more bytes before they are allocated.
 
         Raises CapacityError where others hold too much, UsageError where they never fit.
         """
-        self._admission._take(num_bytes)
+        self._admission._take(num_bytes, self._num_bytes)
         self._num_bytes += num_bytes
 
     def release(self) -> None:

@@ -60,7 +60,7 @@ class Answerer:
                 await runtime.clouds.link.first_look()
             runtime.clouds.use_ready()
             with runtime.clouds.held() as links:
-                run, chosen = await self._planned(question, image, links)
+                run, chosen = await self._planned(question, image, links, booking)
                 yield chosen
                 text = TextStream(runtime.engine.part.tokenizer)
                 with self._audited(run.report):
@@ -105,7 +105,7 @@ class Answerer:
         return await engine.aside(read_picture, data)
 
     async def _planned(
-        self, question: Question, image: Image.Image, links: Sequence[CloudLink]
+        self, question: Question, image: Image.Image, links: Sequence[CloudLink], booking: Booking
     ) -> tuple[AnswerRun, PlanChosen]:
         """Returns a run under the plan that is chosen. Raises UsageError, PrivacyRefused, PeerUnavailable."""
         planner, runtime = self._planner, self._runtime
@@ -127,6 +127,7 @@ class Answerer:
             PlannedQuestion(choice.plan, image, question.text, max_new_tokens, picture_name, question.sampling),
             CloudNodes(tuple(links), runtime.clouds.on_fault),
             self._fallbacks(choice, num_standby=len(links[1:])),
+            booking.take,
         )
         return run, PlanChosen(choice, estimate)
 

@@ -19,7 +19,7 @@ from splitvlm.errors import Cancelled, CapacityError, ConfigError, PeerUnavailab
 
 PAUSES = 3  # times that a node without room is waited for, where nobody else can answer,
 MOST_PAUSE_S = 10.0  # and for how long each time
-_OWN_FAULT = (UsageError, ConfigError, Cancelled)  # where the device says so: every node would say the same
+_OWN_FAULT = (UsageError, ConfigError, Cancelled, CapacityError)  # where the device says so: no node could help
 
 
 class Phase(StrEnum):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from edge_node.answering.progress import CloudProgress, Milestone
@@ -19,12 +19,19 @@ class Preparation:
     """Runs the lower part once, whoever needs it: the payload is kept for a cloud node that takes over."""
 
     def __init__(
-        self, engine: DeviceEngine, question: PlannedQuestion, report: RequestReport, progress: CloudProgress
+        self,
+        engine: DeviceEngine,
+        question: PlannedQuestion,
+        report: RequestReport,
+        progress: CloudProgress,
+        book: Callable[[int], None],
     ) -> None:
+        """`book` books memory of the device for the question. It raises CapacityError and UsageError."""
         self._engine = engine
         self._question = question
         self._report = report
         self._progress = progress
+        self._book = book
         self._lower: LowerRun | None = None
         self._payload: Payload | None = None
 
@@ -46,14 +53,17 @@ class Preparation:
     async def begin_alone(self, resume_token_ids: Sequence[int]) -> tuple[Iterator[int], float]:
         """Returns the tokens that follow on the device alone, and the seconds of their beginning.
 
-        It goes on from the lower part where that has run.
+        It goes on from the lower part where that has run. Keys and values are booked before they are made.
         """
         run, question = self._lower, self._question
         if run is not None and run.cut.kind is not CutKind.LM:
-            return await self._engine.go_on(run, question.max_new_tokens, resume_token_ids, question.sampling)
-        return await self._engine.start(
-            question.image, question.text, question.max_new_tokens, resume_token_ids, question.sampling
-        )
+            tokens, took_s = await self._engine.go_on(run, question.max_new_tokens, resume_token_ids, question.sampling)
+        else:
+            tokens, took_s = await self._engine.start(
+                question.image, question.text, question.max_new_tokens, resume_token_ids, question.sampling
+            )
+        self._book(tokens.cache_bytes)
+        return tokens, took_s
 
     async def _of_picture(self) -> Payload:
         question, plan = self._question, self._question.plan
@@ -63,6 +73,7 @@ class Preparation:
     async def _of_boundary(self) -> Payload:
         question, plan = self._question, self._question.plan
         run, self._report.device_s = await self._engine.begin(question.image, question.text, plan)
+        self._book(run.cache_bytes(question.max_new_tokens))
         self._lower = run
         segments = Segments(run.num_tiles, partial(self._segment, run))
         await segments.segment(0)

@@ -64,7 +64,9 @@ class AnswerRun(TokenSource):
         question: PlannedQuestion,
         clouds: CloudNodes | None = None,
         fallbacks: Fallbacks | None = None,
+        book: Callable[[int], None] = lambda _num_bytes: None,
     ) -> None:
+        """`book` books memory of the device; what it raises ends the answer, for it is no cloud node's fault."""
         super().__init__()
         self.report = RequestReport(question.plan, engine.slowdown, sampling=question.sampling)
         self._engine = engine
@@ -74,7 +76,7 @@ class AnswerRun(TokenSource):
         self._fallbacks = fallbacks or Fallbacks()
         self._started_s = time.perf_counter()
         self._progress = CloudProgress()
-        self._preparation = Preparation(engine, question, self.report, self._progress)
+        self._preparation = Preparation(engine, question, self.report, self._progress, book)
         self._state = begun(
             on_device=question.plan.cut == DEVICE,
             hedged=self._fallbacks.hedge_after_s is not None,

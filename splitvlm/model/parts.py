@@ -48,7 +48,7 @@ class DevicePart(ModelPart):
         max_new_tokens: int,
         resume_token_ids: Sequence[int] = (),
         sampling: Sampling = GREEDY,
-    ) -> Iterator[int]:
+    ) -> DeviceTokens:
         """Returns the answer's token ids at the cut `device`, computed here alone, up to and with the end token.
 
         `resume_token_ids` are its first tokens, which are there already: those after them are yielded.
@@ -56,7 +56,7 @@ class DevicePart(ModelPart):
         self.check(DEVICE)
         boundary = self.all_visual_tokens(self.inputs(image, question))
         run = UpperRun(self, TOKENS, boundary, max_new_tokens, sampling)
-        return _tokens_of(run, resume_token_ids)
+        return DeviceTokens(run, resume_token_ids, self.cache_bytes(len(boundary[IDS]) + max_new_tokens))
 
     def go_on(
         self,
@@ -64,21 +64,40 @@ class DevicePart(ModelPart):
         max_new_tokens: int,
         resume_token_ids: Sequence[int] = (),
         sampling: Sampling = GREEDY,
-    ) -> Iterator[int]:
+    ) -> DeviceTokens:
         """Finishes the cut `device` from a lower part that has run, at vision:k or tokens. Nothing runs before a token."""
         self.check(DEVICE)
         here = {name: tensor.to(self.device) for name, tensor in run.boundary.items()}
-        return _tokens_of(UpperRun(self, run.cut, here, max_new_tokens, sampling), resume_token_ids)
+        upper = UpperRun(self, run.cut, here, max_new_tokens, sampling)
+        return DeviceTokens(upper, resume_token_ids, self.cache_bytes(run.num_prompt_tokens + max_new_tokens))
+
+    def cache_bytes(self, num_tokens: int, layers: int | None = None) -> int:
+        """Returns the memory of keys and values of so many tokens, in the language model's first `layers` layers, or in all."""
+        dtype = str(self.model.dtype).removeprefix("torch.")
+        return self.spec.cache_bytes(self.spec.lm_layers if layers is None else layers, dtype, num_tokens)
 
 
-def _tokens_of(run: UpperRun, resume_token_ids: Sequence[int] = ()) -> Iterator[int]:
-    count = 0
-    while not run.finished:
-        taken = resume_token_ids[count] if count < len(resume_token_ids) else None
-        token = run.next(None, taken) if count else run.first(taken)
-        count += 1
-        if taken is None:
-            yield token
+class DeviceTokens(Iterator[int]):
+    """Gives the tokens of an answer that the device computes alone. The language model begins with the first of them.
+
+    `cache_bytes` is the memory that its keys and values take at the most.
+    """
+
+    def __init__(self, run: UpperRun, resume_token_ids: Sequence[int], cache_bytes: int) -> None:
+        self.cache_bytes = cache_bytes
+        self._run = run
+        self._resume_token_ids = resume_token_ids
+        self._count = 0
+
+    def __next__(self) -> int:
+        run = self._run
+        while not run.finished:
+            taken = self._resume_token_ids[self._count] if self._count < len(self._resume_token_ids) else None
+            token_id = run.next(None, taken) if self._count else run.first(taken)
+            self._count += 1
+            if taken is None:
+                return token_id
+        raise StopIteration
 
 
 class LowerRun:
@@ -94,6 +113,12 @@ class LowerRun:
         self._inputs = part.tiles(inputs, cut)
         self._tiles: list[Boundary] = []
         self.num_prompt_tokens = int(inputs["input_ids"].shape[1])
+
+    def cache_bytes(self, max_new_tokens: int) -> int:
+        """Returns the memory of the run's own keys and values, those of the longest answer included; 0 but at `lm:k`."""
+        if self.cut.kind is not CutKind.LM:
+            return 0
+        return self._part.cache_bytes(self.num_prompt_tokens + max_new_tokens, self.cut.layers)
 
     @property
     def num_tiles(self) -> int:

@@ -188,6 +188,8 @@ def _of_status(status: grpc.StatusCode, detail: str, peer: str) -> SplitvlmError
                 f"The {peer} refuses this node: {detail}.", advice="Check the role in its certificate."
             )
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return CapacityError(f"The {peer} has no room: {detail}.", advice="Try again in a few seconds.")
+            full = CapacityError(f"The {peer} has no room: {detail}.", advice="Try again in a few seconds.")
+            full.from_peer = True
+            return full
         case _:
             return ProtocolError(f"The {peer} failed: {detail or status.name}.", advice="Its log says why.")

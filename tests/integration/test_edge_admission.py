@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from edge_node.answering.answerer import Answerer
+from edge_node.answering.answerer import OPENED_BYTES, Answerer
 from edge_node.cloud.fleet import CloudFleet, Dialling
 from edge_node.engine import DeviceEngine
 from edge_node.local.servicer import LocalServicer
@@ -168,6 +168,34 @@ async def test_what_a_caller_that_went_away_left_in_a_thread_stays_booked(
     questions, num_bytes = edge.held
     assert (questions, num_bytes > 0) == (1, True)
     gate.open.set()
+    await until(lambda: edge.held == (0, 0))
+
+
+async def test_keys_and_values_are_booked_before_the_language_model_reads_the_prompt(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part, admission = edge.runtime.engine.part, edge.answerer.admission
+    header = inspect_picture(SMALL)
+    prepared_bytes = part.preparation_bytes(header.width, header.height) + OPENED_BYTES * header.width * header.height
+    picture_bytes = max(header.decoded_bytes, prepared_bytes)
+    num_prompt_tokens = part.inputs(PICTURE, QUESTION)["input_ids"].shape[1]
+    taken, take = list[int](), admission._take
+
+    def noted(num_bytes: int, held_bytes: int) -> None:
+        taken.append(num_bytes)
+        take(num_bytes, held_bytes)
+
+    monkeypatch.setattr(admission, "_take", noted)
+    await edge.ask()
+    assert taken == [picture_bytes, part.cache_bytes(num_prompt_tokens + 2)]
+    await until(lambda: edge.held == (0, 0))
+    other = admission.begin()
+    other.take(EdgeLimits().working_bytes - picture_bytes - 1)
+    with pytest.raises(CapacityError, match="memory for questions is full") as refused:
+        await edge.ask()
+    assert refused.value.retry_after_s > 0
+    other.release()
+    assert (await edge.ask()).tokens == 2
     await until(lambda: edge.held == (0, 0))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -33,6 +33,7 @@ from splitvlm.model.pictures import inspect_picture
 from splitvlm.planning.policy import Choice
 from splitvlm.wire.v1 import data_pb2
 from tests.picture_files import saved
+from tests.unit.edge_node.test_run import FakeTokens
 
 PICTURE = saved(Image.new("RGB", (30, 20)), "PNG")
 WORDS = {5: "two", 6: "cells"}
@@ -70,12 +71,12 @@ class FakeEngine:
     async def aside(self, job: Callable[..., Any], *arguments: Any) -> Any:
         return job(*arguments)
 
-    async def start(self, *_: Any) -> tuple[Iterator[int], float]:
+    async def start(self, *_: Any) -> tuple[FakeTokens, float]:
         if self.error is not None:
             raise self.error
-        return iter(WORDS), 0.5
+        return FakeTokens(WORDS), 0.5
 
-    async def next(self, tokens: Iterator[int]) -> tuple[int | None, float]:
+    async def next(self, tokens: FakeTokens) -> tuple[int | None, float]:
         return next(tokens, None), 0.1
 
     def once_running_jobs_end(self, then: Callable[[], None]) -> None:

@@ -31,7 +31,9 @@ def failed(
 
 
 def full(retry_after_s: float) -> CapacityError:
-    return CapacityError("full", retry_after_s=retry_after_s)
+    error = CapacityError("full", retry_after_s=retry_after_s)
+    error.from_peer = True
+    return error
 
 
 def said_by_node(error: SplitvlmError) -> SplitvlmError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import pytest
@@ -78,6 +78,18 @@ class Link:
         self.opened_ahead += 1
 
 
+class FakeTokens:
+    """An answer whose keys and values take 1,000 bytes."""
+
+    cache_bytes = 1_000
+
+    def __init__(self, token_ids: Iterable[int]) -> None:
+        self._token_ids = iter(token_ids)
+
+    def __next__(self) -> int:
+        return next(self._token_ids)
+
+
 class FakeEngine:
     """A device that knows the answer."""
 
@@ -89,18 +101,26 @@ class FakeEngine:
 
     async def start(
         self, _image: Image.Image, _text: str, max_new_tokens: int, resume_token_ids: Sequence[int], _sampling: Sampling
-    ) -> tuple[Iterator[int], float]:
-        return iter(ANSWER[len(resume_token_ids) : max_new_tokens]), 0.5
+    ) -> tuple[FakeTokens, float]:
+        return FakeTokens(ANSWER[len(resume_token_ids) : max_new_tokens]), 0.5
 
-    async def next(self, tokens: Iterator[int]) -> tuple[int | None, float]:
+    async def next(self, tokens: FakeTokens) -> tuple[int | None, float]:
         await asyncio.sleep(0)
         return next(tokens, None), 0.125
 
 
-def run(*links: Link, plan: str = "image/jpeg75", name: bytes = b"", **fallbacks: Any) -> AnswerRun:
+def run(
+    *links: Link,
+    plan: str = "image/jpeg75",
+    name: bytes = b"",
+    book: Callable[[int], None] = lambda _: None,
+    **fallbacks: Any,
+) -> AnswerRun:
     question = PlannedQuestion(Plan.parse(plan), PICTURE, "How many?", len(ANSWER), name)
     nodes = CloudNodes(tuple(cast(CloudLink, link) for link in links))
-    return AnswerRun(cast(DeviceEngine, FakeEngine()), EVERYTHING_MAY_LEAVE, question, nodes, Fallbacks(**fallbacks))
+    return AnswerRun(
+        cast(DeviceEngine, FakeEngine()), EVERYTHING_MAY_LEAVE, question, nodes, Fallbacks(**fallbacks), book
+    )
 
 
 async def tokens(answer: AnswerRun) -> list[int]:
@@ -114,6 +134,21 @@ async def test_the_device_alone() -> None:
     report = answer.report
     assert (report.answered_by, report.device_s, report.device_tokens_s) == (Side.DEVICE, 0.625, 1.0)
     assert report.total_s >= report.first_token_s > 0
+
+
+@pytest.mark.parametrize("plan", ["device", "image/jpeg75"])
+async def test_a_device_without_memory_for_keys_and_values_does_not_answer_alone(plan: str) -> None:
+    asked = list[int]()
+
+    def full(num_bytes: int) -> None:
+        asked.append(num_bytes)
+        raise CapacityError("This edge node is full.", retry_after_s=1.0)
+
+    answer = run(Link("a", 2, PeerUnavailable("gone")), plan=plan, book=full, finish_alone=True)
+    with pytest.raises(CapacityError, match="This edge node is full"):
+        await tokens(answer)
+    assert asked == [FakeTokens.cache_bytes]
+    assert len(answer.report.token_ids) == (2 if plan != "device" else 0)
 
 
 async def test_one_node_that_ends_in_order() -> None:
@@ -141,6 +176,8 @@ async def test_a_standby_goes_on_where_the_first_stopped(failing_after: int) -> 
 
 async def test_a_node_without_room_is_asked_again_after_its_pause() -> None:
     full = [CapacityError("full", retry_after_s=1e-3) for _ in range(2)]
+    for error in full:
+        error.from_peer = True
     link = Link("a", 3, *full)
     answer = run(link)
     assert await tokens(answer) == ANSWER

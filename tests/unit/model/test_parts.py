@@ -50,6 +50,23 @@ def test_interleaved_requests_do_not_touch_one_another(folder: Path, device: Dev
     assert found == expected
 
 
+def test_the_memory_of_the_device_s_own_keys_and_values_is_known_before_they_are_made(device: DevicePart) -> None:
+    num_new = 5
+    begun = device.begin(*ONE, LM2)
+    expected_bytes = begun.cache_bytes(num_new)
+    begun.tile(0)
+    for _ in range(num_new):
+        begun.step(7)
+    assert begun._language is not None
+    layers = begun._language._cache.layers
+    assert expected_bytes == sum(tensor.nbytes for layer in layers for tensor in (layer.keys, layer.values))
+    seen = device.begin(*ONE, TOKENS)
+    assert seen.cache_bytes(num_new) == 0, "it runs nothing of the language model"
+    whole_bytes = device.cache_bytes(begun.num_prompt_tokens + num_new)
+    assert whole_bytes == expected_bytes * device.spec.lm_layers // 2
+    assert device.generate(*ONE, num_new).cache_bytes == device.go_on(seen, num_new).cache_bytes == whole_bytes
+
+
 def test_only_what_is_needed_crosses(tmp_path: Path, device: DevicePart) -> None:
     assert sorted(device.lower(*ONE, Cut.parse("vision:1")).boundary) == ["grid", "hidden", "ids"]
     assert sorted(device.lower(*ONE, TOKENS).boundary) == ["grid", "hidden", "ids"]
