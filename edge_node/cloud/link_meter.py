@@ -13,6 +13,10 @@ from splitvlm.link.estimator import LinkEstimate, LinkEstimator
 from splitvlm.link.probing import ProbeSchedule
 from splitvlm.rpc.limits import CHUNK_BYTES
 
+FRAMING_BYTES = (
+    70  # around a message on the wire: TLS, HTTP/2 and gRPC, with the headers or the window updates beside it
+)
+
 
 class LinkMeter:
     """Holds the estimator and the probe schedule of one link, and tells them what was seen."""
@@ -38,7 +42,8 @@ class LinkMeter:
     def on_session(self, session: CloudSession) -> None:
         """Notes that a session was set up: its first bytes are a transfer like any other."""
         self._unbooked_bytes += session.setup_bytes
-        self.estimator.on_transfer(session.hello_bytes, None, session.setup_s, 0.0, time.monotonic())
+        hello_bytes = session.hello_bytes + FRAMING_BYTES
+        self.estimator.on_transfer(hello_bytes, None, session.setup_s, 0.0, time.monotonic())
 
     def on_probe_sent(self, num_bytes: int) -> None:
         """Notes that a probe of `num_bytes`, serialised, leaves."""
@@ -48,8 +53,9 @@ class LinkMeter:
         """Notes that a probe of `num_bytes` was answered; without a payload it is a round trip."""
         now_s, server_s = time.monotonic(), min(1e-6 * server_us, elapsed_s)
         if payload_bytes == 0:
-            self.estimator.on_rtt(elapsed_s - server_s, now_s)
-        self.estimator.on_transfer(num_bytes, None, elapsed_s, server_s, now_s, probe=payload_bytes > 0)
+            self.estimator.on_rtt(elapsed_s - server_s, now_s, num_bytes=FRAMING_BYTES)
+        wire_bytes = num_bytes + FRAMING_BYTES if payload_bytes else 0
+        self.estimator.on_transfer(wire_bytes, None, elapsed_s, server_s, now_s, probe=payload_bytes > 0)
 
     def on_request_end(self, upload: Upload, sealed_bytes: int) -> None:
         """Notes that a request that sent `sealed_bytes` ended; also one that the device overtook, or whose node failed."""
@@ -72,7 +78,7 @@ class LinkMeter:
         received_bytes = min(upload.received_bytes, sealed_bytes)
         span_s = min(upload.receipt.span_s, upload.elapsed_s)
         self.estimator.on_transfer(
-            received_bytes,
+            received_bytes + FRAMING_BYTES,
             span_s if span_s and alone else None,  # of several segments it is the last one's
             upload.elapsed_s,
             0.0,

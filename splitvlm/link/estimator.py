@@ -4,7 +4,8 @@ Three times are kept apart, because their sum says nothing about the rate: the r
 Cardwell et al. 2016), the delivery (bytes over the receiver's own span from first to last frame) and the server's work
 (reported by the server). The rate is the harmonic mean of recent samples, and its error the worst recent one
 (robustMPC, Yin et al., SIGCOMM 2015). What is predicted is the time of a transfer of a given size (Fugu, Yan et al.,
-NSDI 2020).
+NSDI 2020). A transfer of a few hundred bytes is no sample as long as the rate lies within the bounds that it tells
+(small_transfers.py); where it does not, the rate is what they say.
 
 A policy that went local gets no more samples. So an old estimate grows towards the best rate of the last minutes, and
 probing.py asks for probes. Rates are bit/s, times seconds, sizes bytes.
@@ -19,24 +20,23 @@ from math import exp2
 from typing import NamedTuple
 
 from splitvlm.link.forecast import History, Point
+from splitvlm.link.small_transfers import FELL_S, RESOLUTION_S, SmallTransfers
 
+MOST_OF_RTT = 0.75  # may be an empty call's own bytes, at 8 kbit/s; more is another link than the first transfer's
 RTT_WINDOW_S = 90.0  # for the minimum: a few of the round trips that are measured for themselves (probing.py)
 PEAK_WINDOW_S = 600.0  # what the link could do within ten minutes is what it may do again
 MAX_SAMPLES = 5  # robustMPC's history
 MAX_ERROR = 2.0  # a rate over-estimated three times is as wrong as the conservative end should ever allow for
 PRIOR_ERROR = 0.5  # nothing measured yet, or one sample only
 MIN_ERROR = 0.1  # five lucky samples are no proof
-RESOLUTION_S = 0.002  # spans below this are timer and scheduler, not link
-TELLING_S = 10 * RESOLUTION_S  # a hundred bytes that took less tell only that the rate is no lower
 FULL_WEIGHT_BYTES = 16_384  # beyond it, a transfer has left TCP's first window (10 segments, RFC 6928)
 FULL_WEIGHT_S = 0.5  # and one that took so long tells as much, however small: a slow link shows in any transfer
 HALF_LIFE_S = 2.0  # a cellular rate's memory: capacities of 1 s bins are correlated over a few seconds
-FELL_S = 0.1  # a transfer that took so long, and STEP times as long as predicted, is one by itself: no jitter does that
 STEP = 2.0  # two samples in a row so many times off, on one side, are another link, not noise
 OUTAGE_S = 2.0  # a small transfer that took longer sat out an outage, unless the next one takes as long
 FRESH_S = 3.0  # younger estimates are taken as they are
 OPTIMISM_HALF_LIFE_S = 10.0  # an older one goes half the way (in log) to the best rate in such a time
-TELLING_BYTES = 1_024  # so many that took less than TELLING_S are a reading all the same
+TELLING_BYTES = 1_024  # fewer tell bounds
 MAX_PROBE_BYTES = 4_096  # more tells little: a probe must not cost what a request costs
 MOST_PROBED_BPS = 8 * MAX_PROBE_BYTES / RESOLUTION_S  # no probe can tell of more
 PACKET_BYTES = 1_500  # arrives whole or not at all: a stall tells nothing of rates at which one would not be there yet
@@ -76,8 +76,10 @@ class LinkEstimator:
 
     __slots__ = (
         "_at_least",
+        "_call_bytes",
         "_errors",
         "_heard_s",
+        "_held_s",
         "_history",
         "_level_bps",
         "_peaks",
@@ -86,6 +88,7 @@ class LinkEstimator:
         "_rtts",
         "_samples",
         "_sat_out",
+        "_small",
         "_spread",
         "_streak",
         "_told_s",
@@ -106,12 +109,19 @@ class LinkEstimator:
         self._history = History()
         self._level_bps = prior_uplink_bps  # of the samples
         self._at_least = True  # whether the last transfer was too quick to tell more than a lower bound
+        self._small = SmallTransfers()
+        self._call_bytes = 0  # of the round trips before the first sample
+        self._held_s = -math.inf  # when the rate last lay within the bounds of a small transfer
         self._sat_out = False  # whether the last sample was an outage, waited for to its end
 
-    def on_rtt(self, rtt_s: float, now_s: float) -> None:
-        """Notes a round trip of next to no bytes, without the server's time."""
+    def on_rtt(self, rtt_s: float, now_s: float, *, num_bytes: int = 0) -> None:
+        """Notes a round trip, without the server's time, of an empty call that takes `num_bytes` on the wire."""
         if not 0 < rtt_s < math.inf:
             return
+        if num_bytes and self._samples and self._rtts and (excess_s := rtt_s - self._rtts[0][1]) > 0:
+            rtt_s -= min(8 * num_bytes / self._level_bps, excess_s)
+        elif not self._samples:
+            self._call_bytes = num_bytes
         while self._rtts and self._rtts[-1][1] >= rtt_s:
             self._rtts.pop()
         self._rtts.append((now_s, rtt_s))
@@ -139,15 +149,19 @@ class LinkEstimator:
         if payload_bytes <= 0 or not 0 < away_s < math.inf:
             return  # a server that says it took all of the time tells nothing of the link
         round_trip_s = away_s - (receive_span_s or 0.0)
-        if receive_span_s is not None or (self._rtts and round_trip_s < self._rtt_s(now_s, 0.0)):
+        known_s = self._rtt_s(now_s, math.inf)
+        if receive_span_s is not None or round_trip_s < known_s < math.inf:
             self.on_rtt(round_trip_s, now_s)  # at most: one that was held up in a queue must not stand for longer
         spanned = payload_bytes - first_frame_bytes if first_frame_bytes is not None else 0
         if receive_span_s is not None and receive_span_s >= RESOLUTION_S and spanned > 0:
             self._told_s = now_s
             self._at_least = False
             self._on_rate(8 * spanned / receive_span_s, spanned, now_s)
-        else:
+        elif not round_trip_s < known_s - RESOLUTION_S < math.inf:
             self._on_whole(payload_bytes, away_s, now_s)
+        elif self._samples and (least_bps := 8 * payload_bytes / away_s) > self._level_bps:
+            self._at_least = True  # the round trip was off: nothing but the whole time is sure
+            self._on_rate(least_bps, payload_bytes, now_s)
         if probe:
             self._told_s = now_s
 
@@ -160,27 +174,54 @@ class LinkEstimator:
     def _on_whole(self, payload_bytes: int, away_s: float, now_s: float) -> None:
         """Learns from the sender's clock: what is left after the round trip is serialisation, if it can be told from noise."""
         rtt_s = self._rtt_s(now_s, 0.0)
+        if self._rtts and not self._samples and payload_bytes > self._call_bytes:
+            rtt_s = self._without_bytes(rtt_s, payload_bytes, away_s)
         serialisation_s = away_s - rtt_s
-        telling = payload_bytes >= TELLING_BYTES or serialisation_s >= TELLING_S
-        readable = telling and bool(self._rtts) and serialisation_s >= max(RESOLUTION_S, 0.05 * rtt_s)
+        if payload_bytes < TELLING_BYTES:
+            if self._rtts:
+                self._on_small(payload_bytes, serialisation_s, now_s)
+            return
+        readable = bool(self._rtts) and serialisation_s >= max(RESOLUTION_S, 0.05 * rtt_s)
         bound_bps = 8 * payload_bytes / max(serialisation_s, RESOLUTION_S)
-        if telling or self._level_bps >= MOST_PROBED_BPS:
-            self._told_s = now_s
+        self._told_s = now_s
         self._at_least = not readable
         if readable or bound_bps > self._level_bps:
             self._on_rate(bound_bps, payload_bytes, now_s)
-        elif telling and self._samples:  # as quick as expected: the slow ones alone must not be the history
+        elif self._samples:  # as quick as expected: the slow ones alone must not be the history
             self._history.add(self._level_bps, payload_bytes, now_s, (self._level_bps, self._spread))
 
-    def _on_rate(self, bps: float, payload_bytes: float, now_s: float, *, over: bool = True) -> None:
-        """Notes a sample; with `over` the transfer ended, and with it an outage that it may have sat out."""
+    def _without_bytes(self, rtt_s: float, payload_bytes: int, away_s: float) -> float:
+        """Returns the round trip without the time of its own bytes, which the first larger transfer tells."""
+        bytes_s = (away_s - rtt_s) * self._call_bytes / (payload_bytes - self._call_bytes)
+        if 0 < bytes_s < MOST_OF_RTT * rtt_s:
+            at_s, rtt_s = self._rtts[0][0], rtt_s - bytes_s
+            self._rtts = deque([(at_s, rtt_s)])
+        return rtt_s
+
+    def _on_small(self, num_bytes: int, excess_s: float, now_s: float) -> None:
+        """Learns from a transfer that took `excess_s` longer than the round trip and tells bounds."""
+        bounds = self._small.add(num_bytes, excess_s, self._level_bps, now_s)
+        self._at_least = math.isinf(bounds.upper_bps)
+        if not self._at_least or self._level_bps >= MOST_PROBED_BPS:
+            self._told_s = now_s
+        if self._samples and bounds.lower_bps <= self._level_bps <= bounds.upper_bps:
+            if bounds.own_upper_bps < math.inf or STEP * bounds.lower_bps >= self._level_bps:
+                self._held_s = now_s
+            return
+        below = self._at_least or self._level_bps < bounds.lower_bps
+        bps = bounds.lower_bps if below else bounds.middle_bps
+        if self._on_rate(bps, num_bytes, now_s):
+            self._level_bps = bps  # of what is known by now: earlier samples do not count against it
+
+    def _on_rate(self, bps: float, payload_bytes: float, now_s: float, *, over: bool = True) -> bool:
+        """Notes a sample; with `over` the transfer ended, and with it an outage that it may have sat out: that is none."""
         bps = MIN_BPS if bps < MIN_BPS else MAX_BPS if bps > MAX_BPS else bps
         small = payload_bytes <= FULL_WEIGHT_BYTES
         outage = over and small and 8 * payload_bytes / bps > OUTAGE_S and bps * STEP < self._level_bps
         if outage and not self._sat_out and self._samples:
             self._sat_out = True
             self._history.add(bps, payload_bytes, now_s)
-            return
+            return False
         self._sat_out = outage
         if self._samples:
             predicted = self._level_bps
@@ -198,6 +239,7 @@ class LinkEstimator:
         self._samples.append((now_s, bps, min(1.0, max(payload_bytes / FULL_WEIGHT_BYTES, watched_s / FULL_WEIGHT_S))))
         self._level_bps = _harmonic_mean_bps(self._samples)
         self._remember_peak(bps, now_s)
+        return True
 
     def _remember_peak(self, bps: float, now_s: float) -> None:
         while self._peaks and self._peaks[-1][1] <= bps:
@@ -226,7 +268,7 @@ class LinkEstimator:
         rtt_s = self._rtt_s(now_s, self._prior_rtt_s)
         if not self._samples:
             return LinkEstimate(self._prior_bps, rtt_s, PRIOR_ERROR, math.inf, 0, self._prior_bps)
-        age_s = max(0.0, now_s - self._samples[-1][0])
+        age_s = max(0.0, now_s - max(self._samples[-1][0], self._held_s))
         spread = self._spread
         forecast = self._history.forecast(self._level_bps, spread, age_s)
         uplink_bps, peak_bps = self._aged_bps(age_s), max(self._prior_bps, self._peaks[0][1])

@@ -17,7 +17,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from splitvlm.link.estimator import MAX_PROBE_BYTES, MOST_PROBED_BPS, TELLING_S, LinkEstimate, LinkEstimator
+from splitvlm.link.estimator import MAX_PROBE_BYTES, MOST_PROBED_BPS, LinkEstimate, LinkEstimator
+from splitvlm.link.small_transfers import TELLING_S
 
 SILENCE_S = 5.0  # while questions come, the least pause after which an empty probe asks whether anybody is there
 ROUND_TRIP_S = 45.0  # between two measurements of the round trip alone: half the estimator's window

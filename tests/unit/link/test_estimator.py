@@ -1,12 +1,14 @@
 """The estimator's laws, on plain numbers: three times kept apart, robust, quick to follow, and never stuck low."""
 
 import math
+import random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from splitvlm.link.estimator import RTT_WINDOW_S, TELLING_S, LinkEstimate, LinkEstimator
+from splitvlm.link.estimator import RTT_WINDOW_S, LinkEstimate, LinkEstimator
+from splitvlm.link.small_transfers import FELL_S
 
 RTT_S = 0.04
 rates = st.floats(20e3, 200e6)
@@ -178,15 +180,61 @@ def test_nothing_measured_is_the_prior_with_a_wide_spread():
     )
 
 
-@given(st.lists(st.floats(0.003, 0.99 * TELLING_S), min_size=1, max_size=40))
-def test_questions_within_a_scheduler_s_jitter_pull_no_rate_down_and_tell_nothing(late_s):
+@pytest.mark.parametrize("jitter_s", [0.0005, 0.001, 0.002])
+def test_questions_within_a_scheduler_s_jitter_hardly_pull_the_rate_down(jitter_s):
+    chance = random.Random(1)
+    estimator, below, now_s = settled(1e6), 0, 10.0
+    for _ in range(500):
+        num_bytes = chance.choice((200, 280, 350, 430))
+        now_s += 1
+        estimator.on_transfer(num_bytes, None, RTT_S + num_bytes * 8e-6 + chance.expovariate(1 / jitter_s), 0, now_s)
+        below += estimator.estimate(now_s).uplink_bps < 0.5e6
+    assert below <= 25
+
+
+@given(st.floats(0.003, 0.99 * FELL_S))
+def test_one_late_question_pulls_no_rate_down(late_s):
     estimator = settled(1e6)
-    for number, seconds in enumerate(late_s):
+    for number, seconds in enumerate((0.001, 0.001, 0.001, late_s)):
         estimator.on_transfer(100, None, RTT_S + seconds, 0, 10 + 0.25 * number)
-    now_s = 10 + 0.25 * (len(late_s) - 1)
-    assert estimator.estimate(now_s).uplink_bps >= 0.999e6
+    assert estimator.estimate(10.75).uplink_bps >= 0.999e6
     assert estimator.told_s == 10
-    assert estimator.heard_s == now_s
+    assert estimator.heard_s == 10.75
+
+
+def test_the_rate_of_a_steady_link_stays_while_small_questions_take_what_it_says():
+    """No prior is nearer the truth than what crosses now: 250 bytes at 300 kbit/s take 7 ms."""
+    estimator = LinkEstimator()
+    estimator.on_rtt(RTT_S, 0)
+    estimator.on_transfer(2_400, None, RTT_S + 8 * 2_400 / 300e3, 0, 0)
+    for second in range(1, 120):
+        estimator.on_transfer(250, None, RTT_S + 8 * 250 / 300e3, 0, second)
+        assert 200e3 < estimator.estimate(second + 0.9).uplink_bps < 450e3
+
+
+@pytest.mark.parametrize("bps", [15e3, 100e3, 1e6])
+def test_the_bytes_of_an_empty_call_are_no_distance(bps):
+    """At 15 kbit/s the 70 bytes around a call take as long as the way to the node and back."""
+    estimator, around = LinkEstimator(), 70
+    estimator.on_rtt(RTT_S + 8 * around / bps, 0, num_bytes=around)
+    estimator.on_transfer(2_400, None, RTT_S + 8 * 2_400 / bps, 0, 1)
+    assert estimator.estimate(1).rtt_s == pytest.approx(RTT_S, rel=1e-3)
+    for second in range(2, 300):
+        num_bytes = around + 50 * (second % 5 + 1)
+        estimator.on_transfer(num_bytes, None, RTT_S + 8 * num_bytes / bps, 0, second)
+        if second % 45 == 0:
+            estimator.on_rtt(RTT_S + 8 * around / bps, second, num_bytes=around)
+        assert estimator.estimate(second).rtt_s == pytest.approx(RTT_S, rel=0.01)
+        assert estimator.estimate(second).uplink_bps == pytest.approx(bps, rel=0.5)
+
+
+def test_a_transfer_that_was_quicker_than_the_round_trip_proves_no_rate():
+    """The calls before it met a queue: 2.4 kB in no time would be 10 Mbit/s."""
+    estimator = LinkEstimator()
+    estimator.on_rtt(0.06, 0)
+    estimator.on_transfer(2_400, None, 0.055, 0, 1)
+    assert estimator.estimate(1).samples == 0
+    assert estimator.estimate(1).rtt_s == 0.055
 
 
 def test_questions_that_take_long_are_read_and_tell():

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from splitvlm.link.estimator import MAX_PROBE_BYTES, TELLING_S, LinkEstimate, LinkEstimator
+from splitvlm.link.estimator import MAX_PROBE_BYTES, LinkEstimate, LinkEstimator
 from splitvlm.link.probing import (
     CALL_BYTES,
     FIRST_CREDIT_BYTES,
@@ -18,6 +18,7 @@ from splitvlm.link.probing import (
     ProbeSchedule,
     telling_bytes,
 )
+from splitvlm.link.small_transfers import TELLING_S
 
 RTT_S = 0.04
 rates = st.floats(1e3, 1e9)
