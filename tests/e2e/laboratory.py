@@ -208,13 +208,13 @@ class Laboratory:
 
 def questions() -> list[Ask]:
     """Those with long answers: descriptions."""
-    found = []
+    asks: list[Ask] = []
     for scene, question in held_out(40 * QUESTIONS, 11):
-        if " " in question.answer and len(found) < QUESTIONS:
+        if " " in question.answer and len(asks) < QUESTIONS:
             store = io.BytesIO()
             scene.image.save(store, "PNG")
-            found.append((store.getvalue(), question.text))
-    return found
+            asks.append((store.getvalue(), question.text))
+    return asks
 
 
 def _drawing(sampling: Sampling) -> dict[str, Any]:
