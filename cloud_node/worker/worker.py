@@ -65,8 +65,10 @@ class EngineWorker:
         owner = peer_identity(certificate_der)[0] if certificate_der else device  # the channel's may be a gateway
         session = Session(sealed, self.runtime, self._limits, owner, self._requirement(certificate_der))
         _log.info("session open", extra={"device": device})
-        await session.run(lambda: read_envelope(stream))
-        _log.info("session closed", extra={"device": device, "requests": session.requests})
+        try:
+            await session.run(lambda: read_envelope(stream))
+        finally:
+            _log.info("session closed", extra={"device": device, "requests": session.requests})
 
     def use(self, limits: CloudLimits) -> None:
         """Takes other limits, for sessions that open from now on."""

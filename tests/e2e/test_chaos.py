@@ -21,7 +21,6 @@ async def test_every_answer_is_that_without_the_fault(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 @pytest.mark.skipif(not (MODEL_DIR / "model.safetensors").exists(), reason="the embedded model is missing")
 async def test_every_answer_of_a_ray_pool_is_that_without_the_fault(tmp_path: Path) -> None:
     """A worker, a Ray node and the front end are killed: the first three faults."""

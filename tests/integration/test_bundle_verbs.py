@@ -45,7 +45,7 @@ def test_nothing_is_written_into_the_model_s_folder(
 ) -> None:
     monkeypatch.setattr("splitvlm.calibration.calibrate.worker_pool", in_process)
     monkeypatch.setattr(plan_accuracy, "worker_pool", in_process)
-    monkeypatch.setattr(plan_accuracy, "_worker", [])
+    monkeypatch.setattr(plan_accuracy, "_process_state", [])
     before = stamps(read_only)
     name, bundle = str(read_only), tmp_path / "bundle"
     assert calibrate(name, None, PICTURES, steps=1, folder=bundle) == bundle / "calibration.safetensors"

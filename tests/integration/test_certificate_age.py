@@ -17,6 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from orchestrator.servicer import ControlServicer
 from splitvlm.crypto.authority import issue, revoke, rotate
 from splitvlm.crypto.identity import Identity, Role, load_identity
+from splitvlm.crypto.lifetime import utc_now
 from splitvlm.errors import DeadlineExceeded, KeysError, PeerUnavailable, SplitvlmError
 from splitvlm.rpc.channels import open_channel
 from splitvlm.rpc.control_client import ControlClient
@@ -214,7 +215,8 @@ async def test_who_asks_or_registers_hears_whose_certificate_expired(
     }
     edge = load_identity(issue(keys.folder, "edge-2", Role.EDGE, days=short if whose == "peer" else long))
     ended = made["viewer"] if whose == "own" else edge
-    await until(ended.has_expired)
+    second = dt.timedelta(seconds=1)
+    await until(lambda: ended.lifetime.has_expired(utc_now() - second))  # TLS counts whole seconds
     sentence = (
         "the certificate of viewer has expired, which is this node's own"
         if whose == "own"

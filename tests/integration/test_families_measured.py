@@ -45,7 +45,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("splitvlm.calibration.calibrate.TOKENS_PER_CHANNEL", 1)
     monkeypatch.setattr("splitvlm.calibration.calibrate.worker_pool", in_process)
     monkeypatch.setattr(plan_accuracy, "worker_pool", in_process)
-    monkeypatch.setattr(plan_accuracy, "_worker", [])
+    monkeypatch.setattr(plan_accuracy, "_process_state", [])
 
 
 @pytest.mark.slow

@@ -116,7 +116,7 @@ def test_ports_end_at_65535(key: str) -> None:
         ({"privacy": {"mode": "max_leak"}}, "privacy is .* belong together"),
         ({"privacy": {"mode": "device_only", "max_leak": 0.5}}, "privacy is .* belong together"),
         ({"privacy": {"mode": "max_leak", "max_leak": 1.0}}, "privacy.max_leak is 1.0"),
-        ({"model": {"dtype": "int8"}}, "model.dtype is 'int8', but input should be 'float32' or 'bfloat16'"),
+        ({"model": {"dtype": "int8"}}, "model.dtype is 'int8', but input should be 'auto', 'float32' or 'bfloat16'"),
         ({"emulation": {"slowdown": 0.5}}, "emulation.slowdown is 0.5"),
         ({"listen": "no port"}, "listen is 'no port'"),
     ],
