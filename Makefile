@@ -34,11 +34,12 @@ demo: install
 	$(BIN)/splitvlm demo
 
 # Two processes share the tests, with one thread of torch each; those that measure a link by the clock, and hardly compute, run after
-# the others.
+# the others. Ray reads its token once in a process: its tests have one of their own.
 TWO := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations 10
 test: install
-	$(TWO) -m "not slow and not quiet"
+	$(TWO) -m "not slow and not quiet and not ray"
 	$(TWO) -m "quiet and not slow" tests/integration
+	$(BIN)/python -m pytest -m "ray and not slow" tests/integration --durations 5
 
 # The engine vllm, in its own environment; in the other one these tests are skipped.
 test-vllm: install-vllm

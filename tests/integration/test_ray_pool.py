@@ -28,6 +28,7 @@ from tests.samples import PICTURE, tiny_model
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.ray,
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed."),
 ]
 MODEL = "scenes-like"
