@@ -1,4 +1,4 @@
-"""Bounds a link's rate by transfers of a few hundred bytes. There is no clock inside; rates are bit/s, times seconds, sizes bytes.
+"""Bounds a link's rate by transfers of a few hundred bytes. No clock is inside; rates are bit/s, times seconds, sizes bytes.
 
 A transfer's *excess* is its time beyond the round trip: serialisation, and whatever both ends took longer for it than for an
 empty call. So the rate was at least what the excess says. What the excess holds beyond serialisation at the believed rate is
