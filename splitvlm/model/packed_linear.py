@@ -1,7 +1,8 @@
 """Linear layers whose weights lie as oneDNN's kernels read them: packed once at load, not anew at each call.
 
-On CPUs a product of few tokens with a packed weight takes about half to four fifths of the time, one of a thousand tokens little
-less than before (`benchmarks/packed_linear.py` prints it). In bfloat16 the values are the plain layer's; in float32 sums are rounded in another order.
+On CPUs a product of few tokens with a packed weight takes about half to four fifths of the time, one of a thousand tokens
+little less than before; `benchmarks/packed_linear.py` prints it. In bfloat16 the values are the plain layer's; in float32 sums
+are rounded in another order.
 
 Source: torch.ops.mkldnn._reorder_linear_weight and _linear_pointwise, by which torch's own compiler freezes linear layers.
 """
