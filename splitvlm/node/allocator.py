@@ -4,7 +4,7 @@ glibc gives each thread an arena of its own, up to eight for each core, and what
 size from which an allocation gets a mapping of its own, which goes back whole, rises with what is freed. Under a mixed load a
 cloud node's resident memory went on growing although what it used did not. Here both are fixed: two arenas are enough for
 threads that compute in C far more than they allocate, and what takes 16 MiB is mapped. Smaller tensors are not, for the kernel
-clears each page of a mapping, which costs a prefill a quarter of its time at 256 KiB, and a vision tower a tenth at 4 MiB.
+clears each page of a mapping, which prefills and towers wait for.
 
 Other allocators (musl's, macOS's, one that is preloaded) are left as they are, and what the user set by the environment counts.
 Names and numbers are those of glibc's malloc.h and of mallopt(3).
