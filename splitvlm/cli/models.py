@@ -144,7 +144,7 @@ def profile(
         int, typer.Option(min=1, max=10_000, help="number of pictures whose payload sizes are sampled")
     ] = 24,
     device: Annotated[str, typer.Option(help="where the model runs: cpu or cuda")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="precision of the model: float32 or bfloat16")] = "float32",
+    dtype: Annotated[str, typer.Option(help="precision of the model: auto, float32 or bfloat16")] = "float32",
     threads: Annotated[int | None, typer.Option(min=1, help="number of torch threads")] = None,
     bundle: BundleOption = None,
 ) -> None:
