@@ -16,7 +16,7 @@ from cloud_node.pools.protocol import EnvelopeStream
 from splitvlm.crypto.identity import Identity, Role
 from splitvlm.errors import PeerUnavailable
 from splitvlm.rpc.channels import open_channel
-from splitvlm.rpc.final_status import final_error
+from splitvlm.rpc.final_status import FinalStatus
 from splitvlm.rpc.status import from_rpc, was_cancelled
 from splitvlm.rpc.whole_steps import to_its_end
 
@@ -49,11 +49,12 @@ class RemoteWorker:
     async def serve(self, device: str, stream: EnvelopeStream) -> None:
         """Relays one session. Raises PeerUnavailable where the worker goes away, and what the worker ends the session with."""
         call = self._session(metadata=((DEVICE_KEY, device),))
+        final_status = FinalStatus(call)
         self.num_sessions += 1
         upward = asyncio.create_task(_relay_up(stream, call))
         try:
             await _relay_down(call, stream)
-            if (error := await final_error(call)) is not None:
+            if (error := await final_status.error()) is not None:
                 raise from_rpc(error, "cloud node's worker")
         except asyncio.CancelledError as cancelled:
             if was_cancelled():

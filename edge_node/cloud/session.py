@@ -16,7 +16,7 @@ from splitvlm.crypto.sealing import Opener, Sealer
 from splitvlm.crypto.trust import still_trusted
 from splitvlm.errors import KeysError, PeerUnavailable, ProtocolError, SplitvlmError
 from splitvlm.rpc.compatibility import session_context
-from splitvlm.rpc.final_status import final_error
+from splitvlm.rpc.final_status import FinalStatus
 from splitvlm.rpc.limits import CONNECT_TIMEOUT_S, SESSION_AGE_S
 from splitvlm.rpc.sealed_stream import SealedStream
 from splitvlm.rpc.status import from_rpc, was_cancelled
@@ -35,6 +35,7 @@ class CloudSession:
     ) -> None:
         self.peer = peer
         self.call = call
+        self._final_status = FinalStatus(call)
         self.stream: SealedStream[pb.DeviceFrame, pb.CloudFrame]
         self.last_begin = ("", 0)  # plan and max_new_tokens of the last request: the cloud node knows them
         self.broken = False  # the stream failed, or a request did not end in order
@@ -102,7 +103,7 @@ class CloudSession:
 
     async def why_ended(self) -> SplitvlmError:
         """Returns the error for a stream that ended under its user."""
-        error = await final_error(self.call)
+        error = await self._final_status.error()
         return _closed(self.peer) if error is None else from_rpc(error, self.peer)
 
     def abandon(self) -> None:

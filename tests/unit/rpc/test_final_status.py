@@ -10,7 +10,7 @@ import pytest
 
 from splitvlm.errors import CapacityError
 from splitvlm.rpc import final_status
-from splitvlm.rpc.final_status import PLACEHOLDER, final_error
+from splitvlm.rpc.final_status import PLACEHOLDER, FinalStatus
 from splitvlm.rpc.status import abort, from_rpc
 
 
@@ -24,7 +24,7 @@ async def ends_at_a_message(_requests: Any, context: grpc.aio.ServicerContext[by
 @pytest.fixture
 async def call() -> AsyncIterator[grpc.aio.StreamStreamCall[bytes, bytes]]:
     server = grpc.aio.server()
-    handler = grpc.stream_stream_rpc_method_handler(ends_at_a_message)
+    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(ends_at_a_message)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("s", {"Ends": handler}),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -41,37 +41,54 @@ async def write_that_meets_the_end(call: grpc.aio.StreamStreamCall[bytes, bytes]
     await call._cython_call.send_serialized_message(message)  # type: ignore[attr-defined]
 
 
-async def test_the_peer_s_error_is_told(call: grpc.aio.StreamStreamCall[bytes, bytes]) -> None:
+@pytest.fixture
+def final(call: grpc.aio.StreamStreamCall[bytes, bytes]) -> FinalStatus:
+    return FinalStatus(call)
+
+
+async def test_the_peer_s_error_is_told(call: grpc.aio.StreamStreamCall[bytes, bytes], final: FinalStatus) -> None:
     await call.write(b"full")
-    error = await final_error(call)
+    error = await final.error()
     assert error is not None
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 async def test_the_peer_s_error_is_told_although_a_write_met_the_end(
-    call: grpc.aio.StreamStreamCall[bytes, bytes],
+    call: grpc.aio.StreamStreamCall[bytes, bytes], final: FinalStatus
 ) -> None:
     await write_that_meets_the_end(call, b"full")
     for _ in range(2):  # it stays
-        error = await final_error(call)
+        error = await final.error()
         assert error is not None
         told = from_rpc(error, "peer")
         assert isinstance(told, CapacityError)
         assert (told.sentence, told.retry_after_s) == ("No memory.", 2.5)
 
 
+async def test_the_peer_s_error_is_told_although_a_write_failed_after_it(
+    call: grpc.aio.StreamStreamCall[bytes, bytes], final: FinalStatus
+) -> None:
+    await call.write(b"full")
+    await call.code()
+    call._cython_call.set_internal_error("Failed to send")  # type: ignore[attr-defined]
+    assert (await call.code(), await call.details()) == PLACEHOLDER
+    error = await final.error()
+    assert error is not None
+    assert isinstance(from_rpc(error, "peer"), CapacityError)
+
+
 async def test_an_end_in_order_is_no_error_although_a_write_met_it(
-    call: grpc.aio.StreamStreamCall[bytes, bytes],
+    call: grpc.aio.StreamStreamCall[bytes, bytes], final: FinalStatus
 ) -> None:
     await write_that_meets_the_end(call, b"end")
-    assert await final_error(call) is None
+    assert await final.error() is None
 
 
 async def test_where_the_peer_says_nothing_more_grpc_s_own_status_is_told(
-    call: grpc.aio.StreamStreamCall[bytes, bytes], monkeypatch: pytest.MonkeyPatch
+    call: grpc.aio.StreamStreamCall[bytes, bytes], final: FinalStatus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(final_status, "PEER_STATUS_TIMEOUT_S", 0.05)
     await write_that_meets_the_end(call, b"go on")
-    error = await final_error(call)
+    error = await final.error()
     assert error is not None
     assert (error.code(), error.details()) == PLACEHOLDER
