@@ -27,8 +27,9 @@ from statistics import median
 from typing import Any
 
 import torch
+from feature_load import RECORDINGS, feature_load
 
-from splitvlm.domain import TOKENS, Plan
+from splitvlm.domain import TOKENS
 from splitvlm.local import LocalModel
 from splitvlm.model.causal_folder import causal_model
 from splitvlm.model.dtype_choice import chosen_dtype
@@ -36,12 +37,9 @@ from splitvlm.model.loading import load_cloud
 from splitvlm.scenes.samples import samples
 from splitvlm.settings import ModelChoice
 from splitvlm.tools.launcher import Launcher
-from splitvlm.tools.load.objective import ServiceObjective
-from splitvlm.tools.load.run import LoadSettings, run_load
-from splitvlm.tools.load.schedule import AnswerLengths
+from splitvlm.tools.load.run import run_load
 
 ITL_DEVICES = 16
-PLAN = Plan.parse("tokens/lossless")
 
 
 async def main() -> None:
@@ -57,24 +55,10 @@ async def main() -> None:
             limits = {"max_sessions": 128, "max_sessions_per_device": 8, "max_new_tokens": options.tokens}
             cloud = await launcher.start("cloud", {"model": model, "cuts": ["tokens"], "limits": limits})
             for devices in options.devices:
-                results[devices] = await run_load(_load(options, devices, cloud.address, launcher.keys))
+                results[devices] = await run_load(
+                    feature_load(options, devices, cloud.address, launcher.keys, dtype=options.dtype)
+                )
     _print(options, serial, results)
-
-
-def _load(options: argparse.Namespace, devices: int, address: str, authority: Path) -> LoadSettings:
-    return LoadSettings(
-        model=options.model,
-        plan=PLAN,
-        devices=devices,
-        requests=options.answers * devices,
-        lengths=AnswerLengths(options.tokens, options.tokens),
-        objective=ServiceObjective({}),
-        recordings=4,
-        threads=options.threads,
-        dtype=options.dtype,
-        cloud=address,
-        authority=authority,
-    )
 
 
 @torch.inference_mode()
@@ -87,7 +71,7 @@ def _serial(options: argparse.Namespace) -> dict[str, float]:
         part.embedded_prompt(TOKENS, local.boundary(picture, question, TOKENS).tensors)["hidden"][None].to(
             part.model.dtype
         )
-        for picture, question in samples(4, options.model)
+        for picture, question in samples(RECORDINGS, options.model)
     ]
     took_s = []
     for prompt_1TD in [prompts[0], *prompts[: 1 + options.answers]]:

@@ -40,23 +40,20 @@ from statistics import median
 from typing import Any
 
 import torch
+from feature_load import RECORDINGS, feature_load
 from safetensors.torch import save_file
 
-from splitvlm.domain import TOKENS, Plan
+from splitvlm.domain import TOKENS
 from splitvlm.files.text import parse_json
 from splitvlm.local import LocalModel
 from splitvlm.model.causal_folder import write_causal_folder
 from splitvlm.model.loading import load_cloud
 from splitvlm.scenes.samples import samples
 from splitvlm.tools.launcher import Launcher
-from splitvlm.tools.load.objective import ServiceObjective
-from splitvlm.tools.load.run import LoadSettings, run_load
-from splitvlm.tools.load.schedule import AnswerLengths
+from splitvlm.tools.load.run import run_load
 
 ROOT = Path(__file__).parents[1]
-PLAN = Plan.parse("tokens/lossless")
 KV_BUDGET_BYTES = 2 * 2**30
-RECORDINGS = 4
 BARE = ("vllm", "vllm-one-process")
 ONE_PROCESS = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 
@@ -185,25 +182,9 @@ async def _node(engine: str, options: argparse.Namespace, workload: Workload) ->
         async with Launcher(Path(folder), python=python) as launcher:
             cloud = await launcher.start("cloud", settings)
             for number in options.sequences:
-                load = _load(options, number, cloud.address, launcher.keys)
+                load = feature_load(options, number, cloud.address, launcher.keys, dtype=options.dtype)
                 rates[number] = [(await run_load(load))["output_tokens_per_s"] for _ in range(options.repeats)]
     return rates
-
-
-def _load(options: argparse.Namespace, devices: int, address: str, authority: Path) -> LoadSettings:
-    return LoadSettings(
-        model=options.model,
-        plan=PLAN,
-        devices=devices,
-        requests=options.answers * devices,
-        lengths=AnswerLengths(options.tokens, options.tokens),
-        objective=ServiceObjective({}),
-        recordings=RECORDINGS,
-        threads=options.threads,
-        dtype=options.dtype,
-        cloud=address,
-        authority=authority,
-    )
 
 
 def _vllm_python() -> str:

@@ -22,13 +22,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from splitvlm.domain import Plan
-from splitvlm.tools.launcher import Launcher
-from splitvlm.tools.load.objective import ServiceObjective
-from splitvlm.tools.load.run import LoadSettings, run_load
-from splitvlm.tools.load.schedule import AnswerLengths
+from feature_load import feature_load
 
-PLAN = Plan.parse("tokens/lossless")
+from splitvlm.tools.launcher import Launcher
+from splitvlm.tools.load.run import run_load
+
 POOLS: Mapping[str, Mapping[str, object]] = {"local": {}, "ray": {"kind": "ray"}}
 
 
@@ -40,7 +38,8 @@ async def main() -> None:
             addresses = {pool: await _node(launcher, options, pool) for pool in POOLS}
             for number in range(options.rounds):
                 for pool in sorted(POOLS, reverse=bool(number % 2)):
-                    rounds[pool].append(await run_load(_load(options, addresses[pool], launcher.keys)))
+                    load = feature_load(options, options.devices, addresses[pool], launcher.keys, recordings=2)
+                    rounds[pool].append(await run_load(load))
     print(json.dumps(_summary(options, rounds)))
 
 
@@ -52,21 +51,6 @@ async def _node(launcher: Launcher, options: argparse.Namespace, pool: str) -> s
         "pool": POOLS[pool],
     }
     return (await launcher.start("cloud", settings)).address
-
-
-def _load(options: argparse.Namespace, address: str, authority: Path) -> LoadSettings:
-    return LoadSettings(
-        model=options.model,
-        plan=PLAN,
-        devices=options.devices,
-        requests=options.answers * options.devices,
-        lengths=AnswerLengths(options.tokens, options.tokens),
-        objective=ServiceObjective({}),
-        recordings=2,
-        threads=options.threads,
-        cloud=address,
-        authority=authority,
-    )
 
 
 def _summary(options: argparse.Namespace, rounds: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:

@@ -36,8 +36,8 @@ class Offer(NamedTuple):
     renewal: Renewal
 
 
-class Started(NamedTuple):
-    """Holds a pool that serves."""
+class RunningPool(NamedTuple):
+    """Holds a pool that serves, and what the orchestrator is told of it."""
 
     pool: Pool
     offer: Callable[[], Awaitable[Offer]]
@@ -48,32 +48,32 @@ async def run(settings: CloudSettings, source: Path | None = None) -> None:
     """Serves until SIGTERM or SIGINT; SIGHUP reads `source` again. Raises the errors of configuration, keys, model and port."""
     identity = identity_of(settings.security)
     check_advertised(settings)
-    started = await _started(settings, identity)
+    running = await _start_pool(settings, identity)
     ended = False
     try:
-        await _serve(settings, source, identity, started)
+        await _serve(settings, source, identity, running)
     finally:
-        ended = started.pool.close()
+        ended = running.pool.close()
     if not ended:
         end_now()
 
 
-async def _serve(settings: CloudSettings, source: Path | None, identity: Identity | None, started: Started) -> None:
-    pool = started.pool
+async def _serve(settings: CloudSettings, source: Path | None, identity: Identity | None, running: RunningPool) -> None:
+    pool = running.pool
     servicer = DataServicer(pool, settings.limits, plaintext=identity is None)
     server = NodeServer(identity, [SERVICE])
     server.grpc.add_generic_rpc_handlers((servicer.handler(),))
 
     def apply(new: CloudSettings) -> None:
-        if started.roll_out is not None:
-            started.roll_out(new)
+        if running.roll_out is not None:
+            running.roll_out(new)
         servicer.use(new.limits)
 
-    changeable = CHANGEABLE | (ROLLED_OUT if started.roll_out is not None else frozenset())
+    changeable = CHANGEABLE | (ROLLED_OUT if running.roll_out is not None else frozenset())
     with stop_signals() as stop, reloading(source, settings, changeable, apply):
         address = await server.listen(settings.listen)
         load = partial(heartbeat, settings, servicer, pool)
-        member = await _join(settings, identity, address, started, load) if settings.orchestrator else None
+        member = await _join(settings, identity, address, running, load) if settings.orchestrator else None
         try:
             async with background(pool.watch(), *([member.stay()] if member else [])) as tasks:
                 await server.set_ready()
@@ -88,13 +88,13 @@ async def _serve(settings: CloudSettings, source: Path | None, identity: Identit
                 await member.close()
 
 
-async def _started(settings: CloudSettings, identity: Identity | None) -> Started:
-    return await _ray(settings, identity) if settings.pool.kind == "ray" else _local(settings, identity)
+async def _start_pool(settings: CloudSettings, identity: Identity | None) -> RunningPool:
+    return await _ray_pool(settings, identity) if settings.pool.kind == "ray" else _local_pool(settings, identity)
 
 
-def _local(settings: CloudSettings, identity: Identity | None) -> Started:
+def _local_pool(settings: CloudSettings, identity: Identity | None) -> RunningPool:
     from cloud_node.pools.local import LocalPool
-    from cloud_node.worker.loading import load_worker, measured
+    from cloud_node.worker.loading import load_worker, measured_offer
     from splitvlm.model.dtype_choice import with_dtype
     from splitvlm.profiling.cached_profiles import renew
     from splitvlm.rpc.profiles import cloud_profile_to_wire
@@ -103,17 +103,17 @@ def _local(settings: CloudSettings, identity: Identity | None) -> Started:
     worker = load_worker(settings, identity)
 
     async def offer() -> Offer:
-        entry, profile = await measured(worker, settings)
+        entry, profile = await measured_offer(worker, settings)
 
         def renewal(tell: Callable[[pb.Registration], None]) -> Coroutine[Any, Any, None]:
             return renew(profile, worker, lambda new: tell(pb.Registration(clouds=[cloud_profile_to_wire(new)])))
 
         return Offer(entry, renewal)
 
-    return Started(LocalPool(worker), offer)
+    return RunningPool(LocalPool(worker), offer)
 
 
-async def _ray(settings: CloudSettings, identity: Identity | None) -> Started:
+async def _ray_pool(settings: CloudSettings, identity: Identity | None) -> RunningPool:
     from cloud_node.pools.ray import RayPool
     from cloud_node.worker.process import WorkerProcess
 
@@ -124,7 +124,7 @@ async def _ray(settings: CloudSettings, identity: Identity | None) -> Started:
         first = await pool.first_offer()
         return Offer(pb.Registration.FromString(first), partial(_follow, pool.offer, first))
 
-    return Started(pool, offer, pool.roll_out)
+    return RunningPool(pool, offer, pool.roll_out)
 
 
 async def _follow(
@@ -147,11 +147,11 @@ async def _join(
     settings: CloudSettings,
     identity: Identity | None,
     address: str,
-    started: Started,
+    running: RunningPool,
     load: Callable[[], pb.HeartbeatRequest],
 ) -> Membership:
     """Makes ready to tell the orchestrator what the workers cost; they are measured, unless they were before."""
     assert settings.orchestrator is not None
-    entry, renewal = await started.offer()
+    entry, renewal = await running.offer()
     client = ControlClient(settings.orchestrator, identity)
     return Membership(client, registration(settings, address, entry), load, renewal)

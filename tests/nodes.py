@@ -146,9 +146,9 @@ class Device:
         return run.report
 
     async def ask(
-        self, plan: str, image: Image.Image, question: str, tokens: int = 16, *, remember: bool = False, **more: Any
+        self, plan: str, image: Image.Image, question: str, tokens: int = 16, *, prefix_cache: bool = False, **more: Any
     ) -> RequestReport:
-        if remember:
+        if prefix_cache:
             more["picture_name"] = self.link.prefixes.name_of(image)
         return await self.finish(self.run(plan, image, question, tokens, **more))
 

@@ -30,7 +30,7 @@ from splitvlm.node.allocator import ENVIRONMENT
 LOOK_S = 1.0  # how often workers are asked for their load
 ANSWER_S = 10.0  # that a worker's process may take to answer; its event loop does not compute
 FULL_RETRY_S = 2.0  # a worker that starts again loads its model
-MOST_REMEMBERED = 10_000  # devices whose last worker is remembered, where their pictures' prefixes may be cached
+MAX_LAST_WORKERS = 10_000  # devices whose last worker is kept, where their pictures' prefixes may be cached
 
 _log = logging.getLogger("splitvlm.cloud.pool")
 
@@ -104,10 +104,10 @@ class RayPool:
         member = serving.get(self.last_worker.get(device, "")) or min(serving.values(), key=burden)
         self.last_worker[device] = member.name
         self.last_worker.move_to_end(device)
-        if len(self.last_worker) > MOST_REMEMBERED:
+        if len(self.last_worker) > MAX_LAST_WORKERS:
             self.last_worker.popitem(last=False)
         _log.info("session placed", extra={"device": device, "worker": member.name})
-        return _Watched(self, member)
+        return _MonitoredWorker(self, member)
 
     def use(self, limits: CloudLimits) -> None:
         self._settings = self._settings.model_copy(update={"limits": limits})
@@ -232,7 +232,7 @@ class RayPool:
             self._ray.kill(member.actor)
 
 
-class _Watched:
+class _MonitoredWorker:
     """Is a member's worker for one session: one that does not answer gets no other before it is heard again."""
 
     def __init__(self, pool: RayPool, member: Member) -> None:

@@ -21,7 +21,7 @@ from splitvlm.rpc.profiles import accuracy_to_wire, cloud_profile_to_wire
 from splitvlm.wire.v1.control_pb2 import Registration
 
 
-class Measured(NamedTuple):
+class WorkerOffer(NamedTuple):
     """Holds what a worker serves and costs."""
 
     offer: Registration  # without the node's name and addresses, which are the front end's
@@ -54,8 +54,8 @@ def load_worker(settings: CloudSettings, identity: Identity | None) -> EngineWor
     return EngineWorker(part, bundle.codec, agreed, identity, settings.limits, settings.engine)
 
 
-async def measured(worker: EngineWorker, settings: CloudSettings) -> Measured:
-    """Measures the worker, unless it was measured before on this machine."""
+async def measured_offer(worker: EngineWorker, settings: CloudSettings) -> WorkerOffer:
+    """Returns what the worker serves and costs: it is measured, unless it was before on this machine."""
     part, codec, model = worker.runtime.part, worker.runtime.codec, settings.model
     cuts = served_cuts(settings, part.spec)
     profile = await worker.measure(partial(cached_cloud_profile, part, cuts, codec, model))
@@ -65,7 +65,7 @@ async def measured(worker: EngineWorker, settings: CloudSettings) -> Measured:
         clouds=[cloud_profile_to_wire(profile.profile)],
         accuracy=accuracy_to_wire(open_bundle(model.name, model.bundle).accuracy),
     )
-    return Measured(offer, profile)
+    return WorkerOffer(offer, profile)
 
 
 def check(settings: CloudSettings) -> None:

@@ -60,11 +60,11 @@ class WorkerProcess:
 
         It is measured or kept at first, and measured anew in quiet times.
         """
-        from cloud_node.worker.loading import measured
+        from cloud_node.worker.loading import measured_offer
         from splitvlm.profiling.cached_profiles import renew
 
         if self._offer is None:
-            self._offer, profile = await measured(self._worker, self._settings)
+            self._offer, profile = await measured_offer(self._worker, self._settings)
             self._renewal = asyncio.create_task(renew(profile, self._worker, self._renewed))
         return self._offer.SerializeToString()
 

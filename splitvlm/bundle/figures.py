@@ -55,13 +55,18 @@ def read_figures(
 
 
 def combined(path: Path | None, calibration: str, rows: Mapping[str, Row], combine: Combine) -> str:
-    """Returns the text of a file of figures (None: there is none yet) with the new rows in it, a row a line."""
-    old = {} if path is None else _valid_rows(path, read_json(path, "figures"), calibration)
-    kept = dict(old)
-    for plan, row in rows.items():
-        new = combine(old.get(plan), row)
-        if new is not None:
-            kept[plan] = new
+    """Returns the text of a file of figures (None: there is none yet) with the new rows in it, a row a line.
+
+    Raises UsageError where the file holds none.
+    """
+    try:
+        old = {} if path is None else _valid_rows(path, read_json(path, "figures"), calibration)
+        combined_rows = {plan: combine(old.get(plan), row) for plan, row in rows.items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"{path} holds no figures: a part of it is missing.", advice="Remove it and measure again."
+        ) from error
+    kept = old | {plan: row for plan, row in combined_rows.items() if row is not None}
     lines = ",\n".join(f"    {json.dumps(plan)}: {json.dumps(row)}" for plan, row in kept.items())
     return f'{{\n  "calibration": {json.dumps(calibration)},\n  "plans": {{\n{lines}\n  }}\n}}\n'
 

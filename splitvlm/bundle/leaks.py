@@ -31,7 +31,7 @@ def _leak_of(plan: str, row: Row) -> float:
 
 def stronger_attack(old: Row | None, new: Row) -> Row:
     """Returns the new row, unless its attacker learned from fewer pictures, or was judged by fewer questions, than the old."""
-    weaker = old is not None and any(new[size] < old[size] for size in ("teaching", "questions"))
+    weaker = old is not None and any(new[size] < old[size] for size in ("training", "questions"))
     return old if old is not None and weaker else new
 
 

@@ -89,7 +89,7 @@ def leak(
     levels: Annotated[
         str, typer.Option(help="codec levels to attack, comma-separated; by default a few of each kind")
     ] = "",
-    teaching: Annotated[int, typer.Option(min=16, help="number of pictures that each attacker learns from")] = 400,
+    training: Annotated[int, typer.Option(min=16, help="number of pictures that each attacker learns from")] = 400,
     questions: Annotated[
         int, typer.Option(min=1, help="number of held-out questions that reconstructions are judged by")
     ] = 400,
@@ -106,7 +106,7 @@ def leak(
     """
     from splitvlm.evaluation.leak.command import leak as measure
 
-    write_json(json_file, measure(model, _listed(cuts), _listed(levels), teaching, questions, seed, plot, bundle))
+    write_json(json_file, measure(model, _listed(cuts), _listed(levels), training, questions, seed, plot, bundle))
 
 
 @models_app.command()

@@ -218,6 +218,6 @@ class CloudPart(ModelPart):
     def prefix_cached(
         self, prefix: Prefix, prompt: Boundary, max_new_tokens: int, sampling: Sampling = GREEDY
     ) -> UpperRun:
-        """Returns another question about the picture behind `prefix`, by its `ids`. Raises ProtocolError, Forgotten."""
+        """Returns another question about the picture behind `prefix`, by its `ids`. Raises ProtocolError, PrefixEvicted."""
         check_cached_prefix(self, prefix, prompt)
         return CachedPrefixRun(self, prefix, {IDS: prompt[IDS].to(self.device)}, max_new_tokens, sampling)

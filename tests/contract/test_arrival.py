@@ -168,7 +168,7 @@ def test_a_tile_is_refused_before_the_tower_sees_it(kind: str, cut: Cut) -> None
 
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_what_is_small_by_law_may_not_be_large(kind: str) -> None:
-    """A step of one token, and another question about a remembered picture."""
+    """A step of one token, and another question about a picture whose prefix is cached."""
     codec, (_, cloud) = Codec(), parts(kind)
     cut, width = Cut.parse("lm:1"), cloud.spec.lm_hidden
     for step in ({"hidden": zeros(MOST_ELEMENTS // width, width)}, {"hidden": zeros(1, width), "x": zeros(1 << 20)}):

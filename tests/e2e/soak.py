@@ -3,7 +3,7 @@
     python -m tests.e2e.soak --minutes 30 --plot out/soak.png
 
 The laboratory (laboratory.py), with two applications that ask without a pause, under plans of every
-kind, also about pictures that the cloud node remembers, and now and then go away in the middle of an answer. Every ten
+kind, also about pictures whose prefix the cloud node has cached, and now and then go away in the middle of an answer. Every ten
 seconds one fault of those that kill no process. Beside them the malicious clients of malice.py, a process with two valid
 certificates, attack both cloud nodes and the orchestrator without a pause. The last line is JSON: for each process resident
 memory and descriptors at the settled minute (a sixth of the whole) and at the end, each a mean over a tenth of the run, and
@@ -36,7 +36,7 @@ from tests.e2e.laboratory import Laboratory, questions
 FAULTS = ("stop", "reset", "half_open", "slow", "no_cloud", "suspend_device")
 OTHER_PLANS = ("tokens/klt3", "vision:3/klt2", "image/webp50", "device", "")
 FAULT_EVERY_S, FAULT_LASTS_S, SAMPLE_EVERY_S = 10.0, 3.0, 1.0
-PREFIX_CACHE_S = 60.0  # short of the settled minute: what the cloud nodes may remember has filled its room by then
+PREFIX_CACHE_S = 60.0  # short of the settled minute: the prefix caches have filled their room by then
 LIMITS = {"working_bytes": 256 << 20, "max_upload_s": 60.0}
 GOES_AWAY = 0.1  # of the questions
 SETTLED, WINDOW = 1 / 6, 1 / 10  # of the run
@@ -74,7 +74,7 @@ async def soak(seconds: float, seed: int, folder: Path) -> tuple[Samples, dict[s
                     happened["failed" if answer.error else "answered"] += 1
                     happened["wrong"] += plan in PLANS and not answer.error and answer.text != right[question]
                     happened["slowest_s"] = max(happened["slowest_s"], round(time.monotonic() - asked_s))
-                    happened["remembered"] += answer.report.prefix_cached
+                    happened["prefix cached"] += answer.report.prefix_cached
                     happened["taken over"] += bool(answer.report.faults)
 
         async def break_things() -> None:

@@ -66,7 +66,7 @@ def test_the_orchestrators_benchmark_prints_its_object() -> None:
 
 
 def test_idle_and_active_sessions_stay_within_the_budget_of_keys_and_values() -> None:
-    """More answers than the budget has room for, after more remembered pictures than it has room for."""
+    """More answers than the budget has room for, after more cached prefixes than it has room for."""
     sizes = ("--idle", "24", "--active", "8", "--answers", "2", "--tokens", "24", "--kv-budget-mib", "5")
     result = _last_line([sys.executable, "benchmarks/cloud_sessions.py", "--model", "scenes", "--threads", "1", *sizes])
     assert 0 < result["kv_peak_prefixes_bytes"] <= result["kv_budget_bytes"]

@@ -157,7 +157,7 @@ FAULTS: dict[str, tuple[str, Callable[[], Change]]] = {
     ),
     "an end without a reason": ("protocol", lambda: at("end", pb.CloudFrame(end=pb.End()))),
     "an end that nobody asked for": ("protocol", lambda: end(reason=pb.End.REASON_CANCELLED)),
-    "a picture remembered unasked": ("protocol", lambda: end(prefix_stored=True)),
+    "a prefix cached unasked": ("protocol", lambda: end(prefix_stored=True)),
     "a prefill of five hours": ("protocol", lambda: end(prefill_us=2 * 10**10)),
     "times that overflow": ("protocol", lambda: end(decode_us=2**64 - 1, queue_us=2**64 - 1)),
     "a receipt of too few bytes": ("protocol", lambda: receipt(lambda r: setattr(r, "bytes", r.bytes - 1))),
@@ -168,7 +168,7 @@ FAULTS: dict[str, tuple[str, Callable[[], Change]]] = {
     "a usage failure in mid-answer": ("usage", lambda: after_three(fails("usage"))),
     "a configuration failure": ("config", lambda: at("receipt", fails("config"))),
     "a cancellation": ("cancelled", lambda: after_three(fails("cancelled"))),
-    "a picture forgotten that came along": ("protocol", lambda: at("token", fails("prefix-evicted"))),
+    "a prefix evicted whose picture came along": ("protocol", lambda: at("token", fails("prefix-evicted"))),
     "an unknown failure": ("internal", lambda: at("token", fails("\x1b[31mnonsense"))),
     "no room for 49 days": ("capacity", lambda: at("token", fails("capacity", retry_after_ms=MOST_U32))),
 }
@@ -228,7 +228,7 @@ async def test_what_a_node_writes_is_short_and_cannot_steer_a_terminal(fleet: Fl
         assert 100 < len(text) <= MOST_TEXT_LENGTH
 
 
-async def test_nodes_in_order_remember_when_asked(fleet: Fleet, expected: list[int]) -> None:
+async def test_nodes_in_order_cache_prefixes_when_asked(fleet: Fleet, expected: list[int]) -> None:
     name = fleet.links[0].prefixes.name_of(PICTURE)
     for again in (False, True):
         report = await fleet.ask("tokens/lossless", standby=False, alone=False, name=name)

@@ -33,7 +33,7 @@ HALF = Privacy(mode="max_leak", max_leak=0.5)
 
 async def test_device_only_dials_nobody_whoever_names_a_node_or_a_plan(tmp_path: Path) -> None:
     async with edge_node(tmp_path, DEVICE_ONLY) as node:
-        for _ in range(2):  # the second about a picture that a node could remember
+        for _ in range(2):  # the second about a picture whose prefix a node could cache
             report = await node.ask()
             assert (report.plan, report.answered_by, report.bytes_sent) == ("device/none", "device", 0)
         for plan in ("image/jpeg50", "tokens/int4", "tokens/lossless", "vision:1/lossless", "lm:1/lossless"):
@@ -91,7 +91,7 @@ async def test_a_reload_that_cannot_hold_changes_nothing(tmp_path: Path) -> None
             await node.ask(plan="tokens/lossless")
 
 
-async def test_a_limit_lets_out_what_was_measured_below_it_and_has_nothing_remembered(tmp_path: Path) -> None:
+async def test_a_limit_lets_out_what_was_measured_below_it_and_has_no_prefix_cached(tmp_path: Path) -> None:
     async with edge_node(tmp_path, HALF) as node:
         assert node.planner.table is not None
         assert [str(one.plan) for one in node.planner.table.lines] == ["tokens/int4", "device/none"]

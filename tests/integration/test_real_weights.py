@@ -118,18 +118,18 @@ class Smol:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """Of one level at several cuts: bits a value, and the share of positions with the same next token as without a cut."""
+class LevelFigures:
+    """Holds bits a value and the share of positions with the same next token as without a cut, of one level at several cuts."""
 
     bits: list[float]
     same: list[float]
 
 
 @torch.no_grad()
-def measured(smol: Smol, codec: Codec, contexts: torch.Tensor, kind: str) -> dict[str, Measured]:
+def measure_levels(smol: Smol, codec: Codec, contexts: torch.Tensor, kind: str) -> dict[str, LevelFigures]:
     """By level, at all of the codec's cuts. Prints each figure, and the means."""
     expected = [smol.scores(ids_L, {}).argmax(-1) for ids_L in contexts]
-    by_level = {level: Measured([], []) for level in (FINE, COARSE)}
+    by_level = {level: LevelFigures([], []) for level in (FINE, COARSE)}
     for cut in codec.channels:
         for level, so_far in by_level.items():
             sizes: list[int] = []
@@ -158,7 +158,7 @@ def _hook(change: Any) -> Any:
 def test_next_tokens_survive_the_levels() -> None:
     smol = Smol()
     codec = smol.calibrated(smol.contexts([reference(slice(None, None, 2))], 48), CUTS, STEPS)
-    levels = measured(smol, codec, smol.contexts([reference(slice(1, None, 2))], 17), "reference")
+    levels = measure_levels(smol, codec, smol.contexts([reference(slice(1, None, 2))], 17), "reference")
     assert min(levels[COARSE].same) >= 0.97
     assert np.mean(levels[COARSE].bits) <= 3.5
     assert max(levels[COARSE].bits) <= 4.0
@@ -171,10 +171,12 @@ def test_next_tokens_survive_on_a_kind_of_text_that_calibration_has_not_seen() -
     smol = Smol()
     unseen = smol.contexts(licences(), 5)
     one = smol.calibrated(smol.contexts([reference(slice(None, None, 2))], 24), OTHER_CUTS, FEWER_STEPS)
-    by_one = measured(smol, one, unseen, "calibrated on one kind: licences")
+    by_one = measure_levels(smol, one, unseen, "calibrated on one kind: licences")
     six = smol.calibrated(smol.contexts(mixed(smol.chat), 24), OTHER_CUTS, FEWER_STEPS)
-    by_six = measured(smol, six, unseen, "calibrated on six kinds: licences")
-    tuned = measured(smol, six, smol.contexts([reference(slice(1, None, 2))], 4), "calibrated on six kinds: reference")
+    by_six = measure_levels(smol, six, unseen, "calibrated on six kinds: licences")
+    tuned = measure_levels(
+        smol, six, smol.contexts([reference(slice(1, None, 2))], 4), "calibrated on six kinds: reference"
+    )
     for by_kinds in (by_one, by_six):
         assert min(by_kinds[FINE].same) >= 0.98
         assert min(by_kinds[COARSE].same) >= 0.95

@@ -179,8 +179,8 @@ async def _never(*_: Any) -> Any:
 @pytest.mark.parametrize("plan", PLANS)
 async def test_another_question_about_a_picture_in_tiles(camera: Device, model: str, plan: str) -> None:
     other = "How many?"
-    first = await camera.ask(plan, PICTURE, QUESTION, TOKENS, remember=True)
-    again = await camera.ask(plan, PICTURE, other, TOKENS, remember=True)
+    first = await camera.ask(plan, PICTURE, QUESTION, TOKENS, prefix_cache=True)
+    again = await camera.ask(plan, PICTURE, other, TOKENS, prefix_cache=True)
     assert [first.prefix_cached, again.prefix_cached] == [False, True]
     assert again.token_ids == reference_tokens(model, [(PICTURE, other)], TOKENS)[0]
 

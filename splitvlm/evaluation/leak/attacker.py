@@ -21,7 +21,7 @@ F64 = npt.NDArray[np.float64]
 
 RANDOM_UNITS: Final = 2048
 RIDGES: Final = (1e-4, 1e-2, 1.0, 30.0)  # of the mean eigenvalue
-HELD_BACK: Final = 8  # of so many pictures one chooses, the others teach
+HELD_BACK: Final = 8  # of so many pictures one chooses, the others train
 LIFTS: Final = ("linear", "random")
 
 
@@ -53,13 +53,13 @@ def train(features: Sequence[F32], pictures: Sequence[npt.NDArray[np.uint8]], se
     projection = (draw.normal(size=(width, RANDOM_UNITS)) / np.sqrt(width)).astype(np.float32)
     best: tuple[float, Attacker] | None = None
     for lift in LIFTS:
-        teaching = [n for n in range(len(features)) if n % HELD_BACK]
+        training = [n for n in range(len(features)) if n % HELD_BACK]
         gram, moments = _moments(
             (
                 _lifted(_normed(around(features[n]), mean, spread), lift, projection),
                 patched(pictures[n] / 255, grid),
             )
-            for n in teaching
+            for n in training
         )
         values, vectors = np.linalg.eigh(gram)
         turned = vectors.T @ moments

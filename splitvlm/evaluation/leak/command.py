@@ -19,7 +19,7 @@ def leak(
     model: str,
     cuts: Sequence[str],
     levels: Sequence[str],
-    teaching: int,
+    training: int,
     questions: int,
     seed: int,
     plot: Path,
@@ -35,11 +35,11 @@ def leak(
     def attacking(what: str) -> None:
         notes.print(f"attacking {what}")
 
-    leaks = measure_leak(model, bundle, cuts, levels, teaching, questions, seed, attacking)
+    leaks = measure_leak(model, bundle, cuts, levels, training, questions, seed, attacking)
     _print_table(model, leaks)
     save_plot(leaks, plot)
     notes.print(f"Pictures: {plot}")
-    plans = _figures(leaks, teaching)
+    plans = _figures(leaks, training)
     notes.print(
         f"Added to {bundle.add(LEAK_FILE, plans, stronger_attack)}; figures of stronger attacks stay.", soft_wrap=True
     )
@@ -57,7 +57,7 @@ def _print_table(model: str, leaks: Leaks) -> None:
     Console().print(table)
 
 
-def _figures(leaks: Leaks, teaching: int) -> dict[str, dict[str, object]]:
+def _figures(leaks: Leaks, training: int) -> dict[str, dict[str, object]]:
     """Returns the figures of each plan, rounded as the bundle keeps them."""
     floor = round(leaks.floor, 4)
     return {
@@ -65,7 +65,7 @@ def _figures(leaks: Leaks, teaching: int) -> dict[str, dict[str, object]]:
             "answered": round(row.answered, 4),
             "floor": floor,
             "questions": leaks.questions,
-            "teaching": teaching,
+            "training": training,
             "psnr_db": round(row.psnr_db, 2),
             "ssim": round(row.ssim, 4),
             "attack": row.attack,

@@ -82,14 +82,14 @@ def measure_leak(
     bundle: Bundle,
     cuts: Sequence[str],
     levels: Sequence[str],
-    teaching: int,
+    training: int,
     questions: int,
     seed: int,
     progress: Callable[[str], None],
 ) -> Leaks:
     """Measures every cut (or those named) at those of `levels` (none: LEVELS) that it has. Raises UsageError.
 
-    An attacker learns from `teaching` pictures, and `questions` are asked about others.
+    An attacker learns from `training` pictures, and `questions` are asked about others.
     """
     chosen = [cut for cut in _cuts(model, cuts) if cut != DEVICE]
     if not chosen:
@@ -102,7 +102,7 @@ def measure_leak(
         )
     judge = _Judge(model, questions, seed)
     part = load_device(model, chosen)
-    examples = list(drawn(QUESTIONS_A_PICTURE * teaching, seed + 1))[::QUESTIONS_A_PICTURE]
+    examples = list(drawn(QUESTIONS_A_PICTURE * training, seed + 1))[::QUESTIONS_A_PICTURE]
     training_pictures = [example.image for example in examples]
     seen = [np.asarray(part.picture(image)) for image in judge.images]
     rows = []
@@ -123,13 +123,13 @@ def _attacked(
     codec: Codec,
     cut: Cut,
     level: str,
-    teaching: Sequence[Image.Image],
+    training: Sequence[Image.Image],
     images: Sequence[Image.Image],
 ) -> tuple[str, list[Pixels]]:
     if cut == IMAGE:
         return "none", [_coded(part, codec, image, level) for image in images]
-    features = [_features(part, codec, cut, level, image) for image in teaching]
-    attacker = train(features, [np.asarray(part.picture(image)) for image in teaching])
+    features = [_features(part, codec, cut, level, image) for image in training]
+    attacker = train(features, [np.asarray(part.picture(image)) for image in training])
     return attacker.lift, [attacker.picture(_features(part, codec, cut, level, image)) for image in images]
 
 

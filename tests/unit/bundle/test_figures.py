@@ -127,8 +127,8 @@ def test_a_measurement_of_some_kinds_leaves_means_as_they_are() -> None:
 
 
 def test_a_weaker_attack_does_not_replace_a_stronger_one() -> None:
-    strong = {"answered": 0.9, "questions": 400, "teaching": 400}
-    for smaller in ("questions", "teaching"):
+    strong = {"answered": 0.9, "questions": 400, "training": 400}
+    for smaller in ("questions", "training"):
         assert stronger_attack(strong, strong | {smaller: 16, "answered": 0.1}) == strong
     assert stronger_attack(strong, strong | {"answered": 0.95})["answered"] == 0.95
     assert stronger_attack(None, strong) == strong
@@ -141,6 +141,14 @@ def test_rows_join_those_of_a_file_that_count(tmp_path: Path) -> None:
     file.write_text(combined(file, "after", {"tokens/klt4": accuracy_row(0.3, cars=9)}, larger_sample))
     assert json.loads(file.read_text())["plans"].keys() == {"tokens/int4", "tokens/klt4"}
     assert read_accuracy(file, "after")[Plan(TOKENS, "klt4")].mean == 0.3
+
+
+def test_no_row_joins_a_file_without_the_sizes_that_decide(tmp_path: Path) -> None:
+    row = {"answered": 0.9, "questions": 400, "training": 400}
+    file = tmp_path / LEAK_FILE
+    file.write_text(combined(None, "", {"tokens/int4": {"answered": 0.9}}, stronger_attack))
+    with pytest.raises(UsageError, match="a part of it is missing"):
+        combined(file, "", {"tokens/int4": row}, stronger_attack)
 
 
 @pytest.fixture(scope="module")

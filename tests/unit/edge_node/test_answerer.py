@@ -85,7 +85,7 @@ class FakeEngine:
 
 @dataclass
 class FixedPlanner:
-    """Always the device, and remembers what it was asked."""
+    """A planner that always chooses the device, and lists what it was asked."""
 
     can_finish_alone: bool = True
     asked: list[tuple[Any, ...]] = field(default_factory=list)

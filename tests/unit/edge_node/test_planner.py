@@ -1,4 +1,4 @@
-"""The device's choice where the cloud remembers the picture, and what its own limits keep from leaving it."""
+"""The device's choice where the cloud has cached the picture's prefix, and what its own limits keep from leaving it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def chosen(uplink_bps: float, known: Plan | None) -> Plan | None:
 
 
 @pytest.mark.parametrize(("uplink_bps", "usual"), [(1e7, JPEG), (2e5, INT8), (2e4, ALONE)])
-def test_a_remembered_picture_draws_its_plan(uplink_bps: float, usual: Plan) -> None:
+def test_a_cached_prefix_draws_its_plan(uplink_bps: float, usual: Plan) -> None:
     assert chosen(uplink_bps, None) == usual
     assert chosen(uplink_bps, INT8) == INT8
 

@@ -37,7 +37,7 @@ def test_another_machine_or_library_measures_again(monkeypatch: pytest.MonkeyPat
     assert len({before, other, path_of("one", FACTS)}) == 3
 
 
-def test_what_is_forgotten_is_measured_again() -> None:
+def test_what_was_discarded_is_measured_again() -> None:
     measured(FACTS, "first")
     discard("one", FACTS)
     discard("one", FACTS)

@@ -1,4 +1,4 @@
-"""What the cloud node remembers: bounded in bytes and in time, apart by device."""
+"""The cloud node's prefix cache is bounded in bytes and in time, and apart by device."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def test_a_device_has_its_own_limit_and_all_have_one() -> None:
         with pytest.raises(CapacityError, match="no free session"), sessions.opened("edge-3"):
             pass
         assert sessions.by_device == {"edge-1": 2, "edge-2": 1}
-    assert not sessions.by_device, "a device without a session is not remembered"
+    assert not sessions.by_device, "nothing is kept of a device without a session"
 
 
 def test_a_session_that_fails_is_closed_too() -> None:

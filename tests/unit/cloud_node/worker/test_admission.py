@@ -66,7 +66,7 @@ def test_what_a_request_holds_comes_back_once() -> None:
     assert admission.working_bytes == 2**19 - 2**10
     second.release()
     assert admission.working_bytes == 0
-    assert not admission._held, "a device that holds nothing is not remembered"
+    assert not admission._held, "nothing is kept of a device that holds nothing"
 
 
 def take_all(admission: Admission, device: str) -> None:

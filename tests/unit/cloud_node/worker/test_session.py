@@ -112,7 +112,7 @@ async def test_the_next_request_may_follow_an_end_at_once() -> None:
 
 REFUSED = {
     "no boundary": (begin(first=b"\x80\x04K\x01."), "protocol"),
-    "forgotten": (begin(prefix_cached=True, picture=bytes(8)), "prefix-evicted"),
+    "evicted": (begin(prefix_cached=True, picture=bytes(8)), "prefix-evicted"),
     "an unknown level": (begin(plan="tokens/pickle"), "usage"),
     "refused before its payload": (begin(max_new_tokens=1_000), "usage"),
 }
