@@ -1,7 +1,7 @@
 """The engine `vllm`: this process runs the tower, the connector and the embeddings, vLLM all layers of the language model.
 
-It serves the cuts up to `tokens`. vLLM gets a prompt as embeddings [T, D], batches sequences by its own scheduler in processes
-of its own, and gives token ids. What a peer sent is checked before vLLM sees it (counts, widths, finite numbers). Nothing is
+It serves the cuts up to `tokens`. vLLM gets a prompt as embeddings [T, D], batches sequences by its own scheduler in a process
+of its own, or two where there are many cores, and gives token ids. What a peer sent is checked before vLLM sees it (counts, widths, finite numbers). Nothing is
 kept for another question about the same picture: the prefix cache of vLLM does not hold prompts that came as embeddings.
 
 vLLM brings its own torch and transformers, so it lives in an environment of its own (`make install-vllm`); no other file
@@ -11,10 +11,12 @@ imports it.
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import os
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 GIB = 2**30
 MOST_SEQUENCES = 64  # that vLLM batches; more wait in its queue
+MOST_CORES_OF_ONE_PROCESS = 8  # the core that vLLM keeps for its scheduler is an eighth of them, and no less of fewer
+ONE_PROCESS = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 
 
 class VllmSequence:
@@ -185,6 +189,8 @@ class VllmEngine:
     def close(self) -> bool:
         """Ends vLLM's processes, then the thread; returns whether that has ended."""
         self._llm.shutdown()
+        self._llm = None  # vLLM shuts down once more where it is freed, which fails when the interpreter ends
+        gc.collect()
         self._folder.cleanup()
         return self._lane.close()
 
@@ -215,11 +221,35 @@ class VllmEngine:
             self._running -= 1
 
 
+def executor_for(num_cores: int) -> str | None:
+    """Returns how vLLM is to run on so many cores: None is as it chooses itself.
+
+    It then has its scheduler in one process and the model in another, which wait for each other in busy loops, and keeps a core
+    for the scheduler: on two cores the model has one thread. In one process the model has them all.
+    """
+    return ONE_PROCESS if num_cores <= MOST_CORES_OF_ONE_PROCESS else None
+
+
+@contextmanager
+def _openmp_threads(num_threads: int) -> Iterator[None]:
+    """Gives so many threads of OpenMP to processes that are started within: to vLLM's, where it binds none to cores."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = str(num_threads)
+    try:
+        yield
+    finally:
+        del os.environ["OMP_NUM_THREADS"]
+        if before is not None:
+            os.environ["OMP_NUM_THREADS"] = before
+
+
 def _started(folder: Path, part: CloudPart, kv_budget_bytes: int, *, compiled: bool) -> Any:
     """Returns vLLM's engine. Raises ConfigError where vLLM is not installed or does not start."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # nothing leaves this machine
     os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, kv_budget_bytes // GIB))
+    import torch
+
     try:
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
@@ -234,11 +264,13 @@ def _started(folder: Path, part: CloudPart, kv_budget_bytes: int, *, compiled: b
         max_model_len=part.spec.max_context,
         enforce_eager=not compiled,
         max_num_seqs=MOST_SEQUENCES,
+        distributed_executor_backend=executor_for(len(os.sched_getaffinity(0))),
         skip_tokenizer_init=True,
         enable_prompt_embeds=True,
         disable_log_stats=True,
     )
     try:
-        return AsyncLLM.from_engine_args(options)
+        with _openmp_threads(torch.get_num_threads()):
+            return AsyncLLM.from_engine_args(options)
     except Exception as error:  # whatever vLLM raises while it starts
         raise ConfigError(f"vLLM does not start: {str(error).splitlines()[0]}", advice="See its log above.") from error

@@ -18,7 +18,7 @@ import torch
 from cloud_node.engine.lane import Lane
 from cloud_node.engine.protocol import Sequence, SequenceRequest
 from cloud_node.engine.recent import RecentMean
-from cloud_node.engine.vllm import VllmEngine
+from cloud_node.engine.vllm import ONE_PROCESS, VllmEngine, executor_for
 from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut
 from splitvlm.errors import ProtocolError, UsageError
 from splitvlm.model.causal_folder import check_causal
@@ -134,3 +134,8 @@ async def test_cuts_in_the_language_model_are_refused_by_name(engine: VllmEngine
 async def test_families_whose_prompts_need_more_are_refused_by_name(family: str, need: str) -> None:
     with pytest.raises(UsageError, match=need):
         check_causal(load_cloud(tiny_model(family), [IMAGE], threads=1))
+
+
+@pytest.mark.parametrize(("num_cores", "executor"), [(1, ONE_PROCESS), (2, ONE_PROCESS), (8, ONE_PROCESS), (64, None)])
+async def test_scheduler_and_model_share_a_process_where_cores_are_few(num_cores: int, executor: str | None) -> None:
+    assert executor_for(num_cores) == executor
