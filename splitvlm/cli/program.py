@@ -22,6 +22,7 @@ from splitvlm.cli.output import piped, with_dash
 from splitvlm.cli.planning import planning_app
 from splitvlm.cli.privacy import privacy_app
 from splitvlm.cli.tools import tools_app
+from splitvlm.cli.variants import variant_app
 from splitvlm.errors import SplitvlmError
 
 app = typer.Typer(
@@ -36,6 +37,7 @@ app.add_typer(keys_app, name="keys")
 app.add_typer(bundle_app, name="bundle")
 app.add_typer(config_app, name="config")
 app.add_typer(privacy_app, name="privacy")
+app.add_typer(variant_app, name="variant")
 
 
 def print_version(wanted: bool) -> None:

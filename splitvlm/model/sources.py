@@ -6,13 +6,14 @@ import hashlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from splitvlm.errors import UsageError, first_sentence
+from splitvlm.files.hashes import file_hash
 from splitvlm.model.checkpoint import matched, opened, weight_files
 from splitvlm.model.families import family_of
 from splitvlm.model.folders import check_folder, read_object
@@ -202,20 +203,10 @@ def _counted(family: Any, model: Any, vision_layers: int, lm_layers: int) -> Sta
 
 def _hash_of(files: list[Path]) -> str:
     """Returns SHA-256 over the sorted (name, SHA-256) of files."""
-    lines = sorted(f"{path.name} {_file_hash(path, _stamp_of(path))}\n" for path in files)
+    lines = sorted(f"{path.name} {_stored_hash(path)}\n" for path in files)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _stamp_of(path: Path) -> tuple[int, ...]:
-    """Returns what changes with a file's contents, also where another file of that length and date takes its place."""
-    status = path.stat()
-    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-@cache
-def _file_hash(path: Path, stamp: tuple[int, ...]) -> str:
+def _stored_hash(path: Path) -> str:
     blob = path.resolve().name  # the Hub's cache names large files by their SHA-256
-    if re.fullmatch(r"[0-9a-f]{64}", blob):
-        return blob
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return blob if re.fullmatch(r"[0-9a-f]{64}", blob) else file_hash(path)

@@ -1,0 +1,79 @@
+"""`splitvlm variant make`, `kinds` and `list`: variants shown to people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from splitvlm.bundle import open_bundle
+from splitvlm.errors import UsageError
+from splitvlm.files.shown import shown_or_unknown
+from splitvlm.variants.folder import Variant, read_variant
+from splitvlm.variants.make import KINDS
+from splitvlm.variants.manifest import read_manifest
+
+
+def describe(variant: Variant) -> str:
+    """Returns a line about a variant."""
+    manifest = variant.manifest
+    return (
+        f"{variant.folder}: {variant.name} ({manifest.kind}) of {manifest.parent.model}, {manifest.parameters:,} parameters, "
+        f"{variant.weight_bytes:,} bytes, for {' and '.join(manifest.cuts)}; {variant.hash[:12]}"
+    )
+
+
+def kinds_table() -> None:
+    """Prints the kinds of variants."""
+    table = _table("kind", "what", "options")
+    for name, kind in KINDS.items():
+        table.add_row(name, kind.summary, " ".join(f"{key}={value}" for key, value in kind.options.items()))
+    Console().print(table)
+
+
+def list_variants(folders: Sequence[Path]) -> list[dict[str, object]]:
+    """Prints the variants in some folders, or in the folders inside those; returns a row for each. Raises UsageError."""
+    found = [inner for folder in folders for inner in _variants_in(folder)]
+    table = _table("variant", "kind", "cuts", "parameters", "bytes", "drop, points", "folder")
+    rows = [_row(folder) for folder in found]
+    for row in rows:
+        told = (value for key, value in row.items() if key != "of")
+        table.add_row(*(f"{value:,}" if isinstance(value, int) else str(value) for value in told))
+    Console(soft_wrap=True).print(table)
+    return rows
+
+
+def _variants_in(folder: Path) -> list[Path]:
+    if (folder / "variant.json").is_file():
+        return [folder]
+    inner = sorted(path.parent for path in folder.glob("*/variant.json"))
+    if not inner:
+        raise UsageError(f"There is no variant in {folder}.", advice="`splitvlm variant make` makes one.")
+    return inner
+
+
+def _row(folder: Path) -> dict[str, object]:
+    bundle = open_bundle(read_manifest(folder).parent.model)
+    variant = read_variant(folder, bundle.spec)
+    drops = variant.accuracy(bundle)
+    lossless = next((drop.mean for plan, drop in drops.items() if plan.level == "lossless"), None)
+    return {
+        "variant": variant.name,
+        "kind": variant.manifest.kind,
+        "of": variant.manifest.parent.model,
+        "cuts": " ".join(variant.manifest.cuts),
+        "parameters": variant.manifest.parameters,
+        "bytes": variant.weight_bytes,
+        "drop": shown_or_unknown(lossless, 100, 2),
+        "folder": str(folder),
+    }
+
+
+def _table(*names: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in names:
+        table.add_column(name, justify="right" if name in ("parameters", "bytes", "drop, points") else "left")
+    return table
