@@ -1,8 +1,9 @@
 """The engine `vllm`: this process runs the tower, the connector and the embeddings, vLLM all layers of the language model.
 
 It serves the cuts up to `tokens`. vLLM gets a prompt as embeddings [T, D], batches sequences by its own scheduler in a process
-of its own, or two where there are many cores, and gives token ids. What a peer sent is checked before vLLM sees it (counts, widths, finite numbers). Nothing is
-kept for another question about the same picture: the prefix cache of vLLM does not hold prompts that came as embeddings.
+of its own, or two where there are many cores, and gives token ids. What a peer sent is checked before vLLM sees it (counts,
+widths, finite numbers). Nothing is kept for another question about the same picture: the prefix cache of vLLM does not hold
+prompts that came as embeddings.
 
 vLLM brings its own torch and transformers, so it lives in an environment of its own (`make install-vllm`); no other file
 imports it.
