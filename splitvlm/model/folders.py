@@ -36,7 +36,7 @@ def check_folder(folder: Path) -> None:
     if not (folder / "config.json").exists() and (folder / _ADAPTER).exists():
         raise UsageError(
             f"{folder} holds an adapter and no model: there is no config.json.",
-            advice="Merge the adapter into its base with peft (merge_and_unload), save the result and name that folder.",
+            advice=f"Name its base with it: MODEL+{folder}.",
         )
     for path in sorted(folder.iterdir()):
         if any(fnmatch(path.name, pattern) for pattern in (*SETTINGS_FILES, "*.safetensors")):
@@ -50,7 +50,7 @@ def check_folder(folder: Path) -> None:
     if (folder / _ADAPTER).exists():
         raise UsageError(
             f"{folder} holds an adapter beside the model ({_ADAPTER}), which would be left out of every answer.",
-            advice="Merge it with peft (merge_and_unload) into a folder of its own, or move the adapter's files away.",
+            advice=f"Move the adapter's files into a folder of their own and name both: {folder}+FOLDER.",
         )
 
 

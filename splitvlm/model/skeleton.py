@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from splitvlm.model.narrow import narrow_tower
 from splitvlm.model.packed_linear import PackedLinear
 
 
@@ -24,6 +25,7 @@ def build_skeleton(config: Any, dtype: torch.dtype) -> Any:
     # Drawing weights that have no storage would take most of the time.
     with init_empty_weights(include_buffers=False), no_init_weights():
         model = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation="sdpa")
+    narrow_tower(model)
     model.tie_weights()
     return model.eval().requires_grad_(False)
 

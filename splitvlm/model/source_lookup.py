@@ -1,4 +1,7 @@
-"""Finds the source of a model by its name: `scenes`, `shape:<id>`, a folder, or an id of the Hugging Face Hub."""
+"""Finds the source of a model by its name: `scenes`, `shape:<id>`, a folder, or an id of the Hugging Face Hub.
+
+MODEL+FOLDER is a model with a LoRA adapter of that folder merged into it.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from pathlib import Path
 
 from splitvlm.errors import UsageError
 from splitvlm.files.paths import looks_like_path, path_of
+from splitvlm.model.adapters import AdaptedSource, Adapter
 from splitvlm.model.folders import SETTINGS_FILES, check_folder
 from splitvlm.model.shapes import ShapeSource
 from splitvlm.model.sources import FolderSource, Source
@@ -25,6 +29,9 @@ def find_source(name: str) -> Source:
     path = path_of(name)
     if path.is_dir():
         return FolderSource(path)
+    base, plus, adapter = name.rpartition("+")
+    if plus and path_of(adapter).is_dir():
+        return AdaptedSource(find_source(base), Adapter(path_of(adapter)))
     if looks_like_path(name) or not _HUB_ID.fullmatch(name) or path.exists() or path.is_symlink():
         raise UsageError(
             f"There is no model '{name}'{': that is a file' if path.is_file() else ''}.",

@@ -10,6 +10,7 @@ from pathlib import Path
 from splitvlm.bundle import open_bundle
 from splitvlm.domain import parse_variant
 from splitvlm.errors import UsageError
+from splitvlm.variants import masks, prune
 from splitvlm.variants.folder import Variant, new_folder, read_variant, write_variant
 from splitvlm.variants.half import make_half
 from splitvlm.variants.making import Kind, Making, Option
@@ -18,6 +19,13 @@ LIBRARIES = ("splitvlm", "torch", "transformers", "onnxruntime", "openvino", "nn
 
 KINDS: dict[str, Kind] = {
     "bf16": Kind(make_half, "tower and connector in bfloat16"),
+    "pruned": Kind(prune.make_pruned, "without the heads, channels and layers that matter least", prune.OPTIONS),
+    "magnitude": Kind(
+        masks.make_magnitude, "smallest weights at zero: a baseline of no less time", masks.MAGNITUDE_OPTIONS
+    ),
+    "sparse-2-4": Kind(
+        masks.make_sparse, "two of four weights at zero: a baseline of no less time", masks.SPARSE_OPTIONS
+    ),
 }
 """Every kind of variant that `splitvlm variant make` knows. A kind imports libraries that are optional when it runs."""
 
