@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from splitvlm.planning.fields import CutText
+from splitvlm.rpc.wire_checks import MAX_VARIANTS
 from splitvlm.settings import Address, Logging, ModelChoice, NodeName, Section, Security
 
 EngineKind = Literal["torch", "vllm"]
@@ -86,6 +88,12 @@ class CloudSettings(Section):
     cuts: list[CutText] = Field(
         [], description="cuts to serve; empty is all. Only the weights that they need are loaded"
     )
+    variants: list[Path] = Field(
+        [],
+        max_length=MAX_VARIANTS - 1,
+        description="folders of other forms of devices' parts (docs/guide/variants.md), which devices may answer with; their "
+        "weights need not be there",
+    )
     engine: EngineKind = Field(
         "torch", description="what runs the language model: torch for every cut, or vllm for the cuts up to tokens"
     )
@@ -97,5 +105,5 @@ class CloudSettings(Section):
 
 CHANGEABLE = frozenset({"limits", "logging"})
 """Keys that SIGHUP changes."""
-ROLLED_OUT = frozenset({"model", "cuts", "engine", "pool.workers", "pool.resources"})
+ROLLED_OUT = frozenset({"model", "cuts", "variants", "engine", "pool.workers", "pool.resources"})
 """Keys that SIGHUP changes besides, worker by worker, where Ray runs the workers."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
 import grpc
 
@@ -48,10 +49,11 @@ class EdgeControl:
         self._client.renew_registration()
 
     def profile_changed(self, profile: DeviceProfile) -> None:
-        """Tells the orchestrator what this device costs by a new measurement."""
+        """Tells the orchestrator what one form of this device's part costs by a new measurement."""
         slower = slowed(profile, self._runtime.engine.slowdown)
+        others = [known for known in self._registration.devices if known.variant != profile.variant]
         del self._registration.devices[:]
-        self._registration.devices.append(device_profile_to_wire(slower))
+        self._registration.devices.extend([*others, device_profile_to_wire(slower)])
         self._client.renew_registration()
 
     def _beat(self) -> pb.HeartbeatRequest:
@@ -145,8 +147,10 @@ class EdgeControl:
                 self._runtime.orchestrator_reachable = False
 
 
-def registration(runtime: Runtime, listen: str, weights_hash: str, profile: DeviceProfile) -> pb.Registration:
-    """Returns what this node tells the orchestrator of itself: its model, its address and its measured profile."""
+def registration(
+    runtime: Runtime, listen: str, weights_hash: str, profiles: Sequence[DeviceProfile]
+) -> pb.Registration:
+    """Returns what this node tells the orchestrator of itself: its model, its address and its measured profiles."""
     settings = runtime.settings
     return pb.Registration(
         node=settings.node,
@@ -154,6 +158,6 @@ def registration(runtime: Runtime, listen: str, weights_hash: str, profile: Devi
         model=settings.model.name,
         weights_hash=weights_hash,
         listen=listen,
-        devices=[device_profile_to_wire(profile)],
+        devices=map(device_profile_to_wire, profiles),
         limits=limits_to_wire(settings.plan_limits()),
     )

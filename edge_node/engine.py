@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
@@ -19,10 +19,11 @@ from PIL import Image
 from edge_node.cloud.cloud_request import Vocabulary
 from splitvlm.codec import encode_picture
 from splitvlm.codec.codec import Codec
-from splitvlm.domain import GREEDY, Plan, Sampling
+from splitvlm.domain import DEVICE, FULL, GREEDY, Plan, Sampling
 from splitvlm.model.boundary import Boundary
 from splitvlm.model.parts import DevicePart, DeviceTokens, LowerRun
 from splitvlm.model.sampling import end_token_ids
+from splitvlm.variants.device_forms import DeviceForm
 
 LAST_JOB_S = 1.0  # a running job gets so long to end when the node stops
 P = ParamSpec("P")
@@ -32,9 +33,13 @@ T = TypeVar("T")
 class DeviceEngine:
     """Runs stages of the device part. Every method returns its result and the seconds that it took, slow-down included."""
 
-    def __init__(self, part: DevicePart, codec: Codec, slowdown: float = 1.0) -> None:
+    def __init__(
+        self, part: DevicePart, codec: Codec, slowdown: float = 1.0, variants: Mapping[str, DeviceForm] | None = None
+    ) -> None:
+        """Takes the model's own part and codec, by which prompts are made for all forms, and those of variants by name."""
         self.part = part
         self.codec = codec
+        self._forms = {FULL: DeviceForm(part, codec), **(variants or {})}
         self.slowdown = slowdown
         self.vocabulary = Vocabulary(part.spec.vocab_size, end_token_ids(part.model))
         self._model = ThreadPoolExecutor(max_workers=1, thread_name_prefix="torch")
@@ -50,13 +55,22 @@ class DeviceEngine:
         """Tells whether a job runs or waits."""
         return bool(self._unfinished)
 
+    def form(self, variant: str) -> DeviceForm:
+        """Returns one form of the device's part, and its codec."""
+        return self._forms[variant]
+
+    def _finishing(self, variant: str) -> DevicePart:
+        """Returns the part that answers on the device alone: the variant's, or that of another form which can."""
+        parts = [self.form(variant).part, *(form.part for form in self._forms.values())]
+        return next((part for part in parts if DEVICE in part.cuts), parts[0])
+
     async def measure(self, step: Callable[[], T]) -> T:
         """Runs a step of a measurement in turn with the requests' stages, at the machine's own speed."""
         return await asyncio.wrap_future(self._submitted(self._model, step))
 
     async def begin(self, image: Image.Image, question: str, plan: Plan) -> tuple[LowerRun, float]:
         """Prepares picture and question for the plan's cut; no tile is run yet. Raises UsageError."""
-        return await self._run(self.part.begin, image, question, plan.cut)
+        return await self._run(self.form(plan.variant).part.begin, image, question, plan.cut)
 
     async def tile(self, run: LowerRun, index: int) -> tuple[Boundary, float]:
         """Returns what crosses of a tile. The run keeps it: whoever waits may go away and ask again."""
@@ -64,11 +78,12 @@ class DeviceEngine:
 
     async def encode(self, boundary: Boundary, plan: Plan) -> tuple[bytes, float]:
         """Returns the boundary coded at the plan's level."""
-        return await self._run(self.codec.encode, plan.cut, boundary, plan.level)
+        return await self._run(self.form(plan.variant).codec.encode, plan.cut, boundary, plan.level)
 
     async def prompt(self, image: Image.Image, question: str, plan: Plan) -> tuple[bytes, float]:
         """Returns the coded prompt alone, for a picture whose prefix the cloud node has."""
-        return await self._run(lambda: self.codec.encode(plan.cut, self.part.prompt(image, question), plan.level))
+        codec = self.form(plan.variant).codec
+        return await self._run(lambda: codec.encode(plan.cut, self.part.prompt(image, question), plan.level))
 
     async def encode_picture(self, image: Image.Image, level: str) -> tuple[bytes, float]:
         """Returns the picture, resized as the model reads it, coded for the cut `image`. Raises UsageError."""
@@ -84,7 +99,7 @@ class DeviceEngine:
 
         def made() -> bytes:
             if index == len(kept):
-                kept.append(self.codec.encode(plan.cut, run.step(token_id), plan.level))
+                kept.append(self.form(plan.variant).codec.encode(plan.cut, run.step(token_id), plan.level))
             return kept[index]
 
         return await self._run(made)
@@ -96,9 +111,14 @@ class DeviceEngine:
         max_new_tokens: int,
         resume_token_ids: Sequence[int] = (),
         sampling: Sampling = GREEDY,
+        variant: str = FULL,
     ) -> tuple[DeviceTokens, float]:
-        """Begins an answer on the device alone (cut `device`), after the tokens that are there already."""
-        return await self._run(self.part.generate, image, question, max_new_tokens, resume_token_ids, sampling)
+        """Begins an answer on the device alone (cut `device`), after the tokens that are there already.
+
+        It runs in the form of the variant, or in another one where that one serves other cuts only.
+        """
+        part = self._finishing(variant)
+        return await self._run(part.generate, image, question, max_new_tokens, resume_token_ids, sampling)
 
     async def go_on(
         self,
@@ -108,7 +128,7 @@ class DeviceEngine:
         sampling: Sampling = GREEDY,
     ) -> tuple[DeviceTokens, float]:
         """Begins an answer on the device from a lower part that has run (vision:k, tokens): its work is not done again."""
-        return await self._run(self.part.go_on, run, max_new_tokens, resume_token_ids, sampling)
+        return await self._run(run.part.go_on, run, max_new_tokens, resume_token_ids, sampling)
 
     async def next(self, tokens: Iterator[int]) -> tuple[int | None, float]:
         """Returns the next token id of an answer on the device, or None after the last."""

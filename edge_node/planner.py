@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from edge_node.privacy import PrivacyDoor
+from edge_node.served import ServedForm
 from edge_node.settings import EdgePlanning
 from splitvlm.codec.codec import Codec
 from splitvlm.domain import DEVICE, FULL, IMAGE, TOKENS, Cut, Plan
@@ -15,18 +16,24 @@ from splitvlm.link.estimator import LinkEstimate
 from splitvlm.planning.policy import Choice, LinkView
 from splitvlm.planning.table import PlanTable, deciding_rates
 
-VARIANTS = (FULL,)  # of the device's part that this node has
 QUESTION_BYTES = 150  # of a question whose picture is in the prefix cache, sealed
 
 
 class Planner:
     """Holds the table. A new table counts from the next request on."""
 
-    def __init__(self, settings: EdgePlanning, cuts: tuple[Cut, ...], codec: Codec, privacy: PrivacyDoor) -> None:
+    def __init__(
+        self,
+        settings: EdgePlanning,
+        cuts: tuple[Cut, ...],
+        codec: Codec,
+        privacy: PrivacyDoor,
+        variants: Sequence[ServedForm] = (),
+    ) -> None:
+        """Takes the model's own form and those of variants. Raises ConfigError, PrivacyRefused."""
         self._settings = settings
         self._privacy = privacy
-        self._cuts = cuts
-        self._codec = codec
+        self._forms = {form.name: form for form in (ServedForm(cuts, codec), *variants)}
         self._policy = settings.policy()
         self._table: PlanTable | None = None
         self._allowed: PlanTable | None = None
@@ -56,17 +63,22 @@ class Planner:
             self._check_exists(line.plan)
 
     def _check_exists(self, plan: Plan) -> None:
-        """Raises UsageError unless the model, its codec and this node's memory have the plan."""
-        if plan.cut not in self._cuts:
-            known = ", ".join(map(str, self._cuts))
+        """Raises UsageError unless the model, its variant, the codec and this node's memory have the plan."""
+        form = self._forms.get(plan.variant)
+        if form is None:
             raise UsageError(
-                f"This edge node does not serve the cut {plan.cut}.",
+                f"This edge node has no variant {plan.variant}.",
+                advice=f"It has {', '.join(self._forms)}; `variants` and planning.device_memory_bytes decide.",
+            )
+        if plan.cut not in form.cuts:
+            known = ", ".join(map(str, form.cuts)) or "none"
+            by = "" if plan.variant == FULL else f" by the variant {plan.variant}"
+            raise UsageError(
+                f"This edge node does not serve the cut {plan.cut}{by}.",
                 advice=f"It serves {known}; planning.cuts, privacy and planning.device_memory_bytes decide.",
             )
-        if plan.variant not in VARIANTS:
-            raise UsageError(f"This edge node has no variant {plan.variant}.", advice=f"It has {', '.join(VARIANTS)}.")
         if plan.cut != DEVICE:
-            self._codec.check(plan.cut, plan.level)
+            form.codec.check(plan.cut, plan.level)
 
     def deciding_bps(self, rtt_s: float) -> Sequence[float]:
         """Returns the uplink rates at which the choice of plan changes. None where a plan is fixed."""
@@ -77,7 +89,12 @@ class Planner:
     @property
     def can_finish_alone(self) -> bool:
         """Tells whether the device can answer without a cloud node."""
-        return DEVICE in self._cuts
+        return DEVICE in self.cuts
+
+    @property
+    def cuts(self) -> tuple[Cut, ...]:
+        """Returns the cuts that this node serves in any form."""
+        return tuple(dict.fromkeys(cut for form in self._forms.values() for cut in form.cuts))
 
     def use(self, settings: EdgePlanning) -> None:
         """Takes other settings, or another answer of the privacy door, from the next request on.
@@ -92,16 +109,16 @@ class Planner:
 
     def _checked_settings(self, settings: EdgePlanning) -> Plan | None:
         """Returns the fixed plan, where there is one. Raises ConfigError for levels and plans that nothing here has."""
-        known = {level for cut in (IMAGE, TOKENS, *self._cuts) if cut != DEVICE for level in self._codec.levels(cut)}
+        own = {level for form in self._forms.values() for level in _levels(form.codec, form.cuts)}
+        known = own.union(*(_levels(form.codec, (IMAGE, TOKENS)) for form in self._forms.values()))
         if unknown := sorted(set(settings.levels) - known):
             raise ConfigError(
                 f"planning.levels names {', '.join(unknown)}, which no cut of this model has.",
                 advice=f"Levels are {', '.join(sorted(known))}.",
             )
-        own = {level for cut in self._cuts if cut != DEVICE for level in self._codec.levels(cut)}
         if settings.levels and not self.can_finish_alone and not own & set(settings.levels):
             raise ConfigError(
-                f"planning.levels leaves no plan: the cuts of this node are {', '.join(map(str, self._cuts))}.",
+                f"planning.levels leaves no plan: the cuts of this node are {', '.join(map(str, self.cuts))}.",
                 advice=f"Their levels are {', '.join(sorted(own))}.",
             )
         if settings.fixed_plan is None:
@@ -160,12 +177,17 @@ class Planner:
         return Choice(plan, seconds, seconds, reason)
 
     def _without_table(self) -> Choice:
-        if DEVICE in self._cuts:
-            return Choice(Plan(DEVICE, "none"), 0.0, 0.0, f"no plan table: {self.no_table}")
+        alone = next((name for name, form in self._forms.items() if DEVICE in form.cuts), None)
+        if alone is not None:
+            return Choice(Plan(DEVICE, "none", alone), 0.0, 0.0, f"no plan table: {self.no_table}")
         raise PeerUnavailable(
             f"There is no plan table: {self.no_table}",
             advice="Without an orchestrator, set planning.fixed_plan and `cloud`.",
         )
+
+
+def _levels(codec: Codec, cuts: Sequence[Cut]) -> set[str]:
+    return {level for cut in cuts if cut != DEVICE for level in codec.levels(cut)}
 
 
 def _with_cached_prefix(table: PlanTable, cached: Plan) -> PlanTable:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from edge_node.node import allowed_cuts, leaks_at
 from edge_node.privacy import PrivacyDoor
+from edge_node.served import allowed_cuts, leaks_at
 from edge_node.settings import EdgeSettings
 from splitvlm.bundle import open_bundle
 from splitvlm.domain import DEVICE, Plan

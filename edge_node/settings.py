@@ -12,6 +12,7 @@ from splitvlm.domain import DEVICE
 from splitvlm.planning.fields import LeakLimit, PlanText
 from splitvlm.planning.limits import PlanLimits
 from splitvlm.planning.settings import Planning
+from splitvlm.rpc.wire_checks import MAX_VARIANTS
 from splitvlm.settings import Address, Logging, ModelChoice, NodeName, Section, Security
 
 
@@ -90,6 +91,11 @@ class EdgeSettings(Section):
         False, description="where `cloud` is set: cloud nodes that the orchestrator names may take over, too"
     )
     model: ModelChoice = ModelChoice()
+    variants: list[Path] = Field(
+        [],
+        max_length=MAX_VARIANTS - 1,
+        description="folders of other forms of the device's part (docs/guide/variants.md), which the planner may pick, too",
+    )
     planning: EdgePlanning = EdgePlanning()
     privacy: Privacy = Privacy()
     limits: EdgeLimits = EdgeLimits()

@@ -4,6 +4,8 @@
     answer = model.answer(picture, "How many cars are there?", Plan.parse("tokens/klt3"))
     answer.text, answer.payload_bytes, answer.wire_bytes
 
+    model = LocalModel.load("scenes", [TOKENS], variants=[variant])  # and plans such as tokens/klt3@int8
+
 Between the halves stand bytes alone, as between two processes: the upper half sees what the lower half encoded, and at the cut
 `image` the question. Evaluation, profiling, the measurement of leaks and notebooks go through here; nodes do this in turns with
 other requests (edge_node, cloud_node). A picture in tiles is encoded in one piece here, where nodes send it tile by tile.
@@ -11,20 +13,25 @@ other requests (edge_node, cloud_node). A picture in tiles is encoded in one pie
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from PIL import Image
 
 from splitvlm.bundle import Bundle, open_bundle
 from splitvlm.codec import decode_picture, encode_picture
 from splitvlm.codec.codec import Codec
-from splitvlm.domain import DEVICE, GREEDY, IMAGE, Cut, CutKind, Plan, Sampling
+from splitvlm.domain import DEVICE, FULL, GREEDY, IMAGE, Cut, CutKind, Plan, Sampling
+from splitvlm.errors import UsageError
 from splitvlm.model.boundary import Boundary
-from splitvlm.model.loading import load_cloud, load_device
+from splitvlm.model.loading import load_cloud
 from splitvlm.model.parts import CloudPart, DevicePart, LowerRun
 from splitvlm.model.upper_run import UpperRun
 from splitvlm.rpc.request_sizes import step_bytes, upload_bytes
+from splitvlm.settings import ModelChoice
+from splitvlm.variants.device_forms import DeviceForm, load_forms
+from splitvlm.variants.folder import Variant
 
 MAX_NEW_TOKENS = 64
 MAX_PICTURE_PIXELS = 64 * 2**20
@@ -81,11 +88,11 @@ class LocalAnswer:
 class LocalModel:
     """Runs both halves of one model, with its codec. Requests run one after another."""
 
-    def __init__(self, device: DevicePart, cloud: CloudPart | None, codec: Codec) -> None:
-        """Takes both parts; `cloud` may be None where only the cut `device` is asked for."""
-        self.device = device
+    def __init__(self, forms: Mapping[str, DeviceForm], cloud: CloudPart | None) -> None:
+        """Takes the forms of the device's part by variant; `cloud` may be None where only the cut `device` is asked for."""
+        self._forms = forms
         self.cloud = cloud
-        self.codec = codec
+        self.device, self.codec = forms[FULL]
 
     @classmethod
     def load(
@@ -94,20 +101,31 @@ class LocalModel:
         cuts: Sequence[Cut],
         *,
         bundle: Bundle | None = None,
+        variants: Sequence[Variant] = (),
         device: str = "cpu",
-        dtype: str = "float32",
+        dtype: Literal["float32", "bfloat16"] = "float32",
         threads: int | None = None,
     ) -> LocalModel:
-        """Loads the weights that `cuts` need on both sides; `bundle` is by default the model's own. Raises UsageError."""
-        codec = (bundle or open_bundle(name)).codec
-        lower = load_device(name, cuts, device=device, dtype=dtype, threads=threads)
+        """Loads the weights that `cuts` need on both sides, and variants for those cuts that they serve. Raises UsageError.
+
+        `bundle` is by default the model's own. A variant's tower is loaded at its first use.
+        """
+        choice = ModelChoice(name=name, device=device, dtype=dtype, threads=threads)
+        served = {FULL: cuts} | {each.name: [cut for cut in cuts if cut in each.cuts] for each in variants}
+        forms = load_forms(choice, served, bundle or open_bundle(name), variants)
         remote = [cut for cut in cuts if cut != DEVICE]
         upper = load_cloud(name, remote, device=device, dtype=dtype, threads=threads) if remote else None
-        return cls(lower, upper, codec)
+        return cls(forms, upper)
 
-    def boundary(self, image: Image.Image, question: str, cut: Cut) -> LocalBoundary:
+    def form(self, variant: str) -> DeviceForm:
+        """Returns the device's part of a variant, and its codec. Raises UsageError."""
+        if variant not in self._forms:
+            raise UsageError(f"There is no variant {variant} here.", advice=f"There are {', '.join(self._forms)}.")
+        return self._forms[variant]
+
+    def boundary(self, image: Image.Image, question: str, cut: Cut, variant: str = FULL) -> LocalBoundary:
         """Runs the lower part of a request. Raises UsageError."""
-        return LocalBoundary(self.device, self.codec, image, question, cut)
+        return LocalBoundary(*self.form(variant), image, question, cut)
 
     def answer(
         self,
@@ -119,11 +137,12 @@ class LocalModel:
     ) -> LocalAnswer:
         """Returns the answer under a plan, by default the greedy one. Raises UsageError, ProtocolError."""
         if plan.cut == DEVICE:
-            token_ids = list(self.device.generate(image, question, max_new_tokens, sampling=sampling))
+            part = self.form(plan.variant).part
+            token_ids = list(part.generate(image, question, max_new_tokens, sampling=sampling))
             return LocalAnswer(tuple(token_ids), self._text(token_ids), 0, 0)
-        lower = self.boundary(image, question, plan.cut)
+        lower = self.boundary(image, question, plan.cut, plan.variant)
         payload = lower.encode(plan.level)
-        run = self.start(plan.cut, payload, question, max_new_tokens, sampling)
+        run = self.start(plan.cut, payload, question, max_new_tokens, sampling, variant=plan.variant)
         wire_bytes = upload_bytes(len(payload), question if plan.cut == IMAGE else "")
         token_ids = [run.first()]
         while not run.finished:
@@ -131,19 +150,26 @@ class LocalModel:
             if plan.cut.kind is CutKind.LM:
                 coded = lower.encode_step(token_ids[-1], plan.level)
                 wire_bytes += step_bytes(len(coded))
-                arrived = self.codec.decode(plan.cut, coded)
+                arrived = self.form(plan.variant).codec.decode(plan.cut, coded)
             token_ids.append(run.next(arrived))
         return LocalAnswer(tuple(token_ids), self._text(token_ids), len(payload), wire_bytes)
 
     def start(
-        self, cut: Cut, payload: bytes, question: str, max_new_tokens: int, sampling: Sampling = GREEDY
+        self,
+        cut: Cut,
+        payload: bytes,
+        question: str,
+        max_new_tokens: int,
+        sampling: Sampling = GREEDY,
+        *,
+        variant: str = FULL,
     ) -> UpperRun:
         """Decodes a payload; returns the upper part's run of it, before its prefill. Raises UsageError, ProtocolError.
 
         `question` counts at the cut `image` only: elsewhere it is in the payload.
         """
         assert self.cloud is not None, "it was loaded for the cut device alone"
-        content = decode(self.codec, cut, payload)
+        content = decode(self.form(variant).codec, cut, payload)
         if isinstance(content, Image.Image):
             return self.cloud.upper_from_picture(content, question, max_new_tokens, sampling)
         return self.cloud.upper(cut, content, max_new_tokens, sampling)

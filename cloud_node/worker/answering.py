@@ -11,13 +11,10 @@ from cloud_node.engine.protocol import CachedPrefix, Sequence
 from cloud_node.worker.admission import MemoryReservation
 from cloud_node.worker.payload import Payload
 from cloud_node.worker.runtime import Runtime
-from splitvlm.domain import FULL, CutKind, Plan
+from splitvlm.domain import CutKind, Plan
 from splitvlm.errors import PrefixEvicted, UsageError
 from splitvlm.rpc.limits import PICTURE_NAME_BYTES
 from splitvlm.wire.v1.data_pb2 import Begin, End
-
-VARIANTS = (FULL,)
-"""Variants of devices' parts that this node's upper part goes on from."""
 
 
 class Answering:
@@ -106,13 +103,18 @@ class Answering:
         end.prefill_us, end.tokens_us = int(1e6 * times.prefill_s), int(1e6 * times.tokens_s)
 
 
-def _check_served(runtime: Runtime, plan: Plan) -> None:
-    """Raises UsageError naming the variant, level or cut that this node does not serve."""
-    if plan.variant not in VARIANTS:
+def check_variant(plan: Plan, variants: frozenset[str]) -> None:
+    """Raises UsageError for a variant that the session's handshake did not agree on."""
+    if plan.variant not in variants:
         raise UsageError(
-            f"This cloud node does not serve the variant {plan.variant}.", advice=f"It serves {', '.join(VARIANTS)}."
+            f"This cloud node does not serve the variant {plan.variant}.",
+            advice=f"With this device it serves {', '.join(sorted(variants))}; name the variant's folder in its `variants`.",
         )
-    runtime.codec.check(plan.cut, plan.level)
+
+
+def _check_served(runtime: Runtime, plan: Plan) -> None:
+    """Raises UsageError naming the level or cut that this node does not serve."""
+    runtime.codec_of(plan).check(plan.cut, plan.level)
     cuts = runtime.part.cuts
     if plan.cut not in cuts:
         raise UsageError(

@@ -11,7 +11,7 @@ from splitvlm.crypto.handshake import CloudHandshake, Hello
 from splitvlm.crypto.identity import Identity
 from splitvlm.crypto.sealing import Opener, Sealer
 from splitvlm.errors import ProtocolError
-from splitvlm.rpc.compatibility import check_compatibility, session_context
+from splitvlm.rpc.compatibility import agreed_variants, check_compatibility, session_context
 from splitvlm.rpc.sealed_stream import SealedStream
 from splitvlm.wire.v1.data_pb2 import Accepted, CloudFrame, Compatibility, DeviceFrame, Envelope, Handshake
 
@@ -21,6 +21,7 @@ class OpenedSession(NamedTuple):
 
     stream: SealedStream[CloudFrame, DeviceFrame]
     certificate_der: bytes  # of the device that sealed it; empty in plaintext
+    variants: frozenset[str]  # forms of the device's part that both sides have
 
 
 async def shake_hands(stream: EnvelopeStream, compatibility: Compatibility, identity: Identity | None) -> OpenedSession:
@@ -28,10 +29,11 @@ async def shake_hands(stream: EnvelopeStream, compatibility: Compatibility, iden
     envelope = await read_envelope(stream)
     if envelope is None or envelope.WhichOneof("body") != "open":
         raise ProtocolError("A session begins with the message `open`.")
-    check_compatibility(envelope.open.compatibility, compatibility)
+    theirs = envelope.open.compatibility
+    check_compatibility(theirs, compatibility)
     offered = envelope.open.handshake
     hello = Hello(offered.ephemeral_public, offered.certificate_der, offered.signature)
-    reply, keys = CloudHandshake(identity, session_context(compatibility)).accept(hello)
+    reply, keys = CloudHandshake(identity, session_context(theirs)).accept(hello)
 
     async def write(envelope: Envelope) -> None:
         await stream.write(envelope.SerializeToString())
@@ -43,7 +45,7 @@ async def shake_hands(stream: EnvelopeStream, compatibility: Compatibility, iden
     sealed: SealedStream[CloudFrame, DeviceFrame] = SealedStream(
         write, Sealer.of_cloud(keys), Opener.of_cloud(keys), DeviceFrame
     )
-    return OpenedSession(sealed, hello.certificate_der)
+    return OpenedSession(sealed, hello.certificate_der, agreed_variants(theirs, compatibility))
 
 
 async def read_envelope(stream: EnvelopeStream) -> Envelope | None:

@@ -18,6 +18,7 @@ from splitvlm.planning.costs import CloudProfile
 from splitvlm.profiling.cached_profiles import CachedProfile, cached_cloud_profile
 from splitvlm.rpc.compatibility import compatibility
 from splitvlm.rpc.profiles import accuracy_to_wire, cloud_profile_to_wire
+from splitvlm.variants.folder import Variant, read_variants
 from splitvlm.wire.v1.control_pb2 import Registration
 
 
@@ -34,6 +35,7 @@ def load_worker(settings: CloudSettings, identity: Identity | None) -> EngineWor
     bundle = open_bundle(model.name, model.bundle)
     spec = bundle.spec
     cuts = served_cuts(settings, spec)
+    variants = served_variants(settings, spec)
     part = in_passing_thread(
         lambda: load_cloud(
             model.name,
@@ -50,29 +52,49 @@ def load_worker(settings: CloudSettings, identity: Identity | None) -> EngineWor
         processor_hash=spec.processor_hash,
         codec_hash=bundle.codec.hash,
         dtype=model.dtype,
+        variants={variant.name: variant.hash for variant in variants},
     )
-    return EngineWorker(part, bundle.codec, agreed, identity, settings.limits, settings.engine)
+    codecs = {variant.name: variant.codec(bundle) for variant in variants}
+    return EngineWorker(part, bundle.codec, agreed, identity, settings.limits, settings.engine, codecs)
 
 
 async def measured_offer(worker: EngineWorker, settings: CloudSettings) -> WorkerOffer:
     """Returns what the worker serves and costs: it is measured, unless it was before on this machine."""
     part, codec, model = worker.runtime.part, worker.runtime.codec, settings.model
-    cuts = served_cuts(settings, part.spec)
-    profile = await worker.measure(partial(cached_cloud_profile, part, cuts, codec, model))
+    bundle, cuts = open_bundle(model.name, model.bundle), served_cuts(settings, part.spec)
+    variants = served_variants(settings, part.spec)
+    names = [variant.name for variant in variants]
+    profile = await worker.measure(partial(cached_cloud_profile, part, cuts, codec, model, names))
+    accuracy = dict(bundle.accuracy)
+    for variant in variants:
+        accuracy |= variant.accuracy(bundle)
     offer = Registration(
         model=model.name,
         weights_hash=part.spec.weights_hash,
         clouds=[cloud_profile_to_wire(profile.profile)],
-        accuracy=accuracy_to_wire(open_bundle(model.name, model.bundle).accuracy),
+        accuracy=accuracy_to_wire(accuracy),
     )
     return WorkerOffer(offer, profile)
 
 
 def check(settings: CloudSettings) -> None:
-    """Raises ConfigError for cuts that the model does not have, UsageError for a bundle that is not the model's or damaged."""
+    """Raises ConfigError for cuts that the model does not have, and for variants that are not its own or damaged.
+
+    Raises UsageError for a bundle that is not the model's or damaged.
+    """
     bundle = open_bundle(settings.model.name, settings.model.bundle)
     served_cuts(settings, bundle.spec)
     _ = bundle.codec, bundle.accuracy
+    for variant in served_variants(settings, bundle.spec):
+        _ = variant.codec(bundle), variant.accuracy(bundle)
+
+
+def served_variants(settings: CloudSettings, spec: ModelSpec) -> tuple[Variant, ...]:
+    """Returns the devices' forms that the node serves; their weights need not be here. Raises ConfigError."""
+    try:
+        return read_variants(settings.variants, spec, with_weights=False)
+    except UsageError as error:
+        raise ConfigError(f"variants: {error.sentence}", advice=error.advice) from error
 
 
 def served_cuts(settings: CloudSettings, spec: ModelSpec) -> tuple[Cut, ...]:

@@ -46,10 +46,11 @@ class Payload:
     ) -> None:
         """Takes in `known` what an earlier question left of the same picture. Raises UsageError for invalid sampling."""
         self._runtime = runtime
-        self._part, self._codec = runtime.part, runtime.codec
+        plan = Plan.parse(begin.plan)
+        self._part, self._codec = runtime.part, runtime.codec_of(plan)
         self._device = device
         self._begin = begin
-        self._cut = Plan.parse(begin.plan).cut
+        self._cut = plan.cut
         self._sampling = sampling_of(begin)
         check_crossing(self._part.model, self._cut, self._sampling)
         self._segments = segments

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from cloud_node.engine.lane import Lane
 from cloud_node.engine.prefix_cache import PrefixCache
 from cloud_node.engine.protocol import Engine
 from cloud_node.worker.admission import Admission
 from splitvlm.codec.codec import Codec
+from splitvlm.domain import Plan
 from splitvlm.model.parts import CloudPart
 
 
@@ -22,3 +24,8 @@ class Runtime:
     pictures: Lane
     admission: Admission
     prefix_cache: PrefixCache
+    variant_codecs: Mapping[str, Codec] = field(default_factory=dict)  # of devices' forms beside the model's own
+
+    def codec_of(self, plan: Plan) -> Codec:
+        """Returns the codec of what crosses under a plan, whose variant the session's handshake agreed on."""
+        return self.variant_codecs.get(plan.variant, self.codec)

@@ -9,9 +9,10 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from cloud_node.settings import CloudLimits
-from cloud_node.worker.answering import Answering
+from cloud_node.worker.answering import Answering, check_variant
 from cloud_node.worker.runtime import Runtime
 from cloud_node.worker.upload import Upload
+from splitvlm.domain import FULL, Plan
 from splitvlm.errors import CapacityError, DeadlineExceeded, ProtocolError, SplitvlmError, UsageError
 from splitvlm.rpc.sealed_stream import SealedStream
 from splitvlm.rpc.status import retry_after_ms
@@ -34,10 +35,15 @@ class Session:
         limits: CloudLimits,
         device: str,
         require_current: Callable[[], None],
+        variants: frozenset[str] = frozenset({FULL}),
     ) -> None:
-        """Takes the device that sealed the session; `require_current` raises a SplitvlmError once that may ask nothing more."""
+        """Takes the device that sealed the session; `require_current` raises a SplitvlmError once that may ask nothing more.
+
+        `variants` are those that the handshake agreed on.
+        """
         self._stream = stream
         self._require_current = require_current
+        self._variants = variants
         self._runtime = runtime
         self._limits = limits
         self._device = device
@@ -108,6 +114,7 @@ class Session:
         try:
             self._require_current()
             self._check(begin)
+            check_variant(Plan.parse(begin.plan), self._variants)
             upload = Upload(begin, self._limits.max_payload_bytes)
             self._runtime.admission.begin(self._device, picture=upload.is_picture)
             self._received.check(begin.payload_bytes)  # not booked: what a peer declares takes nothing

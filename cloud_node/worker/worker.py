@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from cloud_node.engine.choice import make_engine
@@ -43,8 +43,12 @@ class EngineWorker:
         identity: Identity | None,
         limits: CloudLimits,
         engine: EngineKind = "torch",
+        variant_codecs: Mapping[str, Codec] | None = None,
     ) -> None:
-        """Takes the `identity` that signs handshakes; None where TLS is off. Raises what `make_engine` raises."""
+        """Takes the `identity` that signs handshakes; None where TLS is off. Raises what `make_engine` raises.
+
+        `variant_codecs` are those of the devices' forms that the node serves beside the model's own.
+        """
         self._compatibility = compatibility
         self._identity = identity
         self._limits = limits
@@ -57,13 +61,14 @@ class EngineWorker:
             pictures=Lane("pictures", self._waits),
             admission=Admission(limits, self.expected_queue_s),
             prefix_cache=prefix_cache,
+            variant_codecs=variant_codecs or {},
         )
 
     async def serve(self, device: str, stream: EnvelopeStream) -> None:
         """Serves one session. Raises SplitvlmError, and TimeoutError where the device does not read."""
-        sealed, certificate_der = await self._open(stream)
+        sealed, certificate_der, variants = await self._open(stream)
         owner = peer_identity(certificate_der)[0] if certificate_der else device  # the channel's may be a gateway
-        session = Session(sealed, self.runtime, self._limits, owner, self._requirement(certificate_der))
+        session = Session(sealed, self.runtime, self._limits, owner, self._requirement(certificate_der), variants)
         _log.info("session open", extra={"device": device})
         try:
             await session.run(lambda: read_envelope(stream))

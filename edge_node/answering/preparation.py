@@ -56,11 +56,16 @@ class Preparation:
         It goes on from the lower part where that has run. Keys and values are booked before they are made.
         """
         run, question = self._lower, self._question
-        if run is not None and run.cut.kind is not CutKind.LM:
+        if run is not None and run.can_finish_here:
             tokens, took_s = await self._engine.go_on(run, question.max_new_tokens, resume_token_ids, question.sampling)
         else:
             tokens, took_s = await self._engine.start(
-                question.image, question.text, question.max_new_tokens, resume_token_ids, question.sampling
+                question.image,
+                question.text,
+                question.max_new_tokens,
+                resume_token_ids,
+                question.sampling,
+                question.plan.variant,
             )
         self._book(tokens.cache_bytes)
         return tokens, took_s

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from splitvlm.cli.options import SeedOption, writable_folder
+from splitvlm.cli.options import SeedOption, finite, writable_folder
 from splitvlm.cli.output import JsonOption, write_json
 
 variant_app = typer.Typer(help="Make, list, check and measure forms of the device's part.", no_args_is_help=True)
@@ -60,3 +60,40 @@ def variant_list(
     from splitvlm.tools.variant_view import list_variants
 
     write_json(json_file, list_variants(folders))
+
+
+@variant_app.command("check")
+def variant_check(
+    folder: FolderArgument,
+    pictures: Annotated[int, typer.Option(min=1, max=10_000, help="number of drawn pictures")] = 16,
+    most_error: Annotated[
+        float,
+        typer.Option(callback=finite, min=0, help="largest root mean square error of visual tokens, relative to them"),
+    ] = 0.1,
+    json_file: JsonOption = None,
+) -> None:
+    """Compare a variant with its parent: visual tokens and answers. The exit code is 1 where the error is larger."""
+    from splitvlm.tools.variant_view import show_agreement
+    from splitvlm.variants.check import check_variant
+
+    found = check_variant(folder, pictures, most_error)
+    print(show_agreement(found))
+    write_json(json_file, found)
+    if not found["within"]:
+        raise typer.Exit(1)
+
+
+@variant_app.command("measure")
+def variant_measure(
+    folder: FolderArgument,
+    data: Annotated[Path | None, typer.Option(help="file of JSON lines with image, question, answer and kind")] = None,
+    questions: Annotated[int, typer.Option(min=1, help="number of held-out questions, without --data")] = 5_000,
+    seed: SeedOption = 0,
+    levels: Annotated[str, typer.Option(help="measure these codec levels only, beside lossless, comma-separated")] = "",
+    json_file: JsonOption = None,
+) -> None:
+    """Measure what a variant's plans lose against the undivided model. The figures go into its folder."""
+    from splitvlm.variants.measure import measure_variant
+
+    chosen = [level.strip() for level in levels.split(",") if level.strip()]
+    write_json(json_file, measure_variant(folder, data, questions, seed, chosen))

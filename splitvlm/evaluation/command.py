@@ -42,7 +42,7 @@ EVERYTHING = Selection()
 def evaluate_model(model: str, data: Path | None, questions: int, seed: int) -> dict[str, object]:
     """Measures the accuracy in all and by kind, beside `majority` and `blank`, printed for people too. Raises UsageError."""
     network, processor = load_whole(model)
-    examples = _examples(data, questions, seed)
+    examples = chosen_examples(data, questions, seed)
     _warn(model, data, examples)
     with show_progress(f"Asking {model}") as told:
         figures = measure(network, processor, examples, told)
@@ -64,11 +64,18 @@ def evaluate_plans(
     `folder` is the bundle; None is the user's own. Raises UsageError.
     """
     bundle = open_bundle(model, folder, to_write=True)
-    examples = _examples(data, questions, seed, only.kinds)
+    examples = chosen_examples(data, questions, seed, only.kinds)
     _warn(model, data, examples)
     cuts = [Cut.parse(cut) for cut in only.cuts] or list(middle_cuts(model))
     with show_progress(f"Asking {model}, split") as told:
         plans = measure_plans(model, bundle, cuts, examples, told, os.cpu_count() or 1, only.levels)
+    print_plans(model, plans)
+    keep_accuracy(bundle, plans, of_some_kinds=bool(only.kinds))
+    return {"model": model, "questions": len(examples), "seed": seed, "plans": plans}
+
+
+def print_plans(model: str, plans: Mapping[str, Row]) -> None:
+    """Prints rows of `measure_plans`."""
     table = Table(title=f"{model}: mean bytes; drops in points", title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
     for name in ("plan", "bytes", "accuracy", "drop", "differing", "worst kind"):
         table.add_column(name, justify="left" if name in ("plan", "worst kind") else "right", no_wrap=True)
@@ -76,8 +83,6 @@ def evaluate_plans(
         shown = (_percent(row["accuracy"]), f"{100 * row['drop']:.2f}", _percent(row["differing"]))
         table.add_row(plan, f"{row['payload_bytes']:.0f}", *shown, _worst(row["kinds"]))
     Console().print(table)
-    keep_accuracy(bundle, plans, of_some_kinds=bool(only.kinds))
-    return {"model": model, "questions": len(examples), "seed": seed, "plans": plans}
 
 
 def _warn(model: str, data: Path | None, examples: Sequence[Example]) -> None:
@@ -103,7 +108,7 @@ def _worst(kinds: Mapping[str, Mapping[str, int]]) -> str:
     return f"{worst.kind} {100 * tally.drop:.1f} ± {100 * tally.half_interval:.1f}"
 
 
-def _examples(data: Path | None, questions: int, seed: int, kinds: Sequence[str] = ()) -> list[Example]:
+def chosen_examples(data: Path | None, questions: int, seed: int, kinds: Sequence[str] = ()) -> list[Example]:
     """Returns the examples of the file, or held-out questions about drawn scenes; of some kinds only, where kinds are named."""
     asked: Iterable[Example] = read(data) if data else drawn(MOST_DRAWN if kinds else questions, seed)
     chosen = (example for example in asked if not kinds or example.kind in kinds)

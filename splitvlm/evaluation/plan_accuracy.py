@@ -13,13 +13,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from splitvlm.bundle import Bundle
-from splitvlm.domain import Cut, Plan
+from splitvlm.domain import DEVICE, FULL, Cut, Plan
 from splitvlm.errors import UsageError
 from splitvlm.evaluation.answers import Example, naming, normalised
 from splitvlm.local import LocalModel
 from splitvlm.node.process_pool import worker_pool
 from splitvlm.node.progress import Progress
 from splitvlm.planning.kinds import KindTally
+from splitvlm.variants.folder import Variant
 
 MAX_NEW_TOKENS = 64
 CHUNK = 4  # questions
@@ -47,6 +48,7 @@ class _ProcessState:
     model: LocalModel
     cuts: tuple[Cut, ...]
     levels: frozenset[str]  # empty: all
+    variant: str  # whose plans are measured
     tallies: defaultdict[Plan, _Tally] = field(default_factory=lambda: defaultdict(_Tally))
 
 
@@ -61,11 +63,13 @@ def measure_plans(
     progress: Progress,
     workers: int = 1,
     levels: Collection[str] = (),
+    variant: Variant | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Returns {plan: {"questions", "accuracy", "drop", "differing", "payload_bytes", "kinds"}}; bytes are means.
 
     "kinds" is {kind of question: {"questions", "lost", "gained"}}, against the lossless answers. Without `levels` every level
-    is measured. `workers` processes of one torch thread each share the questions. Raises UsageError.
+    is measured. With a `variant` its plans are, against the lossless answers of the undivided model. `workers` processes of one
+    torch thread each share the questions. Raises UsageError.
     """
     asked = list(examples)
     if not asked:
@@ -73,18 +77,20 @@ def measure_plans(
     chunks = [asked[start : start + CHUNK] for start in range(0, len(asked), CHUNK)]
     total: defaultdict[Plan, _Tally] = defaultdict(_Tally)
     done = 0
-    with worker_pool(workers, _begin, name, bundle, tuple(cuts), frozenset(levels)) as pool:
+    with worker_pool(workers, _begin, name, bundle, tuple(cuts), frozenset(levels), variant) as pool:
         for chunk, tallies in zip(chunks, pool.map(_measured, chunks), strict=True):
             for plan, tally in tallies.items():
                 total[plan].add(tally)
             done += len(chunk)
             progress(done, len(asked))
-    return {str(plan): _figures(total, plan, len(asked)) for plan in total}
+    wanted = variant.name if variant else FULL
+    return {str(plan): _figures(total, plan, len(asked)) for plan in total if plan.variant == wanted}
 
 
-def _begin(name: str, bundle: Bundle, cuts: tuple[Cut, ...], levels: frozenset[str]) -> None:
+def _begin(name: str, bundle: Bundle, cuts: tuple[Cut, ...], levels: frozenset[str], variant: Variant | None) -> None:
     """Loads the parts once in a worker process."""
-    _process_state.append(_ProcessState(LocalModel.load(name, cuts, bundle=bundle), cuts, levels))
+    model = LocalModel.load(name, cuts, bundle=bundle, variants=[variant] if variant else [])
+    _process_state.append(_ProcessState(model, cuts, levels, variant.name if variant else FULL))
 
 
 def _measured(examples: Sequence[Example]) -> dict[Plan, _Tally]:
@@ -98,7 +104,7 @@ def _measured(examples: Sequence[Example]) -> dict[Plan, _Tally]:
 
 
 def _figures(tallies: Mapping[Plan, _Tally], plan: Plan, count: int) -> dict[str, Any]:
-    tally, exact = tallies[plan], tallies[Plan(plan.cut, "lossless")]
+    tally, exact = tallies[plan], tallies[_exact(plan.cut)]
     return {
         "questions": count,
         "accuracy": tally.right / count,
@@ -111,15 +117,24 @@ def _figures(tallies: Mapping[Plan, _Tally], plan: Plan, count: int) -> dict[str
 
 def _ask(worker: _ProcessState, cut: Cut, example: Example) -> None:
     lossless = ""
-    for level in worker.model.codec.levels(cut):
-        if worker.levels and level not in worker.levels and level != "lossless":
-            continue
-        plan = Plan(cut, level)
+    for plan in _plans(worker, cut):
         answer = worker.model.answer(example.image, example.question, plan, MAX_NEW_TOKENS)
-        lossless = answer.text if level == "lossless" else lossless
+        lossless = answer.text if plan.is_exact else lossless
         tally = worker.tallies[plan]
         was_right, is_right = (normalised(text) == normalised(example.answer) for text in (lossless, answer.text))
         tally.right += is_right
         tally.kinds[example.kind] += KindTally(1, int(was_right and not is_right), int(is_right and not was_right))
         tally.differing += answer.text != lossless
         tally.payload_bytes += answer.payload_bytes
+
+
+def _plans(worker: _ProcessState, cut: Cut) -> list[Plan]:
+    """Returns the plans of a cut, the exact one first."""
+    levels = ["none"] if cut == DEVICE else worker.model.form(worker.variant).codec.levels(cut)
+    plans = [Plan(cut, level, worker.variant) for level in levels]
+    measured = [plan for plan in plans if not worker.levels or plan.level in worker.levels or plan.level == "lossless"]
+    return [_exact(cut), *(plan for plan in measured if not plan.is_exact)]
+
+
+def _exact(cut: Cut) -> Plan:
+    return Plan(cut, "none" if cut == DEVICE else "lossless")

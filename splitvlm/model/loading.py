@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut, CutKind
 from splitvlm.errors import UsageError
 from splitvlm.model.families import family_of
-from splitvlm.model.spec import ModelSpec, cloud_stages, device_stages
+from splitvlm.model.spec import TOWER_KINDS, ModelSpec, cloud_stages, device_stages
 from splitvlm.model.threads import use_threads
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from splitvlm.model.parts import CloudPart, DevicePart
     from splitvlm.model.sources import Source
+    from splitvlm.model.tower import TorchTower
+
+Stages = frozenset[tuple[str, int]]
 
 
 def read_spec(name: str) -> ModelSpec:
@@ -42,10 +45,12 @@ def load_device(
     dtype: str = "float32",
     threads: int | None = None,
     packed: bool = True,
+    with_tower: bool = True,
 ) -> DevicePart:
     """Loads the lower part with the weights of the deepest of `cuts`, and no others. Raises UsageError.
 
-    `packed` weights of linear layers are faster on CPUs and cannot be read (packed_linear.py).
+    `packed` weights of linear layers are faster on CPUs and cannot be read (packed_linear.py). Without its tower it is for
+    `DevicePart.with_tower`.
     """
     from splitvlm.model.packed_linear import pack_linears
     from splitvlm.model.parts import DevicePart
@@ -55,10 +60,30 @@ def load_device(
     _check(spec, cuts)
     deepest = max(cuts, key=lambda cut: cut.depth)
     served = tuple(cut for cut in spec.cuts() if cut.depth <= deepest.depth)
-    model = _partial(source, spec, device_stages(spec, deepest), device, dtype)
+    stages = device_stages(spec, deepest)
+    wanted = stages if with_tower else frozenset(stage for stage in stages if stage[0] not in TOWER_KINDS)
+    model = _partial(source, name, wanted, _torch_device(device), _torch_dtype(dtype))
     if packed:
         pack_linears(model, tied=False)  # devices are short of memory
-    return DevicePart(spec, family_of(source.config.model_type, name), model, source.processor(), served)
+    family = family_of(source.config.model_type, name)
+    return DevicePart(spec, family, model, source.processor(), served, _torch_device(device))
+
+
+def load_own_tower(part: DevicePart, deepest: Cut, dtype: str = "float32", *, packed: bool = True) -> TorchTower:
+    """Loads the model's own tower as far as `deepest` needs it, for a part that was loaded without one."""
+    source, spec = _known(part.spec.name)
+    stages = frozenset(stage for stage in device_stages(spec, deepest) if stage[0] in TOWER_KINDS)
+    return _tower(source, part, stages, _torch_dtype(dtype), packed)
+
+
+def load_tower(folder: Path, part: DevicePart, *, packed: bool = True) -> TorchTower:
+    """Loads the tower and connector of another form from a folder, in the dtype that they are stored in. Raises UsageError."""
+    from splitvlm.model.sources import FolderSource
+
+    source = FolderSource(folder)
+    depth = family_of(source.config.model_type, str(folder)).vision_depth(source.config)
+    stages = frozenset([("patches", 0), *(("vision", i) for i in range(depth)), ("connector", 0)])
+    return _tower(source, part, stages, source.stored_dtype(), packed)
 
 
 def load_cloud(
@@ -82,10 +107,11 @@ def load_cloud(
     _check(spec, cuts)
     shallowest = min(cuts, key=lambda cut: cut.depth)
     served = tuple(cut for cut in spec.cuts() if shallowest.depth <= cut.depth and cut != DEVICE)
-    model = _partial(source, spec, cloud_stages(spec, shallowest), device, dtype)
+    model = _partial(source, name, cloud_stages(spec, shallowest), _torch_device(device), _torch_dtype(dtype))
     if packed:
         pack_linears(model, tied=True)
-    return CloudPart(spec, family_of(source.config.model_type, name), model, source.processor(), served)
+    family = family_of(source.config.model_type, name)
+    return CloudPart(spec, family, model, source.processor(), served, _torch_device(device))
 
 
 def load_whole(
@@ -113,14 +139,24 @@ def _known(name: str) -> tuple[Source, ModelSpec]:
     return source, spec_of(source, name)
 
 
-def _partial(source: Source, spec: ModelSpec, stages: frozenset[tuple[str, int]], device: str, dtype: str) -> Any:
+def _tower(source: Source, part: DevicePart, stages: Stages, dtype: torch.dtype, packed: bool) -> TorchTower:
+    from splitvlm.model.packed_linear import pack_linears
+    from splitvlm.model.tower import TorchTower
+
+    model = _partial(source, part.spec.name, stages, part.device, dtype)
+    if packed:
+        pack_linears(model, tied=False)
+    return TorchTower(part.family, model, part.clock)
+
+
+def _partial(source: Source, name: str, stages: Stages, device: torch.device, dtype: torch.dtype) -> Any:
     from splitvlm.model.skeleton import build_skeleton, load_weights
 
-    family = family_of(source.config.model_type, spec.name)
-    model = build_skeleton(source.config, _torch_dtype(dtype))
+    family = family_of(source.config.model_type, name)
+    model = build_skeleton(source.config, dtype)
     model.generation_config = source.generation_config(model)
-    wanted = {name for name, _ in model.named_parameters() if family.layout.stage_of(name) in stages}
-    load_weights(model, source.tensors(model, wanted), _torch_device(device), _torch_dtype(dtype))
+    wanted = {parameter for parameter, _ in model.named_parameters() if family.layout.stage_of(parameter) in stages}
+    load_weights(model, source.tensors(model, wanted), device, dtype)
     return model
 
 

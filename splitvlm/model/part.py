@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -21,11 +21,13 @@ from splitvlm.model.processors import prompt_inputs
 from splitvlm.model.slicing import language_slice
 from splitvlm.model.spec import ModelSpec
 from splitvlm.model.stage_clock import OnStage, StageClock
+from splitvlm.model.tower import TorchTower, Tower
 
 if TYPE_CHECKING:
     from torch import nn
 
 
+CPU = torch.device("cpu")
 PREPARED_COPIES = 5  # of pixel values: 4.0 were seen at once, where the processor rescales, normalises and stacks them
 PICTURE_BYTES = 20  # a pixel: the picture, its RGB copy, its arrays, and what lies between two passes of resizing
 
@@ -33,17 +35,25 @@ PICTURE_BYTES = 20  # a pixel: the picture, its RGB copy, its arrays, and what l
 class ModelPart:
     """Holds what both parts share: the model as far as it is loaded, its family, its slices, its clock."""
 
-    def __init__(self, spec: ModelSpec, family: Family, model: Any, processor: Any, cuts: tuple[Cut, ...]) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        family: Family,
+        model: Any,
+        processor: Any,
+        cuts: tuple[Cut, ...],
+        device: torch.device = CPU,
+    ) -> None:
         self.spec = spec
         self.cuts = cuts
         self.family = family
         self.model = model
         self.processor = processor
         self.tokenizer = processor.tokenizer
-        self.device = torch.device(next((p.device for p in model.parameters() if not p.is_meta), "cpu"))
+        self.device = device
         self.clock = StageClock(self.device)
-        self.clock.watch_one(family.patch_embedding(model), "patches")
-        self.clock.watch(family.vision_layers(model), "vision")
+        own_tower = TorchTower(family, model, self.clock)
+        self.tower_of: Callable[[], Tower] = lambda: own_tower
         self.clock.watch(family.stack(model).layers, "lm")  # type: ignore[arg-type]
         self.slice = lru_cache(maxsize=None)(self._slice)
 
@@ -117,14 +127,21 @@ class ModelPart:
         """Returns what crosses where the cloud has the picture's prefix: the prompt's `ids`, no more. Raises UsageError."""
         return {IDS: self.inputs(image, question)["input_ids"][0].cpu()}
 
+    @property
+    def tower(self) -> Tower:
+        """Returns the tower that makes this part's visual tokens, loaded."""
+        return self.tower_of()
+
     def see(self, inputs: dict[str, torch.Tensor], layers: int) -> Boundary:
         """Returns the boundary at vision:`layers`."""
-        boundary = self.family.lower_vision(self.model, inputs, layers)
-        return boundary | {IDS: inputs["input_ids"][0]}
+        return self._own_tower.see(inputs, layers)
 
     def visual_tokens(self, boundary: Boundary, layers: int) -> Boundary:
         """Turns the boundary at vision:`layers` into that at `tokens`."""
-        boundary = self.tile_tokens(boundary, layers)
+        return self._filling(self.tile_tokens(boundary, layers))
+
+    def _filling(self, boundary: Boundary) -> Boundary:
+        """Returns a boundary at `tokens`, whose visual tokens fill the prompt's places. Raises ProtocolError."""
         num_image_tokens = int((boundary[IDS] == self.model.config.image_token_id).sum())
         num_visual_tokens = boundary[HIDDEN].shape[0]
         if num_image_tokens != num_visual_tokens:
@@ -133,16 +150,25 @@ class ModelPart:
 
     def tile_tokens(self, boundary: Boundary, layers: int) -> Boundary:
         """Returns the boundary at `tokens` from that at vision:`layers`, whose `hidden` may be that of one tile of several."""
-        states = self.family.upper_vision(self.model, boundary, layers)
-        with self.clock.stage("connector"):
-            tokens_VD = self.family.connect(self.model, states, boundary)
-        side_names = (IDS, *self.family.language_sides)
-        return {HIDDEN: tokens_VD} | {name: boundary[name] for name in side_names}
+        return self._own_tower.finish(boundary, layers)
+
+    @property
+    def _own_tower(self) -> TorchTower:
+        tower = self.tower
+        assert isinstance(tower, TorchTower), "only the model's own tower serves cuts inside it"
+        return tower
 
     def all_visual_tokens(self, inputs: dict[str, torch.Tensor]) -> Boundary:
         """Runs the whole tower on the processor's tensors and returns the boundary at `tokens`."""
-        depth = self.spec.vision_layers
-        return self.visual_tokens(self.see(inputs, depth), depth)
+        return self._filling(self.tower_tokens(inputs))
+
+    def tower_tokens(self, inputs: dict[str, torch.Tensor]) -> Boundary:
+        """Runs the whole tower on the processor's tensors, which may be of some tiles, and returns the boundary at `tokens`.
+
+        Whatever the tower computes in, visual tokens have the dtype of the language model.
+        """
+        boundary = self.tower.tokens(inputs)
+        return boundary | {HIDDEN: boundary[HIDDEN].to(self.model.dtype)}
 
     def tiles(self, inputs: dict[str, torch.Tensor], cut: Cut) -> list[dict[str, torch.Tensor]]:
         """Returns the processor's tensors tile by tile, where what crosses at the cut is one tile's after another's; else as

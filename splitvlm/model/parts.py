@@ -6,7 +6,8 @@ stay untouched, so that one part serves many requests in turn from one thread. E
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from PIL import Image
@@ -19,11 +20,18 @@ from splitvlm.model.language import LanguageRun
 from splitvlm.model.part import ModelPart
 from splitvlm.model.prefix import Prefix
 from splitvlm.model.sampling import reads_prompt
+from splitvlm.model.tower import Tower
 from splitvlm.model.upper_run import CachedPrefixRun, UpperRun
 
 
 class DevicePart(ModelPart):
     """Runs the lower part. `cuts` are those that the loaded weights can serve."""
+
+    def with_tower(self, tower_of: Callable[[], Tower], cuts: tuple[Cut, ...]) -> DevicePart:
+        """Returns a part for `cuts` with another tower, which `tower_of` gives loaded; all else is shared with this one."""
+        part = copy.copy(self)
+        part.tower_of, part.cuts = tower_of, cuts
+        return part
 
     @torch.inference_mode()
     def lower(self, image: Image.Image, question: str, cut: Cut) -> LowerRun:
@@ -108,7 +116,7 @@ class LowerRun:
 
     def __init__(self, part: DevicePart, inputs: dict[str, torch.Tensor], cut: Cut) -> None:
         self.cut = cut
-        self._part = part
+        self.part = part
         self._language: LanguageRun | None = None
         self._inputs = part.tiles(inputs, cut)
         self._tiles: list[Boundary] = []
@@ -118,7 +126,12 @@ class LowerRun:
         """Returns the memory of the run's own keys and values, those of the longest answer included; 0 but at `lm:k`."""
         if self.cut.kind is not CutKind.LM:
             return 0
-        return self._part.cache_bytes(self.num_prompt_tokens + max_new_tokens, self.cut.layers)
+        return self.part.cache_bytes(self.num_prompt_tokens + max_new_tokens, self.cut.layers)
+
+    @property
+    def can_finish_here(self) -> bool:
+        """Tells whether the device may go on from this run to the answer by itself (`DevicePart.go_on`)."""
+        return self.cut.kind is not CutKind.LM and DEVICE in self.part.cuts
 
     @property
     def num_tiles(self) -> int:
@@ -142,18 +155,18 @@ class LowerRun:
         return self._tiles[index]
 
     def _crossing(self, inputs: dict[str, torch.Tensor]) -> Boundary:
-        part, depth = self._part, self._part.spec.vision_layers
+        part = self.part
         if self.cut.kind is CutKind.VISION:
             return part.see(inputs, self.cut.layers)
         if self.cut.kind is CutKind.TOKENS and self.num_tiles > 1:
-            return part.tile_tokens(part.see(inputs, depth), depth)
+            return part.tower_tokens(inputs)
         crossing = part.all_visual_tokens(inputs)
         if self.cut.kind is CutKind.TOKENS:
             return crossing
         return self._into_language(part.embedded(crossing), self.cut.layers)
 
     def _into_language(self, boundary: Boundary, layers: int) -> Boundary:
-        part = self._part
+        part = self.part
         self._language = part.language_run(0, layers, ends=False)
         crossing = {HIDDEN: self._language.prefill(boundary)}
         if reads_prompt(part.model):
@@ -166,8 +179,8 @@ class LowerRun:
     def step(self, token_id: int) -> Boundary:
         """Returns the boundary of the next token, `hidden` [1, D]; at lm:k only."""
         assert self._language is not None, "only a cut in the language model steps on the device"
-        with self._part.clock.stage("embed"):
-            states_1D = self._part.family.embed(self._part.model, torch.tensor([token_id], device=self._part.device))
+        with self.part.clock.stage("embed"):
+            states_1D = self.part.family.embed(self.part.model, torch.tensor([token_id], device=self.part.device))
         return {HIDDEN: self._language.step(states_1D).cpu()}
 
 

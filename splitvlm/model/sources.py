@@ -117,6 +117,12 @@ class FolderSource(Source):
                     if tensor.path == path:
                         yield name, file.get_tensor(tensor.name).clone()  # off the mapping, which closes here
 
+    def stored_dtype(self) -> torch.dtype:
+        """Returns the dtype of the weights; of several, the first tensor's. Raises UsageError."""
+        with opened(self._files[0]) as file:
+            stored: torch.dtype = file.get_tensor(next(iter(file.keys()))).dtype
+            return stored
+
     def whole(self, device: torch.device, dtype: torch.dtype) -> Any:
         """Returns the undivided model, loaded by transformers."""
         from transformers import AutoModelForImageTextToText

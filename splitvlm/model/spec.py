@@ -13,6 +13,8 @@ from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut, CutKind, every_cut
 from splitvlm.errors import UsageError
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
+TOWER_KINDS = ("patches", "vision", "connector")
+"""Kinds of stages that a variant has in another form."""
 
 
 @dataclass(frozen=True)
@@ -83,13 +85,28 @@ class ModelSpec:
         """Returns how many parameters the cloud holds to serve `cut` (and every deeper one)."""
         return sum(self._count(stage) for stage in cloud_stages(self, cut))
 
-    def device_memory_bytes(self, cut: Cut, dtype: str = "float32", context_tokens: int = 1024) -> int:
-        """Returns the bytes of the weights of the lower part, one request's cache, and a bound on its activations."""
+    def tower_bytes(self, cut: Cut, dtype: str = "float32") -> int:
+        """Returns the bytes of the model's own vision tower and connector, as far as the device holds them at `cut`."""
+        stages = (stage for stage in device_stages(self, cut) if stage[0] in TOWER_KINDS)
+        return sum(map(self._count, stages)) * DTYPE_BYTES[dtype]
+
+    def language_bytes(self, cut: Cut, dtype: str = "float32") -> int:
+        """Returns the bytes of the language model's layers, as far as the device holds them at `cut`."""
+        return self.device_parameters(cut) * DTYPE_BYTES[dtype] - self.tower_bytes(cut, dtype)
+
+    def device_memory_bytes(
+        self, cut: Cut, dtype: str = "float32", context_tokens: int = 1024, tower_bytes: int | None = None
+    ) -> int:
+        """Returns the bytes of the weights of the lower part, one request's cache, and a bound on its activations.
+
+        `tower_bytes` are those of another form of the tower and connector.
+        """
         self.check(cut)
         layers = {CutKind.LM: cut.layers, CutKind.DEVICE: self.lm_layers}.get(cut.kind, 0)
         size = DTYPE_BYTES[dtype]
         activations = 0 if cut == IMAGE else self._activations(layers > 0, cut == DEVICE, size, context_tokens)
-        return self.device_parameters(cut) * size + self.cache_bytes(layers, dtype, context_tokens) + activations
+        tower = self.tower_bytes(cut, dtype) if tower_bytes is None else tower_bytes
+        return self.language_bytes(cut, dtype) + tower + self.cache_bytes(layers, dtype, context_tokens) + activations
 
     def cloud_memory_bytes(
         self, cuts: Sequence[Cut], dtype: str = "float32", context_tokens: int = 1024, requests: int = 1

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -19,7 +19,7 @@ import torch
 from splitvlm.bundle import Bundle
 from splitvlm.bundle.leaks import leaks_of
 from splitvlm.codec.codec import Codec
-from splitvlm.domain import IMAGE, Cut
+from splitvlm.domain import FULL, IMAGE, Cut
 from splitvlm.model.packed_linear import can_pack
 from splitvlm.model.parts import CloudPart, DevicePart
 from splitvlm.planning.costs import CloudProfile, DeviceProfile
@@ -32,6 +32,7 @@ from splitvlm.rpc.profiles import (
     device_profile_to_wire,
 )
 from splitvlm.settings import ModelChoice
+from splitvlm.variants.folder import Variant
 from splitvlm.wire.v1 import profiles_pb2
 
 P = TypeVar("P", DeviceProfile, CloudProfile)
@@ -77,14 +78,17 @@ def device_profile_from_bytes(data: bytes) -> DeviceProfile:
 
 
 def cached_device_profile(
-    part: DevicePart, cuts: tuple[Cut, ...], bundle: Bundle, model: ModelChoice
+    part: DevicePart, cuts: tuple[Cut, ...], bundle: Bundle, model: ModelChoice, variant: Variant | None = None
 ) -> CachedProfile[DeviceProfile]:
-    """Returns the profile of this device. The leaks in it are today's."""
-    facts, measured_now = facts_of(part, cuts, bundle.codec, model), []
+    """Returns the profile of one form of this device's part, by default the model's own. The leaks in it are today's."""
+    codec = variant.codec(bundle) if variant else bundle.codec
+    leaks = variant.leaks(bundle) if variant else bundle.leaks
+    form = {"variant": variant.hash} if variant else {}
+    facts, measured_now = facts_of(part, cuts, codec, model) | form, []
 
     def measure() -> DeviceProfile:
         measured_now.append(True)
-        return profile_device(part, cuts, bundle)
+        return profile_device(part, cuts, bundle, variant)
 
     profile = cached(
         "device-profile",
@@ -94,16 +98,16 @@ def cached_device_profile(
         lambda data: _of_cuts(device_profile_from_bytes(data), cuts),
     )
     return CachedProfile(
-        profile.with_leaks(leaks_of(profile.plans, bundle.leaks)),
-        None if measured_now else lambda: device_steps(part, cuts, bundle),
+        replace(profile, variant=variant.name if variant else FULL).with_leaks(leaks_of(profile.plans, leaks)),
+        None if measured_now else lambda: device_steps(part, cuts, bundle, variant),
         lambda renewed: store("device-profile", facts, device_profile_to_bytes(renewed)),
     )
 
 
 def cached_cloud_profile(
-    part: CloudPart, cuts: tuple[Cut, ...], codec: Codec, model: ModelChoice
+    part: CloudPart, cuts: tuple[Cut, ...], codec: Codec, model: ModelChoice, variants: Collection[str] = ()
 ) -> CachedProfile[CloudProfile]:
-    """Returns the profile of this cloud node.
+    """Returns the profile of this cloud node, which serves devices in the model's own form and in those of `variants`.
 
     One that serves no pictures cannot measure its stages anew without the lower part.
     """
@@ -117,6 +121,7 @@ def cached_cloud_profile(
         "cloud-profile", facts, measure, _cloud_to_bytes, lambda data: _of_cuts(_cloud_from_bytes(data), cuts)
     )
 
+    profile = replace(profile, variants=frozenset({FULL, *variants}))
     return CachedProfile(
         profile,
         None if measured_now or IMAGE not in cuts else lambda: cloud_stage_steps(part, profile),

@@ -24,7 +24,7 @@ from PIL import Image
 from splitvlm.bundle import Bundle
 from splitvlm.bundle.leaks import leaks_of
 from splitvlm.codec.codec import Codec
-from splitvlm.domain import DEVICE, IMAGE, Cut, CutKind
+from splitvlm.domain import DEVICE, FULL, IMAGE, Cut, CutKind
 from splitvlm.local import LocalBoundary, decode
 from splitvlm.model.loading import load_device
 from splitvlm.model.parts import CloudPart, DevicePart
@@ -32,6 +32,7 @@ from splitvlm.model.upper_run import UpperRun
 from splitvlm.planning.costs import CloudProfile, DeviceProfile
 from splitvlm.scenes.samples import samples
 from splitvlm.settings import ModelChoice
+from splitvlm.variants.folder import Variant, memory_of
 
 PICTURES = 3
 PAUSE_S = 0.1  # before a request: questions come one by one, to caches that are cold by then (a fifth slower, measured)
@@ -54,14 +55,19 @@ def measured(steps: Steps[T]) -> T:
             return result
 
 
-def profile_device(part: DevicePart, cuts: tuple[Cut, ...], bundle: Bundle) -> DeviceProfile:
+def profile_device(
+    part: DevicePart, cuts: tuple[Cut, ...], bundle: Bundle, variant: Variant | None = None
+) -> DeviceProfile:
     """Measures `cuts` on this device, now, and returns the profile."""
-    return measured(device_steps(part, cuts, bundle))
+    return measured(device_steps(part, cuts, bundle, variant))
 
 
-def device_steps(part: DevicePart, cuts: tuple[Cut, ...], bundle: Bundle) -> Steps[DeviceProfile]:
-    """Returns steps that give the profile of `cuts` on this device."""
-    codec = bundle.codec
+def device_steps(
+    part: DevicePart, cuts: tuple[Cut, ...], bundle: Bundle, variant: Variant | None = None
+) -> Steps[DeviceProfile]:
+    """Returns steps that give the profile of `cuts` on this device, whose part has the form of `variant`."""
+    codec = variant.codec(bundle) if variant else bundle.codec
+    leaks = variant.leaks(bundle) if variant else bundle.leaks
     asked = list(samples(PICTURES, part.spec.name))
     prefill, step = yield from _device_stages(part, max(cuts, key=lambda cut: cut.depth), asked)
     seconds, payloads, token_bytes = yield from _encoding(part, cuts, codec, asked)
@@ -73,10 +79,11 @@ def device_steps(part: DevicePart, cuts: tuple[Cut, ...], bundle: Bundle) -> Ste
             (cut, level): (seconds[near[cut], level], _median_size(payloads[near[cut], level])) for cut, level in levels
         },
         token_s={cut: _below(step, cut) for cut in cuts if cut.kind in (CutKind.LM, CutKind.DEVICE)},
-        memory_bytes={cut: part.spec.device_memory_bytes(cut) for cut in cuts},
+        memory_bytes={cut: memory_of(variant, part.spec, cut) for cut in cuts},
         token_bytes={key: token_bytes[near[key[0]], key[1]] for key in levels if key[0].kind is CutKind.LM},
+        variant=variant.name if variant else FULL,
     )
-    return profile.with_leaks(leaks_of(profile.plans, bundle.leaks))
+    return profile.with_leaks(leaks_of(profile.plans, leaks))
 
 
 def profile_cloud(part: CloudPart, cuts: tuple[Cut, ...], codec: Codec, model: ModelChoice) -> CloudProfile:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from splitvlm.bundle import open_bundle
 from splitvlm.errors import UsageError
-from splitvlm.files.shown import shown_or_unknown
-from splitvlm.variants.folder import Variant, read_variant
+from splitvlm.files.shown import percent, shown_or_unknown
+from splitvlm.variants.folder import Variant
 from splitvlm.variants.make import KINDS
-from splitvlm.variants.manifest import read_manifest
+from splitvlm.variants.measure import open_variant
 
 
 def describe(variant: Variant) -> str:
@@ -56,8 +56,7 @@ def _variants_in(folder: Path) -> list[Path]:
 
 
 def _row(folder: Path) -> dict[str, object]:
-    bundle = open_bundle(read_manifest(folder).parent.model)
-    variant = read_variant(folder, bundle.spec)
+    variant, bundle = open_variant(folder)
     drops = variant.accuracy(bundle)
     lossless = next((drop.mean for plan, drop in drops.items() if plan.level == "lossless"), None)
     return {
@@ -77,3 +76,12 @@ def _table(*names: str) -> Table:
     for name in names:
         table.add_column(name, justify="right" if name in ("parameters", "bytes", "drop, points") else "left")
     return table
+
+
+def show_agreement(found: Mapping[str, Any]) -> str:
+    """Returns what `check_variant` found, for people."""
+    return (
+        f"{found['variant']}: visual tokens differ from its parent's by {percent(found['rms_error'], 2)} (root mean square; "
+        f"at most {percent(found['largest_error'], 2)} of the largest), and {percent(found['same_answers'])} of "
+        f"{found['pictures']} answers are the parent's."
+    )

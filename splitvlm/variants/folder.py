@@ -137,6 +137,11 @@ def read_variants(folders: Sequence[Path], spec: ModelSpec, *, with_weights: boo
     return tuple(variants.values())
 
 
+def memory_of(variant: Variant | None, spec: ModelSpec, cut: Cut, dtype: str = "float32") -> int:
+    """Returns the memory that a cut takes on the device in the form of a variant; None is the model's own form."""
+    return spec.device_memory_bytes(cut, dtype, tower_bytes=variant.weight_bytes if variant else None)
+
+
 def write_variant(folder: Path, name: str, kind: str, spec: ModelSpec, made: Made) -> Manifest:
     """Writes the manifest of a folder whose files are there, with their hashes in it; returns it. Raises OSError."""
     names = sorted(path.name for path in folder.iterdir() if path.name not in (MANIFEST, *MEASURED_FILES))

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from splitvlm.model.families import family_of
+from splitvlm.model.spec import TOWER_KINDS
 from splitvlm.variants.manifest import WeightFiles
 
 FILES = WeightFiles(file="model.safetensors", config="config.json")
-TOWER_STAGES = ("patches", "vision", "connector")
 
 
 def save_tower(folder: Path, model: Any, dtype: torch.dtype | None = None) -> int:
@@ -25,7 +25,7 @@ def save_tower(folder: Path, model: Any, dtype: torch.dtype | None = None) -> in
     tensors = {
         name: parameter.detach().to(device="cpu", dtype=dtype or parameter.dtype).contiguous()
         for name, parameter in model.named_parameters()
-        if layout.stage_of(name)[0] in TOWER_STAGES
+        if layout.stage_of(name)[0] in TOWER_KINDS
     }
     save_file(tensors, folder / FILES.file, metadata={"format": "pt"})
     (folder / FILES.config).write_text(model.config.to_json_string(), "utf-8")

@@ -18,9 +18,9 @@ import pytest
 from PIL import Image
 
 from edge_node.answering.report import RequestReport
-from edge_node.node import allowed_cuts
 from edge_node.planner import Planner
 from edge_node.privacy import EVERYTHING_MAY_LEAVE
+from edge_node.served import allowed_cuts
 from edge_node.settings import EdgeSettings
 from splitvlm.crypto.identity import Role
 from splitvlm.domain import DEVICE, Plan

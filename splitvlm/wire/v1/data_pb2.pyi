@@ -80,6 +80,7 @@ class Compatibility(_message.Message):
     PROCESSOR_HASH_FIELD_NUMBER: _builtins.int
     CODEC_HASH_FIELD_NUMBER: _builtins.int
     DTYPE_FIELD_NUMBER: _builtins.int
+    VARIANTS_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """of splitvlm.rpc.compatibility"""
     model: _builtins.str
@@ -92,6 +93,10 @@ class Compatibility(_message.Message):
     """hex sha256 of the codec's format (splitvlm.codec.levels)"""
     dtype: _builtins.str
     """`float32` or `bfloat16`"""
+    @_builtins.property
+    def variants(self) -> _containers.RepeatedCompositeFieldContainer[Global___VariantHash]:
+        """forms of the device's part, beside `full`; each that both sides have must be one; at most 16"""
+
     def __init__(
         self,
         *,
@@ -101,14 +106,39 @@ class Compatibility(_message.Message):
         processor_hash: _builtins.str = ...,
         codec_hash: _builtins.str = ...,
         dtype: _builtins.str = ...,
+        variants: _abc.Iterable[Global___VariantHash] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["codec_hash", b"codec_hash", "dtype", b"dtype", "model", b"model", "processor_hash", b"processor_hash", "protocol_version", b"protocol_version", "weights_hash", b"weights_hash"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["codec_hash", b"codec_hash", "dtype", b"dtype", "model", b"model", "processor_hash", b"processor_hash", "protocol_version", b"protocol_version", "variants", b"variants", "weights_hash", b"weights_hash"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Compatibility: _TypeAlias = Compatibility  # noqa: Y015
+
+@_typing.final
+class VariantHash(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    HASH_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """as in plans"""
+    hash: _builtins.str
+    """hex sha256 of its manifest (splitvlm.variants.manifest), which names its files and its parent by hash"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        hash: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hash", b"hash", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VariantHash: _TypeAlias = VariantHash  # noqa: Y015
 
 @_typing.final
 class Open(_message.Message):

@@ -100,7 +100,13 @@ class FakeEngine:
         return b"picture", 0.25
 
     async def start(
-        self, _image: Image.Image, _text: str, max_new_tokens: int, resume_token_ids: Sequence[int], _sampling: Sampling
+        self,
+        _image: Image.Image,
+        _text: str,
+        max_new_tokens: int,
+        resume_token_ids: Sequence[int],
+        _sampling: Sampling,
+        _variant: str,
     ) -> tuple[FakeTokens, float]:
         return FakeTokens(ANSWER[len(resume_token_ids) : max_new_tokens]), 0.5
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_node.node import allowed_cuts
 from edge_node.privacy import PrivacyDoor
+from edge_node.served import allowed_cuts
 from edge_node.settings import EdgeSettings
 from splitvlm.bundle import open_bundle
 from splitvlm.bundle.leaks import leaks_of, read_leaks

@@ -1,0 +1,79 @@
+"""The device's part in its forms: the model's own (`full`) and those of variants. One language model serves them all.
+
+Each form has a tower of its own, which is loaded at its first use and dropped where another one needs the room. Without
+variants there is one form, and its part is loaded whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from splitvlm.bundle import Bundle
+from splitvlm.codec.codec import Codec
+from splitvlm.domain import FULL, IMAGE, Cut
+from splitvlm.model.loading import load_device, load_own_tower, load_tower
+from splitvlm.model.parts import DevicePart
+from splitvlm.model.skeleton import parameter_bytes
+from splitvlm.model.tower import Tower
+from splitvlm.settings import ModelChoice
+from splitvlm.variants.folder import Variant
+from splitvlm.variants.room import Room
+
+
+class DeviceForm(NamedTuple):
+    """Holds what runs one form, and how what crosses of it is coded. Weights are loaded when it runs."""
+
+    part: DevicePart
+    codec: Codec
+
+
+def load_forms(
+    model: ModelChoice,
+    cuts: Mapping[str, Sequence[Cut]],
+    bundle: Bundle,
+    variants: Sequence[Variant] = (),
+    device_memory_bytes: int | None = None,
+) -> dict[str, DeviceForm]:
+    """Loads the forms that serve any of `cuts`, which are given by variant. Raises UsageError.
+
+    Weights of all towers that are loaded at once, and of the language model, take at most `device_memory_bytes`.
+    """
+    every = [cut for served in cuts.values() for cut in served]
+    alone = not any(cuts.get(variant.name) for variant in variants)
+    part = load_device(
+        model.name, every, device=model.device, dtype=model.dtype, threads=model.threads, with_tower=alone
+    )
+    if alone:
+        return {FULL: DeviceForm(part, bundle.codec)}
+    towers = Towers(part, model.dtype, device_memory_bytes)
+    forms = {FULL: DeviceForm(towers.own(tuple(cuts.get(FULL, ()))), bundle.codec)}
+    for variant in variants:
+        if served := cuts.get(variant.name):
+            forms[variant.name] = DeviceForm(towers.of(variant, tuple(served)), variant.codec(bundle))
+    return forms
+
+
+class Towers:
+    """Gives parts of one model, which share all but their towers."""
+
+    def __init__(self, part: DevicePart, dtype: str, device_memory_bytes: int | None) -> None:
+        """Takes a part that was loaded without its tower."""
+        language_bytes = parameter_bytes(part.model)
+        room_bytes = None if device_memory_bytes is None else device_memory_bytes - language_bytes
+        self._part, self._dtype = part, dtype
+        self.room: Room[Tower] = Room(room_bytes)
+
+    def own(self, cuts: tuple[Cut, ...]) -> DevicePart:
+        """Returns the part with the model's own tower, as far as `cuts` need it."""
+        part, dtype = self._part, self._dtype
+        deepest = max(cuts, key=lambda cut: cut.depth, default=IMAGE)
+        num_bytes = part.spec.tower_bytes(deepest, dtype)
+        tower_of = self.room.add(FULL, num_bytes, lambda: load_own_tower(part, deepest, dtype))
+        return part.with_tower(tower_of, cuts)
+
+    def of(self, variant: Variant, cuts: tuple[Cut, ...]) -> DevicePart:
+        """Returns the part with a variant's tower."""
+        part = self._part
+        tower_of = self.room.add(variant.name, variant.weight_bytes, lambda: load_tower(variant.folder, part))
+        return part.with_tower(tower_of, cuts)
