@@ -62,6 +62,9 @@ def evaluate(
     cuts: Annotated[str, typer.Option(help="with --plans: measure these cuts only, comma-separated")] = "",
     levels: Annotated[str, typer.Option(help="with --plans: measure these codec levels only, beside lossless")] = "",
     kinds: Annotated[str, typer.Option(help="with --plans: ask questions of these kinds only, comma-separated")] = "",
+    domains: Annotated[
+        str, typer.Option(help="drawn domains to ask about, comma-separated; orchard is never trained on")
+    ] = "",
     bundle: BundleOption = None,
     json_file: JsonOption = None,
 ) -> None:
@@ -74,10 +77,13 @@ def evaluate(
     only = Selection(_listed(cuts), _listed(levels), _listed(kinds))
     if not plans and (bundle or only != Selection([], [], [])):
         raise UsageError("--cuts, --levels, --kinds and --bundle belong to --plans.", advice="Add --plans.")
+    asked = _domains(domains)
+    if asked and (plans or data):
+        raise UsageError("--domains asks about drawn scenes without plans.", advice="Leave out --plans and --data.")
     result = (
         evaluate_plans(model, data, questions, seed, only, bundle)
         if plans
-        else evaluate_model(model, data, questions, seed)
+        else evaluate_model(model, data, questions, seed, asked)
     )
     write_json(json_file, result)
 
@@ -154,6 +160,16 @@ def profile(
 
     raw: dict[str, object] = {"name": model, "device": device, "dtype": dtype, "threads": threads, "bundle": bundle}
     measure(settings.parse(raw, settings.ModelChoice, source="splitvlm profile"), pictures, out)
+
+
+def _domains(text: str) -> list[str]:
+    """Returns the drawn domains that an option names. Raises UsageError."""
+    from splitvlm.scenes import DOMAINS
+
+    named = _listed(text)
+    if unknown := [name for name in named if name not in DOMAINS]:
+        raise UsageError(f"'{unknown[0]}' is no drawn domain.", advice=f"Domains are {', '.join(DOMAINS)}.")
+    return named
 
 
 def _listed(text: str) -> list[str]:

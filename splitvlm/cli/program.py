@@ -22,6 +22,7 @@ from splitvlm.cli.output import piped, with_dash
 from splitvlm.cli.planning import planning_app
 from splitvlm.cli.privacy import privacy_app
 from splitvlm.cli.tools import tools_app
+from splitvlm.cli.tuning import tuning_app
 from splitvlm.cli.variants import variant_app
 from splitvlm.errors import SplitvlmError
 
@@ -31,7 +32,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for group in (nodes_app, asking_app, models_app, planning_app, tools_app, load_app):
+for group in (nodes_app, asking_app, models_app, planning_app, tools_app, load_app, tuning_app):
     app.add_typer(group)
 app.add_typer(keys_app, name="keys")
 app.add_typer(bundle_app, name="bundle")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -80,11 +80,11 @@ def evaluate(
     return {"model": str(model), **measure(network, processor, examples, progress, blank_questions)}
 
 
-def drawn(questions: int, seed: int) -> Iterator[Example]:
-    """Yields questions about scenes that no training run has drawn."""
-    from splitvlm.scenes import held_out
+def drawn(questions: int, seed: int, domains: Sequence[str] = ()) -> Iterator[Example]:
+    """Yields questions about scenes that no training run has drawn, of some domains or of those that were trained on."""
+    from splitvlm.scenes import TRAINED_DOMAINS, held_out
 
-    for scene, question in held_out(questions, seed):
+    for scene, question in held_out(questions, seed, tuple(domains) or TRAINED_DOMAINS):
         yield Example(scene.image, question.text, question.answer, question.kind)
 
 

@@ -39,10 +39,12 @@ class Selection:
 EVERYTHING = Selection()
 
 
-def evaluate_model(model: str, data: Path | None, questions: int, seed: int) -> dict[str, object]:
+def evaluate_model(
+    model: str, data: Path | None, questions: int, seed: int, domains: Sequence[str] = ()
+) -> dict[str, object]:
     """Measures the accuracy in all and by kind, beside `majority` and `blank`, printed for people too. Raises UsageError."""
     network, processor = load_whole(model)
-    examples = chosen_examples(data, questions, seed)
+    examples = list(drawn(questions, seed, domains)) if domains else chosen_examples(data, questions, seed)
     _warn(model, data, examples)
     with show_progress(f"Asking {model}") as told:
         figures = measure(network, processor, examples, told)

@@ -10,7 +10,7 @@ from pathlib import Path
 from splitvlm.bundle import open_bundle
 from splitvlm.domain import parse_variant
 from splitvlm.errors import UsageError
-from splitvlm.variants import masks, prune
+from splitvlm.variants import distil, masks, prune
 from splitvlm.variants.folder import Variant, new_folder, read_variant, write_variant
 from splitvlm.variants.half import make_half
 from splitvlm.variants.making import Kind, Making, Option
@@ -25,6 +25,9 @@ KINDS: dict[str, Kind] = {
     ),
     "sparse-2-4": Kind(
         masks.make_sparse, "two of four weights at zero: a baseline of no less time", masks.SPARSE_OPTIONS
+    ),
+    "student-tower": Kind(
+        distil.make_student_tower, "a narrow tower, taught the parent's visual tokens", distil.OPTIONS
     ),
 }
 """Every kind of variant that `splitvlm variant make` knows. A kind imports libraries that are optional when it runs."""

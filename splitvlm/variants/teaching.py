@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -46,7 +45,7 @@ def learn(making: Making, lesson: Lesson) -> dict[str, object]:
     losses = train(lesson, schedule, checkpoint, f"Training {making.name}")
     for parameter in lesson.parameters():
         parameter.requires_grad_(False)
-    shutil.rmtree(checkpoint.path.parent, ignore_errors=True)
+    checkpoint.remove()
     last = losses[-LAST_STEPS:]
     return {"steps": schedule.steps, "loss": round(sum(last) / max(1, len(last)), 5)}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -85,6 +86,10 @@ class Checkpoint:
         }  # fmt: skip
         torch.save(state, fresh)
         fresh.replace(self.path)
+
+    def remove(self) -> None:
+        """Removes the file and its folder, when what was learned is in use."""
+        shutil.rmtree(self.path.parent, ignore_errors=True)
 
 
 def train(lesson: Lesson, schedule: Schedule, checkpoint: Checkpoint, what: str) -> list[float]:

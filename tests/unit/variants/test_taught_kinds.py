@@ -39,6 +39,12 @@ def test_the_baselines_keep_their_zeros_through_training(model: str, tmp_path: P
     assert variant.manifest.made["zeros"] > 0
 
 
+def test_a_student_is_narrower_than_a_pruned_tower(model: str, tmp_path: Path) -> None:
+    student = make_variant("student-tower", model, tmp_path / "s", samples=4, options=QUICK)
+    pruned = make_variant("pruned", model, tmp_path / "p", samples=4, options=QUICK)
+    assert student.manifest.parameters < pruned.manifest.parameters
+
+
 def test_the_same_seed_makes_the_same_tower(model: str, tmp_path: Path) -> None:
     for name in ("a", "b"):
         make_variant("pruned", model, tmp_path / name, name=f"p{name}", samples=4, options=QUICK)
