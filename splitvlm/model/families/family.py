@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from splitvlm.errors import UsageError
 from splitvlm.model.boundary import HIDDEN, IDS, TYPES, Boundary
 
 PIXEL_BYTES = 12  # red, green and blue, in float32
@@ -88,6 +89,21 @@ class Family(ABC):
     @abstractmethod
     def lower_vision(self, model: Any, inputs: Mapping[str, torch.Tensor], layers: int) -> Boundary:
         """Runs patches through the tower's first `layers` layers. Returns `hidden` and the side tensors that the rest needs."""
+
+    def tile_module(self, model: Any) -> nn.Module:
+        """Returns tower and connector as one module: tiles' pixels [N, 3, H, W] in, visual tokens [N, V, D] out.
+
+        It can be exported, and shares its weights with the model. Raises UsageError where a tile's tokens follow from more than
+        its own pixels.
+        """
+        raise UsageError(
+            f"The tower of a {self.name} model cannot be exported: a tile's visual tokens follow from the whole picture.",
+            advice="Export a SmolVLM, Idefics3 or Gemma 3 model.",
+        )
+
+    def tile_pixels(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Returns the pixels that `tile_module` takes, float32 [N, 3, H, W]. Raises UsageError where a tile is padded."""
+        return inputs["pixel_values"].float()
 
     # What a peer's boundary may hold. All sizes that the rest of the run allocates by are checked here, before it runs.
 

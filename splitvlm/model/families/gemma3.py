@@ -66,6 +66,10 @@ class Gemma3(Family):
         tokens_NVD: torch.Tensor = model.model.multi_modal_projector(states)
         return tokens_NVD.flatten(0, 1)
 
+    def tile_module(self, model: Any) -> nn.Module:
+        """Returns tower and connector as one module of crops' pixels."""
+        return _Crops(self, model)
+
     def prompt_mask(
         self, model: Any, stack: Any, states_BTD: torch.Tensor, cache: Any, positions: torch.Tensor, boundary: Boundary
     ) -> Any:
@@ -84,3 +88,16 @@ class Gemma3(Family):
         if image_processor.do_pan_and_scan:
             return None  # crops are taken from the original
         return image_processor.resize(picture_CHW, size=image_processor.size, resample=image_processor.resample)
+
+
+class _Crops(nn.Module):
+    """Turns crops' pixels [N, 3, H, W] into visual tokens [N, V, D]."""
+
+    def __init__(self, family: Gemma3, model: Any) -> None:
+        super().__init__()
+        self.tower, self.projector = model.model.vision_tower, model.model.multi_modal_projector
+        self.depth = family.vision_depth(model.config)
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        tokens_NVD: torch.Tensor = self.projector(tower_slice(self.tower, 0, self.depth, pixel_values, ends=True))
+        return tokens_NVD

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from splitvlm.errors import UsageError
 from splitvlm.model.boundary import HIDDEN, PATCHES, Boundary
 from splitvlm.model.families.family import PIXEL_BYTES, Family, Layout, batches
 from splitvlm.model.slicing import Inlet, forward, twin
@@ -98,6 +99,22 @@ class Idefics3(Family):
         tokens_NVD: torch.Tensor = model.model.connector(states)
         return tokens_NVD.flatten(0, 1)
 
+    def tile_module(self, model: Any) -> nn.Module:
+        """Returns tower and connector as one module of tiles' pixels, which no padding is among."""
+        return _FullTiles(model.model.vision_model, model.model.connector)
+
+    def tile_pixels(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Returns the pixels of the tiles that are not empty; transformers takes empty ones away, too. Raises UsageError."""
+        pixels_NCHW, mask_BNHW = inputs["pixel_values"].flatten(0, 1).float(), inputs.get("pixel_attention_mask")
+        real_N = pixels_NCHW.flatten(1).any(dim=1)
+        real_N[0] |= ~real_N.any()
+        if mask_BNHW is not None and not bool(mask_BNHW.flatten(0, 1)[real_N].all()):
+            raise UsageError(
+                "Some pixels of a tile are padding, which exported stages do not take.",
+                advice="Ask with the variant `full`, or with a processor that fills its tiles.",
+            )
+        return pixels_NCHW[real_N]
+
     def shrunk(self, image_processor: Any, picture_CHW: Any) -> Any:
         """Returns the picture after the processor's own resize; None where it needs the original."""
         size = image_processor.size
@@ -132,6 +149,23 @@ class _Tap(nn.Module):
         output = forward(self.tower, pixel_values, patch_attention_mask=patch_attention_mask)
         self.states_NPD, self.patches_NHW = output.last_hidden_state, patch_attention_mask
         return output
+
+
+class _FullTiles(nn.Module):
+    """Turns tiles' pixels [N, 3, H, W] into visual tokens [N, V, D], without the mask that the tower's own forward makes."""
+
+    def __init__(self, tower: Any, connector: nn.Module) -> None:
+        super().__init__()
+        self.tower, self.connector = tower, connector
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        tower: Any = self.tower
+        side = pixel_values.shape[-1] // tower.patch_size
+        patches_NHW = torch.ones((pixel_values.shape[0], side, side), dtype=torch.bool, device=pixel_values.device)
+        embedded_NPD = forward(tower.embeddings, pixel_values, patches_NHW)
+        states_NPD = tower.post_layernorm(forward(tower.encoder, embedded_NPD, None).last_hidden_state)
+        tokens_NVD: torch.Tensor = self.connector(states_NPD)
+        return tokens_NVD
 
 
 def _tower(model: Any, start: int, stop: int, *, ends: bool) -> nn.Module:
