@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install install-vllm demo test test-vllm test-slow lint proto proto-check docs bench-overhead bench-policy bench-probing bench-orchestrator bench-cloud bench-cloud-peers bench-cloud-sessions bench-cancels bench-ray bench-link bench-emulated bench-codec bench-codec-speed bench-sealing bench-tiles structure chaos soak fuzz clean
+.PHONY: install install-vllm demo test test-vllm test-slow lint proto proto-check docs bench-overhead bench-policy bench-probing bench-orchestrator bench-cloud bench-cloud-peers bench-cloud-sessions bench-cancels bench-ray bench-link bench-emulated bench-codec bench-codec-speed bench-sealing bench-tiles bench-backends structure chaos soak fuzz clean
 
 install: $(STAMP)
 
@@ -80,6 +80,10 @@ bench-sealing: install
 
 bench-tiles: install
 	$(BIN)/python benchmarks/tiles.py
+
+# What each back end and precision takes for the device's part at `tokens`.
+bench-backends: install
+	$(BIN)/python benchmarks/backends.py
 
 bench-emulated: install
 	$(BIN)/python benchmarks/emulated.py

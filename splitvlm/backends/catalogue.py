@@ -54,7 +54,7 @@ def open_stage(path: Path, backend: str, *, threads: int | None = None, precisio
     """Opens an exported stage. Raises UsageError where the back end, the precision or the file cannot be used here."""
     check_backend(backend, precision)
     library = backend.partition(":")[0]
-    if library not in _FORMATS.get(path.suffix, ()):
+    if backend not in backends_for(path):
         taken = ", ".join(suffix for suffix, libraries in _FORMATS.items() if library in libraries)
         raise UsageError(
             f"The back end {backend} does not open {path.name}.",
@@ -65,6 +65,12 @@ def open_stage(path: Path, backend: str, *, threads: int | None = None, precisio
     if library == "onnxruntime":
         return onnxruntime.OnnxRuntimeStage(path, backend, threads, precision)
     return openvino.OpenVinoStage(path, backend, threads, precision)
+
+
+def backends_for(path: Path) -> tuple[str, ...]:
+    """Returns the back ends that open files of that ending, whether they are here or not."""
+    libraries = _FORMATS.get(path.suffix, ())
+    return tuple(entry.backend for entry in availabilities() if entry.backend.partition(":")[0] in libraries)
 
 
 def _torch() -> list[Availability]:

@@ -24,7 +24,7 @@ from splitvlm.files.folders import cache_folder
 T = TypeVar("T")
 _log = logging.getLogger("splitvlm.profiling.cache")
 _FORMAT = 1  # another one where profiles are measured in another way
-_LIBRARIES = ("torch", "transformers", "numpy", "pillow", "constriction", "zstandard")
+_LIBRARIES = ("torch", "transformers", "numpy", "pillow", "constriction", "zstandard", "onnxruntime", "openvino")
 
 
 def folder() -> Path:

@@ -69,7 +69,7 @@ def export_stage(module: nn.Module, shape: StageShape, path: Path) -> None:
     pixels = torch.zeros((2, 3, *shape.edge_px), dtype=next(module.parameters()).dtype)
     tiles = torch.export.Dim("tiles", min=1, max=_MOST_TILES)
     try:
-        with _quiet_exporter(), torch.no_grad():
+        with quiet_libraries(), torch.no_grad():
             program = torch.onnx.export(
                 module,
                 (pixels,),
@@ -124,14 +124,12 @@ def torch_tokens(module: nn.Module, pixels_NCHW: NDArray[np.float32]) -> NDArray
 
 
 @contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """Keeps back what the exporter tells its developers: missing torchvision, deprecated calls of its own."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+def quiet_libraries() -> Iterator[None]:
+    """Keeps back what exporters and quantisers tell their developers: missing torchvision, deprecated calls of their own."""
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        logging.disable(logging.NOTSET)

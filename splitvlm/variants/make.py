@@ -14,6 +14,15 @@ from splitvlm.variants import distil, masks, prune
 from splitvlm.variants.folder import Variant, new_folder, read_variant, write_variant
 from splitvlm.variants.half import make_half
 from splitvlm.variants.making import Kind, Making, Option
+from splitvlm.variants.quantise import (
+    INT4_OPTIONS,
+    ONNX_OPTIONS,
+    STATIC_OPTIONS,
+    make_int4_weights,
+    make_int8_dynamic,
+    make_int8_static,
+    make_onnx,
+)
 
 LIBRARIES = ("splitvlm", "torch", "transformers", "onnxruntime", "openvino", "nncf", "peft")
 
@@ -29,6 +38,10 @@ KINDS: dict[str, Kind] = {
     "student-tower": Kind(
         distil.make_student_tower, "a narrow tower, taught the parent's visual tokens", distil.OPTIONS
     ),
+    "onnx": Kind(make_onnx, "exported to ONNX; computes in float32 or bfloat16", ONNX_OPTIONS),
+    "int8-static": Kind(make_int8_static, "exported; products in 8 bits, ranges from samples", STATIC_OPTIONS),
+    "int8-dynamic": Kind(make_int8_dynamic, "exported; products in 8 bits, ranges found at each run"),
+    "int4-weights": Kind(make_int4_weights, "exported; weights in blocks of 4 bits", INT4_OPTIONS),
 }
 """Every kind of variant that `splitvlm variant make` knows. A kind imports libraries that are optional when it runs."""
 
