@@ -4,8 +4,8 @@
     error   = root mean square of the differences of visual tokens, over that of torch's in float32
 
 A row runs tower and connector on one tile whose pixels are there; preparing the picture and coding are not in it. `torch` rows
-are transformers' modules as they are, `packed` those of a node (splitvlm/model/packed_linear.py). Files are made as variants are,
-from few samples: ranges are those of a test, not of a product. `--store` keeps them for the next run.
+are transformers' modules as they are, `packed` those of a node (splitvlm/model/packed_linear.py). Files are variants,
+made from few samples: ranges are those of a test, not of a product. `--store` keeps them for the next run.
 `python benchmarks/backends.py [--quick] [--threads 2]`. Last line: JSON.
 """
 
