@@ -24,7 +24,7 @@ from splitvlm.variants.quantise import (
     make_onnx,
 )
 
-LIBRARIES = ("splitvlm", "torch", "transformers", "onnxruntime", "openvino", "nncf", "peft")
+LIBRARIES = ("splitvlm", "torch", "transformers", "onnx", "onnxruntime", "openvino", "peft")
 
 KINDS: dict[str, Kind] = {
     "bf16": Kind(make_half, "tower and connector in bfloat16"),

@@ -1,4 +1,4 @@
-"""What a quantised variant is made by: observed ranges, outlier channels, sensitivity of layers, export of each family's tower."""
+"""How a quantised variant is made: observed ranges, outlier channels, sensitivity of layers, export of each family."""
 
 from __future__ import annotations
 
