@@ -36,6 +36,7 @@ def test_a_quantised_layer_is_within_half_a_step_of_each_factor() -> None:
     torch.manual_seed(0)
     layer = nn.Linear(64, 16)
     states = torch.rand(10, 64) * 4 - 1
+    layer.requires_grad_(False)
     tokens = QuantisedLinear(layer, observed(-1, 3, 64))(states)
     step, weight_step = 4 / 255, float(layer.weight.abs().max()) / 127
     bound = 64 * (step / 2 * float(layer.weight.abs().max()) + weight_step / 2 * 3)
