@@ -19,6 +19,7 @@ from splitvlm.model.tower import Tower
 from splitvlm.settings import ModelChoice
 from splitvlm.variants.folder import Variant
 from splitvlm.variants.room import Room
+from splitvlm.variants.stage_tower import open_stage_tower
 
 
 class DeviceForm(NamedTuple):
@@ -46,7 +47,7 @@ def load_forms(
     )
     if alone:
         return {FULL: DeviceForm(part, bundle.codec)}
-    towers = Towers(part, model.dtype, device_memory_bytes)
+    towers = Towers(part, model, device_memory_bytes)
     forms = {FULL: DeviceForm(towers.own(tuple(cuts.get(FULL, ()))), bundle.codec)}
     for variant in variants:
         if served := cuts.get(variant.name):
@@ -57,16 +58,16 @@ def load_forms(
 class Towers:
     """Gives parts of one model, which share all but their towers."""
 
-    def __init__(self, part: DevicePart, dtype: str, device_memory_bytes: int | None) -> None:
-        """Takes a part that was loaded without its tower."""
+    def __init__(self, part: DevicePart, model: ModelChoice, device_memory_bytes: int | None) -> None:
+        """Takes a part that was loaded without its tower, and how it was chosen to compute."""
         language_bytes = parameter_bytes(part.model)
         room_bytes = None if device_memory_bytes is None else device_memory_bytes - language_bytes
-        self._part, self._dtype = part, dtype
+        self._part, self._model = part, model
         self.room: Room[Tower] = Room(room_bytes)
 
     def own(self, cuts: tuple[Cut, ...]) -> DevicePart:
         """Returns the part with the model's own tower, as far as `cuts` need it."""
-        part, dtype = self._part, self._dtype
+        part, dtype = self._part, self._model.dtype
         deepest = max(cuts, key=lambda cut: cut.depth, default=IMAGE)
         num_bytes = part.spec.tower_bytes(deepest, dtype)
         tower_of = self.room.add(FULL, num_bytes, lambda: load_own_tower(part, deepest, dtype))
@@ -74,6 +75,10 @@ class Towers:
 
     def of(self, variant: Variant, cuts: tuple[Cut, ...]) -> DevicePart:
         """Returns the part with a variant's tower."""
-        part = self._part
-        tower_of = self.room.add(variant.name, variant.weight_bytes, lambda: load_tower(variant.folder, part))
-        return part.with_tower(tower_of, cuts)
+        tower_of = self.room.add(variant.name, variant.weight_bytes, lambda: self._tower(variant))
+        return self._part.with_tower(tower_of, cuts)
+
+    def _tower(self, variant: Variant) -> Tower:
+        if variant.manifest.stage is None:
+            return load_tower(variant.folder, self._part)
+        return open_stage_tower(variant, self._part, self._model.threads)

@@ -140,7 +140,7 @@ def _made(exported: _Exported, precision: str, parameters: int, figures: Mapping
     found = export.agreement(tokens, wanted)
     check = {"pictures": CHECKED, "largest_error": round(found.largest, 6), "rms_error": round(found.rms, 6)}
     stage = StageFile(file=FILE, format="onnx", precision=precision)
-    return Made((TOKENS,), parameters, stage=stage, how={**figures, "check": check})
+    return Made((TOKENS, DEVICE), parameters, stage=stage, how={**figures, "check": check})
 
 
 def _parameters(exported: _Exported) -> int:

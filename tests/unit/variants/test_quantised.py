@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from splitvlm.domain import TOKENS
+from splitvlm.domain import TOKENS, Plan
 from splitvlm.errors import UsageError
+from splitvlm.local import LocalModel
 from splitvlm.model.loading import load_device
 from splitvlm.variants.export import agreement, stage_module, torch_tokens
 from splitvlm.variants.make import make_variant
@@ -101,10 +102,18 @@ def test_the_manifest_says_how_it_was_quantised(tmp_path: Path) -> None:
     made, stage = variant.manifest.made, variant.manifest.stage
     assert stage is not None
     assert (stage.file, stage.format, stage.precision) == ("tower.onnx", "onnx", "int8")
-    assert variant.manifest.cuts == ["tokens"]
+    assert variant.manifest.cuts == ["tokens", "device"]
     layers = set(made["sensitivity_nats"])
     assert {"tower.encoder.layers.0.mlp.fc1", "connector.modality_projection.proj"} <= layers
     assert set(made["kept_float32"]) <= layers
     assert 0 < made["check"]["rms_error"] < 0.1
+    local = LocalModel.load(model, [TOKENS], variants=[variant])
+    own, other = (
+        local.boundary(picture(64, 48), "What is this?", TOKENS, name).tensors["hidden"]
+        for name in ("full", "int8-static")
+    )
+    assert 0 < agreement(other.numpy(), own.numpy()).rms < 0.1
+    plan = Plan.parse("tokens/lossless@int8-static")
+    assert local.answer(picture(64, 48), "What is this?", plan, 2).payload_bytes > 0
     with pytest.raises(UsageError, match="'half' is not a precision"):
         make_variant("onnx", model, tmp_path / "half", options=["precision=half"])
