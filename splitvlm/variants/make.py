@@ -10,7 +10,7 @@ from pathlib import Path
 from splitvlm.bundle import open_bundle
 from splitvlm.domain import parse_variant
 from splitvlm.errors import UsageError
-from splitvlm.variants import distil, masks, prune
+from splitvlm.variants import codec_tuned, distil, masks, prune
 from splitvlm.variants.folder import Variant, new_folder, read_variant, write_variant
 from splitvlm.variants.half import make_half
 from splitvlm.variants.making import Kind, Making, Option
@@ -42,6 +42,9 @@ KINDS: dict[str, Kind] = {
     "int8-static": Kind(make_int8_static, "exported; products in 8 bits, ranges from samples", STATIC_OPTIONS),
     "int8-dynamic": Kind(make_int8_dynamic, "exported; products in 8 bits, ranges found at each run"),
     "int4-weights": Kind(make_int4_weights, "exported; weights in blocks of 4 bits", INT4_OPTIONS),
+    "codec-tuned": Kind(
+        codec_tuned.make_codec_tuned, "a connector that learned to live with one codec level", codec_tuned.OPTIONS
+    ),
 }
 """Every kind of variant that `splitvlm variant make` knows. A kind imports libraries that are optional when it runs."""
 

@@ -10,7 +10,7 @@ tokens alone spends itself on directions that no answer needs.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ FIRST_SEED = 20_000_000  # of the drawn pictures: others than those of profiles 
 SEEDS_A_RUN = 1_000_000
 ASKED = 48  # pictures by whose answers directions are weighed
 BATCH = 24  # tiles that the parent sees at once
+SPREAD_SHARE = 0.02  # of the plain error, where the answers count
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,11 @@ class Teacher:
     tiles_NCHW: torch.Tensor
     tokens_NVD: torch.Tensor
     metric_DD: torch.Tensor
+    answers_DD: torch.Tensor  # the part of the metric that is the answers' alone
+
+    def for_answers(self) -> Teacher:
+        """Returns a teacher that asks for little more of the tokens than the answers need."""
+        return replace(self, metric_DD=self.answers_DD + SPREAD_SHARE * (self.metric_DD - self.answers_DD))
 
     def loss(self, tokens_BVD: torch.Tensor, tiles: torch.Tensor) -> torch.Tensor:
         """Returns the error of the tokens that a tower made of the tiles of these numbers: 0 is the parent's."""
@@ -86,16 +92,17 @@ def ask_teacher(
         progress(min(start + BATCH, len(asked)), len(asked))
     tokens_NVD = torch.cat(tokens)
     fisher_DD = torch.from_numpy(sensitivity(name, asked[:ASKED])).float()
-    return Teacher(torch.cat(tiles), tokens_NVD, metric(tokens_NVD, fisher_DD))
+    return Teacher(torch.cat(tiles), tokens_NVD, *metrics(tokens_NVD, fisher_DD))
 
 
-def metric(tokens_NVD: torch.Tensor, fisher_DD: torch.Tensor) -> torch.Tensor:
-    """Returns M [D, D]: the mean of e' M e over tokens is 2 for a tower that always gives the mean token, 0 for the parent."""
+def metrics(tokens_NVD: torch.Tensor, fisher_DD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns M [D, D] and its part by the answers: the mean of e' M e is 2 where a tower always gives the mean token."""
     tokens = tokens_NVD.flatten(0, 1).float()
     centred = tokens - tokens.mean(0)
     covariance_DD = centred.T @ centred / len(centred)
     in_answers = torch.trace(fisher_DD @ covariance_DD)
-    return fisher_DD / in_answers + torch.eye(len(fisher_DD)) / torch.trace(covariance_DD)
+    answers_DD = fisher_DD / in_answers
+    return answers_DD + torch.eye(len(fisher_DD)) / torch.trace(covariance_DD), answers_DD
 
 
 def seen_tiles(processor: Any, images: list[Image.Image]) -> torch.Tensor:

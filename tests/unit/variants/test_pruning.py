@@ -15,7 +15,7 @@ from splitvlm.model.skeleton import build_skeleton
 from splitvlm.variants.importance import Kept, LayerImportance, choose, rank
 from splitvlm.variants.masks import largest, two_of_four
 from splitvlm.variants.prune import prune
-from splitvlm.variants.teacher import load_parent, metric, tower_tokens
+from splitvlm.variants.teacher import load_parent, metrics, tower_tokens
 from splitvlm.variants.tower_lesson import copied
 from tests import tiny_models
 
@@ -64,7 +64,7 @@ def test_a_dead_head_and_dead_channels_are_the_least_important(parent: Any, tile
     layer.self_attn.out_proj.weight.data[:, 16:] *= 1e-4
     layer.mlp.fc2.weight.data[:, :16] *= 1e-4
     tokens_NVD = tower_tokens(model, tiles)
-    ranked = rank(model, layers_of(model), tiles, metric(tokens_NVD, torch.eye(tokens_NVD.shape[-1])))
+    ranked = rank(model, layers_of(model), tiles, metrics(tokens_NVD, torch.eye(tokens_NVD.shape[-1]))[0])
     assert ranked[1].heads[1] < 1e-3 * ranked[1].heads[0]
     assert max(ranked[1].channels[:16]) < 1e-3 * min(ranked[1].channels[16:])
     kept = choose(ranked, 0.01)
