@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install install-vllm demo test test-vllm test-slow lint proto proto-check docs bench-overhead bench-policy bench-probing bench-orchestrator bench-cloud bench-cloud-peers bench-cloud-sessions bench-cancels bench-ray bench-link bench-emulated bench-codec bench-codec-speed bench-sealing bench-tiles bench-backends structure chaos soak fuzz clean
+.PHONY: install install-vllm demo test test-vllm test-slow lint proto proto-check docs bench-overhead bench-policy bench-probing bench-orchestrator bench-cloud bench-cloud-peers bench-cloud-sessions bench-cancels bench-ray bench-link bench-emulated bench-codec bench-codec-speed bench-sealing bench-tiles bench-backends bench-variants structure chaos soak fuzz clean
 
 install: $(STAMP)
 
@@ -84,6 +84,10 @@ bench-tiles: install
 # What each back end and precision takes for the device's part at `tokens`.
 bench-backends: install
 	$(BIN)/python benchmarks/backends.py
+
+# Accuracy, bytes, memory and time of each form of the device's part, of the embedded model.
+bench-variants: install
+	$(BIN)/python benchmarks/variants.py --plot docs/experiments/variants.png
 
 bench-emulated: install
 	$(BIN)/python benchmarks/emulated.py

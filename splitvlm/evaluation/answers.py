@@ -245,7 +245,7 @@ def seen_once(model: Any, images: list[Image]) -> Iterator[None]:
         yield
         return
     first = [rows.index(index) for index in range(len(distinct))]
-    inner_features = inner.get_image_features
+    inner_features, replaced = inner.get_image_features, vars(inner).get("get_image_features")
 
     def features(pixel_values: Any, pixel_attention_mask: Any = None, **others: Any) -> Any:
         mask = None if pixel_attention_mask is None else pixel_attention_mask[first]
@@ -257,4 +257,7 @@ def seen_once(model: Any, images: list[Image]) -> Iterator[None]:
     try:
         yield
     finally:
-        del inner.get_image_features
+        if replaced is None:
+            del inner.get_image_features
+        else:
+            inner.get_image_features = replaced

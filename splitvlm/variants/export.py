@@ -44,14 +44,19 @@ class Agreement:
 def stage_module(part: DevicePart) -> tuple[nn.Module, StageShape]:
     """Returns a part's tower and connector as one module, and its shape for one tile. Raises UsageError.
 
-    The part's weights must be plain: `load_device(..., packed=False)`.
+    To be exported, its weights must be plain: `load_device(..., packed=False)`.
     """
     import torch
 
-    module = part.family.tile_module(part.model).eval()
+    from splitvlm.model.tower import TorchTower
+
+    tower = part.tower
+    assert isinstance(tower, TorchTower), "only torch's own modules can be exported"
+    module = part.family.tile_module(tower.model).eval()
     edge_px = blank_tile(part).shape[-1]
+    blank = torch.zeros((1, 3, edge_px, edge_px), device=part.device, dtype=tower.model.dtype)
     with torch.inference_mode():
-        tokens_1VD = module(torch.zeros((1, 3, edge_px, edge_px), device=part.device, dtype=part.model.dtype))
+        tokens_1VD = module(blank)
     return module, StageShape((edge_px, edge_px), *tokens_1VD.shape[1:])
 
 

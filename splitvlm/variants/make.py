@@ -15,6 +15,7 @@ from splitvlm.variants.folder import Variant, new_folder, read_variant, write_va
 from splitvlm.variants.half import make_half
 from splitvlm.variants.making import Kind, Making, Option
 from splitvlm.variants.quantise import (
+    DYNAMIC_OPTIONS,
     INT4_OPTIONS,
     ONNX_OPTIONS,
     STATIC_OPTIONS,
@@ -40,7 +41,7 @@ KINDS: dict[str, Kind] = {
     ),
     "onnx": Kind(make_onnx, "exported to ONNX; computes in float32 or bfloat16", ONNX_OPTIONS),
     "int8-static": Kind(make_int8_static, "exported; products in 8 bits, ranges from samples", STATIC_OPTIONS),
-    "int8-dynamic": Kind(make_int8_dynamic, "exported; products in 8 bits, ranges found at each run"),
+    "int8-dynamic": Kind(make_int8_dynamic, "exported; products in 8 bits, ranges found at each run", DYNAMIC_OPTIONS),
     "int4-weights": Kind(make_int4_weights, "exported; weights in blocks of 4 bits", INT4_OPTIONS),
     "codec-tuned": Kind(
         codec_tuned.make_codec_tuned, "a connector that learned to live with one codec level", codec_tuned.OPTIONS

@@ -10,6 +10,7 @@ Embeddings of patches and positions are stored in 8 bits and compute in float32.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -22,26 +23,28 @@ from torch import nn
 
 from splitvlm.backends.catalogue import open_stage
 from splitvlm.backends.stage import PIXELS, PRECISIONS
+from splitvlm.codec.calibration_file import FILE as CALIBRATION_FILE
 from splitvlm.domain import DEVICE, TOKENS
 from splitvlm.errors import UsageError
-from splitvlm.model.loading import load_device
+from splitvlm.model.loading import load_device, load_tower
 from splitvlm.model.parts import DevicePart
 from splitvlm.node.progress import show_progress
 from splitvlm.scenes.samples import samples
 from splitvlm.variants import export, graph, observing, sensitivity
-from splitvlm.variants.folder import Made
-from splitvlm.variants.making import Making
+from splitvlm.variants.folder import Made, read_variant
+from splitvlm.variants.making import Making, Option
 from splitvlm.variants.manifest import StageFile
 from splitvlm.variants.quantised_graphs import in_blocks, with_dynamic_ranges, with_ranges
 
 FILE = "tower.onnx"
 CHECKED = 3  # pictures that the exported file is compared with torch on
-ONNX_OPTIONS = {"precision": "float32"}
-STATIC_OPTIONS = {
-    "judged": 16,
-    "kept": 0.02,
-}  # questions that sensitivity is judged by; most share of weights in float32
-INT4_OPTIONS = {"block": 32}
+OF: Mapping[str, Option] = {"of": ""}
+"""Folder of a variant with weights (a student, say) whose tower is exported in place of the model's own."""
+ONNX_OPTIONS: Mapping[str, Option] = {"precision": "float32", **OF}
+STATIC_OPTIONS: Mapping[str, Option] = {"judged": 16, "kept": 0.02, **OF}
+"""Questions that judge sensitivity, and the largest share of weights in float32."""
+DYNAMIC_OPTIONS = OF
+INT4_OPTIONS: Mapping[str, Option] = {"block": 32, **OF}
 
 Quantise = Callable[[Any], Any]
 
@@ -54,6 +57,7 @@ class _Exported:
     module: nn.Module
     asked: list[dict[str, torch.Tensor]]
     path: Path
+    made_of: Mapping[str, object]  # the variant whose tower it is
 
     def tiles(self, most: int) -> list[torch.Tensor]:
         """Returns the pixels of the first `most` sample pictures, [N, 3, H, W] each."""
@@ -108,13 +112,29 @@ def make_int4_weights(making: Making) -> Made:
 
 
 def _exported(making: Making) -> _Exported:
-    part = load_device(making.model, [DEVICE], packed=False)
+    part, made_of = _part(making)
     module, shape = export.stage_module(part)
     asked = [part.inputs(image, question) for image, question in islice(_questions(making), making.samples)]
-    exported = _Exported(part, module, asked, making.folder / FILE)
-    export.export_stage(module, shape, exported.path)
+    exported = _Exported(part, module, asked, making.folder / FILE, made_of)
+    export.export_stage(module.float(), shape, exported.path)
     export.check_export(exported.path, module, torch.cat(exported.tiles(CHECKED)).numpy())
     return exported
+
+
+def _part(making: Making) -> tuple[DevicePart, dict[str, object]]:
+    """Returns the whole model with the tower that is exported, and what is to be told of it. Raises UsageError."""
+    if not making.options["of"]:
+        return load_device(making.model, [DEVICE], packed=False), {}
+    variant = read_variant(Path(str(making.options["of"])), making.bundle.spec)
+    if variant.manifest.weights is None:
+        raise UsageError(
+            f"{variant.folder} holds no weights to export.", advice="Name a variant that was not exported."
+        )
+    if variant.has_own_codec:
+        shutil.copy(variant.folder / CALIBRATION_FILE, making.folder / CALIBRATION_FILE)
+    part = load_device(making.model, [DEVICE], packed=False, with_tower=False)
+    tower = load_tower(variant.folder, part, packed=False)
+    return part.with_tower(lambda: tower, variant.cuts), {"of": {"name": variant.name, "hash": variant.hash}}
 
 
 def _questions(making: Making) -> Iterator[tuple[Image.Image, str]]:
@@ -140,7 +160,7 @@ def _made(exported: _Exported, precision: str, parameters: int, figures: Mapping
     found = export.agreement(tokens, wanted)
     check = {"pictures": CHECKED, "largest_error": round(found.largest, 6), "rms_error": round(found.rms, 6)}
     stage = StageFile(file=FILE, format="onnx", precision=precision)
-    return Made((TOKENS, DEVICE), parameters, stage=stage, how={**figures, "check": check})
+    return Made((TOKENS, DEVICE), parameters, stage=stage, how={**exported.made_of, **figures, "check": check})
 
 
 def _parameters(exported: _Exported) -> int:
