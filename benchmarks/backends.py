@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from splitvlm.backends.catalogue import availabilities, backends_for, open_stage
+from splitvlm.backends.catalogue import availabilities, candidates, open_stage
 from splitvlm.backends.stage import PIXELS, TileStage
 from splitvlm.backends.timing import COMPUTES_IN
 from splitvlm.backends.torch import TorchStage
@@ -111,10 +111,10 @@ def _torch_stages(model: str, threads: int, *, compiled: bool) -> Iterator[tuple
 
 
 def _exported_stages(files: dict[str, Path], threads: int) -> Iterator[tuple[str, Callable[[], TileStage]]]:
-    here = {entry.backend: entry.precisions for entry in availabilities() if entry.here}
     for kind, path in files.items():
-        for backend in filter(here.__contains__, backends_for(path)):
-            for precision in here[backend]:
+        for entry in candidates(path):
+            backend = entry.backend
+            for precision in entry.precisions:
                 # The float32 file in bfloat16 is the variant `onnx` made with `precision=bfloat16`.
                 if precision in COMPUTES_IN[KINDS[kind]] or kind == "onnx":
                     name = f"{backend} {precision}" if kind == "onnx" else f"{backend} {kind}, rest {precision}"

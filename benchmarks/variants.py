@@ -195,7 +195,7 @@ def _print(rows: dict[str, Any]) -> None:
             f"{row['stage_ms']:.1f}", f"{100 * row['accuracy']:.2f}", f"{100 * drop:.2f}",
             f"{row['worst_kind']} {100 * row['worst_drop']:.1f}", f"{row['bytes_at_tokens']:.0f}",
         )  # fmt: skip
-    Console().print(table)
+    Console(width=max(Console().width, 110)).print(table)
 
 
 if __name__ == "__main__":

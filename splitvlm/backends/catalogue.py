@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -28,20 +29,20 @@ class Availability:
         return bool(self.precisions)
 
 
-@cache
 def availabilities() -> tuple[Availability, ...]:
-    """Returns every back end that splitvlm knows, those that cannot run here with the reason."""
-    return (*_torch(), *_onnxruntime(), *_openvino())
+    """Returns every back end that splitvlm knows, those that cannot run here with the reason. Loads all their libraries."""
+    return tuple(entry for library in _LIBRARIES for entry in _entries(library))
 
 
 def check_backend(backend: str, precision: Precision) -> None:
     """Raises UsageError for a back end that is unknown, cannot run here, or does not compute in that precision here."""
-    known = {entry.backend: entry for entry in availabilities()}
-    if backend not in known:
-        raise UsageError(f"There is no back end '{backend}'.", advice=f"Known ones: {', '.join(known)}.")
-    entry = known[backend]
+    found = {entry.backend: entry for entry in _entries(_library_of(backend))}
+    if backend not in found:
+        known = ", ".join(entry.backend for entry in availabilities())
+        raise UsageError(f"There is no back end '{backend}'.", advice=f"Known ones: {known}.")
+    entry = found[backend]
     if not entry.here:
-        others = ", ".join(entry.backend for entry in known.values() if entry.here)
+        others = ", ".join(entry.backend for entry in availabilities() if entry.here)
         raise UsageError(f"The back end {backend} is not here: {entry.reason}.", advice=f"Here are {others or 'none'}.")
     if precision not in entry.precisions:
         raise UsageError(
@@ -53,8 +54,8 @@ def check_backend(backend: str, precision: Precision) -> None:
 def open_stage(path: Path, backend: str, *, threads: int | None = None, precision: Precision = "float32") -> TileStage:
     """Opens an exported stage. Raises UsageError where the back end, the precision or the file cannot be used here."""
     check_backend(backend, precision)
-    library = backend.partition(":")[0]
-    if backend not in backends_for(path):
+    library = _library_of(backend)
+    if library not in _FORMATS.get(path.suffix, ()):
         taken = ", ".join(suffix for suffix, libraries in _FORMATS.items() if library in libraries)
         raise UsageError(
             f"The back end {backend} does not open {path.name}.",
@@ -67,10 +68,19 @@ def open_stage(path: Path, backend: str, *, threads: int | None = None, precisio
     return openvino.OpenVinoStage(path, backend, threads, precision)
 
 
-def backends_for(path: Path) -> tuple[str, ...]:
+def candidates(path: Path) -> tuple[Availability, ...]:
     """Returns the back ends that open files of that ending, whether they are here or not."""
-    libraries = _FORMATS.get(path.suffix, ())
-    return tuple(entry.backend for entry in availabilities() if entry.backend.partition(":")[0] in libraries)
+    return tuple(entry for library in _FORMATS.get(path.suffix, ()) for entry in _entries(library))
+
+
+def _library_of(backend: str) -> str:
+    return "torch" if backend in (EAGER, COMPILED) else backend.partition(":")[0]
+
+
+@cache
+def _entries(library: str) -> tuple[Availability, ...]:
+    """Returns one library's back ends; others are not loaded."""
+    return tuple(_LIBRARIES[library]()) if library in _LIBRARIES else ()
 
 
 def _torch() -> list[Availability]:
@@ -110,3 +120,10 @@ def _openvino() -> list[Availability]:
 
 def _without_package(backend: str, package: str, extra: str) -> Availability:
     return Availability(backend, (), f"{package} is not installed (pip install 'splitvlm[{extra}]')")
+
+
+_LIBRARIES: dict[str, Callable[[], list[Availability]]] = {
+    "torch": _torch,
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+}

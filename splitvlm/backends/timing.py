@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from splitvlm.backends.catalogue import availabilities, backends_for, open_stage
+from splitvlm.backends.catalogue import candidates, open_stage
 from splitvlm.backends.stage import PIXELS, Precision, TileStage
 from splitvlm.errors import UsageError
 
@@ -59,9 +59,7 @@ class BackendChoice:
 def fastest_backend(path: Path, stage_precision: str, *, threads: int | None) -> BackendChoice:
     """Times the back ends that open the file, one after another. Raises UsageError where none can run it here."""
     timed: list[TimedBackend] = []
-    for entry in availabilities():
-        if entry.backend not in backends_for(path):
-            continue
+    for entry in candidates(path):
         if not entry.here:
             timed.append(TimedBackend(entry.backend, "float32", None, entry.reason))
         for precision in COMPUTES_IN.get(stage_precision, ("float32",)):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from splitvlm.backends.catalogue import availabilities, backends_for, check_backend, open_stage
+from splitvlm.backends.catalogue import availabilities, candidates, check_backend, open_stage
 from splitvlm.backends.stage import PIXELS, StageShape, TileStage
 from splitvlm.backends.timing import BackendChoice, TimedBackend, chosen, fastest_backend
 from splitvlm.backends.torch import TorchStage
@@ -184,10 +186,9 @@ def test_what_cannot_be_opened_is_refused_by_name(exported: Exported, tmp_path: 
 def test_the_fastest_back_end_is_chosen_with_its_reason(exported: Exported) -> None:
     path = exported.files["int8-static"]
     choice = fastest_backend(path, "int8", threads=1)
-    assert choice.backend in backends_for(path)
     assert choice.tile_s == min(entry.tile_s for entry in choice.timed if entry.tile_s is not None)
     assert choice.reason.startswith(f"{choice.backend} in {choice.precision}, ")
-    assert {entry.backend for entry in choice.timed} == set(backends_for(path))
+    assert {entry.backend for entry in choice.timed} == {entry.backend for entry in candidates(path)}
 
 
 def test_a_choice_names_what_it_was_chosen_over() -> None:
@@ -205,3 +206,15 @@ def test_a_choice_names_what_it_was_chosen_over() -> None:
     )
     with pytest.raises(UsageError, match="openvino:npu in float32: OpenVINO finds no NPU"):
         chosen(timed[3:])
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_stage_runs_without_torch_and_without_the_other_back_end(exported: Exported, backend: str) -> None:
+    program = (
+        "import sys, pathlib, numpy; from splitvlm.backends.catalogue import open_stage; "
+        f"stage = open_stage(pathlib.Path({str(exported.files['int8-static'])!r}), {backend!r}, threads=1); "
+        f"stage.run({{'pixel_values': numpy.zeros((1, 3, 64, 64), numpy.float32)}}); "
+        "print(*({'torch', 'transformers', 'onnxruntime', 'openvino'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [backend]
