@@ -90,6 +90,9 @@ def _model_name(name: str, info: ValidationInfo) -> str:
     if name == "scenes" or name.startswith("shape:"):
         return name
     path = _path(name, info)
+    base, plus, adapter = name.rpartition("+")
+    if plus and not path.is_dir() and _path(adapter, info).is_dir():
+        return f"{_model_name(base, info)}+{_path(adapter, info).absolute()}"
     if looks_like_path(name) or path.is_dir():
         return str(path.absolute())
     if Path(name).is_dir():
@@ -98,7 +101,10 @@ def _model_name(name: str, info: ValidationInfo) -> str:
 
 
 ModelName = Annotated[str, StringConstraints(min_length=1), AfterValidator(_model_name)]
-"""A Hugging Face id, `scenes`, `shape:<id>`, or a folder: with `./`, `../`, `/`, `~` or `$` in front, or one that exists."""
+"""A Hugging Face id, `scenes`, `shape:<id>`, or a folder: with `./`, `../`, `/`, `~` or `$` in front, or one that exists.
+
+MODEL+FOLDER names an adapter's folder beside it.
+"""
 
 
 class Security(Section):

@@ -79,6 +79,16 @@ def test_a_folder_beside_the_shell_is_not_taken_for_one_beside_the_file(
         parse({"name": "models/mine"}, ModelChoice, source="x", base=tmp_path / "there")
 
 
+def test_an_adapters_folder_counts_from_the_file_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = tmp_path / "there"
+    (there / "adapters" / "orchard").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    parsed = parse({"name": "scenes+adapters/orchard"}, ModelChoice, source="x", base=there)
+    assert parsed.name == f"scenes+{there / 'adapters' / 'orchard'}"
+    with pytest.raises(UsageError, match="is no adapter: there is no adapter_config.json"):
+        find_source(parsed.name)
+
+
 def test_home_and_variables_are_filled_in_by_one_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/x")
     monkeypatch.setenv("SITE", "north")
