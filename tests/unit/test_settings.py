@@ -85,7 +85,7 @@ def test_an_adapters_folder_counts_from_the_file_too(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     parsed = parse({"name": "scenes+adapters/orchard"}, ModelChoice, source="x", base=there)
     assert parsed.name == f"scenes+{there / 'adapters' / 'orchard'}"
-    with pytest.raises(UsageError, match="is no adapter: there is no adapter_config.json"):
+    with pytest.raises(UsageError, match="is no adapter: there is no adapter_config"):
         find_source(parsed.name)
 
 
