@@ -152,6 +152,10 @@ def profile(
     device: Annotated[str, typer.Option(help="where the model runs: cpu or cuda")] = "cpu",
     dtype: Annotated[str, typer.Option(help="precision of the model: auto, float32 or bfloat16")] = "float32",
     threads: Annotated[int | None, typer.Option(min=1, help="number of torch threads")] = None,
+    variants: Annotated[
+        list[Path] | None,
+        typer.Option("--variant", help="folder of another form of the device's part; may be repeated"),
+    ] = None,
     bundle: BundleOption = None,
 ) -> None:
     """Measure both sides of a model on this machine: seconds of stages and codec levels, payload sizes."""
@@ -159,7 +163,7 @@ def profile(
     from splitvlm.tools.profile import profile as measure
 
     raw: dict[str, object] = {"name": model, "device": device, "dtype": dtype, "threads": threads, "bundle": bundle}
-    measure(settings.parse(raw, settings.ModelChoice, source="splitvlm profile"), pictures, out)
+    measure(settings.parse(raw, settings.ModelChoice, source="splitvlm profile"), pictures, out, variants or ())
 
 
 def _domains(text: str) -> list[str]:
