@@ -62,6 +62,10 @@ RECIPES: dict[str, Recipe] = {
     "int8-static": Recipe("int8-static"),
     "int8-dynamic": Recipe("int8-dynamic"),
     "int4-weights": Recipe("int4-weights"),
+    "pruned-30": Recipe("pruned", ("share=0.3",)),
+    "pruned-50": Recipe("pruned", ("share=0.5",)),
+    "student-tower": Recipe("student-tower"),
+    "student-int8": Recipe("int8-static", of="student-tower"),
 }
 QUICK = ("int8-dynamic",)
 

@@ -151,6 +151,14 @@ def test_two_threads_compute_what_one_does(exported: Exported, case: Case) -> No
     assert export.agreement(two, one).rms <= max(case.error / 2, ROUNDING)
 
 
+@pytest.mark.slow
+def test_a_compiled_stage_gives_torchs_tokens(exported: Exported) -> None:
+    stage = TorchStage(exported.module, exported.shape, compiled=True, threads=1)
+    tokens = stage.run({PIXELS: exported.pixels(2)})
+    assert export.agreement(tokens, export.torch_tokens(exported.module, exported.pixels(2))).rms <= ROUNDING
+    assert stage.backend == "torch-compile"
+
+
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="counts threads as Linux shows them")
 def test_a_session_takes_no_more_threads_than_it_is_given(exported: Exported) -> None:
     before = len(os.listdir("/proc/self/task"))

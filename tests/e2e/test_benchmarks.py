@@ -76,3 +76,14 @@ def test_idle_and_active_sessions_stay_within_the_budget_of_keys_and_values() ->
     assert result["open_sessions"] == 24 + 8
     assert result["refused"] > 0
     assert result["rss_peak_mib"] < result["rss_loaded_mib"] + 150
+
+
+def test_the_back_ends_benchmark_prints_its_object(tmp_path: Path) -> None:
+    command = [sys.executable, "benchmarks/backends.py", "--quick", "--threads", "1", "--store", str(tmp_path)]
+    result = _last_line(command)
+    rows = result["rows"]
+    assert rows["torch float32"]["speedup"] == 1
+    assert {"onnxruntime float32", "onnxruntime int8-static, rest float32"} <= set(rows)
+    assert rows["onnxruntime float32"]["error"] < 1e-4 < rows["onnxruntime int8-static, rest float32"]["error"] < 0.1
+    assert result["best"] in rows
+    assert {path.name for path in tmp_path.iterdir()} == {"onnx", "int8-static"}
