@@ -34,13 +34,13 @@ class OpenVinoStage(TileStage):
 
     def __init__(self, path: Path, backend: str, threads: int | None, precision: Precision) -> None:
         """Compiles the file. `threads` None leaves their number to OpenVINO. Raises UsageError for a file that it refuses."""
+        device = DEVICES[backend.partition(":")[2]]
         options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": _HINTS[precision]}
-        if threads is not None:
-            options["INFERENCE_NUM_THREADS"] = str(threads)
+        options |= _cpu_options(threads) if device == "CPU" else {}
         try:
             model = _core().read_model(path)
             model.reshape({node: [1, *node.partial_shape[1:]] for node in model.inputs})
-            compiled = _core().compile_model(model, DEVICES[backend.partition(":")[2]], options)
+            compiled = _core().compile_model(model, device, options)
         except Exception as error:  # the library raises RuntimeError and its own
             raise UsageError(
                 f"OpenVINO does not open {path}: {first_sentence(error)}", advice="Make the variant anew."
@@ -52,6 +52,12 @@ class OpenVinoStage(TileStage):
         outputs = self._request.infer({PIXELS: pixels_1CHW}, share_inputs=True, share_outputs=True)
         tokens_1VD: NDArray[np.float32] = outputs[0]
         return tokens_1VD
+
+
+def _cpu_options(threads: int | None) -> dict[str, str]:
+    """Returns options for the processor. A thread that is pinned to a core would wait for it while other work has it."""
+    options = {"ENABLE_CPU_PINNING": "NO"}
+    return options if threads is None else options | {"INFERENCE_NUM_THREADS": str(threads)}
 
 
 def _shape_of(compiled: Any) -> StageShape:
