@@ -55,6 +55,7 @@ class Recipe:
     kind: str
     options: tuple[str, ...] = ()
     of: str = ""
+    samples: int = 300
 
 
 RECIPES: dict[str, Recipe] = {
@@ -62,9 +63,9 @@ RECIPES: dict[str, Recipe] = {
     "int8-static": Recipe("int8-static"),
     "int8-dynamic": Recipe("int8-dynamic"),
     "int4-weights": Recipe("int4-weights"),
-    "pruned-30": Recipe("pruned", ("share=0.3",)),
-    "pruned-50": Recipe("pruned", ("share=0.5",)),
-    "student-tower": Recipe("student-tower"),
+    "pruned-30": Recipe("pruned", ("share=0.3", "steps=150"), samples=2_400),
+    "pruned-50": Recipe("pruned", ("share=0.5", "steps=150"), samples=2_400),
+    "student-tower": Recipe("student-tower", ("steps=500",), samples=2_400),
     "student-int8": Recipe("int8-static", of="student-tower"),
 }
 QUICK = ("int8-dynamic",)
@@ -106,7 +107,7 @@ def _made(name: str, store: Path) -> Variant:
     if not (folder / "variant.json").is_file():
         of = (f"of={_made(recipe.of, store).folder}",) if recipe.of else ()
         print(f"Making {name} ...", file=sys.stderr)
-        make_variant(recipe.kind, MODEL, folder, name=name, options=(*recipe.options, *of))
+        make_variant(recipe.kind, MODEL, folder, name=name, samples=recipe.samples, options=(*recipe.options, *of))
     return read_variant(folder, open_bundle(MODEL).spec)
 
 
