@@ -64,9 +64,10 @@ RECIPES: dict[str, Recipe] = {
     "int8-dynamic": Recipe("int8-dynamic"),
     "int4-weights": Recipe("int4-weights"),
     "pruned-30": Recipe("pruned", ("share=0.3", "steps=150"), samples=2_400),
-    "pruned-50": Recipe("pruned", ("share=0.5", "steps=150"), samples=2_400),
+    "pruned-50": Recipe("pruned", ("share=0.5", "steps=300"), samples=2_400),
     "student-tower": Recipe("student-tower", ("steps=500",), samples=2_400),
     "student-int8": Recipe("int8-static", of="student-tower"),
+    "codec-tuned": Recipe("codec-tuned", ("level=int2", "steps=500"), samples=2_400),
 }
 QUICK = ("int8-dynamic",)
 

@@ -51,7 +51,9 @@ class Kept:
 
 def rank(model: Any, layers: Sequence[Any], tiles_NCHW: torch.Tensor, metric_DD: torch.Tensor) -> list[LayerImportance]:
     """Returns the importance of each layer of a tower and of its parts."""
-    root_DD = torch.linalg.cholesky(metric_DD.double() + 1e-9 * torch.eye(len(metric_DD))).float()
+    device = next(model.parameters()).device
+    tiles_NCHW = tiles_NCHW.to(device)
+    root_DD = torch.linalg.cholesky(metric_DD.double() + 1e-9 * torch.eye(len(metric_DD))).float().to(device)
     gradients = _gate_gradients(model, layers, tiles_NCHW, root_DD)
     whole = _without_each(model, layers, tiles_NCHW, root_DD)
     return [
@@ -126,7 +128,7 @@ def _gate_gradients(
         with _gates(layers, len(batch_NCHW)) as gates, torch.enable_grad():
             changes_NVD = tower_tokens(model, batch_NCHW.float()) @ root_DD
             for _ in range(DIRECTIONS):
-                direction_NVD = torch.randn(changes_NVD.shape, generator=generator)
+                direction_NVD = torch.randn(changes_NVD.shape, generator=generator).to(changes_NVD.device)
                 gradients = torch.autograd.grad((changes_NVD * direction_NVD).sum(), gates, retain_graph=True)
                 squares = [gradient.square().sum(0) for gradient in gradients]
                 sums = squares if not sums else [total + more for total, more in zip(sums, squares, strict=True)]
@@ -141,7 +143,7 @@ def _gates(layers: Sequence[Any], num_tiles: int) -> Iterator[list[torch.Tensor]
     for layer in layers:
         attention = layer.self_attn
         for linear, width in ((attention.out_proj, attention.head_dim), (layer.mlp.fc2, 1)):
-            gate = torch.ones(num_tiles, linear.in_features // width, requires_grad=True)
+            gate = linear.weight.new_ones(num_tiles, linear.in_features // width).requires_grad_(True)
             hooks.append(linear.register_forward_pre_hook(_multiply_by(gate, width)))
             gates.append(gate)
     try:

@@ -31,7 +31,8 @@ class _Observed:
 @torch.inference_mode()
 def refit(parent_tower: Any, tower: Any, layers: Sequence[int], tiles_NCHW: torch.Tensor) -> None:
     """Refits a tower that has some of the parent's layers, by their numbers; each stands in for those up to the next."""
-    states = target = _embedded(parent_tower, tiles_NCHW)
+    device = next(tower.parameters()).device
+    states = target = _embedded(parent_tower, tiles_NCHW.to(device))
     parents = parent_tower.encoder.layers
     stops = [*(layer for layer in layers[1:]), len(parents)]  # the last layer answers for all that follow
     start = 0
@@ -79,9 +80,9 @@ def _fit(linear: Any, inputs: torch.Tensor, wanted: torch.Tensor) -> None:
     """Moves a projection's weights and bias to where its outputs come closest to the wanted ones."""
     left_ND = (wanted - linear(inputs)).flatten(0, -2).double()
     inputs_NK = inputs.flatten(0, -2).double()
-    inputs_NK = torch.cat([inputs_NK, torch.ones(len(inputs_NK), 1, dtype=torch.float64)], 1)
+    inputs_NK = torch.cat([inputs_NK, inputs_NK.new_ones(len(inputs_NK), 1)], 1)
     gram_KK = inputs_NK.T @ inputs_NK
     ridge = RIDGE * gram_KK.diagonal().mean()
-    change_KD = torch.linalg.solve(gram_KK + ridge * torch.eye(len(gram_KK)), inputs_NK.T @ left_ND).float()
+    change_KD = torch.linalg.solve(gram_KK + ridge * torch.eye(len(gram_KK)).to(gram_KK), inputs_NK.T @ left_ND).float()
     linear.weight.data += change_KD[:-1].T
     linear.bias.data += change_KD[-1]
