@@ -6,7 +6,7 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -17,6 +17,7 @@ from codec_scores import NONE, Score, share
 
 from splitvlm.errors import UsageError
 from splitvlm.files.text import parse_json
+from splitvlm.model.threads import use_threads
 from splitvlm.node.process_pool import worker_pool
 
 CHUNK = 12  # pictures a forward pass
@@ -108,7 +109,7 @@ def run(
     total: dict[Setting, Score] = defaultdict(Score)
     kinds: list[str] = []
     screens = [*SCREENS, Screen(pictures, 1.0)]
-    with worker_pool(jobs) as pool:
+    with worker_pool(jobs) if jobs > 1 else ThreadPoolExecutor(1, initializer=use_threads, initargs=(1,)) as pool:
         for before, screen in zip([0, *(screen.pictures for screen in screens)], screens, strict=False):
             part = [chunk for chunk in chunks if before <= chunk.start < screen.pictures]
             for scores, some in _measured(pool, work, part, alive, store):
@@ -125,7 +126,7 @@ def run(
 
 
 def _measured(
-    pool: ProcessPoolExecutor, work: Work, part: list[range], alive: set[Setting], store: Store
+    pool: Executor, work: Work, part: list[range], alive: set[Setting], store: Store
 ) -> Iterator[tuple[dict[Setting, Score], list[str]]]:
     """Yields the scores in the order of chunks."""
     stored = [store.known(chunk, alive) for chunk in part]

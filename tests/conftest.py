@@ -13,8 +13,10 @@ import shutil
 import tempfile
 
 import hypothesis
+import pytest
 
 import splitvlm  # before any test imports gRPC
+from tests.fork_client import start_server
 
 hypothesis.settings.register_profile("steady", derandomize=True, deadline=None)  # no test asserts time
 hypothesis.settings.register_profile("explore", max_examples=1_000, deadline=None, print_blob=True)
@@ -27,3 +29,9 @@ for variable, is_shared in (("SPLITVLM_CACHE", True), ("SPLITVLM_BUNDLES", False
 
 assert splitvlm.TLS_1_2_IS_OFF
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Starts one fork server for all processes that share the tests. A process that is alone starts it when it needs it."""
+    if config.getoption("numprocesses", None):
+        start_server()

@@ -1,36 +1,34 @@
-"""Runs `splitvlm` and parts of tests in processes forked from one that has imported torch and transformers already.
+"""Runs `splitvlm`, parts of tests, scripts and nodes as forks of a process that has imported torch and transformers already.
 
-Such a process has its own memory, file descriptors, standard streams and exit code, as a newly started one has, but is ready in
-milliseconds instead of the seconds that importing the libraries takes. Nodes of `ForkedLauncher` are such processes, too; tests
-of what a start itself does (TLS, memory, orphans, the README, the demo) start nodes anew.
+tests/fork_server.py says what such a process is. Tests of what a start itself does (TLS, memory, orphans, the README) start
+processes anew.
 """
 
 from __future__ import annotations
 
 import asyncio
-import importlib
-import multiprocessing
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, cast
 
-from splitvlm.node.lifecycle import LAUNCHER
 from splitvlm.tools.launcher import Launcher
+from tests.fork_client import Fork, Request
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["splitvlm", "tests.preloaded"])
 TIMEOUT_S = 120.0
 
 
 def splitvlm(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Runs a verb to its end."""
     return forked("splitvlm.cli", "main", arguments, cwd)
+
+
+def script(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs a file of Python to its end."""
+    return forked("", str(path), arguments)
 
 
 def forked(
@@ -40,55 +38,56 @@ def forked(
 
     Raises subprocess.TimeoutExpired after two minutes.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        out, err = Path(folder, "out"), Path(folder, "err")
-        process = _CONTEXT.Process(
-            target=_run, args=(module, function, arguments, str(cwd or Path.cwd()), str(out), str(err))
-        )
-        process.start()
-        process.join(TIMEOUT_S)
-        if process.exitcode is None:
-            process.kill()
-            process.join()
-            raise subprocess.TimeoutExpired([module, function, *arguments], TIMEOUT_S)
-        said = [file.read_text("utf-8", "replace") if file.exists() else "" for file in (out, err)]
-        return subprocess.CompletedProcess([*arguments], process.exitcode, *said)
+    with Path(os.devnull).open() as nothing, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        request = _request(module, function, arguments, cwd or Path.cwd(), session=False)
+        fork = Fork(request, [stream.fileno() for stream in (nothing, out, err)])
+        try:
+            code = fork.wait(TIMEOUT_S)
+        except TimeoutError as error:
+            fork.send_signal(signal.SIGKILL)
+            fork.wait()
+            raise subprocess.TimeoutExpired([module, function, *arguments], TIMEOUT_S) from error
+        return subprocess.CompletedProcess([*arguments], code, _said(out), _said(err))
 
 
 class ForkedLauncher(Launcher):
     """Starts nodes as forks. All else is the launcher's: keys, configurations, ready lines, logs, signals, exit codes."""
 
     async def _spawn(self, arguments: Sequence[str], log: Path) -> asyncio.subprocess.Process:
-        reader, writer = _CONTEXT.Pipe(duplex=False)
-        process = _CONTEXT.Process(target=_run_node, args=(arguments, writer, str(log)))
-        process.start()
-        writer.close()
-        stdout, loop = asyncio.StreamReader(), asyncio.get_running_loop()
-        pipe = os.fdopen(os.dup(reader.fileno()), "rb", buffering=0)
-        reader.close()
-        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stdout), pipe)
-        return cast(asyncio.subprocess.Process, ForkedProcess(process, stdout))
+        return cast(asyncio.subprocess.Process, await start_forked("splitvlm.cli", "main", arguments, log))
+
+
+async def start_forked(module: str, function: str, arguments: Sequence[str], log: Path) -> ForkedProcess:
+    """Starts `module.function()` with sys.argv set to the arguments, its standard error at the end of `log`."""
+    stdin, (reader, writer) = os.open(os.devnull, os.O_RDONLY), os.pipe()
+    with log.open("ab") as stderr:
+        request = _request(module, function, arguments, Path.cwd(), session=True)
+        fork = Fork(request, [stdin, writer, stderr.fileno()])
+    for descriptor in (stdin, writer):
+        os.close(descriptor)
+    stdout, loop = asyncio.StreamReader(), asyncio.get_running_loop()
+    pipe = os.fdopen(reader, "rb", buffering=0)
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stdout), pipe)
+    return ForkedProcess(fork, stdout)
 
 
 class ForkedProcess:
-    """What is used here of asyncio's Process, of a forked one."""
+    """Is used like asyncio's Process, of which it has what is needed here."""
 
-    def __init__(self, process: Any, stdout: asyncio.StreamReader) -> None:
-        self.pid: int = process.pid
+    def __init__(self, fork: Fork, stdout: asyncio.StreamReader) -> None:
+        self.pid = fork.pid
         self.stdout = stdout
-        self._process = process
+        self._fork = fork
         self._ended = asyncio.Event()
-        asyncio.get_running_loop().add_reader(process.sentinel, self._end)
+        asyncio.get_running_loop().add_reader(fork.fileno(), self._end)
 
     @property
     def returncode(self) -> int | None:
         """Returns the exit code, or minus the signal that ended the process; None while it runs."""
-        return cast("int | None", self._process.exitcode)
+        return self._fork.returncode
 
     def send_signal(self, number: int) -> None:
-        if self.returncode is not None:
-            raise ProcessLookupError
-        os.kill(self.pid, number)
+        self._fork.send_signal(number)
 
     def terminate(self) -> None:
         self.send_signal(signal.SIGTERM)
@@ -98,34 +97,25 @@ class ForkedProcess:
 
     async def wait(self) -> int:
         await self._ended.wait()
-        assert self.returncode is not None
-        return self.returncode
+        return self._fork.wait()
 
     def _end(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._process.sentinel)
+        asyncio.get_running_loop().remove_reader(self._fork.fileno())
+        self._fork.wait()
         self._ended.set()
 
 
-def _run_node(arguments: Sequence[str], writer: Connection, log: str) -> None:
-    os.setsid()
-    os.environ[LAUNCHER] = str(os.getppid())  # the process that forks ends with the one that tests
-    _redirect(os.dup(writer.fileno()), os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644))
-    writer.close()
-    sys.argv = ["splitvlm", *arguments]
-    importlib.import_module("splitvlm.cli").main()
+def _request(module: str, function: str, arguments: Sequence[str], folder: Path, *, session: bool) -> Request:
+    return Request(
+        module=module,
+        function=function,
+        arguments=[*arguments],
+        folder=str(folder),
+        environment=dict(os.environ),
+        session=session,
+    )
 
 
-def _run(module: str, function: str, arguments: Sequence[str], cwd: str, out: str, err: str) -> None:
-    os.chdir(cwd)
-    _redirect(*(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644) for file in (out, err)))
-    sys.argv = ["splitvlm", *arguments]
-    getattr(importlib.import_module(module), function)()
-
-
-def _redirect(stdout: int, stderr: int) -> None:
-    """Makes the standard streams anew: Python's know whether the file that they had before can be sought in."""
-    for number, descriptor in ((1, stdout), (2, stderr)):
-        os.dup2(descriptor, number)
-        os.close(descriptor)
-    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", closefd=False, buffering=1, errors="backslashreplace")  # noqa: SIM115
+def _said(stream: IO[bytes]) -> str:
+    stream.seek(0)
+    return stream.read().decode("utf-8", "replace")

@@ -1,30 +1,20 @@
-"""The codec's benchmark on two pictures: that it runs, what its last line is, and that a stopped run goes on."""
+"""Quick forms of the benchmarks: that they run, what their last lines are, and that a stopped run of the codec's goes on."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
+from tests.forked import script
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 def test_the_codec_benchmark_prints_its_object(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "benchmarks/codec.py",
-        "--questions",
-        "8",
-        "--jobs",
-        "1",
-        "--plot",
-        str(tmp_path / "plot.png"),
-        "--store",
-        str(tmp_path / "store.jsonl"),
-    ]
-    result = _last_line(command)
+    files = ("--plot", str(tmp_path / "plot.png"), "--store", str(tmp_path / "store.jsonl"))
+    command = ("codec.py", "--questions", "8", "--jobs", "1", *files)
+    result = _last_line(*command)
     assert result["questions"] == 8
     assert set(result["cuts"]) == {"vision:3", "tokens", "lm:2", "image"}
     assert set(result["cuts"]["image"]) == {"jpeg", "webp", "avif"}
@@ -34,20 +24,20 @@ def test_the_codec_benchmark_prints_its_object(tmp_path: Path) -> None:
     assert (tmp_path / "plot.png").stat().st_size > 10_000
     whole = (tmp_path / "store.jsonl").read_text()
     (tmp_path / "store.jsonl").write_text(whole + whole[len(whole) // 2 :][:-9])  # killed while it wrote
-    assert _last_line(command) == result
+    assert _last_line(*command) == result
     assert (tmp_path / "store.jsonl").read_text() == whole
 
 
-def _last_line(command: list[str]) -> dict[str, Any]:
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
+def _last_line(benchmark: str, *options: str) -> dict[str, Any]:
+    done = script(BENCHMARKS / benchmark, *options)
+    assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 
 
 def test_the_probing_benchmark_counts_a_device_s_bytes() -> None:
-    command = [sys.executable, "benchmarks/probing.py"]
     options = ("--questions", "5", "--every", "0.2", "--settle", "0", "--idle", "3", "--trace", "constant:2mbit")
-    result = _last_line([*command, *options])
+    result = _last_line("probing.py", *options)
     assert result["questions"] == 4
     assert sum(result["plans"].values()) == 4
     assert 100 < result["own_bytes"] / 4 < 50_000
@@ -58,7 +48,7 @@ def test_the_probing_benchmark_counts_a_device_s_bytes() -> None:
 def test_the_orchestrators_benchmark_prints_its_object() -> None:
     """Twelve devices and three cloud nodes, one of which dies."""
     sizes = ("--edges", "12", "--clouds", "3", "--seconds", "1", "--settle", "0")
-    result = _last_line([sys.executable, "benchmarks/control_plane.py", *sizes])
+    result = _last_line("control_plane.py", *sizes)
     assert (result["edges"], result["clouds"]) == (12, 3)
     assert result["death_s"] > 2, "not before three heartbeats were missed"
     assert result["cpu_share"] > 0
@@ -68,7 +58,7 @@ def test_the_orchestrators_benchmark_prints_its_object() -> None:
 def test_idle_and_active_sessions_stay_within_the_budget_of_keys_and_values() -> None:
     """More answers than the budget has room for, after more cached prefixes than it has room for."""
     sizes = ("--idle", "24", "--active", "8", "--answers", "2", "--tokens", "24", "--kv-budget-mib", "5")
-    result = _last_line([sys.executable, "benchmarks/cloud_sessions.py", "--model", "scenes", "--threads", "1", *sizes])
+    result = _last_line("cloud_sessions.py", "--model", "scenes", "--threads", "1", *sizes)
     assert 0 < result["kv_peak_prefixes_bytes"] <= result["kv_budget_bytes"]
     assert result["kv_peak_rows_bytes"] > result["kv_budget_bytes"] // 2
     assert result["kv_peak_bytes"] <= result["kv_budget_bytes"]

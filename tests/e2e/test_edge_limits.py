@@ -13,6 +13,7 @@ from splitvlm.crypto.identity import Role
 from splitvlm.errors import CapacityError, SplitvlmError
 from splitvlm.rpc.local_client import EdgeClient
 from splitvlm.tools.launcher import Launcher, Node
+from tests.forked import ForkedLauncher
 from tests.picture_files import saved
 from tests.samples import PICTURE, tiny_model
 
@@ -32,7 +33,7 @@ def resident_bytes(node: Node, field: str) -> int:
     return 1024 * int(next(line for line in status if line.startswith(field)).split()[1])
 
 
-def forget_peak(node: Node) -> None:
+def reset_peak(node: Node) -> None:
     """The kernel's high-water mark begins again (proc(5), clear_refs)."""
     Path(f"/proc/{node.process.pid}/clear_refs").write_text("5")
 
@@ -56,7 +57,7 @@ async def test_small_files_of_large_pictures_stay_within_the_memory_for_them(lau
     client = EdgeClient(edge.address, launcher.identity("app", Role.APP))
     assert await outcome(client, saved(PICTURE, "PNG")) == "answered"
     base = resident_bytes(edge, "VmRSS")
-    forget_peak(edge)
+    reset_peak(edge)
     large = saved(Image.new("L", (3600, 3600)), "PNG")
     assert len(large) < 50_000
     outcomes = await asyncio.gather(*(outcome(client, large) for _ in range(12)))
@@ -68,19 +69,20 @@ async def test_small_files_of_large_pictures_stay_within_the_memory_for_them(lau
     assert await edge.stop() == 0
 
 
-async def test_a_node_ends_in_time_although_a_stage_runs_on(launcher: Launcher) -> None:
+async def test_a_node_ends_in_time_although_a_stage_runs_on(tmp_path: Path) -> None:
     settings = {
         "model": {"name": tiny_model("scenes-like"), "threads": 1},
         "planning": {"cuts": ["device"]},
         "emulation": {"slowdown": 1000},
         "drain_s": 0.5,
     }
-    edge = await launcher.start("edge", settings)
-    client = EdgeClient(edge.address, launcher.identity("app", Role.APP))
-    answer = client.ask(saved(PICTURE, "PNG"), QUESTION, max_new_tokens=2)
-    assert (await anext(answer)).HasField("chosen")
-    asking = asyncio.ensure_future(anext(answer))
-    assert await edge.stop() == 0, "it was not killed"
-    with pytest.raises(SplitvlmError):
-        await asking
-    await client.close()
+    async with ForkedLauncher(tmp_path) as launcher:
+        edge = await launcher.start("edge", settings)
+        client = EdgeClient(edge.address, launcher.identity("app", Role.APP))
+        answer = client.ask(saved(PICTURE, "PNG"), QUESTION, max_new_tokens=2)
+        assert (await anext(answer)).HasField("chosen")
+        asking = asyncio.ensure_future(anext(answer))
+        assert await edge.stop() == 0, "it was not killed"
+        with pytest.raises(SplitvlmError):
+            await asking
+        await client.close()

@@ -8,7 +8,6 @@ import io
 import json
 import signal
 import ssl
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -30,7 +29,7 @@ from splitvlm.scenes import MODEL_DIR, draw, held_out
 from splitvlm.tools.launcher import Launcher, Node
 from splitvlm.wire.v1 import control_pb2, control_pb2_grpc
 from splitvlm.wire.v1 import local_pb2 as pb
-from tests.forked import ForkedLauncher
+from tests.forked import ForkedLauncher, splitvlm
 from tests.nodes import until
 from tests.samples import PICTURE, tiny_model
 from tests.tls import shake_hands
@@ -187,15 +186,11 @@ def services(address: str, identity: Identity) -> list[str]:
 
 
 @needs_scenes
-async def test_a_short_demo(tmp_path: Path) -> None:
-    arguments = ("demo", "--questions", "6", "--slowdown", "2", "--json", "demo.json", "--trace", "constant:3mbit")
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "splitvlm.cli", *arguments), cwd=tmp_path, stdout=asyncio.subprocess.PIPE
-    )
-    assert process.stdout is not None
-    said = (await process.stdout.read()).decode()
-    assert await process.wait() == 0
-    assert "EMULATION" in said
+def test_a_short_demo(tmp_path: Path) -> None:
+    sizes = ("--questions", "6", "--slowdown", "2", "--trace", "constant:3mbit")
+    done = splitvlm("demo", *sizes, "--json", "demo.json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "EMULATION" in done.stdout
     result = json.loads((tmp_path / "demo.json").read_text())
     assert result["questions"] == result["answered"] == sum(result["cuts"].values()) == 6
     assert result["correct"] >= 4

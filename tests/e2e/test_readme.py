@@ -1,7 +1,8 @@
 """Runs the blocks of the README and of the guide as a newcomer would, in a copy of the files that they name.
 
-Commands are this environment's. Left out: blocks that begin with `make` (the Makefile's own verbs, which CI and people run on a
-fresh clone), and indented lines, which name files and models of the reader's own.
+Commands are this environment's. The README's start anew; the guide's `splitvlm` is a fork of a process that has imported its
+libraries (tests/fork_server.py). Left out: blocks that begin with `make` (the Makefile's own verbs, which CI and people run on
+a fresh clone), and indented lines, which name files and models of the reader's own.
 """
 
 from __future__ import annotations
@@ -29,9 +30,17 @@ pytestmark = [
 ]
 
 
+FORKED = f"""#!{sys.executable} -S
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from tests.fork_client import main
+main()
+"""
+
+
 def environment(folder: Path) -> dict[str, str]:
     """This one's commands, and bundles of its own: what few questions tell of a model is for nobody else."""
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    path = f"{folder / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     return {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", "SPLITVLM_BUNDLES": str(folder / "bundles")}
 
 
@@ -43,6 +52,14 @@ def folder(tmp_path: Path) -> Path:
     activate.parent.mkdir(parents=True)
     activate.write_text("")
     return tmp_path
+
+
+def fork_commands(folder: Path) -> None:
+    """Makes `splitvlm` in this folder a fork."""
+    command = folder / "bin" / "splitvlm"
+    command.parent.mkdir()
+    command.write_text(FORKED)
+    command.chmod(0o755)
 
 
 def run(block: str, folder: Path) -> str:
@@ -115,5 +132,6 @@ def test_the_guide_has_blocks_to_run() -> None:
 
 @pytest.mark.parametrize("page", [page for page in GUIDE if blocks(page)], ids=lambda page: page.stem)
 def test_every_block_of_the_guide(page: Path, folder: Path) -> None:
+    fork_commands(folder)
     for block in blocks(page):
         run(block, folder)
