@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install install-vllm demo test test-vllm test-slow lint proto proto-check docs bench-overhead bench-policy bench-probing bench-orchestrator bench-cloud bench-cloud-peers bench-cloud-sessions bench-cancels bench-ray bench-link bench-emulated bench-codec bench-codec-speed bench-sealing bench-tiles bench-backends bench-variants structure chaos soak fuzz clean
+.PHONY: install install-vllm demo test test-most test-ray test-vllm test-slow lint proto proto-check docs bench-overhead bench-policy bench-probing bench-orchestrator bench-cloud bench-cloud-peers bench-cloud-sessions bench-cancels bench-ray bench-link bench-emulated bench-codec bench-codec-speed bench-sealing bench-tiles bench-backends bench-variants structure chaos soak fuzz clean
 
 install: $(STAMP)
 
@@ -33,13 +33,22 @@ $(VLLM_STAMP): pyproject.toml constraints-vllm.txt
 demo: install
 	$(BIN)/splitvlm demo
 
-# Two processes share the tests, with one thread of torch each; those that measure a link by the clock, and hardly compute, run after
-# the others. Ray reads its token once in a process: its tests have one of their own.
-TWO := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations 10
+# Two processes share the tests, with one thread of torch each. Ray reads its token once in a process: its tests have one of their
+# own beside these, and mostly wait. Those that measure a link by the clock, and hardly compute, run after the others. Bytecode is
+# kept, also where the environment says otherwise: each process would compile all of it.
+TESTS := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations 10
+TWO   := -n 2 --dist worksteal
+marked = $(shell grep --recursive --files-with-matches --include='test_*.py' 'pytest.mark.$(1)' tests)
 test: install
-	$(TWO) -m "not slow and not quiet and not ray"
-	$(TWO) -m "quiet and not slow" tests/integration
-	$(BIN)/python -m pytest -m "ray and not slow" tests/integration --durations 5
+	$(MAKE) --no-print-directory --jobs 2 --keep-going test-most test-ray
+	$(TESTS) $(TWO) -m "quiet and not slow" $(call marked,quiet)
+
+test-most: install
+	$(TESTS) $(TWO) -m "not slow and not quiet and not ray"
+
+# What it says is shown at its end, in one piece.
+test-ray: install
+	@$(TESTS) -m "ray and not slow" $(call marked,ray) >$(VENV)/test-ray.log 2>&1; code=$$?; cat $(VENV)/test-ray.log; exit $$code
 
 # The engine vllm, in its own environment; in the other one these tests are skipped.
 test-vllm: install-vllm

@@ -7,6 +7,7 @@ was not measured the figure of the nearest cut of its kind.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,6 +25,7 @@ from splitvlm.variants.folder import Variant
 
 MAX_NEW_TOKENS = 64
 CHUNK = 4  # questions
+QUESTIONS_A_WORKER = 50  # fewer are answered sooner than another process has imported its libraries
 
 
 @dataclass
@@ -68,8 +70,8 @@ def measure_plans(
     """Returns {plan: {"questions", "accuracy", "drop", "differing", "payload_bytes", "kinds"}}; bytes are means.
 
     "kinds" is {kind of question: {"questions", "lost", "gained"}}, against the lossless answers. Without `levels` every level
-    is measured. With a `variant` its plans are, against the lossless answers of the undivided model. `workers` processes of one
-    torch thread each share the questions. Raises UsageError.
+    is measured. With a `variant` its plans are, against the lossless answers of the undivided model. At most `workers` processes
+    of one torch thread each share the questions. Raises UsageError.
     """
     asked = list(examples)
     if not asked:
@@ -77,6 +79,7 @@ def measure_plans(
     chunks = [asked[start : start + CHUNK] for start in range(0, len(asked), CHUNK)]
     total: defaultdict[Plan, _Tally] = defaultdict(_Tally)
     done = 0
+    workers = min(workers, math.ceil(len(asked) / QUESTIONS_A_WORKER))
     with worker_pool(workers, _begin, name, bundle, tuple(cuts), frozenset(levels), variant) as pool:
         for chunk, tallies in zip(chunks, pool.map(_measured, chunks), strict=True):
             for plan, tally in tallies.items():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import string
+from functools import cache
 
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -32,7 +33,8 @@ CHAT_TEMPLATE = (
 )
 
 
-def words() -> list[str]:
+@cache
+def words() -> tuple[str, ...]:
     """Returns every word of all phrasings and answers, the domain that is not trained included, in a fixed order."""
     texts = [value for name in dir(phrases) if name.isupper() for value in getattr(phrases, name)]
     rng = np.random.default_rng(0)
@@ -42,7 +44,7 @@ def words() -> list[str]:
                 texts += [question.text, question.answer]
     vocabulary = {word for text in texts for word in re.findall(r"[A-Za-z]+", text)}
     vocabulary |= {str(number) for number in range(LARGEST_NUMBER + 1)} | {"User", "Assistant"}
-    return sorted(vocabulary)
+    return tuple(sorted(vocabulary))
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:

@@ -9,7 +9,7 @@ pictures best that the regression has not seen. G x G tokens of C channels, patc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -40,7 +40,7 @@ class Attacker:
         """Returns the pixels [edge, edge, 3], uint8, that it makes of a picture's tokens in rows."""
         inputs = _lifted(_normed(around(features_TC), self.mean, self.spread), self.lift, self.projection)
         patches = inputs @ self.weights
-        return np.clip(np.rint(255 * unpatched(patches, self.edge)), 0, 255).astype(np.uint8)
+        return _levels(unpatched(patches, self.edge))
 
 
 def train(features: Sequence[F32], pictures: Sequence[npt.NDArray[np.uint8]], seed: int = 0) -> Attacker:
@@ -53,31 +53,34 @@ def train(features: Sequence[F32], pictures: Sequence[npt.NDArray[np.uint8]], se
     projection = (draw.normal(size=(width, RANDOM_UNITS)) / np.sqrt(width)).astype(np.float32)
     best: tuple[float, Attacker] | None = None
     for lift in LIFTS:
-        training = [n for n in range(len(features)) if n % HELD_BACK]
-        gram, moments = _moments(
-            (
-                _lifted(_normed(around(features[n]), mean, spread), lift, projection),
-                patched(pictures[n] / 255, grid),
-            )
-            for n in training
-        )
-        values, vectors = np.linalg.eigh(gram)
-        turned = vectors.T @ moments
-        for ridge in RIDGES:
-            weights = vectors @ (turned / (np.maximum(values, 0) + ridge * values.mean())[:, None])
-            attacker = Attacker(lift, projection, mean, spread, weights.astype(np.float32), edge)
-            error = float(
-                np.mean(
-                    [
-                        np.square(attacker.picture(features[n]) / 255.0 - pictures[n] / 255.0).mean()
-                        for n in range(0, len(features), HELD_BACK)
-                    ]
-                )
-            )
-            if best is None or error < best[0]:
-                best = error, attacker
+
+        def pairs(numbers: Iterable[int], lift: str = lift) -> Iterator[tuple[F32, F32]]:
+            for n in numbers:
+                inputs = _lifted(_normed(around(features[n]), mean, spread), lift, projection)
+                yield inputs, patched(pictures[n] / 255, grid)
+
+        training = (n for n in range(len(features)) if n % HELD_BACK)
+        error, weights = _fitted(*_moments(pairs(training)), pairs(range(0, len(features), HELD_BACK)))
+        if best is None or error < best[0]:
+            best = error, Attacker(lift, projection, mean, spread, weights, edge)
     assert best is not None
     return best[1]
+
+
+def _fitted(gram: F64, moments: F64, held_back: Iterable[tuple[F32, F32]]) -> tuple[float, F32]:
+    """Returns the error on what the regression has not seen, and the weights, of the ridge with the least error.
+
+    All ridges have the same eigenvectors, in which each of them is a division: only the best one's weights are turned back.
+    """
+    values, vectors = np.linalg.eigh(gram)
+    turned = vectors.T @ moments
+    shrunk = [turned / (np.maximum(values, 0) + ridge * values.mean())[:, None] for ridge in RIDGES]
+    errors = np.zeros(len(RIDGES))
+    for inputs, wanted in held_back:
+        turned_inputs = inputs @ vectors
+        errors += [np.square(_levels(turned_inputs @ weights) / 255 - wanted).mean() for weights in shrunk]
+    best = int(errors.argmin())
+    return float(errors[best]), (vectors @ shrunk[best]).astype(np.float32)
 
 
 def side(features_TC: F32) -> int:
@@ -144,6 +147,11 @@ def _lifted(rows: F32, lift: str, projection: F32) -> F32:
         centre = rows.shape[1] // 9
         rows = np.concatenate([np.maximum(rows @ projection, 0), rows[:, 4 * centre : 5 * centre]], axis=1)
     return np.concatenate([rows, np.ones((len(rows), 1), np.float32)], axis=1)
+
+
+def _levels(values: F32 | F64) -> npt.NDArray[np.uint8]:
+    """Returns pixels for values from 0 to 1."""
+    return np.clip(np.rint(255 * values), 0, 255).astype(np.uint8)
 
 
 def _moments(pairs: Iterable[tuple[F32, F32]]) -> tuple[F64, F64]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -36,26 +37,32 @@ def features(tokens: int, seed: int) -> np.ndarray:
     return (noise @ MIX + 3.0).astype(np.float32)
 
 
-def basis(steps: int) -> klt.Basis:
+@cache
+def basis() -> klt.Basis:
     transform = klt.transform_of(features(4000, 1))
     pictures = [features(64, seed) for seed in range(100, 160)]
     return klt.Basis(
-        transform, {level: level_training.learn(pictures, transform, level, 8, steps=steps) for level in KLT_STEPS}
+        transform, {level: level_training.learn(pictures, transform, level, 8, steps=30) for level in KLT_STEPS}
     )
 
 
-BASIS = basis(steps=30)
-CODEC = Codec({TOKENS: BASIS}, "calibrated")
+@cache
+def codec() -> Codec:
+    return Codec({TOKENS: basis()}, "calibrated")
+
+
 PROMPT = torch.from_numpy(np.random.default_rng(4).integers(0, 600, 36))
 TEMPLATE = Template(tuple(PROMPT[:10].tolist()), tuple(PROMPT[-2:].tolist()), 600)
-SHORT = Codec(
-    {TOKENS: replace(BASIS, shape=(2, 32), template=TEMPLATE)}, "calibrated"
-)  # of boundaries that all have one shape
+
+
+@cache
+def short_codec() -> Codec:
+    return Codec({TOKENS: replace(basis(), shape=(2, 32), template=TEMPLATE)}, "calibrated")
 
 
 def crossed(x_TC: np.ndarray, level: str) -> tuple[np.ndarray, int]:
-    data = CODEC.encode(TOKENS, {"hidden": torch.from_numpy(x_TC), "ids": torch.arange(9)}, level)
-    back = CODEC.decode(TOKENS, data)
+    data = codec().encode(TOKENS, {"hidden": torch.from_numpy(x_TC), "ids": torch.arange(9)}, level)
+    back = codec().decode(TOKENS, data)
     assert torch.equal(back["ids"], torch.arange(9))
     return back["hidden"].numpy(), len(data)
 
@@ -65,7 +72,7 @@ def test_each_coefficient_is_within_a_step(level: str) -> None:
     x_TC = features(64, 2)
     back, _ = crossed(x_TC, level)
     step = KLT_STEPS[level]
-    error_TC = (back - x_TC) @ BASIS.transform.analysis
+    error_TC = (back - x_TC) @ basis().transform.analysis
     assert np.abs(error_TC).max() <= step * (1 - klt.ROUNDING) * 1.001
 
 
@@ -74,9 +81,9 @@ def test_whatever_a_reconstructor_says_a_value_stays_in_its_cell(level: str) -> 
     draw = np.random.default_rng(3).normal
     shapes = ((5, 40, 96), (96,), (PLACES, 96), (96, 96), (96,), (96, 40), (40,))
     wild = Reconstructor(8, 8, *(draw(scale=9.0, size=shape).astype(np.float32) for shape in shapes))
-    learned = replace(BASIS.levels[level], reconstructor=wild)
+    learned = replace(basis().levels[level], reconstructor=wild)
     x_TC = features(64, 2)
-    q_TC = klt.quantised(x_TC, BASIS.transform, level)
+    q_TC = klt.quantised(x_TC, basis().transform, level)
     y_TC = klt.restored(q_TC, learned)
     assert y_TC.shape == q_TC.shape
     assert np.array_equal(y_TC[:, 40:], klt.centred(q_TC, learned.centres)[:, 40:])
@@ -107,25 +114,25 @@ def test_any_size_of_features_comes_back_finite(tokens: int, level: str, factor:
 
 @given(st.data())
 def test_damaged_bytes_are_an_error_or_a_tensor(data: st.DataObject) -> None:
-    coded = bytearray(CODEC.encode(TOKENS, {"hidden": torch.from_numpy(features(16, 5))}, "klt2"))
+    coded = bytearray(codec().encode(TOKENS, {"hidden": torch.from_numpy(features(16, 5))}, "klt2"))
     for _ in range(data.draw(st.integers(1, 4))):
         coded[data.draw(st.integers(0, len(coded) - 1))] = data.draw(st.integers(0, 255))
     damaged = bytes(coded[: data.draw(st.integers(0, len(coded)))])
     with contextlib.suppress(ProtocolError):
-        assert all(isinstance(value, torch.Tensor) for value in CODEC.decode(TOKENS, damaged).values())
+        assert all(isinstance(value, torch.Tensor) for value in codec().decode(TOKENS, damaged).values())
 
 
 @pytest.mark.parametrize("level", KLT_STEPS)
 def test_what_both_sides_know_is_not_sent(level: str) -> None:
     boundary = {"hidden": torch.from_numpy(features(64, 2).reshape(2, 32, CHANNELS)), "ids": PROMPT}
-    short, long = SHORT.encode(TOKENS, boundary, level), CODEC.encode(TOKENS, boundary, level)
+    short, long = short_codec().encode(TOKENS, boundary, level), codec().encode(TOKENS, boundary, level)
     assert len(long) - len(short) >= 20
-    back, same = SHORT.decode(TOKENS, short), CODEC.decode(TOKENS, long)
+    back, same = short_codec().decode(TOKENS, short), codec().decode(TOKENS, long)
     assert list(back) == ["hidden", "ids"]
     assert all(torch.equal(back[name], same[name]) for name in back)
-    assert SHORT.decode(TOKENS, long)["hidden"].shape == (2, 32, CHANNELS)
+    assert short_codec().decode(TOKENS, long)["hidden"].shape == (2, 32, CHANNELS)
     with pytest.raises(ProtocolError, match="no calibration"):
-        CODEC.decode(TOKENS, short)
+        codec().decode(TOKENS, short)
 
 
 def test_another_shape_dtype_or_tensor_is_sent_in_full() -> None:
@@ -139,46 +146,50 @@ def test_another_shape_dtype_or_tensor_is_sent_in_full() -> None:
         {"hidden": hidden, "ids": ids[1:]},
         {"hidden": hidden, "ids": ids * torch.where(torch.arange(36) == 20, 30, 1)},
     ):
-        data = SHORT.encode(TOKENS, boundary, "klt2")
-        assert data == CODEC.encode(TOKENS, boundary, "klt2")
-        assert SHORT.decode(TOKENS, data)["hidden"].shape == boundary["hidden"].shape
+        data = short_codec().encode(TOKENS, boundary, "klt2")
+        assert data == codec().encode(TOKENS, boundary, "klt2")
+        assert short_codec().decode(TOKENS, data)["hidden"].shape == boundary["hidden"].shape
 
 
 @given(st.data())
 def test_a_damaged_short_form_is_an_error_or_a_tensor_within_the_limits(data: st.DataObject) -> None:
     boundary = {"hidden": torch.from_numpy(features(64, 2).reshape(2, 32, CHANNELS)), "ids": PROMPT}
-    coded = bytearray(SHORT.encode(TOKENS, boundary, "klt3"))
+    coded = bytearray(short_codec().encode(TOKENS, boundary, "klt3"))
     for _ in range(data.draw(st.integers(1, 4))):
         coded[data.draw(st.integers(0, min(40, len(coded) - 1)))] = data.draw(st.integers(0, 255))
     limits = CodecLimits(max_elements=64 * CHANNELS + 100)
     with contextlib.suppress(ProtocolError):
-        found = SHORT.decode(TOKENS, bytes(coded[: data.draw(st.integers(0, len(coded)))]), limits)
+        found = short_codec().decode(TOKENS, bytes(coded[: data.draw(st.integers(0, len(coded)))]), limits)
         assert sum(tensor.numel() for tensor in found.values()) <= limits.max_elements
     with pytest.raises(ProtocolError):
-        SHORT.decode(TOKENS, bytes(SHORT.encode(TOKENS, boundary, "klt3")), CodecLimits(max_elements=64 * CHANNELS))
+        short_codec().decode(
+            TOKENS,
+            bytes(short_codec().encode(TOKENS, boundary, "klt3")),
+            CodecLimits(max_elements=64 * CHANNELS),
+        )
 
 
 def test_only_a_calibrated_boundary_has_the_levels() -> None:
     plain = Codec()
     assert "klt2" not in plain.levels(TOKENS)
-    assert "klt2" not in CODEC.levels(Cut.parse("vision:1"))
+    assert "klt2" not in codec().levels(Cut.parse("vision:1"))
     with pytest.raises(UsageError, match="klt2"):
         plain.encode(TOKENS, {"hidden": torch.zeros(4, CHANNELS)}, "klt2")
-    coded = CODEC.encode(TOKENS, {"hidden": torch.from_numpy(features(4, 1))}, "klt2")
+    coded = codec().encode(TOKENS, {"hidden": torch.from_numpy(features(4, 1))}, "klt2")
     with pytest.raises(ProtocolError, match="no calibration"):
         plain.decode(TOKENS, coded)
 
 
 def test_the_file_keeps_the_basis_and_changes_the_hash(tmp_path: Path) -> None:
     file = tmp_path / calibration_file.FILE
-    calibration_file.write(file, {TOKENS: BASIS})
+    calibration_file.write(file, {TOKENS: basis()})
     read = Codec.from_file(file)
-    assert read.levels(TOKENS) == CODEC.levels(TOKENS)
-    assert len({read.hash, Codec().hash, CODEC.hash}) == 3
+    assert read.levels(TOKENS) == codec().levels(TOKENS)
+    assert len({read.hash, Codec().hash, codec().hash}) == 3
     shapes = (5, 9, 96), (96,), (PLACES, 96), (96, 96), (96,), (96, 7), (7,)
     reconstructor = Reconstructor(8, 8, *(np.ones(shape, np.float32) for shape in shapes))
-    levels = BASIS.levels | {"klt3": replace(BASIS.levels["klt3"], reconstructor=reconstructor)}
-    calibration_file.write(file, {TOKENS: replace(BASIS, levels=levels, template=TEMPLATE)})
+    levels = basis().levels | {"klt3": replace(basis().levels["klt3"], reconstructor=reconstructor)}
+    calibration_file.write(file, {TOKENS: replace(basis(), levels=levels, template=TEMPLATE)})
     found = Codec.from_file(file).basis(TOKENS)
     assert found.template == TEMPLATE
     assert found.levels["klt3"].reconstructor is not None
@@ -194,7 +205,7 @@ def test_whole_numbers_come_back_from_the_stream(tokens: int, columns: int, seed
     q_TK = (
         np.random.default_rng(seed).normal(scale=spread, size=(tokens, columns)).clip(-(2**15), 2**15).astype(np.int64)
     )
-    for entropy_model in (BASIS.levels["klt1"].entropy_model, BASIS.levels["klt6"].entropy_model, WIDE, NOTHING):
+    for entropy_model in (basis().levels["klt1"].entropy_model, basis().levels["klt6"].entropy_model, WIDE, NOTHING):
         back = entropy.decode(entropy.encode(q_TK, entropy_model), tokens, columns, entropy_model, dense=columns)
         assert np.array_equal(back.dense, q_TK)
 
@@ -209,7 +220,7 @@ WIDE = learn(
 def test_many_tokens_have_the_stream_of_few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who computes columns in blocks, and who does not, must agree to the last bit."""
     q_TK = np.random.default_rng(8).normal(0, 9, (context.MANY_TOKENS, CHANNELS - 3)).astype(np.int32)
-    entropy_model = BASIS.levels["klt1"].entropy_model
+    entropy_model = basis().levels["klt1"].entropy_model
     blocks = entropy.encode(q_TK, entropy_model)
     monkeypatch.setattr(context, "MANY_TOKENS", len(q_TK) + 1)
     assert entropy.encode(q_TK, entropy_model) == blocks
@@ -246,7 +257,7 @@ def test_a_few_huge_tokens_do_not_bend_the_basis() -> None:
 
 def test_an_entropy_model_is_exact_whatever_the_order_of_sums() -> None:
     """Products of an entropy model's matrices stay whole and below 2^24, where float32 holds every one."""
-    for learned in BASIS.levels.values():
+    for learned in basis().levels.values():
         assert _largest_sum(learned.entropy_model) < 2**24
 
 

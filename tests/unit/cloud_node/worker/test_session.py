@@ -110,19 +110,19 @@ async def test_the_next_request_may_follow_an_end_at_once() -> None:
             await is_answered(wire)
 
 
-REFUSED = {
-    "no boundary": (begin(first=b"\x80\x04K\x01."), "protocol"),
-    "evicted": (begin(prefix_cached=True, picture=bytes(8)), "prefix-evicted"),
-    "an unknown level": (begin(plan="tokens/pickle"), "usage"),
-    "refused before its payload": (begin(max_new_tokens=1_000), "usage"),
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "no boundary": ({"first": b"\x80\x04K\x01."}, "protocol"),
+    "evicted": ({"prefix_cached": True, "picture": bytes(8)}, "prefix-evicted"),
+    "an unknown level": ({"plan": "tokens/pickle"}, "usage"),
+    "refused before its payload": ({"max_new_tokens": 1_000}, "usage"),
 }
 
 
 @pytest.mark.parametrize(("wrong", "code"), REFUSED.values(), ids=REFUSED)
-async def test_the_next_request_may_follow_a_failure_at_once(wrong: pb.Begin, code: str) -> None:
+async def test_the_next_request_may_follow_a_failure_at_once(wrong: dict[str, Any], code: str) -> None:
     async with session() as (wire, _):
         for _ in range(3):
-            wire.say(begin=wrong)
+            wire.say(begin=begin(**wrong))
             assert (await wire.last_frame()).failure.code == code
             await is_answered(wire)
 
