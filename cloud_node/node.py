@@ -18,6 +18,7 @@ from cloud_node.pools.protocol import Pool
 from cloud_node.settings import CHANGEABLE, ROLLED_OUT, CloudSettings
 from splitvlm.crypto.identity import Identity
 from splitvlm.errors import ConfigError
+from splitvlm.node.collector import freeze_loaded_objects
 from splitvlm.node.lifecycle import background, end_now, identity_of, print_ready, stop_signals, until
 from splitvlm.node.reload import reloading
 from splitvlm.rpc.control_client import ControlClient
@@ -76,6 +77,7 @@ async def _serve(settings: CloudSettings, source: Path | None, identity: Identit
         member = await _join(settings, identity, address, running, load) if settings.orchestrator else None
         try:
             async with background(pool.watch(), *([member.stay()] if member else [])) as tasks:
+                freeze_loaded_objects()
                 await server.set_ready()
                 model, num_workers = settings.model.name, pool.load.num_workers
                 print_ready("cloud", node=settings.node, listen=address, model=model, workers=num_workers)

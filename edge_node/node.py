@@ -25,6 +25,7 @@ from splitvlm.errors import SplitvlmError
 from splitvlm.model.dtype_choice import with_dtype
 from splitvlm.model.spec import ModelSpec
 from splitvlm.model.threads import in_passing_thread
+from splitvlm.node.collector import freeze_loaded_objects
 from splitvlm.node.lifecycle import background, end_now, identity_of, print_ready, stop_signals, until
 from splitvlm.node.reload import reloading
 from splitvlm.planning.costs import DeviceProfile
@@ -76,6 +77,7 @@ async def run(settings: EdgeSettings, source: Path | None = None) -> None:
         try:
             with reloading(source, from_file, CHANGEABLE, apply):
                 async with background(*renewal), background(*work) as tasks:
+                    freeze_loaded_objects()
                     await server.set_ready()
                     print_ready("edge", node=settings.node, listen=address, **_ready_facts(settings))
                     await until(stop, tasks)

@@ -7,6 +7,7 @@ from pathlib import Path
 from orchestrator.servicer import ControlServicer
 from orchestrator.settings import CHANGEABLE, OrchestratorSettings
 from splitvlm.domain import Plan
+from splitvlm.node.collector import freeze_loaded_objects
 from splitvlm.node.lifecycle import background, identity_of, print_ready, stop_signals, until
 from splitvlm.node.reload import reloading
 from splitvlm.rpc.servers import NodeServer
@@ -28,6 +29,7 @@ async def run(settings: OrchestratorSettings, source: Path | None = None) -> Non
     with stop_signals() as stop, reloading(source, settings, CHANGEABLE, apply):
         address = await server.listen(settings.listen)
         async with background(servicer.run()) as tasks:
+            freeze_loaded_objects()
             await server.set_ready()
             print_ready("orchestrator", node=settings.node, listen=address)
             await until(stop, tasks)

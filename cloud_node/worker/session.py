@@ -175,6 +175,8 @@ class Session:
 
     def _answer_ended(self, task: asyncio.Task[None]) -> None:
         self._sending.discard(task)
+        if self._answer is task:
+            self._answer = None  # its error's traceback refers to this object
         if not task.cancelled():
             self._broken = self._broken or task.exception()
 

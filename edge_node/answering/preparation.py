@@ -11,12 +11,16 @@ from edge_node.answering.report import RequestReport
 from edge_node.cloud.payload import NextStep, Payload
 from edge_node.cloud.segments import Segments
 from edge_node.engine import DeviceEngine
-from splitvlm.domain import IMAGE, CutKind
+from splitvlm.domain import IMAGE, CutKind, Plan
 from splitvlm.model.parts import LowerRun
 
 
 class Preparation:
-    """Runs the lower part once, whoever needs it: the payload is kept for a cloud node that takes over."""
+    """Runs the lower part once, whoever needs it: the payload is kept for a cloud node that takes over.
+
+    What makes the payload does not refer to this object, which holds it: in such a circle the tensors of each question would
+    stay until the garbage collector's next full pass.
+    """
 
     def __init__(
         self,
@@ -80,26 +84,32 @@ class Preparation:
         run, self._report.device_s = await self._engine.begin(question.image, question.text, plan)
         self._book(run.cache_bytes(question.max_new_tokens))
         self._lower = run
-        segments = Segments(run.num_tiles, partial(self._segment, run))
+        make = partial(_segment, self._engine, run, plan, self._report, self._progress)
+        segments = Segments(run.num_tiles, make)
         await segments.segment(0)
-        return Payload(plan, segments, step=self._stepper(run) if plan.cut.kind is CutKind.LM else None)
+        step = _stepper(self._engine, run, plan, self._report) if plan.cut.kind is CutKind.LM else None
+        return Payload(plan, segments, step=step)
 
-    async def _segment(self, run: LowerRun, index: int) -> bytes:
-        """Makes the segment of one tile: the tower runs on while what was made before is on its way."""
-        boundary, tile_s = await self._engine.tile(run, index)
-        self._report.device_s += tile_s
-        data, encode_s = await self._engine.encode(boundary, self._question.plan)
-        self._report.encode_s += encode_s
-        if index == run.num_tiles - 1:
-            self._progress.advance(Milestone.LEFT_DEVICE)
+
+async def _segment(
+    engine: DeviceEngine, run: LowerRun, plan: Plan, report: RequestReport, progress: CloudProgress, index: int
+) -> bytes:
+    """Makes the segment of one tile: the tower runs on while what was made before is on its way."""
+    boundary, tile_s = await engine.tile(run, index)
+    report.device_s += tile_s
+    data, encode_s = await engine.encode(boundary, plan)
+    report.encode_s += encode_s
+    if index == run.num_tiles - 1:
+        progress.advance(Milestone.LEFT_DEVICE)
+    return data
+
+
+def _stepper(engine: DeviceEngine, run: LowerRun, plan: Plan, report: RequestReport) -> NextStep:
+    kept: list[bytes] = []  # for a node that takes over: the run itself cannot go back
+
+    async def step(index: int, token_id: int) -> bytes:
+        data, step_s = await engine.step(run, kept, index, token_id, plan)
+        report.device_tokens_s += step_s
         return data
 
-    def _stepper(self, run: LowerRun) -> NextStep:
-        kept: list[bytes] = []  # for a node that takes over: the run itself cannot go back
-
-        async def step(index: int, token_id: int) -> bytes:
-            data, step_s = await self._engine.step(run, kept, index, token_id, self._question.plan)
-            self._report.device_tokens_s += step_s
-            return data
-
-        return step
+    return step

@@ -90,7 +90,8 @@ class AnswerRun(TokenSource):
             try:
                 token_id = await anext(self._source, None)
             except SplitvlmError as error:
-                self._go_on_after(error)
+                if not self._go_on_after(error):
+                    raise
                 continue
             if token_id is not None:
                 self._note_winner()
@@ -130,23 +131,24 @@ class AnswerRun(TokenSource):
             sides[Side.DEVICE] = self._on_device()
         return Race(sides)
 
-    def _go_on_after(self, error: SplitvlmError) -> None:
-        """Turns to whoever comes next. Raises the error where nobody does."""
+    def _go_on_after(self, error: SplitvlmError) -> bool:
+        """Turns to whoever comes next. Returns whether anybody does."""
         failed_link, failed_state = self._link, self._state
         may_leave = self._privacy.allows(self._question.plan)
         event = Failed(error, self._answer_spec.is_complete(self.report.token_ids), may_leave, _jitter())
         self._state = after(failed_state, event)
         if self._state.phase is Phase.FAILED:
-            raise error
+            return False
         assert failed_link is not None, "without a cloud node nothing comes next"
         self._note_fault(error, failed_link)
         if may_leave:
             self._clouds.on_fault(failed_link)
         if self._state.phase is Phase.COMPLETE:
-            return
+            return True
         self.report.exchange.begin_attempt()
         self.report.prefix_cached = False  # whoever takes over gets it all
         self._source = self._later_source()
+        return True
 
     def _note_fault(self, error: SplitvlmError, link: CloudLink) -> None:
         now_s, num_tokens = time.perf_counter(), len(self.report.token_ids)

@@ -69,6 +69,7 @@ class LinkAnswer(TokenSource):
         if self._watching is None:
             return  # nothing was begun
         self._watching.cancel()
+        self._watching = None  # its error's traceback refers to this object
         try:
             if self._tokens is not None:
                 await self._tokens.aclose()

@@ -47,6 +47,7 @@ class SegmentSender:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None  # its error's traceback refers to this object
 
     async def _send_all(self) -> None:
         segments, stream = self._request.payload.segments, self._session.stream

@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError, Message
 from splitvlm.crypto.sealing import Opener, Sealer
 from splitvlm.errors import ProtocolError
 from splitvlm.rpc.limits import MAX_FRAME_BYTES
+from splitvlm.rpc.whole_steps import to_its_end
 from splitvlm.wire.v1.data_pb2 import Envelope
 
 Out = TypeVar("Out", bound=Message)
@@ -33,7 +34,7 @@ class SealedStream(Generic[Out, In]):
 
     async def send(self, frame: Out) -> None:
         """Seals the frame and writes it. A caller that is cancelled leaves a whole frame behind: the peer counts it, too."""
-        await asyncio.shield(self._send(frame))
+        await to_its_end(self._send(frame))
 
     async def _send(self, frame: Out) -> None:
         async with self._turn:

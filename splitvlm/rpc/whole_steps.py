@@ -1,4 +1,4 @@
-"""Operations of a gRPC call that go on to their end although whoever awaits them is cancelled.
+"""Lets operations of a gRPC call go on to their end although whoever awaits them is cancelled.
 
 grpc.aio loses the memory of an operation whose awaiting task is cancelled, about 100 bytes each
 (https://github.com/grpc/grpc/issues/43360). Hedging, taking over, time-outs and callers that go away all cancel reads. A read
@@ -28,6 +28,8 @@ async def to_its_end(step: Coroutine[Any, Any, T], cancel_call: Callable[[], obj
         if cancel_call is not None:
             cancel_call()
         raise
+    finally:
+        del task  # its error's traceback refers to this frame: what waits for the error would stay with it in a circle
 
 
 def _note(task: asyncio.Task[Any]) -> None:
