@@ -13,6 +13,7 @@ from cloud_node.engine.turns import Turns
 S = TypeVar("S", bound=Hashable)
 
 PASS_TOKENS = 48  # of answers and of a prompt's chunk together: what a pass takes grows slowly up to here on a CPU
+BURST_TOKENS = 128  # instead, where more devices wait for a first token than answers for their next one
 LEAST_CHUNK = 16
 
 
@@ -30,10 +31,16 @@ class Scheduler(Generic[S]):
     One prompt is read at a time, devices in turn. All answers that can move on do so in each pass.
     """
 
-    def __init__(self, longest_prompt: int, pass_tokens: int = PASS_TOKENS, least_chunk: int = LEAST_CHUNK) -> None:
+    def __init__(
+        self,
+        longest_prompt: int,
+        pass_tokens: int = PASS_TOKENS,
+        burst_tokens: int = BURST_TOKENS,
+        least_chunk: int = LEAST_CHUNK,
+    ) -> None:
         """`longest_prompt` is in tokens: where nothing runs, a prompt is read at once."""
         self._longest_prompt = longest_prompt
-        self._pass_tokens, self._least_chunk = pass_tokens, least_chunk
+        self._pass_tokens, self._burst_tokens, self._least_chunk = pass_tokens, burst_tokens, least_chunk
         self._turns: Turns[S] = Turns()  # those that left are still in it, until their turn comes
         self._waiting: set[S] = set()
         self._reader: S | None = None
@@ -84,4 +91,12 @@ class Scheduler(Generic[S]):
         return bool(self.num_unread) or any(map(is_ready, self._running))
 
     def _chunk_tokens(self, num_moving: int) -> int:
-        return max(self._least_chunk, self._pass_tokens - num_moving) if num_moving else self._longest_prompt
+        """Returns how many tokens of a prompt are read beside so many answers.
+
+        A pass reads all weights, whatever it runs: where few answers move on and many devices wait, fewer and longer passes
+        give all of them their tokens sooner.
+        """
+        if not num_moving:
+            return self._longest_prompt
+        pass_tokens = self._burst_tokens if self._turns.num_owners > num_moving else self._pass_tokens
+        return max(self._least_chunk, pass_tokens - num_moving)

@@ -20,6 +20,11 @@ class Turns(Generic[T]):
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
+    @property
+    def num_owners(self) -> int:
+        """Returns how many owners have a job that waits."""
+        return len(self._waiting)
+
     def add(self, owner: str, job: T) -> None:
         """Puts the job behind the owner's others; an owner without any goes behind all owners."""
         self._waiting.setdefault(owner, deque()).append(job)

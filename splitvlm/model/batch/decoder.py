@@ -79,7 +79,7 @@ class BatchedDecoder:
         """Runs the last token of each sequence, and a chunk of a prompt beside them where there is one.
 
         `fed` gives at lm:k the device's boundary of a sequence's token, which was checked, and None at other cuts. Returns
-        logits [B, V] in the order of `fed`; with a chunk, those of its last token follow: [B + 1, V].
+        logits [B, V] in float32, in the order of `fed`; with a chunk, those of its last token follow: [B + 1, V].
         """
         by_layer: dict[int, list[DecodingRow]] = {chunk.first_layer: []} if chunk else {}
         for row in fed:
@@ -95,7 +95,7 @@ class BatchedDecoder:
         wanted = [states[row] for row in fed] + ([states[None]] if chunk else [])
         with self._part.clock.stage("head"):
             logits_BV: torch.Tensor = self._part.model.lm_head(torch.stack(wanted))
-        return logits_BV
+            return logits_BV.float()  # all at once: each sequence's choice would do so for itself
 
     def _layers(
         self,

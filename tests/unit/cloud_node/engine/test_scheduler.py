@@ -13,7 +13,7 @@ def ready(_sequence: str) -> bool:
 
 
 def scheduler() -> Scheduler[str]:
-    return Scheduler(longest_prompt=1_000, pass_tokens=48, least_chunk=16)
+    return Scheduler(longest_prompt=1_000, pass_tokens=48, burst_tokens=128, least_chunk=16)
 
 
 def test_nothing_is_run_where_nothing_is_there() -> None:
@@ -37,6 +37,17 @@ def test_chunks_leave_room_for_running_answers() -> None:
     for number in range(20, 40):
         busy.join(f"answer {number}")
     assert busy.next_pass(ready).chunk_tokens == 16, "a prompt is never held up"
+
+
+def test_longer_chunks_are_read_while_more_devices_wait_than_answers_run() -> None:
+    burst = scheduler()
+    burst.join("answer")
+    burst.add_prompt("camera", "a")
+    assert burst.next_pass(ready).chunk_tokens == 47, "no other device waits"
+    burst.add_prompt("camera", "b")
+    assert burst.next_pass(ready).chunk_tokens == 47, "a device that asks twice counts once"
+    burst.add_prompt("robot", "c")
+    assert burst.next_pass(ready).chunk_tokens == 127
 
 
 def test_only_answers_whose_step_has_come_move_on() -> None:
@@ -85,7 +96,7 @@ def test_sequences_leave_from_wherever_they_are() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 200)), max_size=12), st.integers(0, 60))
 def test_all_prompts_are_read_and_no_pass_is_too_long(prompts: list[tuple[str, int]], num_running: int) -> None:
-    full: Scheduler[int] = Scheduler(longest_prompt=1_000, pass_tokens=48, least_chunk=16)
+    full: Scheduler[int] = Scheduler(longest_prompt=1_000, pass_tokens=48, burst_tokens=128, least_chunk=16)
     for number in range(num_running):
         full.join(-1 - number)
     unread = {}
@@ -98,7 +109,7 @@ def test_all_prompts_are_read_and_no_pass_is_too_long(prompts: list[tuple[str, i
         if reader is None:
             break
         if num_running:
-            assert chunk_tokens + num_running <= max(48, num_running + 16)
+            assert chunk_tokens + num_running <= max(48 if num_running > 3 else 128, num_running + 16)
         unread[reader] -= chunk_tokens
         if unread[reader] <= 0:
             full.remove(reader)
