@@ -11,13 +11,14 @@ from rich.console import Console
 from rich.table import Table
 
 from edge_node.privacy import PrivacyDoor
-from edge_node.served import allowed_cuts, leaks_at
+from edge_node.served import leaks_at, opened_variants, served_forms
 from edge_node.settings import EdgeSettings
 from splitvlm.bundle import open_bundle
 from splitvlm.domain import DEVICE, Plan
 from splitvlm.model.dtype_choice import with_dtype
-from splitvlm.model.loading import load_device
+from splitvlm.planning.costs import DeviceProfile
 from splitvlm.profiling.cached_profiles import cached_device_profile
+from splitvlm.variants.device_forms import load_forms
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,21 +54,31 @@ def may_leave(settings: EdgeSettings) -> PrivacyReport:
     settings = with_dtype(settings)
     model = settings.model
     bundle = open_bundle(model.name, model.bundle)
-    door = PrivacyDoor(settings.privacy, leaks_at(bundle))
-    cuts = allowed_cuts(settings, bundle.spec, bundle.codec, door)
+    variants = opened_variants(settings, bundle.spec)
+    door = PrivacyDoor(settings.privacy, leaks_at(bundle, variants))
+    served = served_forms(settings, bundle, variants, door)
+    sending = {name: form for name, form in served.items() if any(cut != DEVICE for cut in form.cuts)}
     rows: list[SendingPlan] = []
-    if any(cut != DEVICE for cut in cuts):
-        part = load_device(model.name, cuts, device=model.device, dtype=model.dtype, threads=model.threads)
-        profile = cached_device_profile(part, cuts, bundle, model).profile
-        limits = settings.planning.limits()
-        rows = [
-            SendingPlan(Plan(cut, level), door.leak(Plan(cut, level)), size, profile.token_bytes.get((cut, level), 0))
-            for (cut, level), (_, size) in profile.coding.items()
-            if door.allows(Plan(cut, level)) and (limits.levels is None or level in limits.levels)
-        ]
+    if sending:
+        cuts = {name: form.cuts for name, form in sending.items()}
+        forms = load_forms(model, cuts, bundle, variants, settings.planning.device_memory_bytes)
+        for name, form in sending.items():
+            known = cached_device_profile(forms[name].part, form.cuts, bundle, model, form.variant)
+            rows += _rows(known.profile, door, settings)
     rows.sort(key=lambda row: (1.0 if row.leak is None else row.leak, row.payload_bytes), reverse=True)
     privacy = settings.privacy
     return PrivacyReport(privacy.mode, privacy.max_leak, str(privacy.audit_log or ""), tuple(rows))
+
+
+def _rows(profile: DeviceProfile, door: PrivacyDoor, settings: EdgeSettings) -> list[SendingPlan]:
+    """Returns the allowed plans of one form of the device's part."""
+    levels = settings.planning.limits().levels
+    rows = []
+    for (cut, level), (_, size) in profile.coding.items():
+        plan = Plan(cut, level, profile.variant)
+        if door.allows(plan) and (levels is None or level in levels):
+            rows.append(SendingPlan(plan, door.leak(plan), size, profile.token_bytes.get((cut, level), 0)))
+    return rows
 
 
 def show(report: PrivacyReport, console: Console) -> None:

@@ -103,6 +103,9 @@ def leak(
     plot: Annotated[
         Path, typer.Option(callback=writable_file, help="PNG file for pictures and their reconstructions")
     ] = Path("out/leak.png"),
+    variant: Annotated[
+        Path | None, typer.Option(help="folder of a variant, whose plans are measured instead of the model's own")
+    ] = None,
     bundle: BundleOption = None,
     json_file: JsonOption = None,
 ) -> None:
@@ -112,7 +115,8 @@ def leak(
     """
     from splitvlm.evaluation.leak.command import leak as measure
 
-    write_json(json_file, measure(model, _listed(cuts), _listed(levels), training, questions, seed, plot, bundle))
+    found = measure(model, _listed(cuts), _listed(levels), training, questions, seed, plot, bundle, variant)
+    write_json(json_file, found)
 
 
 @models_app.command()

@@ -1,7 +1,7 @@
 """The device's part in its forms: the model's own (`full`) and those of variants. One language model serves them all.
 
-Each form has a tower of its own, which is loaded at its first use and dropped where another one needs the room. Without
-variants there is one form, and its part is loaded whole.
+Each form has a tower of its own, which is loaded at its first use (the model's own at once) and dropped where another one needs
+the room. Without variants there is one form, and its part is loaded whole.
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ def load_forms(
     variants: Sequence[Variant] = (),
     device_memory_bytes: int | None = None,
 ) -> dict[str, DeviceForm]:
-    """Loads the forms that serve any of `cuts`, which are given by variant. Raises UsageError.
+    """Loads the forms that serve any of `cuts`, which are given by variant; of the towers, the model's own. Raises UsageError.
 
-    Weights of all towers that are loaded at once, and of the language model, take at most `device_memory_bytes`.
+    Weights of all towers that are loaded at once and of the language model, and what a request takes, are within
+    `device_memory_bytes`.
     """
     every = [cut for served in cuts.values() for cut in served]
     alone = not any(cuts.get(variant.name) for variant in variants)
@@ -47,21 +48,21 @@ def load_forms(
     )
     if alone:
         return {FULL: DeviceForm(part, bundle.codec)}
-    towers = Towers(part, model, device_memory_bytes)
+    towers = Towers(part, model, None if device_memory_bytes is None else device_memory_bytes - _beside(part, every))
     forms = {FULL: DeviceForm(towers.own(tuple(cuts.get(FULL, ()))), bundle.codec)}
     for variant in variants:
         if served := cuts.get(variant.name):
             forms[variant.name] = DeviceForm(towers.of(variant, tuple(served)), variant.codec(bundle))
+    if any(cut != IMAGE for cut in forms[FULL].part.cuts):
+        _ = forms[FULL].part.tower
     return forms
 
 
 class Towers:
     """Gives parts of one model, which share all but their towers."""
 
-    def __init__(self, part: DevicePart, model: ModelChoice, device_memory_bytes: int | None) -> None:
-        """Takes a part that was loaded without its tower, and how it was chosen to compute."""
-        language_bytes = parameter_bytes(part.model)
-        room_bytes = None if device_memory_bytes is None else device_memory_bytes - language_bytes
+    def __init__(self, part: DevicePart, model: ModelChoice, room_bytes: int | None) -> None:
+        """Takes a part that was loaded without its tower, how it was chosen to compute, and the room for towers."""
         self._part, self._model = part, model
         self.room: Room[Tower] = Room(room_bytes)
 
@@ -82,3 +83,12 @@ class Towers:
         if variant.manifest.stage is None:
             return load_tower(variant.folder, self._part)
         return open_stage_tower(variant, self._part, self._model.threads)
+
+
+def _beside(part: DevicePart, cuts: Sequence[Cut]) -> int:
+    """Returns the bytes of what is in memory beside towers: the language model, a request's cache, and its activations."""
+    spec, dtype = part.spec, str(part.model.dtype).removeprefix("torch.")
+    request_bytes = (
+        spec.device_memory_bytes(cut, dtype, tower_bytes=0) - spec.language_bytes(cut, dtype) for cut in cuts
+    )
+    return parameter_bytes(part.model) + max(request_bytes)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from splitvlm.bundle.accuracy import read_accuracy
-from splitvlm.bundle.figures import ACCURACY_FILE, LEAK_FILE
+from splitvlm.bundle.figures import ACCURACY_FILE, LEAK_FILE, Combine, Row, combined
 from splitvlm.bundle.folder import Bundle
 from splitvlm.bundle.leaks import read_leaks
 from splitvlm.codec.calibration_file import FILE as CALIBRATION_FILE
@@ -85,6 +85,15 @@ class Variant:
     def leaks(self, bundle: Bundle) -> dict[Plan, float]:
         """Returns the leaks of its plans that were measured beside today's calibration. Raises UsageError."""
         return self._own(read_leaks(self._measured(LEAK_FILE), self.calibration_hash(bundle)))
+
+    def add(self, name: str, bundle: Bundle, rows: Mapping[str, Row], combine: Combine) -> Path:
+        """Puts measured rows, by plan, into a file of figures of this variant; returns its path. Raises UsageError."""
+        path = self.folder / name
+        try:
+            path.write_text(combined(self._measured(name), self.calibration_hash(bundle), rows, combine), "utf-8")
+        except OSError as error:
+            raise UsageError(f"Cannot write {path}: {error.strerror}.", advice="Check who may write there.") from error
+        return path
 
     def _measured(self, name: str) -> Path | None:
         return self.folder / name if (self.folder / name).is_file() else None

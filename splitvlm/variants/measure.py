@@ -9,9 +9,8 @@ from typing import Any
 
 from splitvlm.bundle import Bundle, open_bundle
 from splitvlm.bundle.accuracy import larger_sample
-from splitvlm.bundle.figures import ACCURACY_FILE, combined
+from splitvlm.bundle.figures import ACCURACY_FILE
 from splitvlm.domain import DEVICE, TOKENS, Plan
-from splitvlm.errors import UsageError
 from splitvlm.evaluation.command import chosen_examples, print_plans
 from splitvlm.evaluation.plan_accuracy import measure_plans
 from splitvlm.node.progress import show_progress
@@ -45,19 +44,9 @@ def measure_variant(
     if cut == TOKENS and DEVICE in variant.cuts:
         plans |= _alone(variant, plans)
     print_plans(f"{variant.name} of {bundle.spec.name}", plans)
-    keep(variant, bundle, plans)
-    return {"variant": variant.name, "questions": len(examples), "seed": seed, "plans": plans}
-
-
-def keep(variant: Variant, bundle: Bundle, plans: Mapping[str, Mapping[str, Any]]) -> None:
-    """Puts rows of `measure_plans` into the variant's folder, where figures of more questions stay. Raises UsageError."""
-    path = variant.folder / ACCURACY_FILE
-    old = path if path.is_file() else None
-    try:
-        path.write_text(combined(old, variant.calibration_hash(bundle), plans, larger_sample), "utf-8")
-    except OSError as error:
-        raise UsageError(f"Cannot write {path}: {error.strerror}.", advice="Check who may write there.") from error
+    path = variant.add(ACCURACY_FILE, bundle, plans, larger_sample)
     print(f"Added to {path}; figures of more questions stay.")
+    return {"variant": variant.name, "questions": len(examples), "seed": seed, "plans": plans}
 
 
 def _alone(variant: Variant, plans: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -20,14 +20,17 @@ from PIL import Image
 
 from splitvlm.bundle import Bundle
 from splitvlm.codec.codec import Codec
-from splitvlm.domain import DEVICE, IMAGE, Cut, CutKind
+from splitvlm.domain import DEVICE, FULL, IMAGE, Cut, CutKind
 from splitvlm.errors import UsageError
 from splitvlm.evaluation.answers import GREY, Example, Outcome, answers, drawn
 from splitvlm.evaluation.leak.attacker import F32, psnr, side, ssim, train
 from splitvlm.local import LocalBoundary, decode
 from splitvlm.model.boundary import HIDDEN, IDS
-from splitvlm.model.loading import load_device, load_whole, read_spec
+from splitvlm.model.loading import load_whole, read_spec
 from splitvlm.model.parts import DevicePart
+from splitvlm.settings import ModelChoice
+from splitvlm.variants.device_forms import load_forms
+from splitvlm.variants.folder import Variant
 
 QUESTION = "What is in the picture?"  # asked while the attacker learns: features up to `tokens` do not depend on it
 QUESTIONS_A_PICTURE = 4  # of what `drawn` draws
@@ -86,22 +89,25 @@ def measure_leak(
     questions: int,
     seed: int,
     progress: Callable[[str], None],
+    variant: Variant | None = None,
 ) -> Leaks:
     """Measures every cut (or those named) at those of `levels` (none: LEVELS) that it has. Raises UsageError.
 
-    An attacker learns from `training` pictures, and `questions` are asked about others.
+    An attacker learns from `training` pictures, and `questions` are asked about others. With a `variant` what crosses is what
+    that form of the device's part makes, at the cuts that it serves.
     """
-    chosen = [cut for cut in _cuts(model, cuts) if cut != DEVICE]
+    chosen = [cut for cut in _cuts(model, cuts) if cut != DEVICE and (variant is None or cut in variant.cuts)]
     if not chosen:
-        raise UsageError("The cut device sends nothing: nothing leaks.", advice="Name another cut.")
-    codec = bundle.codec
+        raise UsageError("Nothing is sent at these cuts: nothing leaks.", advice="Name another cut.")
+    name = variant.name if variant else FULL
+    served = {name: chosen}
+    part, codec = load_forms(ModelChoice(name=model), served, bundle, [variant] if variant else [])[name]
     known = {level for cut in chosen for level in codec.levels(cut)}
     if unknown := [level for level in levels if level not in known]:
         raise UsageError(
             f"'{unknown[0]}' is no codec level of these cuts.", advice=f"Their levels are {', '.join(sorted(known))}."
         )
     judge = _Judge(model, questions, seed)
-    part = load_device(model, chosen)
     examples = list(drawn(QUESTIONS_A_PICTURE * training, seed + 1))[::QUESTIONS_A_PICTURE]
     training_pictures = [example.image for example in examples]
     seen = [np.asarray(part.picture(image)) for image in judge.images]
