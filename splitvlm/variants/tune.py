@@ -6,11 +6,14 @@ model goes on seeing examples of what it knows, so that it keeps it (rehearsal).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from splitvlm.errors import UsageError
 from splitvlm.evaluation.answers import Example, read
@@ -26,18 +29,9 @@ QUESTIONS_A_PICTURE = 10
 DOMAIN = "orchard"  # drawn, and known to the tokenizer, but nothing was trained on it
 FIRST_RUN = 500  # of the seeds of drawn pictures: runs that no training of the embedded model has drawn
 LINEARS = [
-    "q_proj",
-    "k_proj",
-    "v_proj",
-    "out_proj",
-    "o_proj",
-    "fc1",
-    "fc2",
-    "proj",
-    "gate_proj",
-    "up_proj",
-    "down_proj",
-]
+    "q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2", "proj",  # of the tower and the connector
+    "o_proj", "gate_proj", "up_proj", "down_proj",  # of the language model
+]  # fmt: skip
 """Names of the linear layers of SmolVLM's and Idefics3's towers, connectors and language models."""
 
 
@@ -65,8 +59,10 @@ def tune(tuning: Tuning) -> dict[str, object]:
     model, processor = load_parent(tuning.model, tuning.device)
     whole = sum(parameter.numel() for parameter in model.parameters())
     config = LoraConfig(r=tuning.rank, lora_alpha=2 * tuning.rank, target_modules=LINEARS)
-    _seed(tuning.seed)
-    adapted: Any = get_peft_model(model, config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by names that will change
+        torch.manual_seed(tuning.seed)
+        adapted: Any = get_peft_model(model, config)
     groups = [asked_of(processor, examples) for examples in (new, known)]
     lesson = AnswerLesson(adapted.base_model.model, groups, tuning.seed)
     checkpoint = Checkpoint(tuning.out.with_name(f"{tuning.out.name}.training") / "checkpoint.pt", _identity(tuning))
@@ -74,7 +70,7 @@ def tune(tuning: Tuning) -> dict[str, object]:
     schedule = Schedule(tuning.steps, tuning.rate, tuning.seed, weight_decay=0.0, bfloat16=bfloat16)
     losses = train(lesson, schedule, checkpoint, f"Tuning {tuning.model}")
     adapted.peft_config["default"].base_model_name_or_path = tuning.model
-    adapted.save_pretrained(tuning.out)
+    adapted.save_pretrained(tuning.out, save_embedding_layers=False)  # else PEFT asks the Hub about the base
     checkpoint.remove()
     trained = sum(parameter.numel() for parameter in lesson.parameters())
     last = losses[-20:]
@@ -111,12 +107,6 @@ def _examples(tuning: Tuning) -> tuple[list[Example], list[Example]]:
     elif embedded:
         known = drawn_examples(TRAINED_DOMAINS, tuning.pictures, run)
     return list(new), list(known)
-
-
-def _seed(seed: int) -> None:
-    import torch
-
-    torch.manual_seed(seed)
 
 
 def _identity(tuning: Tuning) -> str:
