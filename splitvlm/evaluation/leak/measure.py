@@ -98,7 +98,8 @@ def measure_leak(
     """
     chosen = [cut for cut in _cuts(model, cuts) if cut != DEVICE and (variant is None or cut in variant.cuts)]
     if not chosen:
-        raise UsageError("Nothing is sent at these cuts: nothing leaks.", advice="Name another cut.")
+        form = f"the variant {variant.name}" if variant else "the model"
+        raise UsageError(f"At these cuts {form} sends nothing: nothing leaks.", advice="Name another cut.")
     name = variant.name if variant else FULL
     served = {name: chosen}
     part, codec = load_forms(ModelChoice(name=model), served, bundle, [variant] if variant else [])[name]
