@@ -70,8 +70,8 @@ def measure_plans(
     """Returns {plan: {"questions", "accuracy", "drop", "differing", "payload_bytes", "kinds"}}; bytes are means.
 
     "kinds" is {kind of question: {"questions", "lost", "gained"}}, against the lossless answers. Without `levels` every level
-    is measured. With a `variant` its plans are, against the lossless answers of the undivided model. At most `workers` processes
-    of one torch thread each share the questions. Raises UsageError.
+    is measured. With a `variant` its plans are, against the lossless answers of the undivided model. The questions are shared
+    by at most `workers` processes of one torch thread each. Raises UsageError.
     """
     asked = list(examples)
     if not asked:

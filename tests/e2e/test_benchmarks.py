@@ -69,8 +69,7 @@ def test_idle_and_active_sessions_stay_within_the_budget_of_keys_and_values() ->
 
 
 def test_the_back_ends_benchmark_prints_its_object(tmp_path: Path) -> None:
-    command = [sys.executable, "benchmarks/backends.py", "--quick", "--threads", "1", "--store", str(tmp_path)]
-    result = _last_line(command)
+    result = _last_line("backends.py", "--quick", "--threads", "1", "--store", str(tmp_path))
     rows = result["rows"]
     assert rows["torch float32"]["speedup"] == 1
     assert {"onnxruntime float32", "onnxruntime int8-static, rest float32"} <= set(rows)
