@@ -42,7 +42,7 @@ OF: Mapping[str, Option] = {"of": ""}
 """Folder of a variant with weights (a student, say) whose tower is exported in place of the model's own."""
 ONNX_OPTIONS: Mapping[str, Option] = {"precision": "float32", **OF}
 STATIC_OPTIONS: Mapping[str, Option] = {"judged": 16, "kept": 0.02, **OF}
-"""Questions that judge sensitivity, and the largest share of weights in float32."""
+"""Questions that judge sensitivity (0 keeps no layer in float32), and the largest share of weights in float32."""
 DYNAMIC_OPTIONS = OF
 INT4_OPTIONS: Mapping[str, Option] = {"block": 32, **OF}
 
@@ -82,12 +82,8 @@ def make_int8_static(making: Making) -> Made:
     tiles = exported.tiles(len(exported.asked))
     with show_progress("Ranges of states") as told:
         observed = observing.observe(exported.module, tiles, lambda done: told(done, len(tiles)))
-    judged = exported.asked[: int(making.options["judged"])]
     layers = observing.linear_layers(exported.module)
-    with show_progress("Sensitivity of layers") as told:
-        found = sensitivity.sensitivities(
-            exported.part, exported.module, observed, judged, lambda done: told(done, len(layers))
-        )
+    found = _sensitivities(exported, observed, int(making.options["judged"]))
     sizes = {name: layer.weight.numel() for name, layer in layers.items()}
     most_weights = int(float(making.options["kept"]) * sum(sizes.values()))
     kept = sensitivity.kept_layers(found, sizes, most_weights)
@@ -98,6 +94,20 @@ def make_int8_static(making: Making) -> Made:
     }
     ranges = {name: entry for name, entry in observed.items() if name not in kept}
     return _quantised(exported, "int8", lambda model: with_ranges(model, ranges), figures)
+
+
+def _sensitivities(exported: _Exported, observed: Mapping[str, observing.Observed], judged: int) -> dict[str, float]:
+    """Returns how much each layer matters to the answers of `judged` questions; nothing where there are none."""
+    if not judged:
+        return {}
+    with show_progress("Sensitivity of layers") as told:
+        return sensitivity.sensitivities(
+            exported.part,
+            exported.module,
+            observed,
+            exported.asked[:judged],
+            lambda done: told(done, len(observed)),
+        )
 
 
 def make_int8_dynamic(making: Making) -> Made:

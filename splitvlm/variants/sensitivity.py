@@ -56,7 +56,7 @@ def next_token_logits(part: DevicePart, inputs: Inputs) -> torch.Tensor:
 
 def kept_layers(found: Mapping[str, float], sizes: Mapping[str, int], most_weights: int) -> tuple[str, ...]:
     """Returns the layers that keep their precision: the most sensitive ones first, as far as their weights fit."""
-    usual = median(found.values())
+    usual = median(found.values()) if found else 0.0
     kept: list[str] = []
     left = most_weights
     for name in sorted(found, key=lambda name: found[name], reverse=True):

@@ -62,7 +62,7 @@ def test_the_most_sensitive_layers_are_kept_as_far_as_they_fit() -> None:
     assert kept_layers(found, sizes, 50) == ("b", "d")
     assert kept_layers(found, sizes, 10) == ("b",)
     assert kept_layers(found, sizes | {"b": 100}, 50) == ("d",)
-    assert kept_layers(found, sizes, 0) == ()
+    assert kept_layers(found, sizes, 0) == kept_layers({}, sizes, 50) == ()
 
 
 @pytest.mark.parametrize(("kind", "pixels"), [("scenes-like", (64, 48)), ("idefics3", (90, 40)), ("gemma3", (70, 50))])
