@@ -33,6 +33,7 @@ from splitvlm.scenes.samples import samples
 from splitvlm.settings import ModelChoice
 from splitvlm.variants.device_forms import DeviceForm, load_forms
 from splitvlm.variants.folder import Variant, read_variants
+from splitvlm.variants.stage_tower import stage_choice
 from splitvlm.wire.v1 import profiles_pb2
 
 SHOW_EVERY = 100  # pictures
@@ -58,6 +59,8 @@ def profile(model: ModelChoice, pictures: int, out: Path | None, folders: Sequen
         name = variant.name if variant else FULL
         work = _DeviceWork(forms[name], served[name], bundle, variant, model, pictures)
         say.print(f"Measuring the device's part of {model.name}, {name}, and sizes of {pictures} pictures ...")
+        if variant and variant.manifest.stage:
+            say.print(f"{name} runs by {stage_choice(variant, model.threads).reason}.")
         on_device.append(work.profile())
         sizes |= work.sizes(say)
         done.append(work.facts)
