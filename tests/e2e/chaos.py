@@ -40,7 +40,7 @@ from typing import Any
 import numpy as np
 
 from splitvlm.domain import GREEDY, Sampling
-from tests.e2e.laboratory import Answer, Ask, Laboratory, questions
+from tests.e2e.laboratory import QUESTIONS, Answer, Ask, Laboratory, questions
 
 PLANS = ("image/lossless", "vision:3/lossless", "tokens/lossless", "lm:2/lossless")
 SAMPLED_SHARE = 1 / 3
@@ -59,10 +59,10 @@ class Run:
     error: str = ""
 
 
-async def chaos(runs: int, seed: int, broken: Laboratory) -> dict[str, Any]:
-    """Prints a line a run; the summary."""
+async def chaos(runs: int, seed: int, broken: Laboratory, num_questions: int = QUESTIONS) -> dict[str, Any]:
+    """Prints a line a run; returns the summary."""
     draw = random.Random(seed)
-    asked = questions()
+    asked = questions(num_questions)
     async with broken as laboratory:
         usual = await _without_faults(laboratory, asked)
         done, faults = [], laboratory.FAULTS

@@ -15,6 +15,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -206,14 +207,14 @@ class Laboratory:
         return _later(lambda: None)
 
 
-def questions() -> list[Ask]:
-    """Those with long answers: descriptions."""
+def questions(number: int = QUESTIONS) -> list[Ask]:
+    """Returns the first so many of those with long answers: descriptions."""
+    descriptions = (asked for asked in held_out(40 * number, 11) if " " in asked[1].answer)
     asks: list[Ask] = []
-    for scene, question in held_out(40 * QUESTIONS, 11):
-        if " " in question.answer and len(asks) < QUESTIONS:
-            store = io.BytesIO()
-            scene.image.save(store, "PNG")
-            asks.append((store.getvalue(), question.text))
+    for scene, question in islice(descriptions, number):
+        store = io.BytesIO()
+        scene.image.save(store, "PNG")
+        asks.append((store.getvalue(), question.text))
     return asks
 
 
