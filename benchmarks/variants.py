@@ -9,7 +9,7 @@
 
 `fp32` is the model's own part. Questions are answered in batches by transformers' `generate`, so that only the tower differs.
 `python benchmarks/variants.py [--questions 5000] [--only NAME,...] [--store DIR] [--plot FILE]`. Variants that
-are in --store are taken from there. Last line: JSON.
+and rows that are in --store are taken from there. Last line: JSON.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
@@ -34,7 +34,7 @@ from variant_plot import draw
 from splitvlm.bundle import open_bundle
 from splitvlm.domain import FULL, TOKENS
 from splitvlm.evaluation.answers import Example, drawn, measure
-from splitvlm.files.text import parse_json
+from splitvlm.files.text import parse_json, read_json
 from splitvlm.local import LocalModel
 from splitvlm.model.boundary import HIDDEN
 from splitvlm.model.loading import load_whole
@@ -58,6 +58,15 @@ class Recipe:
     samples: int = 300
 
 
+@dataclass(frozen=True)
+class Asking:
+    """Says what every form is asked."""
+
+    questions: int
+    seed: int
+    level: str
+
+
 RECIPES: dict[str, Recipe] = {
     "onnx": Recipe("onnx"),
     "int8-static": Recipe("int8-static"),
@@ -79,15 +88,19 @@ def main() -> None:
         return
     names = options.only.split(",") if options.only else list(QUICK if options.quick else RECIPES)
     questions = 60 if options.quick else options.questions
+    asking = Asking(questions, options.seed, options.level)
     with TemporaryDirectory() as passing:
         store = options.store or Path(passing)
-        variants = {name: _made(name, store) for name in names}
-        rows = _rows(variants, list(drawn(questions, options.seed)), options.level)
+        store.mkdir(parents=True, exist_ok=True)
+        if options.row:
+            _row(options.row, store, asking)
+            return
+        rows = {name: _row(name, store, asking) for name in (OWN, *names)}
+    rows = {name: row | _worst(row["kinds"], rows[OWN]["kinds"]) for name, row in rows.items()}
     _print(rows)
     if options.plot:
         draw(rows, options.plot)
-    told = {"model": MODEL, "questions": questions, "level": options.level}
-    print(json.dumps(told | {"variants": rows}))
+    print(json.dumps({"model": MODEL, **asdict(asking), "variants": rows}))
 
 
 def _arguments() -> argparse.Namespace:
@@ -99,6 +112,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--store", type=Path, help="folder of the variants; those that are there are taken")
     parser.add_argument("--plot", type=Path, help="PNG of accuracy over time and over bytes")
     parser.add_argument("--quick", action="store_true", help="one variant, few questions")
+    parser.add_argument("--row", help="measure this one alone, and keep it in --store for a later run")
     parser.add_argument("--alone", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -112,23 +126,33 @@ def _made(name: str, store: Path) -> Variant:
     return read_variant(folder, open_bundle(MODEL).spec)
 
 
-def _rows(variants: dict[str, Variant], examples: list[Example], level: str) -> dict[str, Any]:
-    local = LocalModel.load(MODEL, [TOKENS], variants=list(variants.values()))
+def _row(name: str, store: Path, asking: Asking) -> dict[str, Any]:
+    """Returns the row of one form, from the store where it was measured before with as many questions."""
+    path = store / f"{name}-{asking.questions}-{asking.seed}-{asking.level}.json"
+    if path.is_file():
+        kept: dict[str, Any] = read_json(path)
+        return kept
+    variants = [] if name == OWN else [_made(name, store)]
+    row = _measured(name, variants, asking)
+    path.write_text(json.dumps(row), "utf-8")
+    return row
+
+
+def _measured(name: str, variants: list[Variant], asking: Asking) -> dict[str, Any]:
+    local = LocalModel.load(MODEL, [TOKENS], variants=variants)
+    form = FULL if name == OWN else name
     network, processor = load_whole(MODEL)
-    rows: dict[str, Any] = {}
-    for name in (OWN, *variants):
-        with show_progress(f"Asking {name}") as told:
-            network.model.get_image_features = _features(local.form(FULL if name == OWN else name).part.tower)
-            figures = measure(network, processor, examples, told, blank_questions=0)
-        variant = variants.get(name)
-        rows[name] = {
-            **(_sizes_of(variant) if variant else _sizes_of_own()),
-            **_in_a_process(str(variant.folder) if variant else ""),
-            "accuracy": round(figures["accuracy"], 5),
-            "kinds": {kind: round(entry["accuracy"], 5) for kind, entry in figures["kinds"].items()},
-            "bytes_at_tokens": round(fmean(_payloads(local, name, level, examples)), 1),
-        }
-    return {name: row | _worst(row["kinds"], rows[OWN]["kinds"]) for name, row in rows.items()}
+    network.model.get_image_features = _features(local.form(form).part.tower)
+    examples = list(drawn(asking.questions, asking.seed))
+    with show_progress(f"Asking {name}") as told:
+        figures = measure(network, processor, examples, told, blank_questions=0)
+    return {
+        **(_sizes_of(variants[0]) if variants else _sizes_of_own()),
+        **_in_a_process(str(variants[0].folder) if variants else ""),
+        "accuracy": round(figures["accuracy"], 5),
+        "kinds": {kind: round(entry["accuracy"], 5) for kind, entry in figures["kinds"].items()},
+        "bytes_at_tokens": round(fmean(_payloads(local, form, asking.level, examples)), 1),
+    }
 
 
 def _worst(kinds: dict[str, float], own_kinds: dict[str, float]) -> dict[str, Any]:
@@ -147,9 +171,9 @@ def _features(tower: Tower) -> Any:
     return features
 
 
-def _payloads(local: LocalModel, name: str, level: str, examples: list[Example]) -> Iterator[int]:
+def _payloads(local: LocalModel, form: str, level: str, examples: list[Example]) -> Iterator[int]:
     for example in examples[:SIZED]:
-        boundary = local.boundary(example.image, example.question, TOKENS, FULL if name == OWN else name)
+        boundary = local.boundary(example.image, example.question, TOKENS, form)
         yield len(boundary.encode(level))
 
 
