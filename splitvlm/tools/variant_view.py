@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,22 @@ from splitvlm.variants.measure import open_variant
 
 
 def describe(variant: Variant) -> str:
-    """Returns a line about a variant."""
+    """Returns a line about a variant, and what its making found of layers and channels."""
     manifest = variant.manifest
-    return (
+    line = (
         f"{variant.folder}: {variant.name} ({manifest.kind}) of {manifest.parent.model}, {manifest.parameters:,} parameters, "
         f"{variant.weight_bytes:,} bytes, for {' and '.join(manifest.cuts)}; {variant.hash[:12]}"
     )
+    return "\n".join([line, *found_in(manifest.made)])
+
+
+def found_in(made: Mapping[str, Any]) -> Iterator[str]:
+    """Yields what a quantised variant's manifest says of layers that keep float32, and of outlier channels."""
+    if kept := made.get("kept_float32"):
+        yield f"In float32, because the answers depend on them most: {', '.join(kept)}."
+    for layer, channels in made.get("outlier_channels", {}).items():
+        shown = ", ".join(f"{channel} ({times:g} times the median)" for channel, times in channels.items())
+        yield f"Outlier channels of the states that enter {layer}: {shown}."
 
 
 def kinds_table() -> None:

@@ -13,6 +13,7 @@ from splitvlm.domain import TOKENS, Plan
 from splitvlm.errors import UsageError
 from splitvlm.local import LocalModel
 from splitvlm.model.loading import load_device
+from splitvlm.tools.variant_view import found_in
 from splitvlm.variants.export import agreement, stage_module, torch_tokens
 from splitvlm.variants.make import make_variant
 from splitvlm.variants.observing import Observed, QuantisedLinear, linear_layers, observe, quantised
@@ -117,3 +118,12 @@ def test_the_manifest_says_how_it_was_quantised(tmp_path: Path) -> None:
     assert local.answer(picture(64, 48), "What is this?", plan, 2).payload_bytes > 0
     with pytest.raises(UsageError, match="'half' is not a precision"):
         make_variant("onnx", model, tmp_path / "half", options=["precision=half"])
+
+
+def test_what_is_made_tells_kept_layers_and_outlier_channels() -> None:
+    made = {"kept_float32": ["layers.0.mlp.fc2"], "outlier_channels": {"layers.1.mlp.fc1": {"7": 41.5}}}
+    assert list(found_in(made)) == [
+        "In float32, because the answers depend on them most: layers.0.mlp.fc2.",
+        "Outlier channels of the states that enter layers.1.mlp.fc1: 7 (41.5 times the median).",
+    ]
+    assert list(found_in({})) == []
