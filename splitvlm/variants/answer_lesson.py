@@ -1,8 +1,8 @@
 """The lesson of answers: a model learns to answer questions about pictures, of a new domain beside those it knows.
 
-    P pictures of a step, Q questions about each, T tokens of the longest prompt with its answer, V visual tokens, D their width
+    P pictures of a step, N their tiles, T tokens of the longest picture with its questions, V visual tokens, D their width
 
-A picture goes through the tower once for all of its questions.
+A picture goes through the tower, and through the language model, once for all of its questions.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -17,12 +18,12 @@ from torch import nn
 from torch.nn import functional
 
 from splitvlm.evaluation.answers import Example
+from splitvlm.scenes.batches import IGNORED_LABEL, PackedQuestions, stack
 from splitvlm.variants.teacher import seen_tiles, tower_tokens
 from splitvlm.variants.tower_lesson import batch_of
 
-PICTURES = 6  # of each group of examples, a step
-QUESTIONS = 4  # about each, a step
-_IGNORED = -100  # of tokens without loss (torch's `ignore_index`)
+PICTURES = 4  # of each group of examples, a step
+QUESTIONS = 6  # about each, a step
 Tokens = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -58,15 +59,12 @@ class AnswerLesson:
             for number in batch_of(len(group), PICTURES, self._seed + salt, step).tolist()
         ]
         tokens_NVD = self._tokens(torch.cat([entry.tiles_NCHW.to(device).float() for entry in asked]))
-        by_picture = tokens_NVD.split([len(entry.tiles_NCHW) for entry in asked])
-        chosen = [
-            (tokens, *entry.questions[number])
-            for tokens, entry in zip(by_picture, asked, strict=True)
-            for number in batch_of(len(entry.questions), QUESTIONS, self._seed, step).tolist()
+        packed = [
+            pack([entry.questions[i] for i in batch_of(len(entry.questions), QUESTIONS, self._seed, step).tolist()])
+            for entry in asked
         ]
-        ids_BT, labels_BT = (rows.to(device) for rows in _rows([(prompt, answer) for _, prompt, answer in chosen]))
-        visual = torch.cat([tokens.flatten(0, 1) for tokens, _, _ in chosen])
-        return _cross_entropy(self._model, ids_BT, labels_BT, visual)
+        rows = (tensor.to(device) for tensor in stack(packed, pad=0))
+        return _cross_entropy(self._model, *rows, tokens_NVD.flatten(0, 1))
 
     def after_step(self) -> None:
         """Restores nothing: whatever is trained may change."""
@@ -96,24 +94,40 @@ def _tokenized(processor: Any, example: Example) -> tuple[list[int], list[int]]:
     return list(made["input_ids"][0]), [*answer, processor.tokenizer.eos_token_id]
 
 
-def _rows(questions: Sequence[tuple[list[int], list[int]]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns ids and labels [B, T], padded on the right; the label of a token is the one that should follow it."""
-    longest = max(len(prompt) + len(answer) - 1 for prompt, answer in questions)
-    ids = torch.zeros(len(questions), longest, dtype=torch.long)
-    labels = torch.full((len(questions), longest), _IGNORED)
-    for row, (prompt, answer) in enumerate(questions):
-        tokens = [*prompt, *answer[:-1]]
-        ids[row, : len(tokens)] = torch.tensor(tokens)
-        labels[row, len(prompt) - 1 : len(tokens)] = torch.tensor(answer)
-    return ids, labels
+def pack(questions: Sequence[tuple[list[int], list[int]]]) -> PackedQuestions:
+    """Packs questions about one picture behind what their prompts begin with alike, which holds the picture.
+
+    A question sees that prefix and itself, and its positions go on from the prefix (splitvlm.scenes.batches).
+    """
+    prompts = [prompt for prompt, _ in questions]
+    alike = sum(
+        1 for _ in takewhile(lambda ids: len(set(ids)) == 1, zip(*(prompt[:-1] for prompt in prompts), strict=False))
+    )
+    prefix = prompts[0][:alike]
+    packed = PackedQuestions(list(prefix), list(range(alike)), [IGNORED_LABEL] * alike, [0] * alike)
+    for block, (prompt, answer) in enumerate(questions, start=1):
+        tokens = [*prompt[alike:], *answer[:-1]]
+        packed.ids.extend(tokens)
+        packed.position_ids.extend(range(alike, alike + len(tokens)))
+        packed.labels.extend([IGNORED_LABEL] * (len(prompt) - alike - 1) + answer)
+        packed.blocks.extend([block] * len(tokens))
+    return packed
 
 
-def _cross_entropy(model: Any, ids_BT: torch.Tensor, labels_BT: torch.Tensor, visual: torch.Tensor) -> torch.Tensor:
-    """Padding stands behind every answer and is masked by causality alone; its own states reach no loss."""
-    words_BTD = model.get_input_embeddings()(ids_BT)
-    places_BT = ids_BT == model.config.image_token_id
-    states_BTD = words_BTD.masked_scatter(places_BT[..., None], visual.to(words_BTD.dtype))
-    states_BTD = model.model.text_model(inputs_embeds=states_BTD, use_cache=False).last_hidden_state
-    has_label = labels_BT != _IGNORED
-    logits = model.lm_head(states_BTD[has_label]).float()
-    return functional.cross_entropy(logits, labels_BT[has_label])
+def _cross_entropy(
+    model: Any,
+    ids_PT: torch.Tensor,
+    positions_PT: torch.Tensor,
+    labels_PT: torch.Tensor,
+    mask_P1TT: torch.Tensor,
+    visual: torch.Tensor,
+) -> torch.Tensor:
+    words_PTD = model.get_input_embeddings()(ids_PT)
+    places_PT = ids_PT == model.config.image_token_id
+    states_PTD = words_PTD.masked_scatter(places_PT[..., None], visual.to(words_PTD.dtype))
+    states_PTD = model.model.text_model(
+        inputs_embeds=states_PTD, attention_mask=mask_P1TT, position_ids=positions_PT, use_cache=False
+    ).last_hidden_state
+    has_label = labels_PT != IGNORED_LABEL
+    logits = model.lm_head(states_PTD[has_label]).float()
+    return functional.cross_entropy(logits, labels_PT[has_label])

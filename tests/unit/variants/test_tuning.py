@@ -68,3 +68,19 @@ def test_shorter_questions_are_padded_without_changing_their_loss(model: str) ->
 def test_a_model_of_ones_own_needs_examples(model: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="There is nothing that"):
         tune(Tuning(model, tmp_path / "adapter"))
+
+
+def test_packed_questions_have_the_loss_that_the_model_itself_computes(model: str) -> None:
+    network, processor = load_whole(model)
+    network.lm_head.requires_grad_(True)
+    picture = tiny_models.picture(64, 64)
+    asked = asked_of(processor, [Example(picture, question, "left") for question in ("Where?", "And where is it?")])
+    assert len(asked[0].questions) == 2
+    losses = []
+    for prompt, answer in asked[0].questions:
+        ids = torch.tensor([[*prompt, *answer]])
+        labels = torch.tensor([[-100] * len(prompt) + answer])
+        pixels = asked[0].tiles_NCHW[None].float()
+        losses.append(network(input_ids=ids, pixel_values=pixels, labels=labels).loss.item())
+    ours = AnswerLesson(network, [asked], seed=0).loss(0).item()
+    assert ours == pytest.approx(sum(losses) / len(losses), rel=1e-5)
