@@ -63,8 +63,8 @@ class AnswerLesson:
             pack([entry.questions[i] for i in batch_of(len(entry.questions), QUESTIONS, self._seed, step).tolist()])
             for entry in asked
         ]
-        rows = (tensor.to(device) for tensor in stack(packed, pad=0))
-        return _cross_entropy(self._model, *rows, tokens_NVD.flatten(0, 1))
+        ids, positions, labels, mask = (tensor.to(device) for tensor in stack(packed, pad=0))
+        return _cross_entropy(self._model, ids, positions, labels, mask, tokens_NVD.flatten(0, 1))
 
     def after_step(self) -> None:
         """Restores nothing: whatever is trained may change."""
