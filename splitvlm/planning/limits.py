@@ -8,18 +8,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from splitvlm.domain import DEVICE, Cut
+from splitvlm.domain import DEVICE, FULL, Cut
 from splitvlm.errors import ConfigError
 from splitvlm.planning.costs import CostLine
 
 MAX_KIND_DROP = 0.03  # unless a configuration says otherwise: no kind of question may lose more than 3 points
-_EVALUATE = "splitvlm evaluate MODEL --plans"
-MEASURED_BY = {
-    "max_accuracy_drop": _EVALUATE,
-    "max_kind_drop": _EVALUATE,
-    "max_leak": "splitvlm leak MODEL",
+_EVALUATE, _EVALUATE_VARIANT = "splitvlm evaluate MODEL --plans", "splitvlm variant measure DIR"
+_MEASURED_BY = {
+    "max_accuracy_drop": (_EVALUATE, _EVALUATE_VARIANT),
+    "max_kind_drop": (_EVALUATE, _EVALUATE_VARIANT),
+    "max_leak": ("splitvlm leak MODEL", "splitvlm leak MODEL --variant DIR"),
 }
-"""The command that measures what a limit is about."""
+"""The commands that measure what a limit is about: of the model's own plans, and of a variant's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,16 @@ class Objection:
 
     limit: str
     unknown: bool = False
+    variant: str = FULL
+
+    @property
+    def measured_by(self) -> str:
+        """Returns the command that measures what the limit is about."""
+        own, of_variant = _MEASURED_BY[self.limit]
+        return own if self.variant == FULL else of_variant
 
     def __str__(self) -> str:
-        return f"{self.limit} (unknown: measure it with `{MEASURED_BY[self.limit]}`)" if self.unknown else self.limit
+        return f"{self.limit} (unknown: measure it with `{self.measured_by}`)" if self.unknown else self.limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +59,7 @@ class PlanLimits:
             ("max_leak", self.max_leak, line.leak),
         )
         objections = [
-            Objection(name, unknown=value is None)
+            Objection(name, value is None, line.plan.variant)
             for name, limit, value in measured
             if limit is not None and (1.0 if value is None else value) > limit
         ]
@@ -77,8 +84,9 @@ def unmeasured(lines: Sequence[CostLine], limits: PlanLimits) -> str:
     unknown = [broken for broken in objections if broken and all(objection.unknown for objection in broken)]
     if not unknown:
         return ""
-    names = list(dict.fromkeys(objection.limit for broken in unknown for objection in broken))
-    commands = " and ".join(f"`{command}`" for command in dict.fromkeys(MEASURED_BY[name] for name in names))
+    every = [objection for broken in unknown for objection in broken]
+    names = list(dict.fromkeys(objection.limit for objection in every))
+    commands = " and ".join(f"`{command}`" for command in dict.fromkeys(objection.measured_by for objection in every))
     allow = "" if "max_leak" in names else f", or allow them by a {' and '.join(names)} of 1"
     which = f"{len(unknown)} plans are" if len(unknown) > 1 else "1 plan is"
     return (
@@ -121,7 +129,7 @@ def _least(what: str, limit: str, values: Sequence[float | None], decimals: int)
     known = [value for value in values if value is not None]
     unknown = len(values) - len(known)
     told = f"The least {what} is {min(known):.{decimals}f}." if known else ""
-    more = f"{unknown} of {len(values)} are unknown: measure them with `{MEASURED_BY[limit]}`." if unknown else ""
+    more = f"{unknown} of {len(values)} are unknown: measure them with `{_MEASURED_BY[limit][0]}`." if unknown else ""
     return f"{told} {more}".strip()
 
 

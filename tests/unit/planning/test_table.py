@@ -190,3 +190,16 @@ def test_a_profile_of_which_every_plan_counts_costs_little() -> None:
     began_s = time.thread_time()
     assert len(build_table(lines, PlanLimits(), 1).lines) == 1024
     assert time.thread_time() - began_s < 5
+
+
+def test_what_is_unknown_of_a_variant_is_measured_by_a_command_of_its_own() -> None:
+    variant = replace(UNKNOWN, plan=Plan.parse("tokens/int8@pruned"))
+    limits = PlanLimits(max_accuracy_drop=0.1, max_leak=0.5)
+    told = unmeasured([UNKNOWN, variant], limits)
+    for command in (
+        "splitvlm evaluate MODEL --plans",
+        "splitvlm variant measure DIR",
+        "splitvlm leak MODEL --variant DIR",
+    ):
+        assert f"`{command}`" in told
+    assert "evaluate" not in unmeasured([variant], limits)
