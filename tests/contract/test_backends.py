@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +61,18 @@ class Exported:
     module: torch.nn.Module
     shape: StageShape
     files: dict[str, Path]
+    stages: dict[tuple[Case, int], TileStage] = field(default_factory=dict)
 
     def pixels(self, tiles: int) -> NDArray[np.float32]:
         return np.random.default_rng(tiles).standard_normal((tiles, 3, *self.shape.edge_px)).astype(np.float32)
 
     def open(self, case: Case, threads: int = 1) -> TileStage:
+        """Returns a stage that is opened once: a library may take half a second for it."""
+        if (case, threads) not in self.stages:
+            self.stages[case, threads] = self._opened(case, threads)
+        return self.stages[case, threads]
+
+    def _opened(self, case: Case, threads: int) -> TileStage:
         if case.file:
             return open_stage(self.files[case.file], case.backend, threads=threads, precision=case.precision)
         part = load_device(self.model, [TOKENS], dtype=case.precision, packed=False)
