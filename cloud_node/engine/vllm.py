@@ -265,7 +265,7 @@ def _started(folder: Path, part: CloudPart, kv_budget_bytes: int, *, compiled: b
         max_model_len=part.spec.max_context,
         enforce_eager=not compiled,
         max_num_seqs=MOST_SEQUENCES,
-        distributed_executor_backend=executor_for(len(os.sched_getaffinity(0))),
+        distributed_executor_backend=executor_for(os.cpu_count() or 1),
         skip_tokenizer_init=True,
         enable_prompt_embeds=True,
         disable_log_stats=True,
