@@ -1,6 +1,7 @@
 """How long each back end and precision takes for the device's part at `tokens`, beside torch's own modules in float32.
 
     speedup = seconds of `torch float32` / seconds of the row, medians over rounds in turns, in one process
+    cpu     = the same of processor seconds, all threads together: other work on the machine changes it less
     error   = root mean square of the differences of visual tokens, over that of torch's in float32
 
 A row runs tower and connector on one tile whose pixels are there; preparing the picture and coding are not in it. `torch` rows
@@ -51,6 +52,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--store", type=Path, help="folder of the exported files; those that are there are taken")
     parser.add_argument("--make-only", action="store_true", help="make the files in --store, and time nothing")
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out, which takes a minute")
     parser.add_argument("--quick", action="store_true", help="the embedded model, fewer rows, three rounds")
     options = parser.parse_args()
     model = "scenes" if options.quick else options.model
@@ -60,7 +62,7 @@ def main() -> None:
         if options.make_only:
             return
         rounds = 3 if options.quick else options.rounds
-        rows = _timed(model, files, options.threads, rounds, compiled=not options.quick)
+        rows = _timed(model, files, options.threads, rounds, compiled=not (options.quick or options.no_compile))
     _print(model, rows)
     best = min(rows, key=lambda name: rows[name]["seconds"])
     told = {"model": model, "machine": processor(), "threads": options.threads, "rounds": rounds}
@@ -91,9 +93,10 @@ def _timed(model: str, files: dict[str, Path], threads: int, rounds: int, *, com
             continue
         found = agreement(stages[name].run({PIXELS: pixels}), wanted)
         rows[name] = {"open_s": round(time.perf_counter() - began_s, 2), "error": float(f"{found.rms:.3g}")}
-    took_s = _in_turns(stages, pixels, rounds)
+    took_s, cpu_s = _in_turns(stages, pixels, rounds)
     for name, seconds in took_s.items():
         rows[name] |= {"seconds": round(seconds, 4), "speedup": round(took_s[BASELINE] / seconds, 2)}
+        rows[name] |= {"cpu_s": round(cpu_s[name], 4), "cpu_speedup": round(cpu_s[BASELINE] / cpu_s[name], 2)}
     return rows
 
 
@@ -121,24 +124,28 @@ def _exported_stages(files: dict[str, Path], threads: int) -> Iterator[tuple[str
                     yield name, partial(open_stage, path, backend, threads=threads, precision=precision)
 
 
-def _in_turns(stages: dict[str, TileStage], pixels: NDArray[np.float32], rounds: int) -> dict[str, float]:
-    """Returns the median seconds of each stage; all run once in each round."""
+def _in_turns(
+    stages: dict[str, TileStage], pixels: NDArray[np.float32], rounds: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Returns the median seconds of each stage, by the clock and of processors; all run once in each round."""
     took_s: dict[str, list[float]] = {name: [] for name in stages}
+    cpu_s: dict[str, list[float]] = {name: [] for name in stages}
     for _ in range(rounds):
         for name, stage in stages.items():
-            began_s = time.perf_counter()
+            began_s, cpu_began_s = time.perf_counter(), time.process_time()
             stage.run({PIXELS: pixels})
             took_s[name].append(time.perf_counter() - began_s)
-    return {name: median(seconds) for name, seconds in took_s.items()}
+            cpu_s[name].append(time.process_time() - cpu_began_s)
+    return {name: median(s) for name, s in took_s.items()}, {name: median(s) for name, s in cpu_s.items()}
 
 
 def _print(model: str, rows: dict[str, Any]) -> None:
     table = Table(title=f"{model} at tokens, one tile")
-    for column in ("back end", "ms", "times as fast", "error", "opened in s"):
+    for column in ("back end", "ms", "times as fast", "by cpu", "error", "opened in s"):
         table.add_column(column, justify="left" if column == "back end" else "right")
     for name, row in sorted(rows.items(), key=lambda item: float(item[1]["seconds"])):
-        figures = (f"{1e3 * row['seconds']:.1f}", f"{row['speedup']:.2f}", f"{row['error']:.2g}", f"{row['open_s']}")
-        table.add_row(name, *figures)
+        speedups = (f"{row['speedup']:.2f}", f"{row['cpu_speedup']:.2f}")
+        table.add_row(name, f"{1e3 * row['seconds']:.1f}", *speedups, f"{row['error']:.2g}", f"{row['open_s']}")
     Console().print(table)
 
 
