@@ -28,12 +28,16 @@ def demo(
     ] = 5.0,
     every: Annotated[float, typer.Option(callback=finite, min=0, help="seconds from one question to the next")] = 1.0,
     out: Annotated[Path, typer.Option(callback=writable_folder, help="folder for the plot")] = Path("out"),
+    variants: Annotated[
+        list[Path] | None,
+        typer.Option("--variant", help="folder of a variant of scenes that the device may use; may be repeated"),
+    ] = None,
     json_file: JsonOption = None,
 ) -> None:
     """Run the whole system on this machine: three processes, an emulated link, questions about drawn pictures."""
     from splitvlm.tools.demo import run_demo
 
-    write_json(json_file, asyncio.run(run_demo(seed, questions, trace, slowdown, every, out)))
+    write_json(json_file, asyncio.run(run_demo(seed, questions, trace, slowdown, every, out, variants or ())))
 
 
 @tools_app.command()

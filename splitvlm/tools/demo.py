@@ -72,15 +72,17 @@ class DemoAnswer:
 
 
 async def run_demo(
-    seed: int, questions: int, trace: str, slowdown: float, every_s: float, out: Path
+    seed: int, questions: int, trace: str, slowdown: float, every_s: float, out: Path, variants: Sequence[Path] = ()
 ) -> dict[str, object]:
-    """Runs, prints, plots; returns the summary that `--json` writes."""
+    """Runs, prints, plots; returns the summary that `--json` writes. `variants` are folders of forms that the device has."""
     shaped = load_living(trace).up
     demo_questions = [DemoQuestion(scene.image, q.text, q.answer) for scene, q in held_out(questions, seed)]
     memory = read_spec("scenes").device_memory_bytes(TOKENS, "float32", CONTEXT_TOKENS)
     _introduce(trace, slowdown, memory, len(demo_questions))
     with tempfile.TemporaryDirectory(prefix="splitvlm-demo-") as folder:
-        demo_answers, setup_s = await _ask_all(Path(folder), demo_questions, shaped, slowdown, memory, every_s)
+        demo_answers, setup_s = await _ask_all(
+            Path(folder), demo_questions, shaped, slowdown, memory, every_s, variants
+        )
     unsplit = _unsplit(demo_questions)
     summary = _summary(demo_answers, unsplit, seed, slowdown)
     _print_summary(summary)
@@ -90,16 +92,22 @@ async def run_demo(
 
 
 async def _ask_all(
-    folder: Path, demo_questions: Sequence[DemoQuestion], trace: Trace, slowdown: float, memory: int, every_s: float
+    folder: Path,
+    demo_questions: Sequence[DemoQuestion],
+    trace: Trace,
+    slowdown: float,
+    memory: int,
+    every_s: float,
+    variants: Sequence[Path],
 ) -> tuple[list[DemoAnswer], float]:
     started_s = time.perf_counter()
     async with Launcher(folder) as launcher:
         orchestrator = await launcher.start("orchestrator", {"heartbeat_s": 1.0})
-        cloud = await launcher.start("cloud", {"orchestrator": orchestrator.address, "model": {"threads": 1}})
+        common = {"orchestrator": orchestrator.address, "variants": [str(path.absolute()) for path in variants]}
+        cloud = await launcher.start("cloud", common | {"model": {"threads": 1}})
         async with LinkEmulator(LOOPBACK, host_and_port(cloud.address), LinkShape(trace, delay_s=DELAY_S)) as link:
-            edge = await launcher.start(
-                "edge", _edge_settings(orchestrator.address, f"127.0.0.1:{link.port}", slowdown, memory)
-            )
+            settings = _edge_settings(f"127.0.0.1:{link.port}", slowdown, memory)
+            edge = await launcher.start("edge", common | settings)
             client = EdgeClient(edge.address, launcher.identity("demo", Role.APP))
             try:
                 await _wait_for_table(client)
@@ -123,9 +131,8 @@ async def _ask_in_turn(
     return demo_answers
 
 
-def _edge_settings(orchestrator: str, link: str, slowdown: float, memory: int) -> dict[str, object]:
+def _edge_settings(link: str, slowdown: float, memory: int) -> dict[str, object]:
     return {
-        "orchestrator": orchestrator,
         "cloud": link,
         "model": {"threads": 1},
         "planning": {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import AsyncIterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from splitvlm.local import LocalModel
 from splitvlm.rpc.local_client import EdgeClient
 from splitvlm.tools.launcher import Launcher, Node
 from splitvlm.variants.folder import Variant, memory_of
+from splitvlm.variants.make import make_variant
 from splitvlm.wire.v1.local_pb2 import StatusReply
 from tests.e2e.test_processes import QUESTION, ask, status_when
 from tests.forked import ForkedLauncher
@@ -94,6 +96,23 @@ async def test_the_planner_picks_the_form_that_memory_has_room_for(launcher: Lau
     assert (await ask(client, PICTURE, QUESTION, max_new_tokens=4))[1].plan == SHORT
     with pytest.raises(UsageError, match="does not serve the cut tokens"):
         await ask(client, PICTURE, QUESTION, max_new_tokens=4, plan=FULL)
+    await client.close()
+
+
+@pytest.mark.skipif(find_spec("onnxruntime") is None or find_spec("onnx") is None, reason="extra `variants` is missing")
+async def test_an_exported_stage_answers_as_the_model_does(launcher: Launcher, tmp_path: Path) -> None:
+    exported = make_variant("onnx", tiny_model(MODEL), tmp_path / "onnx", samples=2)
+    cloud = await launcher.start("cloud", common(exported))
+    planning = {"cuts": ["tokens", "device"]}
+    edge = await launcher.start("edge", common(exported) | {"cloud": cloud.address, "planning": planning})
+    client = EdgeClient(edge.address, launcher.identity("app", Role.APP))
+    asked = {
+        plan: await ask(client, PICTURE, QUESTION, max_new_tokens=6, plan=plan)
+        for plan in (FULL, "tokens/lossless@onnx", "device/none@onnx")
+    }
+    assert len({text for text, _ in asked.values()}) == 1
+    assert [report.plan for _, report in asked.values()] == list(asked)
+    assert "variant onnx: " in edge.log.read_text(), "which back end was chosen"
     await client.close()
 
 
