@@ -63,7 +63,11 @@ class Server:
         client, _ = self._listener.accept()
         line, streams, *_ = socket.recv_fds(client, MAX_LINE_BYTES, STREAMS)
         while not line.endswith(b"\n"):
-            line += client.recv(MAX_LINE_BYTES)
+            more = client.recv(MAX_LINE_BYTES)
+            if not more:  # the client ended before it had asked
+                client.close()
+                return None
+            line += more
         process_id = os.fork()
         if process_id == 0:
             client.close()
