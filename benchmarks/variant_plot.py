@@ -24,6 +24,7 @@ def draw(rows: Mapping[str, Mapping[str, Any]], path: Path) -> None:
             panel.plot(*place, "o")
             panel.annotate(name, place, xytext=(4, 4), textcoords="offset points", fontsize=8)
         panel.set_xlabel(label)
+        panel.margins(x=0.15, y=0.1)
         panel.set_xlim(left=0)
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("right answers, %")

@@ -40,6 +40,8 @@ from splitvlm.model.boundary import HIDDEN
 from splitvlm.model.loading import load_whole
 from splitvlm.model.tower import Tower
 from splitvlm.node.progress import show_progress
+from splitvlm.settings import ModelChoice
+from splitvlm.variants.device_forms import load_forms
 from splitvlm.variants.folder import Variant, read_variant
 from splitvlm.variants.make import make_variant
 
@@ -195,12 +197,12 @@ def _in_a_process(folder: str) -> dict[str, float]:
 
 
 def _alone(folder: str) -> dict[str, float]:
-    import resource
     import time
 
-    variants = [read_variant(Path(folder), open_bundle(MODEL).spec)] if folder else []
-    local = LocalModel.load(MODEL, [TOKENS], variants=variants)
-    part = local.form(variants[0].name if variants else FULL).part
+    bundle = open_bundle(MODEL)
+    variants = [read_variant(Path(folder), bundle.spec)] if folder else []
+    name = variants[0].name if variants else FULL
+    part = load_forms(ModelChoice(name=MODEL, dtype="float32"), {name: [TOKENS]}, bundle, variants)[name].part
     example = next(drawn(1, 0))
     inputs = part.inputs(example.image, example.question)
     took_s = []
@@ -209,8 +211,13 @@ def _alone(folder: str) -> dict[str, float]:
             began_s = time.perf_counter()
             part.tower.tokens(inputs)
             took_s.append(time.perf_counter() - began_s)
-    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"stage_ms": round(1e3 * min(took_s), 2), "rss_mib": round(kib / 1_024, 1)}
+    return {"stage_ms": round(1e3 * min(took_s), 2), "rss_mib": round(_peak_kib() / 1_024, 1)}
+
+
+def _peak_kib() -> int:
+    """Returns the largest resident memory of this program; `getrusage` would count that of the process that forked it."""
+    lines = Path("/proc/self/status").read_text("utf-8").splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
 
 
 def _print(rows: dict[str, Any]) -> None:
