@@ -1,4 +1,4 @@
-"""Which back ends there are, which of them can run here, and why not the others; opens an exported stage by name."""
+"""Lists the back ends, says which of them can run here and why the others cannot, and opens an exported stage by name."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def availabilities() -> tuple[Availability, ...]:
 
 def check_backend(backend: str, precision: Precision) -> None:
     """Raises UsageError for a back end that is unknown, cannot run here, or does not compute in that precision here."""
-    found = {entry.backend: entry for entry in _entries(_library_of(backend))}
-    if backend not in found:
+    entries = {entry.backend: entry for entry in _entries(_library_of(backend))}
+    if backend not in entries:
         known = ", ".join(entry.backend for entry in availabilities())
         raise UsageError(f"There is no back end '{backend}'.", advice=f"Known ones: {known}.")
-    entry = found[backend]
+    entry = entries[backend]
     if not entry.here:
         others = ", ".join(entry.backend for entry in availabilities() if entry.here)
         raise UsageError(f"The back end {backend} is not here: {entry.reason}.", advice=f"Here are {others or 'none'}.")

@@ -1,4 +1,4 @@
-"""Which back end runs an exported stage fastest on this device: timed once, kept in the cache beside the device's profile."""
+"""Finds the back end that runs an exported stage fastest on this device, once: the cache keeps it beside the profile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What linear layers of a tower are multiplied with: ranges over sample pictures, and channels far larger than the others.
+"""Observes what linear layers are multiplied with: ranges over sample pictures, and channels far larger than the others.
 
 Such outlier channels stretch the range that all share, so that 8 bits resolve the ordinary ones coarsely.
 Source: Dettmers et al., "LLM.int8()", 2022; Xiao et al., "SmoothQuant", 2023.

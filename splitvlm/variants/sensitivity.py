@@ -1,4 +1,4 @@
-"""How much each linear layer of a tower matters when it alone is quantised, and which layers keep their precision.
+"""Measures how much each linear layer of a tower matters when it alone is quantised, and chooses which keep their precision.
 
 Judged by answers, without labels: the divergence (Kullback-Leibler, in nats) of the first answer token's distribution from the
 undivided model's, over sample questions.
