@@ -1,4 +1,4 @@
-"""Reads an exported stage as an ONNX graph, finds its linear layers by their names in torch, and stores embeddings in 8 bits."""
+"""Reads an exported stage as ONNX, finds its linear layers by their names in torch, and stores embeddings in 8 bits."""
 
 from __future__ import annotations
 
