@@ -1,4 +1,4 @@
-"""Which cuts a node serves in which form: what its configuration allows, the model has, and its memory has room for."""
+"""Says which cuts a node serves in which form: what its configuration allows, the model has, and its memory has room for."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def _openvino() -> list[Availability]:
     here = openvino.available_devices()
     entries = []
     for name, device in zip(names, openvino.DEVICES.values(), strict=True):
-        if any(found.partition(".")[0] == device for found in here):
+        if any(name_here.partition(".")[0] == device for name_here in here):
             entries.append(Availability(name, PRECISIONS if openvino.computes_bf16(device) else PRECISIONS[:1]))
         else:
             entries.append(Availability(name, (), f"OpenVINO finds no {device} on this machine"))

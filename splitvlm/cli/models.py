@@ -115,8 +115,8 @@ def leak(
     """
     from splitvlm.evaluation.leak.command import leak as measure
 
-    found = measure(model, _listed(cuts), _listed(levels), training, questions, seed, plot, bundle, variant)
-    write_json(json_file, found)
+    leaks = measure(model, _listed(cuts), _listed(levels), training, questions, seed, plot, bundle, variant)
+    write_json(json_file, leaks)
 
 
 @models_app.command()

@@ -76,10 +76,10 @@ def variant_check(
     from splitvlm.tools.variant_view import show_agreement
     from splitvlm.variants.check import check_variant
 
-    found = check_variant(folder, pictures, most_error)
-    print(show_agreement(found))
-    write_json(json_file, found)
-    if not found["within"]:
+    agreement = check_variant(folder, pictures, most_error)
+    print(show_agreement(agreement))
+    write_json(json_file, agreement)
+    if not agreement["within"]:
         raise typer.Exit(1)
 
 

@@ -46,9 +46,9 @@ def kinds_table() -> None:
 
 def list_variants(folders: Sequence[Path]) -> list[dict[str, object]]:
     """Prints the variants in some folders, or in the folders inside those; returns a row for each. Raises UsageError."""
-    found = [inner for folder in folders for inner in _variants_in(folder)]
+    inner_folders = [inner for folder in folders for inner in _variants_in(folder)]
     table = _table("variant", "kind", "cuts", "parameters", "bytes", "drop, points", "folder")
-    rows = [_row(folder) for folder in found]
+    rows = [_row(folder) for folder in inner_folders]
     for row in rows:
         told = (value for key, value in row.items() if key != "of")
         table.add_row(*(f"{value:,}" if isinstance(value, int) else str(value) for value in told))
@@ -88,10 +88,10 @@ def _table(*names: str) -> Table:
     return table
 
 
-def show_agreement(found: Mapping[str, Any]) -> str:
+def show_agreement(agreement: Mapping[str, Any]) -> str:
     """Returns what `check_variant` found, for people."""
     return (
-        f"{found['variant']}: visual tokens differ from its parent's by {percent(found['rms_error'], 2)} (root mean square; "
-        f"at most {percent(found['largest_error'], 2)} of the largest), and {percent(found['same_answers'])} of "
-        f"{found['pictures']} answers are the parent's."
+        f"{agreement['variant']}: visual tokens differ from its parent's by {percent(agreement['rms_error'], 2)} "
+        f"(root mean square; at most {percent(agreement['largest_error'], 2)} of the largest), and "
+        f"{percent(agreement['same_answers'])} of {agreement['pictures']} answers are the parent's."
     )

@@ -49,8 +49,8 @@ def check_variant(folder: Path, pictures: int, most_error: float) -> dict[str, o
         first, second = (model.answer(image, question, plan).token_ids for plan in plans)
         same += first == second
     agreement = _agreement(torch.cat(errors), torch.cat(values))
-    found = Agreement(variant.name, variant.hash, pictures, *agreement, same / pictures)
-    return {**asdict(found), "within": found.rms_error <= most_error}
+    result = Agreement(variant.name, variant.hash, pictures, *agreement, same / pictures)
+    return {**asdict(result), "within": result.rms_error <= most_error}
 
 
 def _agreement(errors: torch.Tensor, values: torch.Tensor) -> tuple[float, float]:

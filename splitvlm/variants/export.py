@@ -104,14 +104,14 @@ def agreement(stage_tokens_VD: NDArray[np.float32], torch_tokens_VD: NDArray[np.
 
 def check_export(path: Path, module: nn.Module, pixels_NCHW: NDArray[np.float32]) -> Agreement:
     """Returns how far the exported file is from the module on these tiles. Raises UsageError beyond `MOST_ERROR`."""
-    found = agreement(open_stage(path, "onnxruntime").run({PIXELS: pixels_NCHW}), torch_tokens(module, pixels_NCHW))
-    if found.largest > MOST_ERROR:
+    error = agreement(open_stage(path, "onnxruntime").run({PIXELS: pixels_NCHW}), torch_tokens(module, pixels_NCHW))
+    if error.largest > MOST_ERROR:
         raise UsageError(
-            f"The exported stage differs from torch by {found.largest:.2g} of the largest visual token, "
+            f"The exported stage differs from torch by {error.largest:.2g} of the largest visual token, "
             f"and at most {MOST_ERROR:.2g} is rounding.",
             advice="Report this model: its tower has an operation that is exported wrongly.",
         )
-    return found
+    return error
 
 
 def torch_tokens(module: nn.Module, pixels_NCHW: NDArray[np.float32]) -> NDArray[np.float32]:

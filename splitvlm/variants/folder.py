@@ -209,15 +209,15 @@ def _check_parent(folder: Path, manifest: Manifest, spec: ModelSpec) -> None:
 def _check_file(folder: Path, manifest: Manifest, name: str) -> None:
     path = folder / name
     try:
-        found = file_hash(path)
+        digest = file_hash(path)
     except OSError as error:
         raise UsageError(
             f"The variant {manifest.name} lacks {path}: {error.strerror}.", advice="Copy its folder whole."
         ) from error
-    if found != manifest.files[name]:
+    if digest != manifest.files[name]:
         raise UsageError(
             f"The variant {manifest.name} is not as it was made: {path} was changed "
-            f"({_short(found)}, not {_short(manifest.files[name])}).",
+            f"({_short(digest)}, not {_short(manifest.files[name])}).",
             advice="Copy its folder again, or make it again: `splitvlm variant make`.",
         )
 

@@ -50,12 +50,12 @@ def write_graph(graph: Any, path: Path) -> None:
 def linear_nodes(graph: Any) -> dict[str, LinearNode]:
     """Returns the products with constant weights, by the names of their layers in torch."""
     sizes = {tensor.name: math.prod(tensor.dims) for tensor in graph.graph.initializer}
-    found = {}
+    linear_nodes = {}
     for node in graph.graph.node:
         if node.op_type == "MatMul" and node.input[1] in sizes:
             layer = _layer_of(node)
-            found[layer] = LinearNode(layer, node.name, node.input[0], node.input[1], sizes[node.input[1]])
-    return found
+            linear_nodes[layer] = LinearNode(layer, node.name, node.input[0], node.input[1], sizes[node.input[1]])
+    return linear_nodes
 
 
 def weight_count(graph: Any) -> int:

@@ -1,4 +1,4 @@
-"""How much each part of a tower matters: what its removal would change of the visual tokens, in the metric of the answers.
+"""Ranks the parts of a tower by what their removal would change of the visual tokens, in the metric of the answers.
 
 Heads and MLP channels are ranked by the first order of a gate's removal (Molchanov et al., CVPR 2019): the gradient of the
 tokens by the gate, projected on random directions, squared. Whole layers are few, so that each is left out for once and the

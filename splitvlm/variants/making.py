@@ -1,4 +1,4 @@
-"""What a kind of variant gets to be made with, and what it says of itself. The kinds are listed in make.py."""
+"""Defines what a kind of variant gets to be made with, and what it says of itself. The kinds are listed in make.py."""
 
 from __future__ import annotations
 

@@ -32,8 +32,8 @@ class Observed:
     def outliers(self) -> dict[int, float]:
         """Returns channels whose largest value is far above the median channel's, with how many times it is."""
         median = max(float(np.median(self.channel_max)), 1e-12)
-        found = np.flatnonzero(self.channel_max > OUTLYING * median)
-        return {int(channel): round(float(self.channel_max[channel]) / median, 1) for channel in found}
+        outlying = np.flatnonzero(self.channel_max > OUTLYING * median)
+        return {int(channel): round(float(self.channel_max[channel]) / median, 1) for channel in outlying}
 
 
 def linear_layers(module: nn.Module) -> dict[str, nn.Linear]:

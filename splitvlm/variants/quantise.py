@@ -83,13 +83,13 @@ def make_int8_static(making: Making) -> Made:
     with show_progress("Ranges of states") as told:
         observed = observing.observe(exported.module, tiles, lambda done: told(done, len(tiles)))
     layers = observing.linear_layers(exported.module)
-    found = _sensitivities(exported, observed, int(making.options["judged"]))
+    divergences = _sensitivities(exported, observed, int(making.options["judged"]))
     sizes = {name: layer.weight.numel() for name, layer in layers.items()}
     most_weights = int(float(making.options["kept"]) * sum(sizes.values()))
-    kept = sensitivity.kept_layers(found, sizes, most_weights)
+    kept = sensitivity.kept_layers(divergences, sizes, most_weights)
     figures = {
         "kept_float32": list(kept),
-        "sensitivity_nats": {name: float(f"{value:.3g}") for name, value in found.items()},
+        "sensitivity_nats": {name: float(f"{value:.3g}") for name, value in divergences.items()},
         "outlier_channels": {name: outliers for name in observed if (outliers := observed[name].outliers())},
     }
     ranges = {name: entry for name, entry in observed.items() if name not in kept}
@@ -167,8 +167,8 @@ def _made(exported: _Exported, precision: str, parameters: int, figures: Mapping
     pixels = torch.cat(exported.tiles(CHECKED)).numpy()
     wanted = export.torch_tokens(exported.module, pixels)
     tokens = open_stage(exported.path, "onnxruntime").run({PIXELS: pixels})
-    found = export.agreement(tokens, wanted)
-    check = {"pictures": CHECKED, "largest_error": round(found.largest, 6), "rms_error": round(found.rms, 6)}
+    error = export.agreement(tokens, wanted)
+    check = {"pictures": CHECKED, "largest_error": round(error.largest, 6), "rms_error": round(error.rms, 6)}
     stage = StageFile(file=FILE, format="onnx", precision=precision)
     return Made((TOKENS, DEVICE), parameters, stage=stage, how={**exported.made_of, **figures, "check": check})
 

@@ -32,12 +32,12 @@ def sensitivities(
     `module` is the part's tower and connector; `asked` the processor's tensors of questions.
     """
     plain = [next_token_logits(part, inputs) for inputs in asked]
-    found = {}
+    divergences = {}
     for index, name in enumerate(linear_layers(module)):
         with quantised(module, {name: observed[name]}):
-            found[name] = divergence(part, asked, plain)
+            divergences[name] = divergence(part, asked, plain)
         done(index + 1)
-    return found
+    return divergences
 
 
 def divergence(part: DevicePart, asked: Sequence[Inputs], plain: Sequence[torch.Tensor]) -> float:
@@ -54,18 +54,18 @@ def next_token_logits(part: DevicePart, inputs: Inputs) -> torch.Tensor:
     return part.logits(run.prefill(part.embedded(part.all_visual_tokens(dict(inputs))))).float()
 
 
-def kept_layers(found: Mapping[str, float], sizes: Mapping[str, int], most_weights: int) -> tuple[str, ...]:
+def kept_layers(divergences: Mapping[str, float], sizes: Mapping[str, int], most_weights: int) -> tuple[str, ...]:
     """Returns the layers that keep their precision: the most sensitive ones first, as far as their weights fit."""
-    usual = median(found.values()) if found else 0.0
+    usual = median(divergences.values()) if divergences else 0.0
     kept: list[str] = []
     left = most_weights
-    for name in sorted(found, key=lambda name: found[name], reverse=True):
-        if found[name] > SENSITIVE * usual and sizes[name] <= left:
+    for name in sorted(divergences, key=lambda name: divergences[name], reverse=True):
+        if divergences[name] > SENSITIVE * usual and sizes[name] <= left:
             kept.append(name)
             left -= sizes[name]
     return tuple(kept)
 
 
 def _divergence(logits: torch.Tensor, plain: torch.Tensor) -> float:
-    expected, found = plain.double().log_softmax(-1), logits.double().log_softmax(-1)
-    return max(0.0, float((expected.exp() * (expected - found)).sum()))
+    expected, computed = plain.double().log_softmax(-1), logits.double().log_softmax(-1)
+    return max(0.0, float((expected.exp() * (expected - computed)).sum()))

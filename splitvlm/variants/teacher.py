@@ -1,4 +1,4 @@
-"""What a tower is taught by: tiles of unlabelled pictures, and the visual tokens that the parent's tower makes of them.
+"""Makes what a tower is taught by: tiles of unlabelled pictures, and the visual tokens that the parent's tower makes of them.
 
     N tiles, V visual tokens of a tile, D their width
 

@@ -1,4 +1,4 @@
-"""What the kinds that train a tower share: the teacher of a making, its training by the making's options, its checkpoint."""
+"""Holds what the kinds that train a tower share: the teacher of a making, its training by the options, its checkpoint."""
 
 from __future__ import annotations
 
