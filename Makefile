@@ -33,18 +33,18 @@ $(VLLM_STAMP): pyproject.toml constraints-vllm.txt
 demo: install
 	$(BIN)/splitvlm demo
 
-# Two processes share the tests, with one thread of torch each. Ray reads its token once in a process: its tests have one of their
-# own beside these, and mostly wait. Those that measure a link by the clock, and hardly compute, run after the others. Bytecode is
-# kept, also where the environment says otherwise: each process would compile all of it.
+# Three processes share the tests, with one thread of torch each: one of them waits most of the time. Ray reads its token once in a
+# process: its tests have one of their own beside these, and mostly wait. Those that measure a link by the clock, and hardly compute,
+# run after the others. Bytecode is kept, also where the environment says otherwise: each process would compile all of it.
 TESTS := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations 10
-TWO   := -n 2 --dist worksteal
+SHARED := -n 3 --dist worksteal
 marked = $(shell grep --recursive --files-with-matches --include='test_*.py' 'pytest.mark.$(1)' tests)
 test: install
 	$(MAKE) --no-print-directory --jobs 2 --keep-going test-most test-ray
-	$(TESTS) $(TWO) -m "quiet and not slow" $(call marked,quiet)
+	$(TESTS) $(SHARED) -m "quiet and not slow" $(call marked,quiet)
 
 test-most: install
-	$(TESTS) $(TWO) -m "not slow and not quiet and not ray"
+	$(TESTS) $(SHARED) -m "not slow and not quiet and not ray"
 
 # What it says is shown at its end, in one piece.
 test-ray: install
@@ -123,9 +123,10 @@ bench-cloud-sessions: install
 bench-cancels: install
 	$(BIN)/python benchmarks/cancel_leak.py
 
-# The cloud node beside transformers' generate_batch and vLLM; both environments are needed.
-bench-cloud-peers: install install-vllm
-	$(BIN)/python benchmarks/cloud_peers.py
+# The cloud node beside transformers' generate_batch and vLLM, all in vLLM's environment: device and cloud compare hashes of the model
+# as transformers builds it, so both need the same version.
+bench-cloud-peers: install-vllm
+	$(VLLM) benchmarks/cloud_peers.py
 
 # What a pool on Ray costs beside the pool in the node's own process.
 bench-ray: install

@@ -17,7 +17,8 @@ faster.
   a peer has the cores for itself.
 
 `python benchmarks/cloud_peers.py [--sequences 1,16] [--peers vllm,splitvlm-vllm] [--dtype bfloat16]`; `--quick` asks little.
-vLLM runs from its own environment (`make install-vllm`). Last line: JSON.
+It runs in vLLM's environment (`make install-vllm`, `.venv-vllm/bin/python`), devices included: both ends compare hashes of the
+model as transformers builds it. Last line: JSON.
 """
 
 from __future__ import annotations
