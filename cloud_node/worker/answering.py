@@ -103,7 +103,7 @@ class Answering:
         end.prefill_us, end.tokens_us = int(1e6 * times.prefill_s), int(1e6 * times.tokens_s)
 
 
-def check_variant(plan: Plan, variants: frozenset[str]) -> None:
+def check_agreed_variant(plan: Plan, variants: frozenset[str]) -> None:
     """Raises UsageError for a variant that the session's handshake did not agree on."""
     if plan.variant not in variants:
         raise UsageError(

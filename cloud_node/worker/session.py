@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from cloud_node.settings import CloudLimits
-from cloud_node.worker.answering import Answering, check_variant
+from cloud_node.worker.answering import Answering, check_agreed_variant
 from cloud_node.worker.runtime import Runtime
 from cloud_node.worker.upload import Upload
 from splitvlm.domain import FULL, Plan
@@ -114,7 +114,7 @@ class Session:
         try:
             self._require_current()
             self._check(begin)
-            check_variant(Plan.parse(begin.plan), self._variants)
+            check_agreed_variant(Plan.parse(begin.plan), self._variants)
             upload = Upload(begin, self._limits.max_payload_bytes)
             self._runtime.admission.begin(self._device, picture=upload.is_picture)
             self._received.check(begin.payload_bytes)  # not booked: what a peer declares takes nothing
