@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import grpc
 from PIL import Image
 
 from cloud_node.engine.lane import Lane
@@ -151,6 +152,12 @@ class Device:
         if prefix_cache:
             more["picture_name"] = self.link.prefixes.name_of(image)
         return await self.finish(self.run(plan, image, question, tokens, **more))
+
+
+async def offer(call: Any, message: Any) -> None:
+    """Writes a message on a stream that the peer may have refused already: which of the two comes first is chance."""
+    with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        await call.write(message)
 
 
 async def until(condition: object, timeout_s: float = 10.0) -> None:

@@ -23,11 +23,12 @@ from splitvlm.codec import encode
 from splitvlm.crypto.identity import Identity, Role
 from splitvlm.errors import ProtocolError, SplitvlmError
 from splitvlm.rpc.channels import open_channel
+from splitvlm.rpc.final_status import FinalStatus
 from splitvlm.rpc.limits import MAX_FRAME_BYTES
 from splitvlm.settings import host_and_port
 from splitvlm.wire.v1 import data_pb2 as pb
 from splitvlm.wire.v1 import data_pb2_grpc
-from tests.nodes import Cloud, Device, Keys, cloud_node, device, until
+from tests.nodes import Cloud, Device, Keys, cloud_node, device, offer, until
 from tests.samples import PICTURE, tiny_model
 
 QUESTION = "How many cells are infected?"
@@ -112,8 +113,7 @@ async def test_what_a_gateway_does_to_frames_ends_the_session(scene: Scene, atta
     async with scene.session(scene.keys.identity("edge-2", Role.EDGE)) as session:
         frames = [sealed(session, CANCEL) for _ in range(3)]
         for envelope in ON_THE_WAY[attack](frames):
-            with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                await session.call.write(envelope)
+            await offer(session.call, envelope)
         await ended(session, ProtocolError, "did not open")
     assert scene.cloud.servicer.refused["protocol"] == 1
 
@@ -197,8 +197,11 @@ async def test_a_valid_certificate_of_the_wrong_role_is_refused(scene: Scene, ro
     identity = scene.keys.identity("stranger", role)
     async with open_channel(scene.cloud.address, identity, Role.CLOUD) as channel:
         call = data_pb2_grpc.DataStub(channel).Session()
-        await call.write(pb.Envelope(open=pb.Open(compatibility=scene.cloud.compatibility)))
-        assert await call.code() is grpc.StatusCode.PERMISSION_DENIED
+        final = FinalStatus(call)
+        await offer(call, pb.Envelope(open=pb.Open(compatibility=scene.cloud.compatibility)))
+        error = await final.error()
+        assert error is not None
+        assert error.code() is grpc.StatusCode.PERMISSION_DENIED
     assert scene.cloud.servicer.refused["permission-refused"] == 1
 
 

@@ -15,9 +15,10 @@ from cloud_node.settings import CloudLimits
 from splitvlm.crypto.identity import Role
 from splitvlm.errors import CapacityError, HandshakeRefused, SplitvlmError
 from splitvlm.rpc.channels import open_channel
+from splitvlm.rpc.final_status import FinalStatus
 from splitvlm.rpc.servers import NodeServer
 from splitvlm.rpc.status import from_rpc
-from tests.nodes import Keys, until
+from tests.nodes import Keys, offer, until
 
 NO_ENVELOPES = [b"", b"\xff" * 1_000, b"plain text", bytes(60_000)]
 
@@ -142,8 +143,11 @@ async def test_sessions_beyond_a_device_s_limit_reach_no_worker(front: Front) ->
         await call.write(b"hello")
         assert await call.read() == b"hello"
     over = front.call()
-    await over.write(b"hello")
-    assert isinstance(await failed(over), CapacityError)
+    final = FinalStatus(over)
+    await offer(over, b"hello")
+    error = await final.error()
+    assert error is not None
+    assert isinstance(from_rpc(error, "cloud node"), CapacityError)
     assert len(front.pool.devices) == 2
     for call in calls:
         await call.done_writing()
