@@ -1,6 +1,6 @@
-"""The words of the system as values: cut, codec level, variant, plan, sampling. No torch, no gRPC, no clock.
+"""A plan names one way to serve a request: where the model is divided, how what crosses is coded, which form the device runs.
 
-Units are in the names. Everything is frozen: a plan that was chosen cannot change under a running request.
+Plans are frozen: one that was chosen cannot change under a running request.
 """
 
 from __future__ import annotations
@@ -24,12 +24,6 @@ class CutKind(StrEnum):
 
 FULL = "full"
 """The variant that is the undivided model's own part."""
-
-TEMPERATURES = (0.01, 100.0)  # below, scores overflow float32; above, all tokens are alike
-MIN_TOP_P = 1e-6
-MAX_TOP_K = 1_000_000  # above every vocabulary
-PENALTIES = (0.01, 100.0)
-MAX_SEED = 2**64 - 1
 
 _DEPTH = {kind: depth for depth, kind in enumerate(CutKind)}
 _WITH_LAYERS = (CutKind.VISION, CutKind.LM)
@@ -122,57 +116,6 @@ class Plan:
         if cut == DEVICE:
             return cls(DEVICE, "none", variant)
         return cls(cut, parse_level(level or "lossless"), variant)
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """Says how an answer's tokens are chosen, beside the rules of the model's generation config. Raises UsageError when made.
-
-    At temperature 0 the most likely token is taken (greedy); above it a token is drawn, and the draw depends on `seed` and on
-    the token's position in the answer alone.
-    """
-
-    temperature: float = 0.0
-    top_p: float = 1.0  # draw among the most likely tokens that have this much of the probability together
-    top_k: int = 0  # draw among so many of the most likely tokens; 0: among all
-    repetition_penalty: float = 1.0  # divides the scores of tokens that the prompt or the answer has already; 1: off
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        low, high = TEMPERATURES
-        if self.temperature != 0 and not low <= self.temperature <= high:
-            raise _outside("temperature", self.temperature, f"0 (greedy), or from {low:g} to {high:g}")
-        if not MIN_TOP_P <= self.top_p <= 1:
-            raise _outside("top_p", self.top_p, f"from {MIN_TOP_P:g} to 1 (all tokens)")
-        if not 0 <= self.top_k <= MAX_TOP_K:
-            raise _outside("top_k", self.top_k, f"from 0 (all tokens) to {MAX_TOP_K}")
-        low, high = PENALTIES
-        if not low <= self.repetition_penalty <= high:
-            raise _outside("repetition_penalty", self.repetition_penalty, f"from {low:g} to {high:g}; 1 is off")
-        if not 0 <= self.seed <= MAX_SEED:
-            raise _outside("seed", self.seed, f"from 0 to {MAX_SEED}")
-
-    @property
-    def draws(self) -> bool:
-        """Tells whether tokens are drawn, so that the seed counts."""
-        return self.temperature > 0
-
-    @property
-    def penalises(self) -> bool:
-        """Tells whether the choice reads the ids of the prompt."""
-        return self.repetition_penalty != 1
-
-    @property
-    def is_greedy(self) -> bool:
-        """Tells whether the answer is the model's own greedy one: top_k and top_p always keep the most likely token."""
-        return not self.draws and not self.penalises
-
-
-GREEDY = Sampling()
-
-
-def _outside(name: str, value: float, wanted: str) -> UsageError:
-    return UsageError(f"{name} is {value:g}, but must be {wanted}.")
 
 
 def parse_level(text: str) -> str:

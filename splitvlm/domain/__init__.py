@@ -1,0 +1,55 @@
+"""The words of the system as values: plan, sampling, conversation. No torch, no gRPC, no clock. Everything is frozen."""
+
+from splitvlm.domain.conversation import (
+    MAX_IMAGES,
+    MAX_MESSAGES,
+    MAX_TEXT_BYTES,
+    Conversation,
+    ImagePart,
+    Message,
+    Part,
+    Speaker,
+    TextPart,
+)
+from splitvlm.domain.plan import (
+    DEVICE,
+    FULL,
+    IMAGE,
+    TOKENS,
+    Cut,
+    CutKind,
+    Plan,
+    every_cut,
+    parse_level,
+    parse_variant,
+)
+from splitvlm.domain.sampling import GREEDY, MAX_SEED, MAX_TOP_K, MIN_TOP_P, PENALTIES, TEMPERATURES, Sampling
+
+__all__ = [
+    "DEVICE",
+    "FULL",
+    "GREEDY",
+    "IMAGE",
+    "MAX_IMAGES",
+    "MAX_MESSAGES",
+    "MAX_SEED",
+    "MAX_TEXT_BYTES",
+    "MAX_TOP_K",
+    "MIN_TOP_P",
+    "PENALTIES",
+    "TEMPERATURES",
+    "TOKENS",
+    "Conversation",
+    "Cut",
+    "CutKind",
+    "ImagePart",
+    "Message",
+    "Part",
+    "Plan",
+    "Sampling",
+    "Speaker",
+    "TextPart",
+    "every_cut",
+    "parse_level",
+    "parse_variant",
+]
