@@ -1,5 +1,13 @@
-"""The words of the system as values: plan, sampling, conversation. No torch, no gRPC, no clock. Everything is frozen."""
+"""The words of the system as values: plans, sampling, constraints, tokens, conversations. No torch, no gRPC, no clock."""
 
+from splitvlm.domain.constraint import (
+    JSON_OBJECT,
+    MAX_CHOICES,
+    MAX_SCHEMA_BYTES,
+    AnswerConstraint,
+    Choices,
+    JsonSchema,
+)
 from splitvlm.domain.conversation import (
     MAX_IMAGES,
     MAX_MESSAGES,
@@ -24,31 +32,41 @@ from splitvlm.domain.plan import (
     parse_variant,
 )
 from splitvlm.domain.sampling import GREEDY, MAX_SEED, MAX_TOP_K, MIN_TOP_P, PENALTIES, TEMPERATURES, Sampling
+from splitvlm.domain.token import MAX_TOP_LOGPROBS, ChosenToken, TokenLogprob
 
 __all__ = [
     "DEVICE",
     "FULL",
     "GREEDY",
     "IMAGE",
+    "JSON_OBJECT",
+    "MAX_CHOICES",
     "MAX_IMAGES",
     "MAX_MESSAGES",
+    "MAX_SCHEMA_BYTES",
     "MAX_SEED",
     "MAX_TEXT_BYTES",
     "MAX_TOP_K",
+    "MAX_TOP_LOGPROBS",
     "MIN_TOP_P",
     "PENALTIES",
     "TEMPERATURES",
     "TOKENS",
+    "AnswerConstraint",
+    "Choices",
+    "ChosenToken",
     "Conversation",
     "Cut",
     "CutKind",
     "ImagePart",
+    "JsonSchema",
     "Message",
     "Part",
     "Plan",
     "Sampling",
     "Speaker",
     "TextPart",
+    "TokenLogprob",
     "every_cut",
     "parse_level",
     "parse_variant",

@@ -1,9 +1,11 @@
-"""Sampling says how an answer's tokens are chosen. Greedy is temperature 0."""
+"""Sampling says how an answer's tokens are chosen, and what is told of the choice. Greedy is temperature 0."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from splitvlm.domain.constraint import AnswerConstraint
+from splitvlm.domain.token import MAX_TOP_LOGPROBS
 from splitvlm.errors import UsageError
 
 TEMPERATURES = (0.01, 100.0)  # below, scores overflow float32; above, all tokens are alike
@@ -26,6 +28,10 @@ class Sampling:
     top_k: int = 0  # draw among so many of the most likely tokens; 0: among all
     repetition_penalty: float = 1.0  # divides the scores of tokens that the prompt or the answer has already; 1: off
     seed: int = 0
+    constraint: AnswerConstraint | None = None  # tokens that no answer under it could go on with are never chosen
+    top_logprobs: int | None = (
+        None  # log-probabilities of each chosen token and of so many most likely ones; None: of none
+    )
 
     def __post_init__(self) -> None:
         low, high = TEMPERATURES
@@ -40,6 +46,10 @@ class Sampling:
             raise _outside("repetition_penalty", self.repetition_penalty, f"from {low:g} to {high:g}; 1 is off")
         if not 0 <= self.seed <= MAX_SEED:
             raise _outside("seed", self.seed, f"from 0 to {MAX_SEED}")
+        if self.top_logprobs is not None and not 0 <= self.top_logprobs <= MAX_TOP_LOGPROBS:
+            raise _outside(
+                "top_logprobs", self.top_logprobs, f"from 0 (of the chosen token alone) to {MAX_TOP_LOGPROBS}"
+            )
 
     @property
     def draws(self) -> bool:
@@ -54,7 +64,7 @@ class Sampling:
     @property
     def is_greedy(self) -> bool:
         """Tells whether the answer is the model's own greedy one: top_k and top_p always keep the most likely token."""
-        return not self.draws and not self.penalises
+        return not self.draws and not self.penalises and self.constraint is None
 
 
 GREEDY = Sampling()

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fsplitvlm/wire/v1/sampling.proto\x12\x10splitvlm.wire.v1\"\xa0\x01\n\x08Sampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\x1f\n\x12repetition_penalty\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x11\n\x04seed\x18\x05 \x01(\x04H\x02\x88\x01\x01\x42\x08\n\x06_top_pB\x15\n\x13_repetition_penaltyB\x07\n\x05_seedb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fsplitvlm/wire/v1/sampling.proto\x12\x10splitvlm.wire.v1\"\xfe\x01\n\x08Sampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\x1f\n\x12repetition_penalty\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x11\n\x04seed\x18\x05 \x01(\x04H\x02\x88\x01\x01\x12\x30\n\nconstraint\x18\x14 \x01(\x0b\x32\x1c.splitvlm.wire.v1.Constraint\x12\x19\n\x0ctop_logprobs\x18\x15 \x01(\rH\x03\x88\x01\x01\x42\x08\n\x06_top_pB\x15\n\x13_repetition_penaltyB\x07\n\x05_seedB\x0f\n\r_top_logprobs\"Y\n\nConstraint\x12\x15\n\x0bjson_schema\x18\x01 \x01(\tH\x00\x12,\n\x07\x63hoices\x18\x02 \x01(\x0b\x32\x19.splitvlm.wire.v1.ChoicesH\x00\x42\x06\n\x04\x62ody\"\x18\n\x07\x43hoices\x12\r\n\x05texts\x18\x01 \x03(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,5 +32,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'splitvlm.wire.v1.sampling_p
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SAMPLING']._serialized_start=54
-  _globals['_SAMPLING']._serialized_end=214
+  _globals['_SAMPLING']._serialized_end=308
+  _globals['_CONSTRAINT']._serialized_start=310
+  _globals['_CONSTRAINT']._serialized_end=399
+  _globals['_CHOICES']._serialized_start=401
+  _globals['_CHOICES']._serialized_end=425
 # @@protoc_insertion_point(module_scope)

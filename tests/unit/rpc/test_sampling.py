@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from edge_node.local.messages import question_from_wire
-from splitvlm.domain import GREEDY, MAX_SEED, Sampling
+from splitvlm.domain import GREEDY, JSON_OBJECT, MAX_SCHEMA_BYTES, MAX_SEED, Choices, Sampling
 from splitvlm.errors import UsageError
 from splitvlm.rpc.sampling import sampling_of, sampling_to_wire
 from splitvlm.wire.v1.data_pb2 import Begin
@@ -23,6 +23,9 @@ from splitvlm.wire.v1.local_pb2 import Question
         Sampling(1.0, 0.9, 40, 1.1, 3),
         Sampling(repetition_penalty=1.2),
         Sampling(temperature=1.0, seed=0),
+        Sampling(constraint=JSON_OBJECT),
+        Sampling(temperature=0.7, seed=4, constraint=Choices(("yes", "no")), top_logprobs=20),
+        Sampling(top_logprobs=0),
     ],
 )
 def test_what_is_sent_arrives(sampling: Sampling) -> None:
@@ -55,6 +58,7 @@ def test_a_seed_that_is_left_out_is_drawn_by_the_edge_node() -> None:
         ("repetition_penalty", 0.0),
         ("repetition_penalty", -1.0),
         ("repetition_penalty", math.inf),
+        ("top_logprobs", 21),
     ],
 )
 def test_an_invalid_value_is_named(name: str, value: Any) -> None:
@@ -70,3 +74,14 @@ def test_a_seed_has_64_bits() -> None:
     for seed in (-1, MAX_SEED + 1):
         with pytest.raises(UsageError, match="seed"):
             Sampling(temperature=1.0, seed=seed)
+
+
+def test_an_empty_constraint_is_refused() -> None:
+    with pytest.raises(UsageError, match="neither"):
+        sampling_of(Begin(sampling={"constraint": {}}))
+
+
+def test_a_constraint_beyond_its_limits_is_refused() -> None:
+    for message in ({"json_schema": " " * (MAX_SCHEMA_BYTES + 1)}, {"choices": {"texts": ["x"] * 2}}):
+        with pytest.raises(UsageError):
+            sampling_of(Begin(sampling={"constraint": message}))
