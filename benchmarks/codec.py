@@ -81,7 +81,7 @@ class UndividedModel:
         self.tokenizer = self.processor.tokenizer
         self.codec = open_bundle(MODEL).codec
         _, self.vision, _, self.lm = middle_cuts(MODEL)
-        self.empty = len(self.codec.encode(TOKENS, {HIDDEN: torch.zeros(0, 1)}, "lossless"))
+        self.empty = len(self.codec.encode(TOKENS, {HIDDEN: np.zeros((0, 1), np.float32)}, "lossless"))
 
     def measure(self, numbers: range, alive: set[Setting]) -> dict[Setting, Score]:
         """Returns the scores of the pictures of these numbers; the setting ("", "none", "") is the model without a coder."""

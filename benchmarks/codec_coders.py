@@ -16,7 +16,7 @@ from PIL import Image
 from splitvlm.codec.codec import Codec
 from splitvlm.codec.levels import KLT_STEPS
 from splitvlm.domain import IMAGE, Cut, CutKind
-from splitvlm.model.boundary import HIDDEN, IDS
+from splitvlm.model.boundary import HIDDEN, IDS, to_arrays, to_tensors
 from splitvlm.rpc.request_sizes import upload_bytes
 from splitvlm.scenes.scene import EDGE
 
@@ -94,8 +94,8 @@ def own(x_TC: Array, codec: Codec, cut: Cut, level: str) -> Coded:
         ids = [*template.before, *template.after]
         boundary = {HIDDEN: boundary[HIDDEN].reshape(_shape(x_TC, cut)), IDS: torch.tensor(ids)}
         nothing_asked = len(template.encode(ids) or b"")
-    data = codec.encode(cut, boundary, level)
-    return len(data) - nothing_asked, codec.decode(cut, data)[HIDDEN].numpy().reshape(x_TC.shape)
+    data = codec.encode(cut, to_arrays(boundary), level)
+    return len(data) - nothing_asked, to_tensors(codec.decode(cut, data))[HIDDEN].numpy().reshape(x_TC.shape)
 
 
 def _shape(x_TC: Array, cut: Cut) -> tuple[int, ...]:

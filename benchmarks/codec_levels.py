@@ -43,6 +43,7 @@ from splitvlm.codec import (
     lossy,
     outliers,
 )
+from splitvlm.model.boundary import to_arrays, to_tensors
 from splitvlm.model.threads import use_threads
 
 Row = dict[str, Any]
@@ -91,8 +92,9 @@ def median_ms(work: Callable[[], object], repeats: int) -> float:
 
 
 def measure_features(name: str, x: torch.Tensor, ordinary: torch.Tensor, level: str, repeats: int) -> Row:
-    data = encode({"hidden": x}, level)
-    restored = decode(data, limits=CodecLimits())["hidden"]
+    boundary = to_arrays({"hidden": x})
+    data = encode(boundary, level)
+    restored = to_tensors(decode(data, limits=CodecLimits()))["hidden"]
     lost, all_ = ((restored - x).square() * ordinary).double(), (x.square() * ordinary).double()
     kept = all_.sum(0) > 0
     return {
@@ -102,7 +104,7 @@ def measure_features(name: str, x: torch.Tensor, ordinary: torch.Tensor, level: 
         "bits": round(8 * len(data) / x.numel(), 2),
         "error": round(math.sqrt(lost.sum() / all_.sum()), 5),
         "worst": round(float((lost.sum(0)[kept] / all_.sum(0)[kept]).max().sqrt()), 4) if len(x) > 1 else None,
-        "encode_ms": round(median_ms(lambda: encode({"hidden": x}, level), repeats), 2),
+        "encode_ms": round(median_ms(lambda: encode(boundary, level), repeats), 2),
         "decode_ms": round(median_ms(lambda: decode(data, limits=CodecLimits()), repeats), 2),
     }
 

@@ -21,11 +21,11 @@ import tracemalloc
 from collections.abc import Callable
 
 import numpy as np
-import torch
 
 from splitvlm.calibration.entropy_model_training import STEPS
 from splitvlm.calibration.level_training import learn
 from splitvlm.codec.codec import Codec
+from splitvlm.codec.dtypes import Arrays
 from splitvlm.codec.klt import Basis, transform_of
 from splitvlm.codec.levels import KLT_STEPS
 from splitvlm.codec.prompt import Template
@@ -73,7 +73,7 @@ def peak(work: Callable[[], object]) -> int:
     return most
 
 
-def measured(codec: Codec, boundary: dict[str, torch.Tensor], level: str, repeats: int) -> dict[str, float]:
+def measured(codec: Codec, boundary: Arrays, level: str, repeats: int) -> dict[str, float]:
     data = codec.encode(TOKENS, boundary, level)
 
     def encode() -> object:
@@ -99,8 +99,8 @@ def main() -> None:
     result: dict[str, dict[str, dict[str, float]]] = {}
     for size, (num_tokens, stride) in SIZES.items():
         codec = codec_of(num_tokens, stride)
-        x_TC = torch.from_numpy(features(num_tokens, 999))
-        boundary = {"hidden": x_TC, "ids": torch.tensor([*range(num_tokens), *range(100, 115), 7, 8, 9])}
+        x_TC = features(num_tokens, 999)
+        boundary = {"hidden": x_TC, "ids": np.array([*range(num_tokens), *range(100, 115), 7, 8, 9])}
         rows = {}
         for level in ("lossless", *LEVELS):
             rows[level] = measured(codec, boundary, level, options.repeats)

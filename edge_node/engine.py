@@ -78,12 +78,12 @@ class DeviceEngine:
 
     async def encode(self, boundary: Boundary, plan: Plan) -> tuple[bytes, float]:
         """Returns the boundary coded at the plan's level."""
-        return await self._run(self.form(plan.variant).codec.encode, plan.cut, boundary, plan.level)
+        return await self._run(self.form(plan.variant).encode, plan.cut, boundary, plan.level)
 
     async def prompt(self, image: Image.Image, question: str, plan: Plan) -> tuple[bytes, float]:
         """Returns the coded prompt alone, for a picture whose prefix the cloud node has."""
-        codec = self.form(plan.variant).codec
-        return await self._run(lambda: codec.encode(plan.cut, self.part.prompt(image, question), plan.level))
+        form = self.form(plan.variant)
+        return await self._run(lambda: form.encode(plan.cut, self.part.prompt(image, question), plan.level))
 
     async def encode_picture(self, image: Image.Image, level: str) -> tuple[bytes, float]:
         """Returns the picture, resized as the model reads it, coded for the cut `image`. Raises UsageError."""
@@ -99,7 +99,7 @@ class DeviceEngine:
 
         def made() -> bytes:
             if index == len(kept):
-                kept.append(self.form(plan.variant).codec.encode(plan.cut, run.step(token_id), plan.level))
+                kept.append(self.form(plan.variant).encode(plan.cut, run.step(token_id), plan.level))
             return kept[index]
 
         return await self._run(made)

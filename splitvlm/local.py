@@ -24,7 +24,7 @@ from splitvlm.codec import decode_picture, encode_picture
 from splitvlm.codec.codec import Codec
 from splitvlm.domain import DEVICE, FULL, GREEDY, IMAGE, Cut, CutKind, Plan, Sampling
 from splitvlm.errors import UsageError
-from splitvlm.model.boundary import Boundary
+from splitvlm.model.boundary import Boundary, to_arrays, to_tensors
 from splitvlm.model.loading import load_cloud
 from splitvlm.model.parts import CloudPart, DevicePart, LowerRun
 from splitvlm.model.upper_run import UpperRun
@@ -58,7 +58,7 @@ class LocalBoundary:
         """Returns the payload. At `image` it resizes the picture, too, which counts as encoding. Raises UsageError."""
         if self._run is None:
             return encode_picture(self._part.picture(self._image), level)
-        return self._codec.encode(self.cut, self._run.boundary, level)
+        return self._codec.encode(self.cut, to_arrays(self._run.boundary), level)
 
     def step(self, token_id: int) -> Boundary:
         """Runs the lower part for the answer's next token (cuts `lm:k`); returns what crosses of it."""
@@ -67,12 +67,14 @@ class LocalBoundary:
 
     def encode_step(self, token_id: int, level: str) -> bytes:
         """Returns what crosses of the answer's next token as bytes. Raises UsageError."""
-        return self._codec.encode(self.cut, self.step(token_id), level)
+        return self._codec.encode(self.cut, to_arrays(self.step(token_id)), level)
 
 
 def decode(codec: Codec, cut: Cut, payload: bytes) -> Content:
     """Returns what arrives above a cut from the bytes that `LocalBoundary.encode` gave. Raises ProtocolError."""
-    return decode_picture(payload, max_pixels=MAX_PICTURE_PIXELS) if cut == IMAGE else codec.decode(cut, payload)
+    if cut == IMAGE:
+        return decode_picture(payload, max_pixels=MAX_PICTURE_PIXELS)
+    return to_tensors(codec.decode(cut, payload))
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +152,7 @@ class LocalModel:
             if plan.cut.kind is CutKind.LM:
                 coded = lower.encode_step(token_ids[-1], plan.level)
                 wire_bytes += step_bytes(len(coded))
-                arrived = self.form(plan.variant).codec.decode(plan.cut, coded)
+                arrived = to_tensors(self.form(plan.variant).codec.decode(plan.cut, coded))
             token_ids.append(run.next(arrived))
         return LocalAnswer(tuple(token_ids), self._text(token_ids), len(payload), wire_bytes)
 

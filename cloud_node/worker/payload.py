@@ -21,7 +21,7 @@ from splitvlm.codec.boundary import decoding_bytes
 from splitvlm.codec.limits import CodecLimits
 from splitvlm.codec.picture import decode_picture, inspect_coded_picture
 from splitvlm.domain import IMAGE, Plan
-from splitvlm.model.boundary import Boundary, boundary_bytes, joined
+from splitvlm.model.boundary import Boundary, boundary_bytes, joined, to_tensors, without_data
 from splitvlm.model.boundary_checks import check_again_shapes, check_shapes, check_step_shape, check_tile_shapes
 from splitvlm.model.sampling import check_crossing
 from splitvlm.rpc.sampling import sampling_of
@@ -82,8 +82,8 @@ class Payload:
 
     def step(self, data: bytes) -> Boundary:
         """Decodes the boundary of one token, at `lm:k`. Raises ProtocolError."""
-        check_step_shape(self._part, self._codec.outline(self._cut, data))
-        return self._codec.decode(self._cut, data)
+        check_step_shape(self._part, without_data(self._codec.outline(self._cut, data)))
+        return to_tensors(self._codec.decode(self._cut, data))
 
     def _request(self, inputs: dict[str, torch.Tensor], keep_prefix: bool, num_tiles: int = 1) -> SequenceRequest:
         known, self._known = self._known, None  # the engine lets go of the prefix when the prompt was read
@@ -106,9 +106,9 @@ class Payload:
 
     async def _from_boundary(self, data: bytes) -> Boundary:
         outline = self._codec.outline(self._cut, data)
-        check_shapes(self._part, self._cut, outline)
+        check_shapes(self._part, self._cut, without_data(outline))
         self._reservation.more(decoding_bytes(outline))
-        return await self._decoded(lambda: self._codec.decode(self._cut, data))
+        return await self._decoded(lambda: to_tensors(self._codec.decode(self._cut, data)))
 
     async def _from_picture(self, data: bytes) -> dict[str, torch.Tensor]:
         header = await self._prepared(partial(inspect_coded_picture, data, max_pixels=MAX_PICTURE_PIXELS))
@@ -128,18 +128,18 @@ class Payload:
             self._reservation.more(self._part.preparation_bytes(*picture.size))
             return await self._prepared(lambda: self._part.prompt(picture, self._begin.question))
         outline = self._codec.outline(self._cut, data)
-        check_again_shapes(self._part, outline)
+        check_again_shapes(self._part, without_data(outline))
         self._reservation.more(decoding_bytes(outline))
-        return await self._decoded(lambda: self._codec.decode(self._cut, data))
+        return await self._decoded(lambda: to_tensors(self._codec.decode(self._cut, data)))
 
     async def _tile(self, *, first: bool) -> Boundary:
         """Returns the next tile, decoded within what its forerunners left of the limits."""
         data = await self._segments.get()
         outline = self._codec.outline(self._cut, data, self._limits)
-        check_tile_shapes(self._part, self._cut, outline, first=first)
+        check_tile_shapes(self._part, self._cut, without_data(outline), first=first)
         held_bytes = self._reservation.num_bytes
         self._reservation.more(decoding_bytes(outline))
-        tile = await self._decoded(lambda: self._codec.decode(self._cut, data, self._limits))
+        tile = await self._decoded(lambda: to_tensors(self._codec.decode(self._cut, data, self._limits)))
         self._reservation.become(held_bytes + boundary_bytes(tile))
         for tensor in tile.values():
             self._limits = self._limits.less(tensor.numel(), tensor.nbytes)

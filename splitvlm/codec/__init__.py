@@ -2,6 +2,7 @@
 
     levels.py     the ladder of levels, the codec's version and hash     (no torch, no numpy)
     limits.py     what a decoder accepts
+    dtypes.py     how numpy arrays hold tensors of each dtype
     header.py     varints, the cursor over received bytes, the head of a coded tensor
     blocks.py     one run of bytes, stored or compressed by zstandard
     varints.py    arrays of integers as variable-length bytes
@@ -21,7 +22,7 @@
     calibration_file.py  the file of such bases, which splitvlm.calibration learns
     codec.py      Codec: the levels of one model
     lossy.py      a float tensor as groups of codes, scales and what is kept apart
-    boundary.py   encode, decode: all tensors at a cut
+    boundary.py   encode, decode: all tensors at a cut, as numpy arrays
     picture.py    encode_picture, decode_picture: the cut `image`
 
 It compresses; it does not seal (splitvlm.crypto), and it knows nothing of requests or links. The names below are found

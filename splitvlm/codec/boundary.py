@@ -1,4 +1,4 @@
-"""All tensors at a cut, to bytes and back.
+"""All tensors at a cut, as numpy arrays, to bytes and back.
 
     boundary := version u8 = 1 · ...                                            header.py
               | 16 + level u8 · own ids (prompt.py) · body without its level     at calibrated levels
@@ -7,20 +7,21 @@ The second form is that of `hidden` (float32, of the shape that calibration saw,
 follow the model's template, where nothing else needs saying: some 40 bytes less, of about 150.
 
 `encode` is for our own tensors: what it cannot send is a UsageError. `decode` is for bytes of a peer: whatever they
-are, it returns tensors within the limits or raises ProtocolError. Integers are exact at every level.
+are, it returns arrays within the limits or raises ProtocolError. Integers are exact at every level.
+
+numpy knows no bfloat16: an array of uint16 holds the bits of such a tensor (dtypes.py).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
-import torch
 
-from splitvlm.codec import header, integers, klt, lossless, lossy
+from splitvlm.codec import dtypes, header, integers, klt, lossless, lossy
+from splitvlm.codec.dtypes import Array, Arrays
 from splitvlm.codec.header import Coding, Cursor, TensorHead, malformed, varint
 from splitvlm.codec.klt import Basis
 from splitvlm.codec.levels import BITS, FEATURE_LEVELS, KLT_STEPS
@@ -34,12 +35,15 @@ CALIBRATED: Final = "hidden"
 FLOAT_BYTES: Final = 16  # an element of float tensors, on the way from bytes to the tensor
 INTEGER_BYTES: Final = 48  # an element of integer tensors: runs that are all one value long
 
-_TORCH: Final[dict[str, torch.dtype]] = {name: getattr(torch, name) for name in header.DTYPES}
-_NAMES: Final = {dtype: name for name, dtype in _TORCH.items()}
-_SAME_WIDTH: Final = {2: torch.int16, 4: torch.int32}  # numpy knows no bfloat16: floats pass as integers of their width
+
+class TensorOutline(NamedTuple):
+    """Tells of a tensor what can be said before it is decoded."""
+
+    dtype: str  # one of header.DTYPES
+    shape: tuple[int, ...]
 
 
-def encode(boundary: dict[str, torch.Tensor], level: str, basis: Basis | None = None) -> bytes:
+def encode(boundary: Arrays, level: str, basis: Basis | None = None) -> bytes:
     """Codes all tensors of a boundary, at one of FEATURE_LEVELS, or of KLT_STEPS with the `basis` of its tensor `hidden`.
 
     Raises UsageError for an unknown level, a dtype that does not cross cuts, and NaN or infinity.
@@ -49,18 +53,18 @@ def encode(boundary: dict[str, torch.Tensor], level: str, basis: Basis | None = 
             f"'{level}' is no codec level of features.", advice=f"Known levels: {', '.join(FEATURE_LEVELS)}."
         )
     if basis is not None and level in KLT_STEPS and _is_short(boundary, basis):
-        x_TC = boundary[CALIBRATED].detach().cpu().contiguous().reshape(-1, basis.channels).numpy()
+        x_TC = np.ascontiguousarray(boundary[CALIBRATED]).reshape(-1, basis.channels)
         coded, own = klt.encode(x_TC, basis, level), basis.template.encode(boundary[IDS].tolist())
         if coded is not None and own is not None:
             return bytes((header.SHORT + coded[0],)) + own + coded[1:]
     if len(boundary) > 255:
         raise UsageError(f"A boundary of {len(boundary)} tensors does not fit the format.")
-    tensors = (_encode_tensor(name, tensor.detach().cpu(), level, basis) for name, tensor in boundary.items())
+    tensors = (_encode_tensor(name, array, level, basis) for name, array in boundary.items())
     return bytes((header.VERSION, len(boundary))) + b"".join(tensors)
 
 
-def decode(data: bytes, *, limits: CodecLimits, basis: Basis | None = None) -> dict[str, torch.Tensor]:
-    """Returns the tensors of a coded boundary, on the CPU, in their own dtypes and order. Raises ProtocolError."""
+def decode(data: bytes, *, limits: CodecLimits, basis: Basis | None = None) -> Arrays:
+    """Returns the tensors of a coded boundary, in their own dtypes and order. Raises ProtocolError."""
     cursor = Cursor(data)
     version = cursor.byte()
     if version >= header.SHORT:
@@ -68,25 +72,22 @@ def decode(data: bytes, *, limits: CodecLimits, basis: Basis | None = None) -> d
     return {head.name: _decode_tensor(head, body, basis) for head, body in _bodies(cursor, version, limits)}
 
 
-def outline(data: bytes, *, limits: CodecLimits, basis: Basis | None = None) -> dict[str, torch.Tensor]:
-    """Returns what `decode` would return, as tensors without data (on the device "meta"): nothing is decoded.
-
-    Raises ProtocolError.
-    """
+def outline(data: bytes, *, limits: CodecLimits, basis: Basis | None = None) -> dict[str, TensorOutline]:
+    """Returns dtypes and shapes of what `decode` would return: nothing is decoded. Raises ProtocolError."""
     cursor = Cursor(data)
     version = cursor.byte()
     if version < header.SHORT:
-        heads = {head.name: head for head, _ in _bodies(cursor, version, limits)}
-        return {name: _without_data(head.shape, _TORCH[head.dtype]) for name, head in heads.items()}
+        return {head.name: TensorOutline(head.dtype, head.shape) for head, _ in _bodies(cursor, version, limits)}
     shape, left, basis = _short_shape(limits, basis)
     num_ids = basis.template.length(cursor, _most_ids(left))
-    return {CALIBRATED: _without_data(shape, torch.float32), IDS: _without_data((num_ids,), torch.int64)}
+    return {CALIBRATED: TensorOutline("float32", shape), IDS: TensorOutline("int64", (num_ids,))}
 
 
-def decoding_bytes(outline: Mapping[str, torch.Tensor]) -> int:
+def decoding_bytes(outline: Mapping[str, TensorOutline]) -> int:
     """Returns peak memory that decoding a boundary of this outline takes, beside its bytes: an upper bound for every level."""
     return sum(
-        tensor.numel() * (FLOAT_BYTES if tensor.is_floating_point() else INTEGER_BYTES) for tensor in outline.values()
+        math.prod(tensor.shape) * (FLOAT_BYTES if tensor.dtype in header.FLOATS else INTEGER_BYTES)
+        for tensor in outline.values()
     )
 
 
@@ -109,25 +110,22 @@ def _bodies(cursor: Cursor, version: int, limits: CodecLimits) -> list[tuple[Ten
     return bodies
 
 
-def _without_data(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    return torch.empty(shape, dtype=dtype, device="meta")
-
-
-def _is_short(boundary: dict[str, torch.Tensor], basis: Basis) -> bool:
+def _is_short(boundary: Arrays, basis: Basis) -> bool:
     if list(boundary) != [CALIBRATED, IDS]:
         return False
     hidden, ids = boundary[CALIBRATED], boundary[IDS]
     if not basis.shape or hidden.shape != (*basis.shape, basis.channels):
         return False
-    return (hidden.dtype, ids.dtype, ids.ndim) == (torch.float32, torch.int64, 1) and _all_finite(hidden)
+    is_calibrated = hidden.dtype == np.float32 and ids.dtype == np.int64 and ids.ndim == 1
+    return is_calibrated and dtypes.all_finite(hidden, "float32")
 
 
-def _decode_short(cursor: Cursor, level: int, limits: CodecLimits, basis: Basis | None) -> dict[str, torch.Tensor]:
+def _decode_short(cursor: Cursor, level: int, limits: CodecLimits, basis: Basis | None) -> Arrays:
     shape, left, basis = _short_shape(limits, basis)
     ids = basis.template.decode(cursor, _most_ids(left))
-    hidden = torch.from_numpy(klt.decode(cursor, math.prod(basis.shape), basis, level)).reshape(shape)
+    hidden = klt.decode(cursor, math.prod(basis.shape), basis, level).reshape(shape)
     cursor.end()
-    return {CALIBRATED: hidden, IDS: torch.tensor(ids, dtype=torch.int64)}
+    return {CALIBRATED: hidden, IDS: np.array(ids, np.int64)}
 
 
 def _short_shape(limits: CodecLimits, basis: Basis | None) -> tuple[tuple[int, ...], CodecLimits, Basis]:
@@ -142,83 +140,69 @@ def _most_ids(left: CodecLimits) -> int:
     return min(left.max_elements, left.max_decoded_bytes // 8)
 
 
-def _encode_tensor(name: str, tensor: torch.Tensor, level: str, basis: Basis | None) -> bytes:
-    dtype = _NAMES.get(tensor.dtype)
+def _encode_tensor(name: str, array: Array, level: str, basis: Basis | None) -> bytes:
+    dtype = dtypes.name_of(array)
     if dtype is None:
-        raise UsageError(f"The tensor '{name}' is {tensor.dtype}.", advice=f"At a cut: {', '.join(header.DTYPES)}.")
-    if dtype in header.FLOATS and not _all_finite(tensor):
+        raise UsageError(f"The tensor '{name}' is {array.dtype}.", advice=f"At a cut: {', '.join(header.DTYPES)}.")
+    if dtype in header.FLOATS and not dtypes.all_finite(array, dtype):
         raise UsageError(
             f"The tensor '{name}' at the cut holds NaN or infinity.",
             advice="Some models overflow in float16: try float32.",
         )
-    coding, body = _encode_body(tensor, dtype, level, basis if name == CALIBRATED else None)
-    return header.pack_head(TensorHead(name, dtype, tuple(tensor.shape), coding)) + varint(len(body)) + body
+    coding, body = _encode_body(array, dtype, level, basis if name == CALIBRATED else None)
+    return header.pack_head(TensorHead(name, dtype, array.shape, coding)) + varint(len(body)) + body
 
 
-def _encode_body(tensor: torch.Tensor, dtype: str, level: str, basis: Basis | None) -> tuple[Coding, bytes]:
+def _encode_body(array: Array, dtype: str, level: str, basis: Basis | None) -> tuple[Coding, bytes]:
+    flat = np.ascontiguousarray(array).reshape(-1)
     if dtype not in header.FLOATS:
-        return Coding.INTEGERS, integers.encode(tensor.contiguous().reshape(-1).numpy())
+        return Coding.INTEGERS, integers.encode(flat)
     if level in KLT_STEPS and basis is not None:
-        x_TC = tensor.to(torch.float32).contiguous().reshape(-1, _channels(tuple(tensor.shape))).numpy()
-        body = klt.encode(x_TC, basis, level)
+        body = klt.encode(dtypes.as_float32(flat, dtype).reshape(-1, _channels(array.shape)), basis, level)
         if body is not None:
             return Coding.KLT, body
-    if level in BITS and tensor.numel() >= lossy.SMALLEST_ELEMENTS:
-        x_TC = tensor.to(torch.float32).contiguous().reshape(-1, _channels(tuple(tensor.shape))).numpy()
+    if level in BITS and array.size >= lossy.SMALLEST_ELEMENTS:
+        x_TC = dtypes.as_float32(flat, dtype).reshape(-1, _channels(array.shape))
         if lossy.fits(x_TC):
             return Coding.GROUPS, lossy.encode(x_TC, BITS[level])
-    bits = tensor.contiguous().reshape(-1).view(_SAME_WIDTH[tensor.element_size()]).numpy()
-    return Coding.PLANES, lossless.encode_floats(bits.view(f"u{tensor.element_size()}"))
+    return Coding.PLANES, lossless.encode_floats(flat.view(f"u{array.itemsize}"))
 
 
-def _decode_tensor(head: TensorHead, body: Cursor, basis: Basis | None) -> torch.Tensor:
+def _decode_tensor(head: TensorHead, body: Cursor, basis: Basis | None) -> Array:
     if head.coding is Coding.INTEGERS:
-        tensor = torch.from_numpy(integers.decode(body, np.dtype(head.dtype), head.elements))
+        array: Array = integers.decode(body, np.dtype(head.dtype), head.elements)
     elif head.coding is Coding.GROUPS:
-        tensor = _decode_groups(head, body)
+        array = _decode_groups(head, body)
     elif head.coding is Coding.KLT:
-        tensor = _decode_klt(head, body, basis)
+        array = _decode_klt(head, body, basis)
     else:
-        tensor = _decode_planes(head, body)
+        array = _decode_planes(head, body)
     body.end()
-    return tensor.reshape(head.shape)
+    return array.reshape(head.shape)
 
 
-def _decode_groups(head: TensorHead, body: Cursor) -> torch.Tensor:
+def _decode_groups(head: TensorHead, body: Cursor) -> Array:
     if head.elements < lossy.SMALLEST_ELEMENTS:
         malformed("it is too small for groups")
     channels = _channels(head.shape)
-    x_TC = torch.from_numpy(lossy.decode(body, head.elements // channels, channels))
-    return _as(x_TC, head.dtype)
+    return dtypes.from_float32(lossy.decode(body, head.elements // channels, channels), head.dtype)
 
 
-def _decode_klt(head: TensorHead, body: Cursor, basis: Basis | None) -> torch.Tensor:
+def _decode_klt(head: TensorHead, body: Cursor, basis: Basis | None) -> Array:
     if basis is None or head.name != CALIBRATED or _channels(head.shape) != basis.channels or not head.elements:
         malformed("this boundary has no calibration for it")
     level = body.byte()
-    return _as(torch.from_numpy(klt.decode(body, head.elements // basis.channels, basis, level)), head.dtype)
+    return dtypes.from_float32(klt.decode(body, head.elements // basis.channels, basis, level), head.dtype)
 
 
-def _as(x_TC: torch.Tensor, dtype: str) -> torch.Tensor:
-    """Returns the values in the dtype; those beyond its range, by rounding or by a peer that lies, become the range's end."""
-    largest = torch.finfo(_TORCH[dtype]).max
-    return x_TC.clamp_(-largest, largest).to(_TORCH[dtype])
-
-
-def _decode_planes(head: TensorHead, body: Cursor) -> torch.Tensor:
+def _decode_planes(head: TensorHead, body: Cursor) -> Array:
     if head.dtype not in header.FLOATS:
         malformed(f"{head.dtype} is not coded that way")
-    width = header.ITEM_BYTES[head.dtype]
-    bits: npt.NDArray[np.generic] = lossless.decode_floats(body, np.dtype(f"u{width}"), head.elements)
-    tensor = torch.from_numpy(bits.view(f"i{width}")).view(_TORCH[head.dtype])
-    if not _all_finite(tensor):
+    bits = lossless.decode_floats(body, np.dtype(f"u{header.ITEM_BYTES[head.dtype]}"), head.elements)
+    array = bits.view(dtypes.STORED[head.dtype])
+    if not dtypes.all_finite(array, head.dtype):
         malformed("it holds NaN or infinity")
-    return tensor
-
-
-def _all_finite(tensor: torch.Tensor) -> bool:
-    """Returns whether all values are finite. The sum says so many times faster, but large values may overflow in it."""
-    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
+    return array
 
 
 def _channels(shape: tuple[int, ...]) -> int:

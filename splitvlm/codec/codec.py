@@ -1,4 +1,7 @@
-"""The codec of one model: the levels that every model has, and those that its calibration adds."""
+"""The codec of one model: the levels that every model has, and those that its calibration adds.
+
+It works on numpy arrays, so that a device without torch encodes; `splitvlm.model.boundary` is the door to torch's tensors.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,9 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-
 from splitvlm.codec import boundary, calibration_file, levels
+from splitvlm.codec.boundary import TensorOutline
+from splitvlm.codec.dtypes import Arrays
 from splitvlm.codec.klt import Basis
 from splitvlm.codec.levels import KLT_STEPS
 from splitvlm.codec.limits import CodecLimits
@@ -51,15 +54,15 @@ class Codec:
             known = ", ".join(self.levels(cut))
             raise UsageError(f"The cut {cut} has no codec level '{level}'.", advice=f"Its levels are {known}.")
 
-    def encode(self, cut: Cut, tensors: dict[str, torch.Tensor], level: str) -> bytes:
+    def encode(self, cut: Cut, tensors: Arrays, level: str) -> bytes:
         """Returns the boundary at `cut` as bytes. Raises UsageError."""
         self.check(cut, level)
         return boundary.encode(tensors, level, self._bases.get(cut))
 
-    def outline(self, cut: Cut, data: bytes, limits: CodecLimits | None = None) -> dict[str, torch.Tensor]:
-        """Returns what `decode` would return, as tensors without data: nothing is decoded. Raises ProtocolError."""
+    def outline(self, cut: Cut, data: bytes, limits: CodecLimits | None = None) -> dict[str, TensorOutline]:
+        """Returns dtypes and shapes of what `decode` would return: nothing is decoded. Raises ProtocolError."""
         return boundary.outline(data, limits=limits or CodecLimits(), basis=self._bases.get(cut))
 
-    def decode(self, cut: Cut, data: bytes, limits: CodecLimits | None = None) -> dict[str, torch.Tensor]:
+    def decode(self, cut: Cut, data: bytes, limits: CodecLimits | None = None) -> Arrays:
         """Returns the boundary at `cut` from a peer's bytes. Raises ProtocolError."""
         return boundary.decode(data, limits=limits or CodecLimits(), basis=self._bases.get(cut))

@@ -2,8 +2,8 @@
 
 A wrong index would read foreign memory's error text at best and stop a GPU for everybody at worst; a wrong size would take
 memory. Everything that passes here can be run, and takes what an honest request takes. `check_shapes` reads no values: it
-takes outlines too (`splitvlm.codec`), before anything is decoded. Raises ProtocolError, which names the tensor and never its
-values.
+takes tensors without data too (`splitvlm.model.boundary`), before anything is decoded. Raises ProtocolError, which names the
+tensor and never its values.
 """
 
 from __future__ import annotations

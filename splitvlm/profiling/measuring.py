@@ -26,6 +26,7 @@ from splitvlm.bundle.leaks import leaks_of
 from splitvlm.codec.codec import Codec
 from splitvlm.domain import DEVICE, FULL, IMAGE, Cut, CutKind
 from splitvlm.local import LocalBoundary, decode
+from splitvlm.model.boundary import to_arrays
 from splitvlm.model.loading import load_device
 from splitvlm.model.parts import CloudPart, DevicePart
 from splitvlm.model.upper_run import UpperRun
@@ -237,7 +238,7 @@ def _encoding(
                 seconds[cut, level].append(time.perf_counter() - started_s)
                 payloads[cut, level].append(data)
             if cut.kind is CutKind.LM:
-                step = boundary.step(0)
+                step = to_arrays(boundary.step(0))
                 token_bytes |= {(cut, level): len(codec.encode(cut, step, level)) for level in codec.levels(cut)}
     return {key: median(values) for key, values in seconds.items()}, payloads, token_bytes
 

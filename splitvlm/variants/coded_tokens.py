@@ -16,7 +16,7 @@ from torch import nn
 
 from splitvlm.codec.codec import Codec
 from splitvlm.domain import TOKENS
-from splitvlm.model.boundary import HIDDEN, IDS
+from splitvlm.model.boundary import HIDDEN, IDS, to_arrays, to_tensors
 
 _NO_IDS = torch.zeros(1, dtype=torch.int64)
 
@@ -46,5 +46,5 @@ class CodedConnector(nn.Module):
 
 
 def _crossed(codec: Codec, level: str, tokens_VD: torch.Tensor) -> torch.Tensor:
-    payload = codec.encode(TOKENS, {HIDDEN: tokens_VD.contiguous(), IDS: _NO_IDS}, level)
-    return codec.decode(TOKENS, payload)[HIDDEN]
+    payload = codec.encode(TOKENS, to_arrays({HIDDEN: tokens_VD, IDS: _NO_IDS}), level)
+    return to_tensors(codec.decode(TOKENS, payload))[HIDDEN]

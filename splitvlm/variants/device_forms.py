@@ -12,6 +12,7 @@ from typing import NamedTuple
 from splitvlm.bundle import Bundle
 from splitvlm.codec.codec import Codec
 from splitvlm.domain import FULL, IMAGE, Cut
+from splitvlm.model.boundary import Boundary, to_arrays
 from splitvlm.model.loading import load_device, load_own_tower, load_tower
 from splitvlm.model.parts import DevicePart
 from splitvlm.model.skeleton import parameter_bytes
@@ -27,6 +28,10 @@ class DeviceForm(NamedTuple):
 
     part: DevicePart
     codec: Codec
+
+    def encode(self, cut: Cut, crossing: Boundary, level: str) -> bytes:
+        """Returns what crosses as bytes. Raises UsageError."""
+        return self.codec.encode(cut, to_arrays(crossing), level)
 
 
 def load_forms(

@@ -28,12 +28,12 @@ from PIL import Image
 from edge_node.cloud.session import CloudSession
 from edge_node.node import compatibility_of
 from splitvlm.bundle import open_bundle
-from splitvlm.codec import encode
 from splitvlm.crypto.identity import Identity, Role, load_identity
 from splitvlm.errors import SplitvlmError
 from splitvlm.model.loading import read_spec
 from splitvlm.rpc.channels import open_channel
 from splitvlm.wire.v1 import control_pb2, control_pb2_grpc, data_pb2
+from tests.coding import encode
 
 SIDE = 1_400  # pixels, of a picture that is some hundred bytes
 SCANS = 800

@@ -13,6 +13,7 @@ from splitvlm.codec import CodecLimits
 from splitvlm.codec.codec import Codec
 from splitvlm.domain import IMAGE, Cut, CutKind
 from splitvlm.errors import SplitvlmError
+from splitvlm.model.boundary import to_arrays, to_tensors, without_data
 from splitvlm.model.boundary_checks import check_again_shapes, check_shapes, check_step_shape
 from splitvlm.model.loading import load_cloud, load_device
 from splitvlm.model.tiles import in_tiles
@@ -33,8 +34,8 @@ def arrival(data: bytes) -> None:
     kind, cut = KINDS[data[0] % len(KINDS)]
     part, codec = _family_part(kind), Codec()
     with contextlib.suppress(SplitvlmError):
-        outline = codec.outline(cut, data[1:], LIMITS)
-        found = codec.decode(cut, data[1:], LIMITS)
+        outline = without_data(codec.outline(cut, data[1:], LIMITS))
+        found = to_tensors(codec.decode(cut, data[1:], LIMITS))
         assert {name: (t.shape, t.dtype) for name, t in found.items()} == {
             name: (t.shape, t.dtype) for name, t in outline.items()
         }
@@ -53,7 +54,7 @@ def arrival_seeds() -> list[bytes]:
     for number, (kind, cut) in enumerate(KINDS):
         device = load_device(tiny_model(kind), [cut])
         good = device.lower(Image.linear_gradient("L").resize((48, 40)).convert("RGB"), "How many?", cut).boundary
-        seeds.append(bytes((number,)) + Codec().encode(cut, good, "lossless"))
+        seeds.append(bytes((number,)) + Codec().encode(cut, to_arrays(good), "lossless"))
     return seeds
 
 

@@ -16,7 +16,6 @@ from tempfile import mkdtemp
 from typing import Any, cast
 
 import numpy as np
-import torch
 from google.protobuf.message import DecodeError
 from PIL import Image
 
@@ -44,6 +43,7 @@ from splitvlm.domain import IMAGE, TOKENS
 from splitvlm.errors import SplitvlmError, UsageError
 from splitvlm.files.pictures import FORMATS, PictureHeader
 from splitvlm.link import tracefiles
+from splitvlm.model.boundary import to_arrays
 from splitvlm.model.loading import load_cloud, load_device
 from splitvlm.model.pictures import inspect_picture, read_picture
 from splitvlm.rpc import plans, profiles
@@ -62,16 +62,16 @@ CLOUD_LIMITS = CloudLimits(max_payload_bytes=1 << 16, max_new_tokens=2, prefix_c
 def boundary(data: bytes) -> None:
     with contextlib.suppress(SplitvlmError):
         found = _codec().decode(TOKENS, data, BOUNDARY_LIMITS)
-        assert sum(tensor.numel() for tensor in found.values()) <= BOUNDARY_LIMITS.max_elements
-        assert sum(tensor.nbytes for tensor in found.values()) <= BOUNDARY_LIMITS.max_decoded_bytes
-        assert all(bool(torch.isfinite(t).all()) for t in found.values() if t.is_floating_point())
+        assert sum(array.size for array in found.values()) <= BOUNDARY_LIMITS.max_elements
+        assert sum(array.nbytes for array in found.values()) <= BOUNDARY_LIMITS.max_decoded_bytes
+        assert all(bool(np.isfinite(array).all()) for array in found.values())
 
 
 def boundary_seeds() -> list[bytes]:
-    hidden = torch.from_numpy(_features(7))
+    hidden = _features(7)
     good = [
-        {"hidden": hidden, "ids": torch.arange(30)},
-        {"hidden": hidden.half(), "mask": torch.ones(9, dtype=torch.bool)},
+        {"hidden": hidden, "ids": np.arange(30)},
+        {"hidden": hidden.astype(np.float16), "mask": np.ones(9, np.bool_)},
     ]
     return [_codec().encode(TOKENS, one, level) for one in good for level in _codec().levels(TOKENS)]
 
@@ -180,7 +180,7 @@ def session(data: bytes) -> None:
 def session_seeds() -> list[bytes]:
     device = load_device(tiny_model("scenes-like"), [TOKENS])
     lower = device.lower(_picture(), "Is there a lake?", TOKENS)
-    payload = Codec().encode(TOKENS, lower.boundary, "int4")
+    payload = Codec().encode(TOKENS, to_arrays(lower.boundary), "int4")
     pixels = encode_picture(_picture(), "jpeg75")
 
     def frames(*each: data_pb2.DeviceFrame) -> bytes:
@@ -190,11 +190,12 @@ def session_seeds() -> list[bytes]:
     whole = data_pb2.DeviceFrame(begin=begin)
     half = data_pb2.Begin(plan="tokens/int4", max_new_tokens=2, first=payload[:100], payload_bytes=len(payload))
     question = data_pb2.Begin(plan="image/jpeg75", first=pixels, question="Is there a lake?", max_new_tokens=1)
-    prompt = Codec().encode(TOKENS, device.prompt(_picture(), "How many?"), "int4")
+    prompt = Codec().encode(TOKENS, to_arrays(device.prompt(_picture(), "How many?")), "int4")
     again = data_pb2.Begin(first=prompt, picture=bytes(8), prefix_cached=True, resume_token_ids=[7])
     hidden, ids = lower.boundary["hidden"], lower.boundary["ids"]
     tiles = [
-        Codec().encode(TOKENS, tile, "int4") for tile in ({"hidden": hidden[:5], "ids": ids}, {"hidden": hidden[5:]})
+        Codec().encode(TOKENS, to_arrays(tile), "int4")
+        for tile in ({"hidden": hidden[:5], "ids": ids}, {"hidden": hidden[5:]})
     ]
     first = data_pb2.Begin(plan="tokens/int4", max_new_tokens=2, first=tiles[0], segments=2)
     rest = data_pb2.Segment(first=tiles[1][:60], payload_bytes=len(tiles[1]))

@@ -19,7 +19,6 @@ import torch
 
 from cloud_node.settings import CloudLimits
 from edge_node.cloud.session import CloudSession
-from splitvlm.codec import encode
 from splitvlm.crypto.identity import Identity, Role
 from splitvlm.errors import ProtocolError, SplitvlmError
 from splitvlm.rpc.channels import open_channel
@@ -28,6 +27,7 @@ from splitvlm.rpc.limits import MAX_FRAME_BYTES
 from splitvlm.settings import host_and_port
 from splitvlm.wire.v1 import data_pb2 as pb
 from splitvlm.wire.v1 import data_pb2_grpc
+from tests.coding import encode
 from tests.nodes import Cloud, Device, Keys, cloud_node, device, offer, until
 from tests.samples import PICTURE, tiny_model
 

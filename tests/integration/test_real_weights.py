@@ -26,6 +26,7 @@ from splitvlm.calibration.level_training import learn
 from splitvlm.codec.codec import Codec
 from splitvlm.codec.klt import Basis, transform_of
 from splitvlm.domain import Cut
+from splitvlm.model.boundary import to_arrays, to_tensors
 from tests.texts import licences, mixed, reference
 
 pytestmark = [pytest.mark.real_weights, pytest.mark.slow, pytest.mark.timeout(3000)]
@@ -135,9 +136,9 @@ def measure_levels(smol: Smol, codec: Codec, contexts: torch.Tensor, kind: str) 
             sizes: list[int] = []
 
             def through(x: torch.Tensor, cut: Cut = cut, level: str = level, sizes: list[int] = sizes) -> torch.Tensor:
-                data = codec.encode(cut, {"hidden": x}, level)
+                data = codec.encode(cut, to_arrays({"hidden": x}), level)
                 sizes.append(len(data))
-                return codec.decode(cut, data)["hidden"]
+                return to_tensors(codec.decode(cut, data))["hidden"]
 
             got = [smol.scores(ids_L, {cut: through}).argmax(-1) for ids_L in contexts]
             so_far.bits.append(8 * sum(sizes) / (contexts.numel() * smol.model.config.hidden_size))

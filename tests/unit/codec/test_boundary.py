@@ -9,9 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from splitvlm.codec import FEATURE_LEVELS, CodecLimits, decode, encode, error_bound
+from splitvlm.codec import FEATURE_LEVELS, CodecLimits, error_bound
 from splitvlm.codec.header import DTYPES, FLOATS, NAMES
 from splitvlm.errors import UsageError
+from tests.coding import decode, encode
 
 LIMITS = CodecLimits()
 LOSSY = FEATURE_LEVELS[1:]

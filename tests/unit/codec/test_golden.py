@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from splitvlm.codec import CODEC_VERSION, FEATURE_LEVELS, CodecLimits, codec_hash, decode, encode
+from splitvlm.codec import CODEC_VERSION, FEATURE_LEVELS, CodecLimits, codec_hash
+from tests.coding import decode, encode
 
 FOLDER = Path(__file__).parent / "golden"
 

@@ -10,10 +10,11 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from splitvlm.codec import FEATURE_LEVELS, CodecLimits, decode, encode
+from splitvlm.codec import FEATURE_LEVELS, CodecLimits
 from splitvlm.codec.blocks import block
 from splitvlm.codec.header import DTYPES, Coding, varint
 from splitvlm.errors import ProtocolError
+from tests.coding import decode, encode
 
 LIMITS = CodecLimits(max_tensors=4, max_dims=4, max_elements=1 << 14, max_decoded_bytes=1 << 16)
 BYTES_AN_ELEMENT = 48  # as splitvlm.codec.limits promises

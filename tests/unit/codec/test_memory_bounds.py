@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from splitvlm.codec.boundary import decoding_bytes
@@ -45,15 +44,15 @@ def _kib(name: str) -> int:
     return int(line.split()[1])
 
 
-def boundaries() -> dict[str, dict[str, torch.Tensor]]:
+def boundaries() -> dict[str, dict[str, np.ndarray]]:
     """Of few bytes for their size, and of ordinary values."""
-    random = torch.from_numpy(np.random.default_rng(1).normal(size=(ELEMENTS // 64, 64)).astype(np.float32))
+    random = np.random.default_rng(1).normal(size=(ELEMENTS // 64, 64)).astype(np.float32)
     return {
-        "zeros": {"hidden": torch.zeros(ELEMENTS // 64, 64)},
+        "zeros": {"hidden": np.zeros((ELEMENTS // 64, 64), np.float32)},
         "ordinary": {"hidden": random},
-        "half": {"hidden": random.half()},
-        "ids": {"ids": torch.zeros(ELEMENTS, dtype=torch.int64)},
-        "steps": {"ids": torch.arange(ELEMENTS)},
+        "half": {"hidden": random.astype(np.float16)},
+        "ids": {"ids": np.zeros(ELEMENTS, np.int64)},
+        "steps": {"ids": np.arange(ELEMENTS)},
     }
 
 

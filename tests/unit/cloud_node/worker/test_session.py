@@ -21,6 +21,7 @@ from cloud_node.worker.session import Session
 from splitvlm.codec.codec import Codec
 from splitvlm.domain import IMAGE, TOKENS
 from splitvlm.errors import ProtocolError
+from splitvlm.model.boundary import to_arrays
 from splitvlm.model.loading import load_cloud, load_device
 from splitvlm.wire.v1 import data_pb2 as pb
 from tests.samples import PICTURE, tiny_model
@@ -92,7 +93,7 @@ def part() -> Any:
 @cache
 def payload() -> bytes:
     device = load_device(tiny_model("scenes-like"), [TOKENS])
-    return Codec().encode(TOKENS, device.lower(PICTURE, "How many?", TOKENS).boundary, "int8")
+    return Codec().encode(TOKENS, to_arrays(device.lower(PICTURE, "How many?", TOKENS).boundary), "int8")
 
 
 def begin(**other: Any) -> pb.Begin:
