@@ -22,12 +22,12 @@ from pathlib import Path
 
 from splitvlm.crypto.identity import Role
 from splitvlm.errors import PeerUnavailable
+from splitvlm.host_port import host_and_port
 from splitvlm.link.emulator import LinkEmulator, LinkShape
 from splitvlm.link.tracefiles import load_living
 from splitvlm.link.traces import Trace
 from splitvlm.rpc.local_client import EdgeClient
 from splitvlm.scenes import held_out
-from splitvlm.settings import host_and_port
 from splitvlm.tools.demo import DemoQuestion
 from splitvlm.tools.launcher import Launcher
 

@@ -39,12 +39,12 @@ from splitvlm.crypto.identity import Role
 from splitvlm.domain import Plan
 from splitvlm.errors import SplitvlmError
 from splitvlm.files.text import read_json
+from splitvlm.host_port import host_and_port
 from splitvlm.link.emulator import LinkEmulator, LinkShape
 from splitvlm.link.traces import Trace
 from splitvlm.model.loading import load_device, read_spec
 from splitvlm.scenes import MODEL_DIR
 from splitvlm.scenes.samples import samples
-from splitvlm.settings import host_and_port
 from splitvlm.tools.launcher import Launcher
 
 EDGE_PIXELS = 1024

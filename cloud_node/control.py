@@ -10,10 +10,10 @@ from cloud_node.frontend.servicer import DataServicer
 from cloud_node.pools.protocol import Pool
 from cloud_node.settings import CloudSettings
 from splitvlm.errors import ConfigError, UsageError
+from splitvlm.host_port import host_and_port
 from splitvlm.node.lifecycle import background
 from splitvlm.rpc.addresses import is_loopback, is_wildcard, require_dialable
 from splitvlm.rpc.control_client import ControlClient
-from splitvlm.settings import host_and_port
 from splitvlm.wire.v1 import control_pb2 as pb
 
 Renewal = Callable[[Callable[[pb.Registration], None]], Coroutine[Any, Any, None]]

@@ -25,6 +25,7 @@ from pydantic_core import ErrorDetails
 from splitvlm.errors import ConfigError, UsageError
 from splitvlm.files.paths import looks_like_path, path_of
 from splitvlm.files.text import parse_yaml, read_text
+from splitvlm.host_port import host_and_port
 
 MOST_SHOWN = 80  # characters of a wrong value
 _BASE = "base"  # the validation context's folder that relative paths count from
@@ -43,17 +44,6 @@ Address = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.\-\[\]:]+:[0-9
 
 NodeName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 """A DNS label: it stands in the node's certificate."""
-
-
-def host_and_port(address: str) -> tuple[str, int]:
-    """Divides `127.0.0.1:7442` or `[::1]:7442` in its two parts. Raises UsageError."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
-        raise UsageError(
-            f"'{address}' is not an address.",
-            advice="An address is host:port, e.g. 127.0.0.1:7442; ports end at 65535.",
-        )
-    return host.strip("[]"), int(port)
 
 
 def base_of(info: ValidationInfo) -> Path:

@@ -23,6 +23,7 @@ from edge_node.settings import EdgeSettings, Privacy
 from splitvlm.bundle import open_bundle
 from splitvlm.crypto.identity import Role
 from splitvlm.domain import TOKENS, Plan
+from splitvlm.host_port import host_and_port
 from splitvlm.link.emulator import LinkEmulator, LinkShape
 from splitvlm.link.traces import Trace
 from splitvlm.planning.costs import CostLine
@@ -30,7 +31,6 @@ from splitvlm.planning.kinds import KindDrop
 from splitvlm.planning.table import PlanTable
 from splitvlm.rpc.local_client import EdgeClient
 from splitvlm.rpc.servers import NodeServer
-from splitvlm.settings import host_and_port
 from splitvlm.wire.v1 import local_pb2 as pb
 from splitvlm.wire.v1 import local_pb2_grpc
 from tests.nodes import Cloud, Keys, cloud_node, device_part

@@ -7,7 +7,7 @@ import ssl
 from pathlib import Path
 
 from splitvlm.crypto.identity import Identity
-from splitvlm.settings import host_and_port
+from splitvlm.host_port import host_and_port
 
 
 async def shake_hands(address: str, folder: Path, identity: Identity | None, version: ssl.TLSVersion) -> str | None:

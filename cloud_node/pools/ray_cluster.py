@@ -14,7 +14,7 @@ from typing import Any
 
 from cloud_node.settings import PoolChoice
 from splitvlm.errors import ConfigError, first_sentence
-from splitvlm.settings import host_and_port
+from splitvlm.host_port import host_and_port
 
 OBJECT_STORE_BYTES = 80 * 2**20  # the least that Ray takes: nothing large goes through it
 CONNECT_TIMEOUT_S = 5.0

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf.message import Message
-from rich.console import Console
-from rich.table import Table
 
 from splitvlm.crypto.identity import Identity
 from splitvlm.errors import UsageError
@@ -154,6 +152,9 @@ def _reached(reachable: bool) -> str:
 
 async def show_nodes(address: str, identity: Identity | None) -> list[dict[str, object]]:
     """Prints the orchestrator's nodes; returns a row for each."""
+    from rich.console import Console
+    from rich.table import Table
+
     listed = await list_nodes(address, identity)
     table = Table("node", "role", "state", "last seen", "address", "model")
     for node in listed:

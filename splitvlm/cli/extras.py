@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from importlib import metadata
 
 _DISTRIBUTIONS = {"PIL": "pillow"}  # imported by another name than they are installed by
 _REQUIREMENT = re.compile(r"""([A-Za-z0-9._-]+).*extra == ["']([a-z]+)["']""")
@@ -11,6 +10,8 @@ _REQUIREMENT = re.compile(r"""([A-Za-z0-9._-]+).*extra == ["']([a-z]+)["']""")
 
 def extra_with(module: str) -> str | None:
     """Returns the extra that installs this module's library; None where it is none of ours."""
+    from importlib import metadata
+
     top = module.partition(".")[0]
     wanted = _DISTRIBUTIONS.get(top, top).lower().replace("_", "-")
     for requirement in metadata.requires("splitvlm") or ():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from importlib import metadata
 from typing import Annotated, Any
 
 import typer
@@ -44,6 +43,8 @@ app.add_typer(variant_app, name="variant")
 def print_version(wanted: bool) -> None:
     """Prints the installed version and ends."""
     if wanted:
+        from importlib import metadata
+
         print(f"splitvlm {metadata.version('splitvlm')}")
         raise typer.Exit
 

@@ -6,7 +6,7 @@ import ipaddress
 import re
 
 from splitvlm.errors import ConfigError, UsageError
-from splitvlm.settings import host_and_port
+from splitvlm.host_port import host_and_port
 
 MAX_ADDRESS_CHARS = 262  # a DNS name of 253 characters, brackets, a colon and a port
 _HOST_NAME = re.compile(

@@ -30,6 +30,7 @@ from orchestrator.simulator.world import World
 from splitvlm.crypto.identity import Role
 from splitvlm.domain import DEVICE, IMAGE, TOKENS
 from splitvlm.errors import PeerUnavailable, UsageError
+from splitvlm.host_port import host_and_port
 from splitvlm.link.emulator import LinkEmulator, LinkShape
 from splitvlm.link.tracefiles import load_living
 from splitvlm.link.traces import Trace
@@ -39,7 +40,7 @@ from splitvlm.planning.settings import Planning
 from splitvlm.planning.table import build_table
 from splitvlm.rpc.local_client import EdgeClient
 from splitvlm.scenes import held_out
-from splitvlm.settings import ModelChoice, host_and_port
+from splitvlm.settings import ModelChoice
 from splitvlm.tools.launcher import Launcher, Node
 from splitvlm.tools.profile import profile
 from splitvlm.wire.v1 import local_pb2 as pb

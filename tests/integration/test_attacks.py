@@ -21,10 +21,10 @@ from cloud_node.settings import CloudLimits
 from edge_node.cloud.session import CloudSession
 from splitvlm.crypto.identity import Identity, Role
 from splitvlm.errors import ProtocolError, SplitvlmError
+from splitvlm.host_port import host_and_port
 from splitvlm.rpc.channels import open_channel
 from splitvlm.rpc.final_status import FinalStatus
 from splitvlm.rpc.limits import MAX_FRAME_BYTES
-from splitvlm.settings import host_and_port
 from splitvlm.wire.v1 import data_pb2 as pb
 from splitvlm.wire.v1 import data_pb2_grpc
 from tests.coding import encode

@@ -11,10 +11,10 @@ import pytest
 
 from splitvlm.crypto.identity import Role
 from splitvlm.domain import CutKind, Plan
+from splitvlm.host_port import host_and_port
 from splitvlm.link.emulator import LinkEmulator, LinkShape
 from splitvlm.link.traces import Trace
 from splitvlm.local import LocalModel
-from splitvlm.settings import host_and_port
 from tests.nodes import Cloud, Keys, cloud_node, device
 from tests.samples import PICTURE, tiny_model
 

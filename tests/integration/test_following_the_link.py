@@ -24,13 +24,13 @@ from edge_node.served import allowed_cuts
 from edge_node.settings import EdgeSettings
 from splitvlm.crypto.identity import Role
 from splitvlm.domain import DEVICE, Plan
+from splitvlm.host_port import host_and_port
 from splitvlm.link.emulator import LinkEmulator, LinkShape
 from splitvlm.link.traces import Trace
 from splitvlm.model.loading import read_spec
 from splitvlm.planning.costs import CostLine
 from splitvlm.planning.kinds import KindDrop
 from splitvlm.planning.table import PlanTable
-from splitvlm.settings import host_and_port
 from tests.nodes import Cloud, Device, Keys, cloud_node, device
 from tests.samples import tiny_model
 

@@ -13,9 +13,9 @@ from edge_node.answering.report import RequestReport
 from edge_node.answering.run import AnswerRun
 from splitvlm.crypto.identity import Role
 from splitvlm.errors import UsageError
+from splitvlm.host_port import host_and_port
 from splitvlm.link.emulator import LinkEmulator, LinkShape
 from splitvlm.link.traces import Trace
-from splitvlm.settings import host_and_port
 from tests.nodes import Cloud, Device, Keys, cloud_node, device, until
 from tests.samples import PICTURE, tiny_model
 

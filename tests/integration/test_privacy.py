@@ -17,12 +17,12 @@ from edge_node.settings import Privacy
 from splitvlm.crypto.identity import Role
 from splitvlm.domain import DEVICE, IMAGE, TOKENS, Plan
 from splitvlm.errors import ConfigError, PrivacyRefused, SplitvlmError
+from splitvlm.host_port import host_and_port
 from splitvlm.link.emulator import LinkEmulator, LinkShape
 from splitvlm.link.traces import Trace
 from splitvlm.model.loading import read_spec
 from splitvlm.model.reference import reference_tokens
 from splitvlm.planning.table import PlanTable
-from splitvlm.settings import host_and_port
 from tests.edge import LEAKS, QUESTION, TABLE, edge_node
 from tests.nodes import Cloud, Device, Keys, cloud_node, device, until
 from tests.samples import PICTURE, tiny_model

@@ -15,11 +15,11 @@ from splitvlm.crypto import certificates
 from splitvlm.crypto.authority import LOOPBACK, issue, rotate
 from splitvlm.crypto.identity import Identity, Role, load_identity
 from splitvlm.errors import PeerUnavailable
+from splitvlm.host_port import host_and_port
 from splitvlm.rpc.channels import connected, open_channel
 from splitvlm.rpc.control_client import ControlClient
 from splitvlm.rpc.local_client import EdgeClient
 from splitvlm.rpc.servers import NodeServer
-from splitvlm.settings import host_and_port
 from splitvlm.wire.v1 import control_pb2, control_pb2_grpc, data_pb2, data_pb2_grpc, local_pb2, local_pb2_grpc
 from tests.nodes import Keys, until
 

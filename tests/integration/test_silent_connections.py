@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from splitvlm.crypto.identity import Identity, Role
+from splitvlm.host_port import host_and_port
 from splitvlm.rpc.channels import connected, open_channel
 from splitvlm.rpc.limits import HANDSHAKE_TIMEOUT_MS, max_connections, server_options
 from splitvlm.rpc.servers import NodeServer
-from splitvlm.settings import host_and_port
 from tests.nodes import Keys, until
 
 CLIENT_HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"  # the beginning of one

@@ -9,8 +9,9 @@ from edge_node.settings import EdgeSettings
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.simulator.scenario import Scenario
 from splitvlm.errors import ConfigError, UsageError
+from splitvlm.host_port import host_and_port
 from splitvlm.model.source_lookup import find_source
-from splitvlm.settings import ModelChoice, Section, Security, host_and_port, load, parse, schema
+from splitvlm.settings import ModelChoice, Section, Security, load, parse, schema
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 KINDS: dict[str, type[Section]] = {
