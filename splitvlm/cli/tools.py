@@ -81,8 +81,8 @@ def link(
     ] = None,
 ) -> None:
     """Emulate a link by a TCP proxy that follows a recorded or synthetic trace."""
+    from splitvlm.host_port import host_and_port
     from splitvlm.link.command import run
-    from splitvlm.settings import host_and_port
 
     delay_s = None if delay_ms is None else delay_ms / 1e3
     asyncio.run(run(host_and_port(listen), host_and_port(upstream), trace, delay_s=delay_s, down=down, log_file=log))

@@ -24,6 +24,7 @@ from splitvlm.domain import TOKENS
 from splitvlm.errors import UsageError
 from splitvlm.evaluation.answers import Example, answers, normalised
 from splitvlm.files.shown import number as shown_number
+from splitvlm.host_port import host_and_port
 from splitvlm.link.emulator import LinkEmulator, LinkShape
 from splitvlm.link.tracefiles import load_living
 from splitvlm.link.traces import Trace
@@ -31,7 +32,6 @@ from splitvlm.model.loading import load_whole, read_spec
 from splitvlm.planning.limits import MAX_KIND_DROP
 from splitvlm.rpc.local_client import EdgeClient
 from splitvlm.scenes import held_out
-from splitvlm.settings import host_and_port
 from splitvlm.tools.demo_plot import plot
 from splitvlm.tools.launcher import Launcher
 from splitvlm.wire.v1 import local_pb2 as pb
