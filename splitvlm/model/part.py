@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from splitvlm.domain import Cut, CutKind
+from splitvlm.domain import Cut, CutKind, Sampling
 from splitvlm.errors import ProtocolError, UsageError
 from splitvlm.files.pictures import to_rgb
+from splitvlm.grammar.grammar import Matcher
+from splitvlm.grammar.grammars import Grammars
 from splitvlm.model.boundary import HIDDEN, IDS, Boundary
 from splitvlm.model.families.family import Family
 from splitvlm.model.language import LanguageRun
 from splitvlm.model.processors import prompt_inputs
+from splitvlm.model.sampling import end_token_ids
 from splitvlm.model.slicing import language_slice
 from splitvlm.model.spec import ModelSpec
 from splitvlm.model.stage_clock import OnStage, StageClock
@@ -66,6 +69,15 @@ class ModelPart:
     def on_stage(self, listener: OnStage | None) -> None:
         """Sets who is told of each stage's name and seconds; None stops the clock."""
         self.clock.listener = listener
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """Compiles constraints for the model's tokenizer."""
+        return Grammars(self.tokenizer.backend_tokenizer, self.spec.vocab_size, end_token_ids(self.model))
+
+    def matcher(self, sampling: Sampling) -> Matcher | None:
+        """Returns what follows an answer under a sampling's constraint, from its beginning. Raises UsageError."""
+        return self.grammars.matcher(sampling.constraint) if sampling.constraint is not None else None
 
     def language_run(self, start: int, stop: int, *, ends: bool) -> LanguageRun:
         """Returns a run of the language model's layers [start, stop) with its own cache, and with `ends` the final norm."""

@@ -1,4 +1,4 @@
-"""The rule of token choice: transformers' own logits processors, then the most likely token or a draw.
+"""The rule of token choice: constraint, transformers' own logits processors, then the most likely token or a draw.
 
 The rules of the model's own generation config come first, then those of the request's `Sampling`, in transformers' order.
 A draw comes from a counter-based generator (Philox; Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011)
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from splitvlm.domain import Cut, CutKind, Sampling
 from splitvlm.errors import UsageError
+from splitvlm.grammar.grammar import Matcher
+from splitvlm.model.logprobs import with_logprobs
 
 _UNIFORM_BITS = 53  # of a float64's significand
 
@@ -23,11 +25,18 @@ _UNIFORM_BITS = 53  # of a float64's significand
 class TokenChoice:
     """Chooses one answer's tokens. Stands where the head is; one per request.
 
-    `prompt_ids` [T] may be None where `reads_prompt(model)` is false.
+    `prompt_ids` [T] may be None where `reads_prompt(model)` is false. `matcher` follows the answer under the constraint of
+    `sampling`.
     """
 
     def __init__(
-        self, model: Any, prompt_ids: torch.Tensor | None, num_prompt_tokens: int, limit: int, sampling: Sampling
+        self,
+        model: Any,
+        prompt_ids: torch.Tensor | None,
+        num_prompt_tokens: int,
+        limit: int,
+        sampling: Sampling,
+        matcher: Matcher | None = None,
     ) -> None:
         """Raises UsageError where `sampling` reads the prompt's ids, which are not there."""
         if prompt_ids is None and sampling.penalises:
@@ -37,6 +46,7 @@ class TokenChoice:
         self._processors = _processors(model, config, num_prompt_tokens, device)
         self._processors.extend(_sampling_processors(sampling))
         self._sampling = sampling
+        self._matcher = matcher
         self._position = 0  # of the next token in the answer
         eos = config._eos_token_tensor
         self._eos = set() if eos is None else set(eos.tolist())
@@ -52,17 +62,45 @@ class TokenChoice:
         return self._num_tokens + self._left
 
     def choose(self, logits_V: torch.Tensor) -> int:
-        """Returns the next token by its logits; afterwards `finished` says whether it was the last."""
-        if not self._processors:  # greedy: nothing changes the scores
-            return self.take(_most_likely(logits_V))
-        scores_V = self._processors(self._ids_BT, logits_V[None].to(dtype=torch.float32, copy=True))[0]
+        """Returns the next token by its logits; afterwards `finished` says whether it was the last.
+
+        It is a ChosenToken where log-probabilities are asked for. Raises UsageError for a constraint that became too complex.
+        """
+        scores_V = self._scores(logits_V)
         if self._sampling.draws:
             draw = uniform(self._sampling.seed, self._position)
-            return self.take(drawn(scores_V.to("cpu", torch.float64).numpy(), draw))
-        return self.take(_most_likely(scores_V))
+            token = drawn(scores_V.to("cpu", torch.float64).numpy(), draw)
+        else:
+            token = _most_likely(scores_V)
+        told = self._matcher.told if self._matcher else ()
+        if self._sampling.top_logprobs is not None or told:
+            token = with_logprobs(token, logits_V, self._sampling.top_logprobs or 0, told)
+        return self.take(token)
+
+    def _scores(self, logits_V: torch.Tensor) -> torch.Tensor:
+        """Returns the logits as rules and constraint change them; themselves where nothing does."""
+        if self._matcher is None:
+            return self._processed(logits_V)
+        refused_V = torch.from_numpy(~self._matcher.allowed()).to(logits_V.device)
+        allowed_V = logits_V.to(torch.float32).masked_fill(refused_V, -torch.inf)
+        scores_V = self._processed(allowed_V).masked_fill(refused_V, -torch.inf)  # a rule may force a token
+        return (
+            allowed_V if scores_V.max() == -torch.inf else scores_V
+        )  # the constraint stands above the model's own rules
+
+    def _processed(self, logits_V: torch.Tensor) -> torch.Tensor:
+        if not self._processors:
+            return logits_V
+        scores_V: torch.Tensor = self._processors(self._ids_BT, logits_V[None].to(dtype=torch.float32, copy=True))[0]
+        return scores_V
 
     def take(self, token: int) -> int:
-        """Takes a token that was chosen elsewhere, by a run that could not finish."""
+        """Takes a token that was chosen elsewhere, by a run that could not finish.
+
+        Raises ProtocolError for one that the constraint does not allow.
+        """
+        if self._matcher is not None:
+            self._matcher.take(token)
         if self._processors:
             self._ids_BT = torch.cat([self._ids_BT, self._ids_BT.new_tensor([[token]])], dim=-1)
         self._num_tokens += 1

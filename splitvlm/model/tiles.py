@@ -10,7 +10,6 @@ from splitvlm.model.boundary import HIDDEN, IDS, Boundary
 from splitvlm.model.boundary_checks import check_tile
 from splitvlm.model.part import ModelPart
 from splitvlm.model.parts import CloudPart
-from splitvlm.model.sampling import TokenChoice
 from splitvlm.model.upper_run import UpperRun
 
 
@@ -81,7 +80,7 @@ class TiledRun(UpperRun):
         if self._ran < len(self._ids_T):
             self._run_to(len(self._ids_T), None)
         self._crossing, self._prompt = {}, {IDS: self._ids_T}
-        self._choice = TokenChoice(self._part.model, self._ids_T, len(self._ids_T), self._limit, self._sampling)
+        self._choice = self._token_choice(self._ids_T, len(self._ids_T))
         assert self._states_SD is not None, "a tile was read"
         return self._choose(self._states_SD, resume_token_id)
 

@@ -86,7 +86,11 @@ class UpperRun:
         """Keeps of the language model's input what later questions and the choice of tokens need."""
         self._prompt = {name: boundary[name] for name in (IDS, *self._part.family.language_sides) if name in boundary}
         num_tokens = boundary[HIDDEN].shape[0]
-        self._choice = TokenChoice(self._part.model, boundary.get(IDS), num_tokens, self._limit, self._sampling)
+        self._choice = self._token_choice(boundary.get(IDS), num_tokens)
+
+    def _token_choice(self, prompt_ids: torch.Tensor | None, num_prompt_tokens: int) -> TokenChoice:
+        matcher = self._part.matcher(self._sampling)
+        return TokenChoice(self._part.model, prompt_ids, num_prompt_tokens, self._limit, self._sampling, matcher)
 
     @torch.inference_mode()
     def next(self, boundary: Boundary | None, resume_token_id: int | None = None) -> int:
@@ -186,7 +190,7 @@ class CachedPrefixRun(UpperRun):
         with part.clock.stage("embed"):
             states_SD = part.family.embed(part.model, rest_S)
         whole = {HIDDEN: states_SD.new_empty((len(ids_T), 0)), IDS: ids_T} | self._prefix.sides
-        self._choice = TokenChoice(part.model, ids_T, len(ids_T), self._limit, self._sampling)
+        self._choice = self._token_choice(ids_T, len(ids_T))
         return self._choose(self._language.resume(self._prefix.cache, states_SD, whole), resume_token_id)
 
     def prefix(self) -> Prefix | None:
