@@ -73,7 +73,7 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
 
 async def ended(session: CloudSession, kind: type[SplitvlmError], text: str) -> None:
     """The session ends with that error, and not by itself after a while."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         with contextlib.suppress(grpc.aio.AioRpcError):
             while isinstance(await session.call.read(), pb.Envelope):
                 pass
@@ -221,15 +221,16 @@ async def test_what_a_device_sent_is_kept_for_who_sealed_it(scene: Scene) -> Non
 
 async def test_silence_and_floods_hold_no_more_than_their_share(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """Slow loris: sessions that open and say nothing; and more of them than a device may have."""
-    monkeypatch.setattr("cloud_node.frontend.servicer.HANDSHAKE_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("cloud_node.frontend.servicer.HANDSHAKE_TIMEOUT_S", 3.0)  # all have come by then
     identity = scene.keys.identity("edge-2", Role.EDGE)
     async with open_channel(scene.cloud.address, identity, Role.CLOUD) as channel:
         calls: list[Any] = [data_pb2_grpc.DataStub(channel).Session() for _ in range(40)]
-        codes = await asyncio.gather(*(call.code() for call in calls[LIMITS.max_sessions_per_device :]))
+        ends = [asyncio.create_task(call.code()) for call in calls]
+        await until(lambda: sum(end.done() for end in ends) >= 40 - LIMITS.max_sessions_per_device, 30)
         assert scene.cloud.servicer.active["edge-2"] <= LIMITS.max_sessions_per_device
         good = await scene.camera.ask("tokens/lossless", PICTURE, QUESTION, 8)
         assert good.token_ids == scene.answer
-        codes += await asyncio.gather(*(call.code() for call in calls[: LIMITS.max_sessions_per_device]))
+        codes = await asyncio.gather(*ends)
     assert codes.count(grpc.StatusCode.RESOURCE_EXHAUSTED) == 40 - LIMITS.max_sessions_per_device
     assert codes.count(grpc.StatusCode.DEADLINE_EXCEEDED) == LIMITS.max_sessions_per_device
 

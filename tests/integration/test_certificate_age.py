@@ -89,7 +89,7 @@ async def test_calls_of_an_expired_certificate_end_on_an_open_connection(
         assert "The certificate of edge-1 expired" in str(error)
         assert not watching.done(), "what runs may end within its grace"
         clock(days=2, minutes=2)
-        assert await asyncio.wait_for(watching.code(), 10) is grpc.StatusCode.UNAUTHENTICATED
+        assert await asyncio.wait_for(watching.code(), 60) is grpc.StatusCode.UNAUTHENTICATED
         assert "edge-1 expired" in await watching.details()
 
 
@@ -104,7 +104,7 @@ async def test_streams_of_a_revoked_certificate_end_at_once(keys: Keys) -> None:
         for stream in streams:
             assert (await stream.read()).status == SERVING
         revoke(keys.folder, "edge-1")
-        assert await asyncio.wait_for(streams[0].code(), 10) is grpc.StatusCode.UNAUTHENTICATED
+        assert await asyncio.wait_for(streams[0].code(), 60) is grpc.StatusCode.UNAUTHENTICATED
         assert "edge-1 has been revoked" in await streams[0].details()
         assert not streams[1].done()
 
@@ -124,7 +124,7 @@ async def test_plan_streams_end_with_their_certificate(keys: Keys, clock: Callab
             clock(days=2, minutes=2)
         else:
             revoke(keys.folder, "edge-1")
-        assert await asyncio.wait_for(stream.code(), 10) is grpc.StatusCode.UNAUTHENTICATED
+        assert await asyncio.wait_for(stream.code(), 60) is grpc.StatusCode.UNAUTHENTICATED
     await node.drain(0.0)
 
 
@@ -206,7 +206,7 @@ async def test_who_asks_or_registers_hears_whose_certificate_expired(
 ) -> None:
     """By certificates that really expire, since TLS has the machine's clock."""
     caplog.set_level("INFO")
-    short, long = 1.0 / 86_400, 30.0
+    short, long = 3.0 / 86_400, 30.0  # days; the first is long enough to be issued and loaded on a busy machine
     roles = {"edge-1": Role.EDGE, "orchestrator": Role.ORCHESTRATOR, "viewer": Role.APP, "cloud-1": Role.CLOUD}
     is_short = {"edge-1": whose == "own", "orchestrator": whose == "peer", "viewer": whose == "own", "cloud-1": False}
     made = {

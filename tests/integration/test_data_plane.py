@@ -29,6 +29,9 @@ from tests.nodes import Cloud, Device, Keys, cloud_node, device, until
 from tests.samples import PICTURE, tiny_model
 
 QUESTION = "How many cells are infected?"
+REQUESTS_AT_ONCE = (
+    100  # that they may follow one another whatever the timing: tests/unit/cloud_node/worker/test_session.py
+)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +106,7 @@ async def test_requests_follow_one_another_at_once(camera: Device, keys: Keys, c
     identity = keys.identity(fresh("edge"), Role.EDGE)
     async with open_channel(cloud.address, identity, Role.CLOUD) as channel:
         session = await CloudSession.open(channel, "cloud node", cloud.compatibility, identity, [])
-        for _ in range(400):
+        for _ in range(REQUESTS_AT_ONCE):
             await session.stream.send(pb.DeviceFrame(begin=begin))
             while (frame := session.stream.open(await session.call.read())).WhichOneof("body") != "end":
                 assert frame.WhichOneof("body") in ("receipt", "token")

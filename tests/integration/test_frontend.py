@@ -79,10 +79,12 @@ async def front(tmp_path: Path) -> AsyncIterator[Front]:
     await server.drain(1.0)
 
 
-async def failed(call: Any) -> SplitvlmError:
-    error = grpc.aio.AioRpcError(
-        await call.code(), grpc.aio.Metadata(), await call.trailing_metadata(), details=await call.details()
-    )
+async def refusal(call: Any, data: bytes) -> SplitvlmError:
+    """Sends bytes that end the session, and returns the error that the front end says."""
+    final = FinalStatus(call)
+    await offer(call, data)
+    error = await final.error()
+    assert error is not None
     return from_rpc(error, "cloud node")
 
 
@@ -99,9 +101,7 @@ async def test_bytes_go_through_as_they_came_whatever_they_are(front: Front) -> 
 
 
 async def test_a_worker_s_error_ends_the_stream_with_its_status(front: Front) -> None:
-    call = front.call()
-    await call.write(b"stop")
-    error = await failed(call)
+    error = await refusal(front.call(), b"stop")
     assert isinstance(error, HandshakeRefused)
     assert error.sentence == "The worker has had enough."
     assert front.servicer.refused == {error.code: 1}
@@ -109,9 +109,7 @@ async def test_a_worker_s_error_ends_the_stream_with_its_status(front: Front) ->
 
 async def test_a_pool_without_a_free_worker_says_when_to_come_back(front: Front) -> None:
     front.pool.full = True
-    call = front.call()
-    await call.write(b"hello")
-    error = await failed(call)
+    error = await refusal(front.call(), b"hello")
     assert isinstance(error, CapacityError)
     assert error.retry_after_s == 2.5
     assert not front.pool.devices
@@ -142,12 +140,7 @@ async def test_sessions_beyond_a_device_s_limit_reach_no_worker(front: Front) ->
     for call in calls:
         await call.write(b"hello")
         assert await call.read() == b"hello"
-    over = front.call()
-    final = FinalStatus(over)
-    await offer(over, b"hello")
-    error = await final.error()
-    assert error is not None
-    assert isinstance(from_rpc(error, "cloud node"), CapacityError)
+    assert isinstance(await refusal(front.call(), b"hello"), CapacityError)
     assert len(front.pool.devices) == 2
     for call in calls:
         await call.done_writing()

@@ -25,6 +25,7 @@ QUESTION = "Describe the picture."
 TOKENS = 16
 PLANS = ("image/lossless", "vision:1/lossless", "tokens/lossless", "lm:1/lossless")
 PATIENCE_S = 1.0
+HANGS_S = 30.0
 
 
 class Fleet:
@@ -51,7 +52,7 @@ class Fleet:
             nonlocal done
             done += 1
             if done > after_tokens:
-                self.released.wait(30)
+                self.released.wait(HANGS_S)
             return step(*fed)
 
         lane.run = gated_run  # type: ignore[method-assign]
@@ -114,7 +115,7 @@ async def test_another_node_goes_on(fleet: Fleet, expected: list[int], plan: str
     [fault] = report.faults
     assert (fault.code, fault.node) == ("deadline", fleet.clouds[0].address)
     assert fault.tokens == after_tokens
-    assert PATIENCE_S <= fault.silent_s < 3 * PATIENCE_S
+    assert PATIENCE_S <= fault.silent_s < HANGS_S
     assert 0 < fault.recovery_s < report.total_s
     assert fleet.blamed == fleet.links[:1]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 
 import pytest
 
@@ -41,8 +42,10 @@ async def test_a_probe_s_server_time_is_no_longer_than_the_probe(link: CloudLink
 
 
 async def test_a_probe_s_honest_server_time_is_taken_off(link: CloudLink) -> None:
+    began_s = time.perf_counter()
     await link.prober.probe_once(Says(15_000), 0)
-    assert 0.004 < link.estimate().rtt_s < 0.5
+    elapsed_s = time.perf_counter() - began_s
+    assert 0.004 < link.estimate().rtt_s <= elapsed_s - 0.015
 
 
 @pytest.mark.parametrize("receipt", [Receipt(20_000, 1e-6 * MOST), Receipt(MOST, 0.0), Receipt(MOST, 0.005)])
@@ -66,9 +69,9 @@ async def test_the_first_question_waits_for_the_first_measurement_and_later_ones
     await asyncio.sleep(0)
     assert not waiting.done()
     await link.prober.probe()  # nobody listens there: that is known then
-    await asyncio.wait_for(waiting, 5)
+    await asyncio.wait_for(waiting, 60)
     assert not link.health.reachable
-    await asyncio.wait_for(link.first_look(), 0.5)
+    await asyncio.wait_for(link.first_look(), 60)
 
 
 async def test_a_session_s_set_up_is_the_first_reading_of_the_rate(link: CloudLink) -> None:

@@ -212,7 +212,7 @@ async def test_a_hedge_answers_where_the_cloud_hangs_and_frees_it_at_once() -> N
     link = Link("a", hangs=True)
     answer = run(link, hedge_after_s=0.0)
     assert await anext(answer) == ANSWER[0]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while link.num_open:  # noqa: ASYNC110  its task ends by itself
             await asyncio.sleep(0)
     assert [ANSWER[0], *await tokens(answer)] == ANSWER
