@@ -78,7 +78,7 @@ def make_onnx(making: Making) -> Made:
 
 def make_int8_static(making: Making) -> Made:
     """Quantises with ranges from the samples; the layers that the answers depend on most keep float32. Raises UsageError."""
-    exported = _exported(making)
+    exported = _exported(making, making.samples)
     tiles = exported.tiles(len(exported.asked))
     with show_progress("Ranges of states") as told:
         observed = observing.observe(exported.module, tiles, lambda done: told(done, len(tiles)))
@@ -121,10 +121,11 @@ def make_int4_weights(making: Making) -> Made:
     return _quantised(_exported(making), "int4", lambda model: in_blocks(model, block), {})
 
 
-def _exported(making: Making) -> _Exported:
+def _exported(making: Making, num_samples: int = CHECKED) -> _Exported:
+    """Exports the tower; prepares the samples that the kind needs, at least those that the file is checked with."""
     part, made_of = _part(making)
     module, shape = export.stage_module(part)
-    asked = [part.inputs(image, question) for image, question in islice(_questions(making), making.samples)]
+    asked = [part.inputs(image, question) for image, question in islice(_questions(making, num_samples), num_samples)]
     exported = _Exported(part, module, asked, making.folder / FILE, made_of)
     export.export_stage(module.float(), shape, exported.path)
     export.check_export(exported.path, module, torch.cat(exported.tiles(CHECKED)).numpy())
@@ -147,12 +148,12 @@ def _part(making: Making) -> tuple[DevicePart, dict[str, object]]:
     return part.with_tower(lambda: tower, variant.cuts), {"of": {"name": variant.name, "hash": variant.hash}}
 
 
-def _questions(making: Making) -> Iterator[tuple[Image.Image, str]]:
+def _questions(making: Making, num_samples: int) -> Iterator[tuple[Image.Image, str]]:
     if making.data is None:
-        return samples(making.samples, making.model, seed=making.seed)
+        return samples(num_samples, making.model, seed=making.seed)
     from splitvlm.evaluation.answers import read
 
-    return ((example.image, example.question) for example in read(making.data, making.samples))
+    return ((example.image, example.question) for example in read(making.data, num_samples))
 
 
 def _quantised(exported: _Exported, precision: str, quantise: Quantise, figures: Mapping[str, object]) -> Made:

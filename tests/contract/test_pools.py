@@ -76,7 +76,7 @@ POOLS: dict[str, Callable[[Keys, Identity], contextlib.AbstractAsyncContextManag
     "ray": ray,
 }
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed.")
-MARKS = {"ray": needs_ray}
+MARKS = {"ray": (needs_ray, pytest.mark.ray)}
 
 
 @cache

@@ -50,7 +50,8 @@ def train(features: Sequence[F32], pictures: Sequence[npt.NDArray[np.uint8]], se
     mean, spread = rows.mean(axis=0), rows.std(axis=0) + 1e-6
     draw = np.random.default_rng(seed)
     width = rows.shape[1]
-    projection = (draw.normal(size=(width, RANDOM_UNITS)) / np.sqrt(width)).astype(np.float32)
+    units = min(RANDOM_UNITS, len(features) * grid**2)  # more than there are tokens would only fit noise
+    projection = (draw.normal(size=(width, units)) / np.sqrt(width)).astype(np.float32)
     best: tuple[float, Attacker] | None = None
     for lift in LIFTS:
 
