@@ -19,6 +19,7 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import grpc
@@ -35,8 +36,9 @@ from splitvlm.rpc.channels import open_channel
 from splitvlm.wire.v1 import control_pb2, control_pb2_grpc, data_pb2
 from tests.coding import encode
 
-SIDE = 1_400  # pixels, of a picture that is some hundred bytes
+SIDES = (1_400, 6_000)  # pixels, of pictures that are some hundred bytes: many have room one by one, and one never has
 SCANS = 800
+INSTANCE = "0123456789abcdef"
 PAUSE_S = 0.2  # between an attack's attempts: a flood of cheap calls is another test's
 EXPECTED = (SplitvlmError, grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError, TimeoutError, OSError)
 
@@ -93,8 +95,8 @@ class Attacker:
 
     async def pictures_of_many_pixels(self) -> None:
         """Row 6: as many sessions as a device may have, each with a picture of some hundred bytes."""
-        picture = coded(SIDE, "WEBP", lossless=True)
-        asks = (self.ask(plan="image/lossless", first=picture, question="How many?") for _ in range(8))
+        pictures = [coded(side, "WEBP", lossless=True) for side in SIDES]
+        asks = (self.ask(plan="image/lossless", first=pictures[n % 2], question="How many?") for n in range(8))
         await asyncio.gather(*asks, return_exceptions=True)
 
     async def picture_of_many_scans(self) -> None:
@@ -117,7 +119,7 @@ class Attacker:
         async with self.session() as session:
             begin = data_pb2.Begin(plan="tokens/lossless", max_new_tokens=1, payload_bytes=60 << 20, first=b"x")
             await session.stream.send(data_pb2.DeviceFrame(begin=begin))
-            for _ in range(500):
+            for _ in range(900):
                 await session.stream.send(data_pb2.DeviceFrame(chunk=bytes(64_000)))
             await asyncio.sleep(self.held_s)
 
@@ -127,12 +129,17 @@ class Attacker:
         node = self.identity.node
         async with open_channel(self.orchestrator, self.identity, Role.ORCHESTRATOR) as channel:
             stub = control_pb2_grpc.ControlStub(channel)
-            streams = [stub.WatchPlans(control_pb2.WatchRequest(node=node)) for _ in range(100)]
+            with contextlib.suppress(*EXPECTED):
+                await stub.Register(
+                    control_pb2.Registration(node=node, role="edge", model="m", weights_hash="w", instance=INSTANCE)
+                )
+            watch = control_pb2.WatchRequest(node=node, instance=INSTANCE)
+            streams = [stub.WatchPlans(watch) for _ in range(100)]
             reading = [asyncio.ensure_future(stream.read()) for stream in streams]
             try:
                 for _ in range(200):
                     with contextlib.suppress(*EXPECTED):
-                        await stub.Heartbeat(control_pb2.HeartbeatRequest(node=node), timeout=5)
+                        await stub.Heartbeat(control_pb2.HeartbeatRequest(node=node, instance=INSTANCE), timeout=5)
             finally:
                 for stream in streams:
                     stream.cancel()
@@ -151,6 +158,7 @@ class Attacker:
         return [attack for attack in known if self.only in (None, attack.__name__)]
 
 
+@cache
 def coded(side: int, kind: str, **options: object) -> bytes:
     store = io.BytesIO()
     Image.new("RGB", (side, side), (90, 20, 30)).save(store, kind, **options)
