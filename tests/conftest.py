@@ -17,12 +17,13 @@ import pytest
 
 import splitvlm  # before any test imports gRPC
 from tests.fork_client import start_server
+from tests.made_once import VARIABLE as SHARED
 
 hypothesis.settings.register_profile("steady", derandomize=True, deadline=None)  # no test asserts time
 hypothesis.settings.register_profile("explore", max_examples=1_000, deadline=None, print_blob=True)
-# What is measured and learned is for this run alone. Its processes share measured times, which files keep whole; what one of
-# them has learned about a model is for its own tests only.
-for variable, is_shared in (("SPLITVLM_CACHE", True), ("SPLITVLM_BUNDLES", False)):
+# What is measured and learned is for this run alone. Its processes share measured times, which files keep whole, and what
+# tests/made_once.py makes; what one of them has learned about a model is for its own tests only.
+for variable, is_shared in (("SPLITVLM_CACHE", True), ("SPLITVLM_BUNDLES", False), (SHARED, True)):
     if not is_shared or "PYTEST_XDIST_WORKER" not in os.environ:
         os.environ[variable] = tempfile.mkdtemp(prefix="splitvlm-tests-")
         atexit.register(shutil.rmtree, os.environ[variable], ignore_errors=True)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
-from tempfile import mkdtemp
 
 from splitvlm.scenes import draw
+from tests.made_once import made_once
 
 PICTURE = draw("microscopy", 5).image
 
@@ -16,4 +15,4 @@ def tiny_model(kind: str) -> str:
     """The folder of a tiny model with random weights, made once a test run."""
     from tests.tiny_models import save
 
-    return str(save(kind, Path(mkdtemp(prefix=f"splitvlm-{kind}-"))))
+    return str(made_once(f"model-{kind}", lambda folder: save(kind, folder)))

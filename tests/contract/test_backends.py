@@ -25,7 +25,8 @@ from splitvlm.domain import TOKENS
 from splitvlm.errors import UsageError
 from splitvlm.model.loading import load_device
 from splitvlm.variants import export, graph, observing, quantised_graphs
-from tests.tiny_models import save
+from tests.made_once import made_once
+from tests.samples import tiny_model
 
 HERE = {(entry.backend, precision) for entry in availabilities() for precision in entry.precisions}
 ROUNDING, BFLOAT16, INT8, INT4 = 1e-5, 0.05, 0.1, 0.4  # root mean square of the differences, over that of the tokens
@@ -80,14 +81,21 @@ class Exported:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    folder = tmp_path_factory.mktemp("backends")
-    model = str(save("scenes-like", folder / "model"))
+def exported() -> Exported:
+    model = tiny_model("scenes-like")
     module, shape = export.stage_module(load_device(model, [TOKENS], packed=False))
+    result = Exported(model, module, shape, {})
+    folder = made_once("exported-tower", lambda folder: export_into(folder, result))
+    result.files.update({kind: folder / f"{kind}.onnx" for kind in ("float32", "int8-static", "int8-dynamic", "int4")})
+    return result
+
+
+def export_into(folder: Path, exported: Exported) -> None:
+    """Writes the stage in float32, and what each way to quantise makes of that file."""
+    folder.mkdir()
     plain = folder / "float32.onnx"
-    export.export_stage(module, shape, plain)
-    result = Exported(model, module, shape, {"float32": plain})
-    observed = observing.observe(module, [torch.from_numpy(result.pixels(4))], lambda _: None)
+    export.export_stage(exported.module, exported.shape, plain)
+    observed = observing.observe(exported.module, [torch.from_numpy(exported.pixels(4))], lambda _: None)
     kinds: dict[str, Callable[[Any], Any]] = {
         "int8-static": lambda model: quantised_graphs.with_ranges(model, observed),
         "int8-dynamic": quantised_graphs.with_dynamic_ranges,
@@ -96,9 +104,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     for kind, quantise in kinds.items():
         quantised = quantise(graph.read_graph(plain))
         graph.store_embeddings(quantised)
-        result.files[kind] = folder / f"{kind}.onnx"
-        graph.write_graph(quantised, result.files[kind])
-    return result
+        graph.write_graph(quantised, folder / f"{kind}.onnx")
 
 
 @pytest.fixture(params=CASES, ids=lambda case: f"{case.backend}-{case.precision}-{case.file or 'module'}")

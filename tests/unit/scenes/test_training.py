@@ -15,11 +15,13 @@ from splitvlm.scenes.batches import IGNORED_LABEL, LABELS, Batches, grid, pack, 
 from splitvlm.scenes.questions import candidates
 from splitvlm.scenes.scene import SceneQuestion
 from splitvlm.scenes.tokenizer import build_tokenizer
+from tests.made_once import made_once
 
 
 @pytest.fixture(scope="module")
 def words() -> PreTrainedTokenizerFast:
-    return build_tokenizer()
+    place = made_once("scenes-words", lambda place: build_tokenizer().save_pretrained(place))
+    return PreTrainedTokenizerFast.from_pretrained(place)
 
 
 @pytest.fixture(scope="module")
@@ -118,8 +120,11 @@ def test_grids_mark_what_stands_where() -> None:
 
 
 @pytest.mark.parametrize("compiling", ["--no-compile", pytest.param("--compile", marks=pytest.mark.slow)])
-def test_a_stopped_run_goes_on_where_it_was(compiling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_run_goes_on_where_it_was(
+    compiling: str, tmp_path: Path, words: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Compiling takes more than a minute, and changes neither what is saved nor what is drawn."""
+    monkeypatch.setattr(train, "build_tokenizer", lambda: words)
     arguments = ["--out", str(tmp_path / "model"), "--steps", "3", "--batch", "2", "--precision", "fp32", compiling]
     train.run(train.parse(arguments))
     whole = torch.load(tmp_path / "model.training" / train.CHECKPOINT, weights_only=True)
