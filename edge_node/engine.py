@@ -41,7 +41,7 @@ class DeviceEngine:
         self.codec = codec
         self._forms = {FULL: DeviceForm(part, codec), **(variants or {})}
         self.slowdown = slowdown
-        self.vocabulary = Vocabulary(part.spec.vocab_size, end_token_ids(part.model))
+        self.vocabulary = Vocabulary(part.spec.vocab_size, end_token_ids(part.model), part.grammars)
         self._model = ThreadPoolExecutor(max_workers=1, thread_name_prefix="torch")
         self._pictures = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pictures")
         self.jobs = 0  # that were begun

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cloud_node.engine.lane import Lane
 from cloud_node.engine.protocol import CachedPrefix, JobTimes, MemoryNeed, SequenceRequest, SequenceTimes
-from splitvlm.domain import CutKind
+from splitvlm.domain import CutKind, Sampling
 from splitvlm.errors import ConfigError, SplitvlmError, UsageError
 from splitvlm.model.causal_folder import check_causal, write_causal_folder
 from splitvlm.model.packed_linear import pack_linears
@@ -163,10 +163,11 @@ class VllmEngine:
         """Changes nothing: vLLM takes its memory for caches when it starts."""
 
     def start(self, request: SequenceRequest) -> VllmSequence:
-        """Queues a sequence. Raises UsageError for cuts in the language model, and for what is not greedy.
+        """Queues a sequence. Raises UsageError for cuts in the language model, and for what is not plainly greedy.
 
         vLLM draws by a generator of its own, so that no other node could go on with a sampled answer.
         """
+        _check_told(request.sampling)
         if not request.sampling.is_greedy:
             raise UsageError(
                 "This cloud node's engine vllm gives greedy answers only.",
@@ -220,6 +221,20 @@ class VllmEngine:
             raise SplitvlmError("The cloud node's vLLM has ended; its log says why.") from error
         finally:
             self._running -= 1
+
+
+def _check_told(sampling: Sampling) -> None:
+    """Raises UsageError for a constraint: vLLM has its own grammars, which need not allow the tokens that other nodes' do."""
+    if sampling.constraint is not None:
+        raise UsageError(
+            "This cloud node's engine vllm gives no structured answers.",
+            advice="Ask without response_format and choices, or a cloud node with the engine torch.",
+        )
+    if sampling.top_logprobs is not None:
+        raise UsageError(
+            "This cloud node's engine vllm gives no log-probabilities.",
+            advice="Ask without logprobs, or a cloud node with the engine torch.",
+        )
 
 
 def executor_for(num_cores: int) -> str | None:

@@ -14,9 +14,12 @@ from cloud_node.worker.runtime import Runtime
 from cloud_node.worker.upload import Upload
 from splitvlm.domain import FULL, Plan
 from splitvlm.errors import CapacityError, DeadlineExceeded, ProtocolError, SplitvlmError, UsageError
+from splitvlm.grammar.grammar import Grammar
+from splitvlm.rpc.sampling import sampling_of
 from splitvlm.rpc.sealed_stream import SealedStream
 from splitvlm.rpc.status import retry_after_ms
-from splitvlm.wire.v1.data_pb2 import Begin, CloudFrame, DeviceFrame, End, Envelope, Failure, Segment, Token
+from splitvlm.rpc.tokens import token_to_wire
+from splitvlm.wire.v1.data_pb2 import Begin, CloudFrame, DeviceFrame, End, Envelope, Failure, Segment
 
 _log = logging.getLogger("splitvlm.cloud.session")
 
@@ -56,6 +59,7 @@ class Session:
         self._answer: asyncio.Task[None] | None = None  # None from before its last frame on: the device may begin again
         self._sending: set[asyncio.Task[None]] = set()  # answers, those that send their last frame among them
         self._broken: BaseException | None = None  # what the stream raised under an answer
+        self._grammar: Grammar | None = None  # of the running answer: while it is held, the engine finds it compiled
         self.requests = 0
 
     async def run(self, read: Read) -> None:
@@ -183,10 +187,11 @@ class Session:
     async def _frames(self, begin: Begin) -> AsyncGenerator[CloudFrame, None]:
         """Yields the answer's tokens, then its end or its failure: nothing that a request meets ends its session."""
         try:
+            self._grammar = await self._runtime.part.grammars.ready(sampling_of(begin).constraint)
             answering = Answering(self._runtime, self._device, begin, self._segments, self._steps, self._reservation)
             async with contextlib.aclosing(answering.tokens()) as tokens:
                 async for token in tokens:
-                    yield CloudFrame(token=Token(id=token))
+                    yield CloudFrame(token=token_to_wire(token))
             yield CloudFrame(end=answering.end)
         except SplitvlmError as error:
             yield _failed(error)

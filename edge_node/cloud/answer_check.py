@@ -11,7 +11,10 @@ from edge_node.cloud.cloud_request import CloudRequest
 from edge_node.cloud.exchange import CloudTimes
 from edge_node.cloud.uploads import Receipt
 from splitvlm.errors import PrefixEvicted, ProtocolError, SplitvlmError
+from splitvlm.grammar.grammar import Matcher
+from splitvlm.rpc.logprob_checks import wrong_logprobs
 from splitvlm.rpc.status import failure
+from splitvlm.rpc.tokens import token_of
 from splitvlm.wire.v1 import data_pb2 as pb
 
 CLOCKS_DIFFER = 1.05  # two clocks run alike to within 0.01 %; the rest is for timers that begin a moment apart,
@@ -26,6 +29,7 @@ class AnswerCheck:
         self._answer = request.answer
         self._peer = peer
         self._token_ids = list(request.answer.resume_token_ids)
+        self._matcher = request.answer.matcher()
 
     @property
     def complete(self) -> bool:
@@ -45,8 +49,20 @@ class AnswerCheck:
             raise self._wrong("went on after the answer's end")
         if token.id >= self._answer.vocabulary.size:
             raise self._wrong("sent a token that the model does not have")
-        self._token_ids.append(token.id)
-        return token.id
+        chosen, matcher = token_of(token), self._matcher
+        told, num_top = matcher.told if matcher else (), self._answer.sampling.top_logprobs
+        if wrong := wrong_logprobs(chosen, num_top, told, self._answer.vocabulary.size):
+            raise self._wrong(wrong)
+        if matcher is not None:
+            self._take(matcher, chosen)
+        self._token_ids.append(chosen)
+        return chosen
+
+    def _take(self, matcher: Matcher, token_id: int) -> None:
+        try:
+            matcher.take(token_id)
+        except ProtocolError as error:
+            raise self._wrong("sent a token that the answer's constraint does not allow") from error
 
     def end(self, end: pb.End, elapsed_s: float) -> CloudTimes:
         """Returns what the node says of the whole answer, which was asked for `elapsed_s` ago."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from edge_node.cloud.payload import Payload
 from splitvlm.domain import GREEDY, Sampling
+from splitvlm.grammar.grammar import Matcher
+from splitvlm.grammar.grammars import Grammars
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +17,7 @@ class Vocabulary:
 
     size: int
     end_ids: frozenset[int]
+    grammars: Grammars | None = None  # of constraints; None where no answer has any
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,19 @@ class AnswerSpec:
     vocabulary: Vocabulary
     resume_token_ids: tuple[int, ...] = ()
     sampling: Sampling = GREEDY
+
+    def matcher(self) -> Matcher | None:
+        """Returns what follows the answer under its constraint, after the tokens that are there; None without a constraint.
+
+        The constraint was compiled when the question was checked.
+        """
+        if self.sampling.constraint is None:
+            return None
+        assert self.vocabulary.grammars is not None, "a device's vocabulary has them"
+        matcher = self.vocabulary.grammars.matcher(self.sampling.constraint)
+        for token_id in self.resume_token_ids:
+            matcher.take(token_id)
+        return matcher
 
     def is_complete(self, token_ids: Sequence[int]) -> bool:
         """Returns whether an answer of these tokens is complete. `token_ids` are all of it, resumed ones included."""

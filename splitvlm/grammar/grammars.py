@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import deque
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 from weakref import WeakValueDictionary
@@ -12,7 +14,7 @@ from weakref import WeakValueDictionary
 from splitvlm.domain import AnswerConstraint, Choices
 from splitvlm.errors import UsageError
 from splitvlm.grammar.choices import ChoiceGrammar, ChoiceProbability
-from splitvlm.grammar.grammar import Matcher
+from splitvlm.grammar.grammar import Grammar, Matcher
 from splitvlm.grammar.json_schema import SchemaGrammar
 
 KEPT = 8  # compiled constraints that nobody uses at the moment
@@ -29,6 +31,7 @@ class Grammars:
         self._compiled: WeakValueDictionary[AnswerConstraint, ChoiceGrammar | SchemaGrammar] = WeakValueDictionary()
         self._recent: deque[ChoiceGrammar | SchemaGrammar] = deque(maxlen=KEPT)
         self._lock = threading.Lock()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammars")
 
     def compiled(self, constraint: AnswerConstraint) -> ChoiceGrammar | SchemaGrammar:
         """Returns a constraint's grammar. Raises UsageError for one that cannot be compiled.
@@ -43,9 +46,18 @@ class Grammars:
                 self._recent.append(grammar)
         return grammar
 
-    def matcher(self, constraint: AnswerConstraint | None) -> Matcher | None:
-        """Returns a matcher at the beginning of an answer; None without a constraint."""
-        return None if constraint is None else self.compiled(constraint).matcher()
+    async def ready(self, constraint: AnswerConstraint | None) -> Grammar | None:
+        """Returns a constraint's grammar, which is compiled in a thread of its own; None without a constraint.
+
+        While it is held, `matcher` has no work. Raises UsageError for a constraint that cannot be compiled.
+        """
+        if constraint is None:
+            return None
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self.compiled, constraint)
+
+    def matcher(self, constraint: AnswerConstraint) -> Matcher:
+        """Returns a matcher at the beginning of an answer. Raises UsageError for a constraint that cannot be compiled."""
+        return self.compiled(constraint).matcher()
 
     def probabilities(
         self, constraint: AnswerConstraint | None, answer: Iterable[int]

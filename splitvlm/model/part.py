@@ -77,7 +77,7 @@ class ModelPart:
 
     def matcher(self, sampling: Sampling) -> Matcher | None:
         """Returns what follows an answer under a sampling's constraint, from its beginning. Raises UsageError."""
-        return self.grammars.matcher(sampling.constraint) if sampling.constraint is not None else None
+        return None if sampling.constraint is None else self.grammars.matcher(sampling.constraint)
 
     def language_run(self, start: int, stop: int, *, ends: bool) -> LanguageRun:
         """Returns a run of the language model's layers [start, stop) with its own cache, and with `ends` the final norm."""

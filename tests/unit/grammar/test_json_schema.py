@@ -40,7 +40,6 @@ def grammars() -> Grammars:
 
 def random_answer(grammars: Grammars, schema: dict[str, Any], seed: int) -> list[int]:
     matcher = grammars.matcher(JsonSchema(json.dumps(schema)))
-    assert matcher is not None
     generator, answer = random.Random(seed), list[int]()
     while not answer or answer[-1] != END:
         answer.append(generator.choice(np.flatnonzero(matcher.allowed()).tolist()))
@@ -57,7 +56,6 @@ def test_random_tokens_under_a_schema_are_valid(grammars: Grammars, seed: int) -
 def test_no_special_token_is_allowed_but_the_end_where_the_answer_may_end(grammars: Grammars) -> None:
     answer = random_answer(grammars, ALARM, 3)
     matcher = grammars.matcher(JsonSchema(json.dumps(ALARM)))
-    assert matcher is not None
     for token_id in answer:
         allowed_V = matcher.allowed()
         assert not allowed_V[list({*SPECIAL.values()} - {END})].any()
@@ -68,10 +66,8 @@ def test_no_special_token_is_allowed_but_the_end_where_the_answer_may_end(gramma
 def test_a_matcher_that_was_given_the_tokens_allows_what_the_first_one_did(grammars: Grammars) -> None:
     answer, schema = random_answer(grammars, ALARM, 5), JsonSchema(json.dumps(ALARM))
     first = grammars.matcher(schema)
-    assert first is not None
     for length in range(len(answer)):
         later = grammars.matcher(schema)
-        assert later is not None
         for token_id in answer[:length]:
             later.take(token_id)
         assert np.array_equal(later.allowed(), first.allowed())
@@ -80,7 +76,6 @@ def test_a_matcher_that_was_given_the_tokens_allows_what_the_first_one_did(gramm
 
 def test_a_token_that_the_schema_does_not_allow_is_refused(grammars: Grammars) -> None:
     matcher = grammars.matcher(JSON_OBJECT)
-    assert matcher is not None
     with pytest.raises(ProtocolError):
         matcher.take(END)
 
