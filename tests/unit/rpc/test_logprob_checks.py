@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from splitvlm.rpc.logprob_checks import wrong_logprobs
 from splitvlm.domain import ChosenToken, TokenLogprob
+from splitvlm.rpc.logprob_checks import wrong_logprobs
 from splitvlm.rpc.tokens import token_of, token_to_wire
 
 SIZE = 100
