@@ -34,6 +34,7 @@ from splitvlm.local import LocalModel
 from splitvlm.model.causal_folder import causal_model
 from splitvlm.model.dtype_choice import chosen_dtype
 from splitvlm.model.loading import load_cloud
+from splitvlm.model.prompt import Prompt
 from splitvlm.scenes.samples import samples
 from splitvlm.settings import ModelChoice
 from splitvlm.tools.launcher import Launcher
@@ -68,9 +69,9 @@ def _serial(options: argparse.Namespace) -> dict[str, float]:
     local = LocalModel.load(options.model, [TOKENS], threads=options.threads)
     causal = causal_model(part)
     prompts = [
-        part.embedded_prompt(TOKENS, local.boundary(picture, question, TOKENS).tensors)["hidden"][None].to(
-            part.model.dtype
-        )
+        part.embedded_prompt(TOKENS, local.boundary(Prompt.about(picture, question), TOKENS).tensors)["hidden"][
+            None
+        ].to(part.model.dtype)
         for picture, question in samples(RECORDINGS, options.model)
     ]
     took_s = []

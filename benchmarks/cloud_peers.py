@@ -49,6 +49,7 @@ from splitvlm.files.text import parse_json
 from splitvlm.local import LocalModel
 from splitvlm.model.causal_folder import write_causal_folder
 from splitvlm.model.loading import load_cloud
+from splitvlm.model.prompt import Prompt
 from splitvlm.scenes.samples import samples
 from splitvlm.tools.launcher import Launcher
 from splitvlm.tools.load.run import run_load
@@ -91,7 +92,9 @@ def _workload(options: argparse.Namespace, folder: Path) -> Workload:
     part = load_cloud(options.model, [TOKENS], dtype=options.dtype, threads=options.threads, packed=False)
     local = LocalModel.load(options.model, [TOKENS], threads=options.threads)
     prompts = {
-        str(index): part.embedded_prompt(TOKENS, local.boundary(picture, question, TOKENS).tensors)["hidden"]
+        str(index): part.embedded_prompt(TOKENS, local.boundary(Prompt.about(picture, question), TOKENS).tensors)[
+            "hidden"
+        ]
         .to(part.model.dtype)
         .contiguous()
         for index, (picture, question) in enumerate(samples(RECORDINGS, options.model))

@@ -37,7 +37,7 @@ from splitvlm.crypto.identity import Role
 from splitvlm.domain import GREEDY, Plan
 from splitvlm.errors import CapacityError
 from splitvlm.files.text import parse_json
-from splitvlm.rpc.limits import PICTURE_NAME_BYTES
+from splitvlm.rpc.limits import PREFIX_NAME_BYTES
 from splitvlm.tools.launcher import Launcher, Node
 from splitvlm.tools.load.recording import RecordedRequest, record
 
@@ -122,7 +122,7 @@ async def _fill_cache(links: Iterable[CloudLink], recorded: list[RecordedRequest
 
     async def some() -> None:
         for number, link in left:
-            name = os.urandom(PICTURE_NAME_BYTES)
+            name = os.urandom(PREFIX_NAME_BYTES)
             await _ask_until_answered(link, recorded[number % len(recorded)], 1, Refusals(), name)
 
     await asyncio.gather(*(some() for _ in range(OPENED_AT_ONCE)))
@@ -147,12 +147,12 @@ async def _answer(
 
 
 async def _ask_until_answered(
-    link: CloudLink, recorded: RecordedRequest, tokens: int, refusals: Refusals, picture_name: bytes = b""
+    link: CloudLink, recorded: RecordedRequest, tokens: int, refusals: Refusals, prefix_name: bytes = b""
 ) -> None:
     was_refused = False
     while True:
         try:
-            await _ask(link, recorded, tokens, picture_name)
+            await _ask(link, recorded, tokens, prefix_name)
         except CapacityError as error:
             refusals.told += 1
             was_refused = True
@@ -162,9 +162,9 @@ async def _ask_until_answered(
         return
 
 
-async def _ask(link: CloudLink, recorded: RecordedRequest, tokens: int, picture_name: bytes) -> None:
+async def _ask(link: CloudLink, recorded: RecordedRequest, tokens: int, prefix_name: bytes) -> None:
     payload = Payload(recorded.plan, Segments.of(recorded.data))
-    request = CloudRequest(payload, AnswerSpec(tokens, recorded.vocabulary), picture_name)
+    request = CloudRequest(payload, AnswerSpec(tokens, recorded.vocabulary), prefix_name)
     async for _ in link.answer(request, Exchange()):
         pass
 

@@ -58,6 +58,7 @@ from splitvlm.domain import IMAGE, TOKENS
 from splitvlm.model.boundary import HIDDEN
 from splitvlm.model.loading import load_whole, middle_cuts
 from splitvlm.model.processors import prompt_inputs
+from splitvlm.model.prompt import Prompt
 from splitvlm.model.threads import use_threads
 from splitvlm.rpc.request_sizes import step_bytes
 from splitvlm.scenes.batches import IGNORED_LABEL, pack, stack
@@ -131,7 +132,7 @@ class UndividedModel:
         """Returns the mean bytes of a prompt's token ids as they cross beside the hidden states."""
         sizes = []
         for question in questions:
-            ids = prompt_inputs(self.processor, image, question.text)["input_ids"][0]
+            ids = prompt_inputs(self.processor, Prompt.about(image, question.text))["input_ids"][0]
             own = self.codec.basis(TOKENS).template.encode(ids.tolist())
             assert own is not None, "a prompt of another template"
             sizes.append(len(own))

@@ -15,7 +15,7 @@ from PIL import Image
 
 from splitvlm.codec.codec import Codec
 from splitvlm.codec.levels import KLT_STEPS
-from splitvlm.domain import IMAGE, Cut, CutKind
+from splitvlm.domain import IMAGE, Conversation, Cut, CutKind
 from splitvlm.model.boundary import HIDDEN, IDS, to_arrays, to_tensors
 from splitvlm.rpc.request_sizes import upload_bytes
 from splitvlm.scenes.scene import EDGE
@@ -45,7 +45,11 @@ class Setting:
 
 def begin_bytes(payload: float, question: str = "") -> float:
     """Returns the bytes of the sealed messages that carry a payload. A mean of sizes is taken as one."""
-    return upload_bytes(round(payload), question, NAME) + payload - round(payload)
+    return (
+        upload_bytes([round(payload)], Conversation.about(question) if question else None, NAME)
+        + payload
+        - round(payload)
+    )
 
 
 # --- coders of an array [T, C] ---------------------------------------------------------------------------------------

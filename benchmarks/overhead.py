@@ -25,8 +25,9 @@ from statistics import median
 from PIL import Image
 
 from splitvlm.crypto.identity import Role
-from splitvlm.domain import TOKENS
+from splitvlm.domain import TOKENS, Conversation
 from splitvlm.model.loading import load_whole, read_spec
+from splitvlm.model.prompt import Prompt
 from splitvlm.model.reference import Reference
 from splitvlm.rpc.local_client import EdgeClient
 from splitvlm.scenes.samples import samples
@@ -66,7 +67,7 @@ async def _measure(
     split_s, unsplit_s, same = [], [], True
     for run in range(options.runs + 1):
         started_s = time.perf_counter()
-        expected = reference.tokens(picture, question, options.tokens)
+        expected = reference.tokens(Prompt.about(picture, question), options.tokens)
         unsplit_took_s = time.perf_counter() - started_s
         started_s = time.perf_counter()
         got = await _split(client, png, question, options.tokens)
@@ -83,7 +84,7 @@ async def _measure(
 
 async def _split(client: EdgeClient, png: bytes, question: str, tokens: int) -> list[int]:
     ids: list[int] = []
-    async for answer in client.ask(png, question, max_new_tokens=tokens):
+    async for answer in client.ask(Conversation.about(question), [png], max_new_tokens=tokens):
         ids = list(answer.report.token_ids)
     return ids
 

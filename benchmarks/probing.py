@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from splitvlm.crypto.identity import Role
+from splitvlm.domain import Conversation
 from splitvlm.errors import PeerUnavailable
 from splitvlm.host_port import host_and_port
 from splitvlm.link.emulator import LinkEmulator, LinkShape
@@ -133,7 +134,7 @@ async def _measure(
 async def _ask(client: EdgeClient, asked: DemoQuestion) -> str:
     """Returns the plan that answered."""
     plan = ""
-    async for message in client.ask(asked.coded("PNG"), asked.question):
+    async for message in client.ask(Conversation.about(asked.question), [asked.coded("PNG")]):
         if message.WhichOneof("body") == "report":
             plan = message.report.plan
     return plan

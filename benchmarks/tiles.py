@@ -43,6 +43,7 @@ from splitvlm.host_port import host_and_port
 from splitvlm.link.emulator import LinkEmulator, LinkShape
 from splitvlm.link.traces import Trace
 from splitvlm.model.loading import load_device, read_spec
+from splitvlm.model.prompt import Prompt
 from splitvlm.scenes import MODEL_DIR
 from splitvlm.scenes.samples import samples
 from splitvlm.tools.launcher import Launcher
@@ -65,7 +66,7 @@ class EmulatedDevice:
         self._asked = picture, question
 
     async def by_tile(self, plan: Plan) -> Payload:
-        run, _ = await self._engine.begin(*self._asked, plan)
+        run, _ = await self._engine.begin(Prompt.about(*self._asked), plan)
 
         async def make(tile_index: int) -> bytes:
             tile, _ = await self._engine.tile(run, tile_index)
@@ -76,7 +77,7 @@ class EmulatedDevice:
         return Payload(plan, segments)
 
     async def whole(self, plan: Plan) -> Payload:
-        run, _ = await self._engine.begin(*self._asked, plan)
+        run, _ = await self._engine.begin(Prompt.about(*self._asked), plan)
         await self._engine.tile(run, run.num_tiles - 1)
         return Payload(plan, Segments.of((await self._engine.encode(run.boundary, plan))[0]))
 

@@ -25,6 +25,7 @@ from splitvlm.domain import TOKENS
 from splitvlm.evaluation.answers import Outcome, answers, drawn
 from splitvlm.model.loading import load_device, load_tower, load_whole
 from splitvlm.model.parts import DevicePart
+from splitvlm.model.prompt import Prompt
 from splitvlm.model.tower import TorchTower
 from splitvlm.node.progress import show_progress
 from splitvlm.scenes.samples import samples
@@ -76,7 +77,7 @@ def _time_ratios(part: DevicePart, towers: dict[str, TorchTower], model: str, pi
     every = {"": part.tower, **towers}
     took_s: dict[str, list[float]] = {name: [] for name in every}
     for image, question in samples(pictures + WARM_UP, model):
-        inputs = part.inputs(image, question)
+        inputs = part.inputs(Prompt.about(image, question))
         for name, tower in every.items():
             began_s = time.perf_counter()
             tower.tokens(inputs)

@@ -38,6 +38,7 @@ from splitvlm.files.text import parse_json, read_json
 from splitvlm.local import LocalModel
 from splitvlm.model.boundary import HIDDEN
 from splitvlm.model.loading import load_whole
+from splitvlm.model.prompt import Prompt
 from splitvlm.model.tower import Tower
 from splitvlm.node.progress import show_progress
 from splitvlm.settings import ModelChoice
@@ -175,7 +176,7 @@ def _features(tower: Tower) -> Any:
 
 def _payloads(local: LocalModel, form: str, level: str, examples: list[Example]) -> Iterator[int]:
     for example in examples[:SIZED]:
-        boundary = local.boundary(example.image, example.question, TOKENS, form)
+        boundary = local.boundary(Prompt.about(example.image, example.question), TOKENS, form)
         yield len(boundary.encode(level))
 
 
@@ -204,7 +205,7 @@ def _alone(folder: str) -> dict[str, float]:
     name = variants[0].name if variants else FULL
     part = load_forms(ModelChoice(name=MODEL, dtype="float32"), {name: [TOKENS]}, bundle, variants)[name].part
     example = next(drawn(1, 0))
-    inputs = part.inputs(example.image, example.question)
+    inputs = part.inputs(Prompt.about(example.image, example.question))
     took_s = []
     with torch.inference_mode():
         for _ in range(30):

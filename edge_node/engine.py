@@ -20,8 +20,9 @@ from edge_node.cloud.cloud_request import Vocabulary
 from splitvlm.codec import encode_picture
 from splitvlm.codec.codec import Codec
 from splitvlm.domain import DEVICE, FULL, GREEDY, Plan, Sampling
-from splitvlm.model.boundary import Boundary
+from splitvlm.model.boundary import IDS, Boundary
 from splitvlm.model.parts import DevicePart, DeviceTokens, LowerRun
+from splitvlm.model.prompt import Prompt
 from splitvlm.model.sampling import end_token_ids
 from splitvlm.variants.device_forms import DeviceForm
 
@@ -68,25 +69,47 @@ class DeviceEngine:
         """Runs a step of a measurement in turn with the requests' stages, at the machine's own speed."""
         return await asyncio.wrap_future(self._submitted(self._model, step))
 
-    async def begin(self, image: Image.Image, question: str, plan: Plan) -> tuple[LowerRun, float]:
-        """Prepares picture and question for the plan's cut; no tile is run yet. Raises UsageError."""
-        return await self._run(self.form(plan.variant).part.begin, image, question, plan.cut)
+    async def begin(self, prompt: Prompt, plan: Plan, num_cached: int = 0) -> tuple[LowerRun, float]:
+        """Prepares a prompt for the plan's cut; no tile is run yet. Raises UsageError.
+
+        Of its first `num_cached` images nothing is run or crosses: the cloud node has them.
+        """
+        return await self._run(self.form(plan.variant).part.begin, prompt, plan.cut, num_cached)
 
     async def tile(self, run: LowerRun, index: int) -> tuple[Boundary, float]:
         """Returns what crosses of a tile. The run keeps it: whoever waits may go away and ask again."""
         return await self._run(run.tile, index)
 
+    async def whole(self, run: LowerRun) -> tuple[Boundary, float]:
+        """Returns what crosses of all tiles."""
+        return await self._run(lambda: run.boundary)
+
     async def encode(self, boundary: Boundary, plan: Plan) -> tuple[bytes, float]:
         """Returns the boundary coded at the plan's level."""
         return await self._run(self.form(plan.variant).encode, plan.cut, boundary, plan.level)
 
-    async def prompt(self, image: Image.Image, question: str, plan: Plan) -> tuple[bytes, float]:
-        """Returns the coded prompt alone, for a picture whose prefix the cloud node has."""
-        form = self.form(plan.variant)
-        return await self._run(lambda: form.encode(plan.cut, self.part.prompt(image, question), plan.level))
+    async def encode_rest(self, boundary: Boundary, num_shared: int, plan: Plan) -> tuple[tuple[bytes, int], float]:
+        """Returns what crosses of a prompt that goes on from a cached prefix, coded, and how many first ids it leaves out.
 
-    async def encode_picture(self, image: Image.Image, level: str) -> tuple[bytes, float]:
-        """Returns the picture, resized as the model reads it, coded for the cut `image`. Raises UsageError."""
+        They may all be there: what all prompts share is coded in no bytes by a calibrated codec.
+        """
+        form = self.form(plan.variant)
+
+        def smaller() -> tuple[bytes, int]:
+            whole = form.encode(plan.cut, boundary, plan.level)
+            if not num_shared:
+                return whole, 0
+            rest = form.encode(plan.cut, boundary | {IDS: boundary[IDS][num_shared:]}, plan.level)
+            return (rest, num_shared) if len(rest) < len(whole) else (whole, 0)
+
+        return await self._run(smaller)
+
+    async def check(self, prompt: Prompt) -> None:
+        """Raises UsageError for a prompt that the model's template does not take, or that is too long: before it is sent."""
+        await self._run(self.part.check_prompt, prompt)
+
+    async def encode_image(self, image: Image.Image, level: str) -> tuple[bytes, float]:
+        """Returns an image, resized as the model reads it, coded for the cut `image`. Raises UsageError."""
         return await self._run(lambda: encode_picture(self.part.picture(image), level))
 
     async def step(
@@ -106,8 +129,7 @@ class DeviceEngine:
 
     async def start(
         self,
-        image: Image.Image,
-        question: str,
+        prompt: Prompt,
         max_new_tokens: int,
         resume_token_ids: Sequence[int] = (),
         sampling: Sampling = GREEDY,
@@ -118,7 +140,7 @@ class DeviceEngine:
         It runs in the form of the variant, or in another one where that one serves other cuts only.
         """
         part = self._finishing(variant)
-        return await self._run(part.generate, image, question, max_new_tokens, resume_token_ids, sampling)
+        return await self._run(part.generate, prompt, max_new_tokens, resume_token_ids, sampling)
 
     async def go_on(
         self,

@@ -1,7 +1,7 @@
 """A divided model in one process: lower part, encoder, decoder and upper part, without nodes, sockets and keys.
 
     model = LocalModel.load("scenes", [TOKENS])
-    answer = model.answer(picture, "How many cars are there?", Plan.parse("tokens/klt3"))
+    answer = model.answer(Prompt.about(picture, "How many cars are there?"), Plan.parse("tokens/klt3"))
     answer.text, answer.payload_bytes, answer.wire_bytes
 
     model = LocalModel.load("scenes", [TOKENS], variants=[variant])  # and plans such as tokens/klt3@int8
@@ -22,11 +22,12 @@ from PIL import Image
 from splitvlm.bundle import Bundle, open_bundle
 from splitvlm.codec import decode_picture, encode_picture
 from splitvlm.codec.codec import Codec
-from splitvlm.domain import DEVICE, FULL, GREEDY, IMAGE, Cut, CutKind, Plan, Sampling
+from splitvlm.domain import DEVICE, FULL, GREEDY, IMAGE, Conversation, Cut, CutKind, Plan, Sampling
 from splitvlm.errors import UsageError
 from splitvlm.model.boundary import Boundary, to_arrays, to_tensors
 from splitvlm.model.loading import load_cloud
 from splitvlm.model.parts import CloudPart, DevicePart, LowerRun
+from splitvlm.model.prompt import Prompt
 from splitvlm.model.upper_run import UpperRun
 from splitvlm.rpc.request_sizes import step_bytes, upload_bytes
 from splitvlm.settings import ModelChoice
@@ -42,11 +43,11 @@ Content = Boundary | Image.Image
 class LocalBoundary:
     """Holds one request below a cut: what crosses, encoded at any level. Tensors are computed once, when it is made."""
 
-    def __init__(self, part: DevicePart, codec: Codec, image: Image.Image, question: str, cut: Cut) -> None:
+    def __init__(self, part: DevicePart, codec: Codec, prompt: Prompt, cut: Cut) -> None:
         """Runs the lower part; at `image` nothing runs yet. Raises UsageError."""
         self.cut = cut
-        self._part, self._codec, self._image = part, codec, image
-        self._run: LowerRun | None = None if cut == IMAGE else part.lower(image, question, cut)
+        self._part, self._codec, self._prompt = part, codec, prompt
+        self._run: LowerRun | None = None if cut == IMAGE else part.lower(prompt, cut)
 
     @property
     def tensors(self) -> Boundary:
@@ -55,10 +56,16 @@ class LocalBoundary:
         return self._run.boundary
 
     def encode(self, level: str) -> bytes:
-        """Returns the payload. At `image` it resizes the picture, too, which counts as encoding. Raises UsageError."""
+        """Returns the payload of a prompt that has no more than one image. Raises UsageError."""
+        segments = self.segments(level)
+        assert len(segments) <= 1, "several images are several segments"
+        return segments[0] if segments else b""
+
+    def segments(self, level: str) -> list[bytes]:
+        """Returns the payload's segments: one, or at `image` one an image, resizing included. Raises UsageError."""
         if self._run is None:
-            return encode_picture(self._part.picture(self._image), level)
-        return self._codec.encode(self.cut, to_arrays(self._run.boundary), level)
+            return [encode_picture(self._part.picture(image), level) for image in self._prompt.images]
+        return [self._codec.encode(self.cut, to_arrays(self._run.boundary), level)]
 
     def step(self, token_id: int) -> Boundary:
         """Runs the lower part for the answer's next token (cuts `lm:k`); returns what crosses of it."""
@@ -125,14 +132,13 @@ class LocalModel:
             raise UsageError(f"There is no variant {variant} here.", advice=f"There are {', '.join(self._forms)}.")
         return self._forms[variant]
 
-    def boundary(self, image: Image.Image, question: str, cut: Cut, variant: str = FULL) -> LocalBoundary:
+    def boundary(self, prompt: Prompt, cut: Cut, variant: str = FULL) -> LocalBoundary:
         """Runs the lower part of a request. Raises UsageError."""
-        return LocalBoundary(*self.form(variant), image, question, cut)
+        return LocalBoundary(*self.form(variant), prompt, cut)
 
     def answer(
         self,
-        image: Image.Image,
-        question: str,
+        prompt: Prompt,
         plan: Plan,
         max_new_tokens: int = MAX_NEW_TOKENS,
         sampling: Sampling = GREEDY,
@@ -140,12 +146,12 @@ class LocalModel:
         """Returns the answer under a plan, by default the greedy one. Raises UsageError, ProtocolError."""
         if plan.cut == DEVICE:
             part = self.form(plan.variant).part
-            token_ids = list(part.generate(image, question, max_new_tokens, sampling=sampling))
+            token_ids = list(part.generate(prompt, max_new_tokens, sampling=sampling))
             return LocalAnswer(tuple(token_ids), self._text(token_ids), 0, 0)
-        lower = self.boundary(image, question, plan.cut, plan.variant)
-        payload = lower.encode(plan.level)
-        run = self.start(plan.cut, payload, question, max_new_tokens, sampling, variant=plan.variant)
-        wire_bytes = upload_bytes(len(payload), question if plan.cut == IMAGE else "")
+        lower = self.boundary(prompt, plan.cut, plan.variant)
+        segments = lower.segments(plan.level)
+        run = self.start(plan.cut, segments, prompt.conversation, max_new_tokens, sampling, variant=plan.variant)
+        wire_bytes = upload_bytes(list(map(len, segments)), prompt.conversation if plan.cut == IMAGE else None)
         token_ids = [run.first()]
         while not run.finished:
             arrived = None
@@ -154,13 +160,13 @@ class LocalModel:
                 wire_bytes += step_bytes(len(coded))
                 arrived = to_tensors(self.form(plan.variant).codec.decode(plan.cut, coded))
             token_ids.append(run.next(arrived))
-        return LocalAnswer(tuple(token_ids), self._text(token_ids), len(payload), wire_bytes)
+        return LocalAnswer(tuple(token_ids), self._text(token_ids), sum(map(len, segments)), wire_bytes)
 
     def start(
         self,
         cut: Cut,
-        payload: bytes,
-        question: str,
+        segments: Sequence[bytes],
+        conversation: Conversation,
         max_new_tokens: int,
         sampling: Sampling = GREEDY,
         *,
@@ -168,12 +174,14 @@ class LocalModel:
     ) -> UpperRun:
         """Decodes a payload; returns the upper part's run of it, before its prefill. Raises UsageError, ProtocolError.
 
-        `question` counts at the cut `image` only: elsewhere it is in the payload.
+        `conversation` counts at the cut `image` only: elsewhere the prompt is in the payload.
         """
         assert self.cloud is not None, "it was loaded for the cut device alone"
-        content = decode(self.form(variant).codec, cut, payload)
-        if isinstance(content, Image.Image):
-            return self.cloud.upper_from_picture(content, question, max_new_tokens, sampling)
+        if cut == IMAGE:
+            images = tuple(decode_picture(segment, max_pixels=MAX_PICTURE_PIXELS) for segment in segments)
+            return self.cloud.upper_from_prompt(Prompt(conversation, images), max_new_tokens, sampling)
+        [payload] = segments
+        content = to_tensors(self.form(variant).codec.decode(cut, payload))
         return self.cloud.upper(cut, content, max_new_tokens, sampling)
 
     def _text(self, token_ids: Sequence[int]) -> str:

@@ -22,7 +22,7 @@ from edge_node.runtime import Runtime
 from edge_node.settings import EdgeSettings, Privacy
 from splitvlm.bundle import open_bundle
 from splitvlm.crypto.identity import Role
-from splitvlm.domain import TOKENS, Plan
+from splitvlm.domain import TOKENS, Conversation, Plan
 from splitvlm.host_port import host_and_port
 from splitvlm.link.emulator import LinkEmulator, LinkShape
 from splitvlm.link.traces import Trace
@@ -68,7 +68,9 @@ class Node:
     async def ask(self, **more: Any) -> pb.RequestReport:
         buffer, report = io.BytesIO(), pb.RequestReport()
         PICTURE.save(buffer, "PNG")
-        async for answer in self.client.ask(buffer.getvalue(), QUESTION, **{"max_new_tokens": 4} | more):
+        async for answer in self.client.ask(
+            Conversation.about(QUESTION), [buffer.getvalue()], **{"max_new_tokens": 4} | more
+        ):
             report = answer.report if answer.HasField("report") else report
         return report
 

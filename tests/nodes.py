@@ -33,6 +33,7 @@ from splitvlm.domain import DEVICE, GREEDY, Plan, Sampling
 from splitvlm.model.batch.decoder import BatchedDecoder
 from splitvlm.model.loading import load_cloud, load_device, read_spec
 from splitvlm.model.parts import CloudPart, DevicePart
+from splitvlm.model.prompt import Prompt
 from splitvlm.rpc.servers import NodeServer
 from splitvlm.wire.v1 import data_pb2
 
@@ -125,11 +126,10 @@ class Device:
     def run(
         self,
         plan: str,
-        image: Image.Image,
-        question: str,
+        prompt: Prompt,
         tokens: int = 16,
         *,
-        picture_name: bytes = b"",
+        prefix_names: tuple[bytes, ...] = (),
         standby: Sequence[CloudLink] = (),
         on_fault: Callable[[CloudLink], None] = lambda _link: None,
         privacy: PrivacyDoor = EVERYTHING_MAY_LEAVE,
@@ -137,7 +137,7 @@ class Device:
         **fallbacks: Any,
     ) -> AnswerRun:
         """Returns an answer that begins when its first token is asked for. `fallbacks` are those of Fallbacks."""
-        planned = PlannedQuestion(Plan.parse(plan), image, question, tokens, picture_name, sampling)
+        planned = PlannedQuestion(Plan.parse(plan), prompt, tokens, prefix_names, sampling)
         clouds = CloudNodes((self.link, *standby), on_fault)
         return AnswerRun(self.engine, privacy, planned, clouds, Fallbacks(**fallbacks))
 
@@ -149,9 +149,14 @@ class Device:
     async def ask(
         self, plan: str, image: Image.Image, question: str, tokens: int = 16, *, prefix_cache: bool = False, **more: Any
     ) -> RequestReport:
+        return await self.ask_with(plan, Prompt.about(image, question), tokens, prefix_cache=prefix_cache, **more)
+
+    async def ask_with(
+        self, plan: str, prompt: Prompt, tokens: int = 16, *, prefix_cache: bool = False, **more: Any
+    ) -> RequestReport:
         if prefix_cache:
-            more["picture_name"] = self.link.prefixes.name_of(image)
-        return await self.finish(self.run(plan, image, question, tokens, **more))
+            more["prefix_names"] = self.link.prefixes.names_of(prompt.images)
+        return await self.finish(self.run(plan, prompt, tokens, **more))
 
 
 async def offer(call: Any, message: Any) -> None:

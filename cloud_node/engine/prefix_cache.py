@@ -1,6 +1,6 @@
-"""Caches what a prompt leaves of its picture in a worker, so that another question about one brings only the question.
+"""Caches what prompts leave in a worker, so that a prompt that begins alike brings only its rest.
 
-Entries belong to the device that sent the picture, under a name that it made with a key of its own: no device finds what
+Entries belong to the device that sent the prompt, under a name that it made with a key of its own: no device finds what
 another one sent, nor learns by timing whether it did.
 """
 
@@ -10,8 +10,8 @@ import logging
 import sys
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from PIL import Image
 
@@ -21,27 +21,28 @@ from splitvlm.domain import Plan
 _log = logging.getLogger("splitvlm.cloud.engine")
 
 
-def picture_bytes(picture: Image.Image) -> int:
-    """Returns the size of an opened picture: Pillow keeps four bytes a pixel of RGB."""
-    return 4 * picture.width * picture.height
+def images_bytes(images: Sequence[Image.Image]) -> int:
+    """Returns the size of opened images: Pillow keeps four bytes a pixel of RGB."""
+    return sum(4 * image.width * image.height for image in images)
 
 
 @dataclass(frozen=True, slots=True)
 class PrefixEntry:
-    """Holds what is cached of one picture, which came under `plan`."""
+    """Holds what is cached of one prompt, whose images came under `plan`."""
 
     plan: Plan
     prefix: CachedPrefix
-    picture: Image.Image | None = None  # cut `image`: the prompt is made here, and depends on it
+    images: tuple[Image.Image, ...] = ()  # cut `image`: prompts are made here, and depend on them
+    answer_ids: list[int] = field(default_factory=list)  # that came after the prompt so far
 
     @property
     def num_bytes(self) -> int:
         """Returns the bytes that the entry holds."""
-        return self.prefix.num_bytes + (picture_bytes(self.picture) if self.picture else 0)
+        return self.prefix.num_bytes + images_bytes(self.images)
 
 
 class PrefixCache:
-    """Holds pictures of all devices, at most `max_bytes`, none unused for longer than `max_age_s`. Single-threaded.
+    """Holds prefixes of all devices, at most `max_bytes`, none unused for longer than `max_age_s`. Single-threaded.
 
     Keys and values of prefixes count in the engine's budget, too, of which they get what running answers leave (`leave`).
     Where room is short, the device that has most gives its oldest: none can drive out what others sent.

@@ -33,14 +33,21 @@ T = TypeVar("T")
 
 
 class CachedPrefix(Protocol):
-    """Is what an engine keeps of a prompt's beginning: only the engine that made it can read it.
+    """Is what an engine keeps of a prompt: what its tokens left, only the engine that made it can read.
 
     Its memory is freed when the last reference to it goes: the prefix cache drops one, a sequence that goes on from it another.
     """
 
     @property
+    def ids_P(self) -> torch.Tensor:
+        """Returns the ids of its prompt, int64 [P]."""
+
+    @property
     def num_bytes(self) -> int:
         """Returns the bytes that it holds."""
+
+    def num_shared(self, ids_T: torch.Tensor) -> int:
+        """Returns how many first tokens of another prompt it spares; 0 where none can be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -48,8 +55,9 @@ class SequenceRequest:
     """Describes one answer to be generated.
 
     `inputs` are tensors on the host. At the cut `image` they are what the processor made of picture and prompt (`input_ids`,
-    `pixel_values`, ...); at other cuts the decoded boundary (splitvlm.model.boundary has names, dtypes and shapes); with a
-    `prefix` only the whole prompt's `ids`. Their shapes were checked; their values were not.
+    `pixel_values`, ...); at other cuts the decoded boundary (splitvlm.model.boundary has names, dtypes and shapes). With a
+    `prefix` they are the whole prompt's `ids`, and what crosses of images that the prefix does not have; at `image` all as
+    ever. Their shapes were checked; their values were not.
     """
 
     device: str  # the name of the device that asks: devices take turns, however many sequences each has
@@ -58,7 +66,7 @@ class SequenceRequest:
     max_new_tokens: int  # at least 1; `resume_token_ids` count
     num_tiles: int = 1  # of the picture; `inputs` hold the first. Above 1 only where the engine prefills by tile
     prefix: CachedPrefix | None = None  # go on from it instead of reading the prompt's beginning again
-    keep_prefix: bool = False  # another question about the same picture may follow: `prefill` returns what it needs
+    keep_prefix: bool = False  # a prompt that begins alike may follow: `prefill` returns what that needs
     sampling: Sampling = GREEDY  # how tokens are chosen; a draw depends on its seed and the token's position alone
     resume_token_ids: tuple[int, ...] = ()  # the answer's first, chosen by another node: fewer than max_new_tokens
 

@@ -237,7 +237,7 @@ def _run(part: CloudPart, request: SequenceRequest) -> UpperRun:
     """Checks the inputs' values, and makes what runs them. Raises ProtocolError, PrefixEvicted."""
     inputs, limit, sampling = dict(request.inputs), request.max_new_tokens, request.sampling
     if request.prefix is not None:
-        return part.prefix_cached(cast(Prefix, request.prefix), inputs, limit, sampling)
+        return part.prefix_cached(cast(Prefix, request.prefix), request.cut, inputs, limit, sampling)
     if request.cut == IMAGE:
         return part.upper_from_inputs(inputs, limit, sampling)
     return part.upper(request.cut, inputs, limit, sampling)

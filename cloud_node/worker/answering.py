@@ -13,7 +13,7 @@ from cloud_node.worker.payload import Payload
 from cloud_node.worker.runtime import Runtime
 from splitvlm.domain import CutKind, Plan
 from splitvlm.errors import PrefixEvicted, UsageError
-from splitvlm.rpc.limits import PICTURE_NAME_BYTES
+from splitvlm.rpc.limits import PREFIX_NAME_BYTES
 from splitvlm.wire.v1.data_pb2 import Begin, End
 
 
@@ -33,7 +33,7 @@ class Answering:
         steps: asyncio.Queue[bytes],
         reservation: MemoryReservation,
     ) -> None:
-        """Raises UsageError for a plan that is not served, PrefixEvicted for a picture whose prefix is gone."""
+        """Raises UsageError for a plan that is not served, PrefixEvicted for a prompt whose prefix is gone."""
         self._runtime = runtime
         self._device = device
         self._plan = Plan.parse(begin.plan)
@@ -42,36 +42,36 @@ class Answering:
         self._reservation = reservation
         _check_served(runtime, self._plan)
         entry = self._cached_prefix() if begin.prefix_cached else None
-        self._prefix_cached = entry is not None
+        self._answer_ids = list(begin.resume_token_ids)  # so far; the cached prefix of this prompt has them, too
         self._payload = Payload(runtime, device, begin, segments, reservation, entry)
         self.end = End()
 
     def _cached_prefix(self) -> PrefixEntry:
-        entry = self._runtime.prefix_cache.get(self._device, self._begin.picture)
+        entry = self._runtime.prefix_cache.get(self._device, self._begin.cached_prefix or self._begin.prefix)
         if entry is None or entry.plan != self._plan:
-            raise PrefixEvicted("The cloud node no longer has the prefix of this picture.", advice="Send it again.")
+            raise PrefixEvicted("The cloud node no longer has the prefix of this prompt.", advice="Send all of it.")
         return entry
 
     async def tokens(self) -> AsyncGenerator[int, None]:
         """Yields the tokens after those that another node gave. Raises SplitvlmError, and what libraries raise."""
-        engine, keep = self._runtime.engine, len(self._begin.picture) == PICTURE_NAME_BYTES and not self._prefix_cached
+        engine, keep = self._runtime.engine, len(self._begin.prefix) == PREFIX_NAME_BYTES
         request = await self._payload.request(keep_prefix=keep)
         need = engine.memory_needed(request)
-        self._reservation.become(need.prefill_bytes + need.cache_bytes + self._payload.picture_bytes)
-        num_tiles, num_tokens, limit = request.num_tiles, len(request.resume_token_ids), request.max_new_tokens
+        self._reservation.become(need.prefill_bytes + need.cache_bytes + self._payload.images_bytes)
+        num_tiles, num_resumed, limit = request.num_tiles, len(request.resume_token_ids), request.max_new_tokens
         sequence = engine.start(request)
         del request  # its tensors are the sequence's, and go when that has read them
         try:
             self.end.prefix_stored = self._store_prefix(await self._prefilled(sequence, num_tiles))
             self._reservation.become(need.cache_bytes)
-            await self._feed(sequence, num_tokens)
+            await self._feed(sequence, num_resumed)
             async for token_id in sequence:
-                num_tokens += 1
+                self._answer_ids.append(token_id)
                 yield token_id
                 await self._feed(sequence, 1)
         finally:
             sequence.cancel()
-        self.end.reason = End.REASON_LENGTH if num_tokens == limit else End.REASON_EOS
+        self.end.reason = End.REASON_LENGTH if len(self._answer_ids) == limit else End.REASON_EOS
         self._count(sequence)
 
     async def _prefilled(self, sequence: Sequence, num_tiles: int) -> CachedPrefix | None:
@@ -88,18 +88,17 @@ class Answering:
                 sequence.feed(partial(self._payload.step, await self._steps.get()))
 
     def _store_prefix(self, prefix: CachedPrefix | None) -> bool:
-        """Puts the picture's prefix into the cache. Returns whether it is there."""
-        picture, self._payload.picture = self._payload.picture, None
-        if self._prefix_cached:
-            return True
+        """Puts the prompt's prefix into the cache. Returns whether it is there."""
+        images, self._payload.images = self._payload.images, ()
         return prefix is not None and self._runtime.prefix_cache.put(
-            self._device, self._begin.picture, PrefixEntry(self._plan, prefix, picture)
+            self._device, self._begin.prefix, PrefixEntry(self._plan, prefix, images, self._answer_ids)
         )
 
     def _count(self, sequence: Sequence) -> None:
         times, end = sequence.times, self.end
         end.decode_us = int(1e6 * self._payload.decode_s)
         end.queue_us = int(1e6 * (self._payload.queue_s + times.queue_s))
+        end.prompt_tokens, end.image_tokens, end.cached_tokens = self._payload.prompt
         end.prefill_us, end.tokens_us = int(1e6 * times.prefill_s), int(1e6 * times.tokens_s)
 
 

@@ -6,24 +6,27 @@ Features are decoded in turn with the engine's sequences, pictures are opened in
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from PIL import Image
 
-from cloud_node.engine.prefix_cache import PrefixEntry, picture_bytes
+from cloud_node.engine.prefix_cache import PrefixEntry, images_bytes
 from cloud_node.engine.protocol import JobTimes, SequenceRequest
 from cloud_node.worker.admission import MemoryReservation
 from cloud_node.worker.runtime import Runtime
 from splitvlm.codec.boundary import decoding_bytes
 from splitvlm.codec.limits import CodecLimits
 from splitvlm.codec.picture import decode_picture, inspect_coded_picture
-from splitvlm.domain import IMAGE, Plan
-from splitvlm.model.boundary import Boundary, boundary_bytes, joined, to_tensors, without_data
-from splitvlm.model.boundary_checks import check_again_shapes, check_shapes, check_step_shape, check_tile_shapes
+from splitvlm.domain import IMAGE, Conversation, Plan
+from splitvlm.errors import PrefixEvicted, UsageError
+from splitvlm.model.boundary import HIDDEN, IDS, TYPES, Boundary, boundary_bytes, joined, to_tensors, without_data
+from splitvlm.model.boundary_checks import check_shapes, check_step_shape, check_tile_shapes
+from splitvlm.model.prompt import Prompt
 from splitvlm.model.sampling import check_crossing
+from splitvlm.rpc.conversation import conversation_of
 from splitvlm.rpc.sampling import sampling_of
 from splitvlm.wire.v1.data_pb2 import Begin
 
@@ -32,8 +35,16 @@ T = TypeVar("T")
 MAX_PICTURE_PIXELS = 64 * 2**20  # 8192 x 8192: above every known model's input
 
 
+class PromptCount(NamedTuple):
+    """Counts a prompt's tokens, those of its images among them, and those that need not be run."""
+
+    tokens: int = 0
+    image_tokens: int = 0
+    cached_tokens: int = 0
+
+
 class Payload:
-    """Makes tensors of one request's payload, as its segments come in; those of a picture in tiles are decoded one by one."""
+    """Makes tensors of one request's payload, as its segments come in: tiles and images are decoded one by one."""
 
     def __init__(
         self,
@@ -44,7 +55,10 @@ class Payload:
         reservation: MemoryReservation,
         known: PrefixEntry | None,
     ) -> None:
-        """Takes in `known` what an earlier question left of the same picture. Raises UsageError for invalid sampling."""
+        """Takes in `known` what an earlier prompt left that this one goes on from.
+
+        Raises UsageError for invalid sampling, and for what is no conversation.
+        """
         self._runtime = runtime
         plan = Plan.parse(begin.plan)
         self._part, self._codec = runtime.part, runtime.codec_of(plan)
@@ -57,8 +71,10 @@ class Payload:
         self._num_segments = begin.segments or 1
         self._reservation = reservation
         self._known = known
+        self._conversation = conversation_of(begin.conversation) if self._cut == IMAGE else None
         self._limits = CodecLimits()
-        self.picture: Image.Image | None = None  # that was opened, where it may be asked about again
+        self.images: tuple[Image.Image, ...] = ()  # of the prompt, where another may begin alike
+        self.prompt = PromptCount()
         self.decode_s = 0.0
         self.queue_s = 0.0
 
@@ -67,8 +83,11 @@ class Payload:
 
         Raises ProtocolError and UsageError for what is invalid, CapacityError where its memory is not free.
         """
+        if self._conversation is not None:
+            return self._request(await self._from_images(self._conversation), keep_prefix)
         if self._num_segments == 1:
-            return self._request(await self._whole(await self._segments.get()), keep_prefix)
+            data = await self._segments.get()
+            return self._request(await self._from_boundary(data), keep_prefix)
         first = await self._tile(first=True)
         if self._runtime.engine.prefills_by_tile:
             return self._request(first, keep_prefix, num_tiles=self._num_segments)
@@ -87,6 +106,7 @@ class Payload:
 
     def _request(self, inputs: dict[str, torch.Tensor], keep_prefix: bool, num_tiles: int = 1) -> SequenceRequest:
         known, self._known = self._known, None  # the engine lets go of the prefix when the prompt was read
+        self.prompt = self._counted(inputs, known)
         return SequenceRequest(
             device=self._device,
             cut=self._cut,
@@ -99,38 +119,46 @@ class Payload:
             resume_token_ids=tuple(self._begin.resume_token_ids),
         )
 
-    def _whole(self, data: bytes) -> Awaitable[dict[str, torch.Tensor]]:
-        if self._known is not None:
-            return self._from_question(self._known.picture, data)
-        return self._from_picture(data) if self._cut == IMAGE else self._from_boundary(data)
+    def _counted(self, inputs: dict[str, torch.Tensor], known: PrefixEntry | None) -> PromptCount:
+        """Returns how many tokens the prompt has. Raises PrefixEvicted for one that does not begin as the known one."""
+        ids = inputs["input_ids"][0] if self._conversation is not None else inputs.get(IDS)
+        if ids is None:  # at lm:k
+            types = inputs.get(TYPES)
+            return PromptCount(len(inputs[HIDDEN]), int(types.sum()) if types is not None else 0, 0)
+        num_cached = known.prefix.num_shared(ids) if known is not None else 0
+        if known is not None and not num_cached:
+            raise PrefixEvicted("The prompt does not begin as the cached one did.", advice="Send all of it.")
+        return PromptCount(len(ids), int((ids == self._part.model.config.image_token_id).sum()), num_cached)
 
     async def _from_boundary(self, data: bytes) -> Boundary:
         outline = self._codec.outline(self._cut, data)
         check_shapes(self._part, self._cut, without_data(outline))
         self._reservation.more(decoding_bytes(outline))
-        return await self._decoded(lambda: to_tensors(self._codec.decode(self._cut, data)))
+        boundary = await self._decoded(lambda: to_tensors(self._codec.decode(self._cut, data)))
+        if self._known is not None and self._begin.prefix_tokens:
+            boundary[IDS] = torch.cat([_first_ids(self._known, self._begin.prefix_tokens), boundary[IDS]])
+        return boundary
 
-    async def _from_picture(self, data: bytes) -> dict[str, torch.Tensor]:
+    async def _from_images(self, conversation: Conversation) -> dict[str, torch.Tensor]:
+        """Returns the processor's tensors at the cut `image`: of the images that are cached and of those that come."""
+        images = list(self._known.images) if self._known is not None else []
+        for image in images:
+            self._reservation.more(self._part.preparation_bytes(*image.size))
+        num_to_come = conversation.num_images - len(images)
+        if num_to_come < 0 or max(num_to_come, 1) != self._num_segments:
+            raise UsageError(f"The conversation shows {conversation.num_images} images, but others came with it.")
+        for _ in range(self._num_segments):
+            data = await self._segments.get()
+            if num_to_come:
+                images.append(await self._image(data))
+        prompt = Prompt(conversation, tuple(images))
+        self.images = prompt.images if self._begin.prefix else ()
+        return await self._prepared(lambda: self._part.inputs(prompt))
+
+    async def _image(self, data: bytes) -> Image.Image:
         header = await self._prepared(partial(inspect_coded_picture, data, max_pixels=MAX_PICTURE_PIXELS))
         self._reservation.more(max(header.decoded_bytes, self._part.preparation_bytes(header.width, header.height)))
-
-        def opened() -> tuple[dict[str, torch.Tensor], Image.Image]:
-            picture = decode_picture(data, max_pixels=MAX_PICTURE_PIXELS)
-            return self._part.inputs(picture, self._begin.question), picture
-
-        inputs, picture = await self._prepared(opened)
-        self.picture = picture if self._begin.picture else None
-        return inputs
-
-    async def _from_question(self, picture: Image.Image | None, data: bytes) -> Boundary:
-        """Returns the prompt's ids of another question. At the cut `image` they are made here, from the cached picture."""
-        if picture is not None:
-            self._reservation.more(self._part.preparation_bytes(*picture.size))
-            return await self._prepared(lambda: self._part.prompt(picture, self._begin.question))
-        outline = self._codec.outline(self._cut, data)
-        check_again_shapes(self._part, without_data(outline))
-        self._reservation.more(decoding_bytes(outline))
-        return await self._decoded(lambda: to_tensors(self._codec.decode(self._cut, data)))
+        return await self._prepared(partial(decode_picture, data, max_pixels=MAX_PICTURE_PIXELS))
 
     async def _tile(self, *, first: bool) -> Boundary:
         """Returns the next tile, decoded within what its forerunners left of the limits."""
@@ -157,6 +185,14 @@ class Payload:
         return result
 
     @property
-    def picture_bytes(self) -> int:
-        """Returns the bytes of the picture that is kept."""
-        return picture_bytes(self.picture) if self.picture is not None else 0
+    def images_bytes(self) -> int:
+        """Returns the bytes of the images that are kept."""
+        return images_bytes(self.images)
+
+
+def _first_ids(entry: PrefixEntry, count: int) -> torch.Tensor:
+    """Returns the first ids of a cached prompt and its answer. Raises PrefixEvicted where there are not so many."""
+    ids = entry.prefix.ids_P[:count].cpu()
+    if (num_more := count - len(ids)) > len(entry.answer_ids):
+        raise PrefixEvicted("The cached prompt is shorter than this one says.", advice="Send all of it.")
+    return torch.cat([ids, torch.tensor(entry.answer_ids[:num_more], dtype=torch.int64)])

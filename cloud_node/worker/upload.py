@@ -17,7 +17,7 @@ class Upload:
 
     begin: Begin
     max_payload_bytes: int
-    is_picture: bool = field(init=False)  # opened here, also where its prefix is cached
+    is_picture: bool = field(init=False)  # images are opened here, those of a cached prefix, too
     began_s: float = field(default_factory=time.perf_counter, init=False)
     segments_left: int = field(default=0, init=False)  # to come
     _declared: int = field(default=0, init=False)  # bytes of this segment, and of all so far
@@ -32,11 +32,11 @@ class Upload:
         count = self.begin.segments or 1
         kind = Plan.parse(self.begin.plan).cut.kind
         self.is_picture = kind is CutKind.IMAGE
-        whole = kind not in (CutKind.VISION, CutKind.TOKENS) or self.begin.prefix_cached
+        whole = kind is CutKind.LM or (self.begin.prefix_cached and not self.is_picture)
         if count > (1 if whole else MAX_SEGMENTS):
             raise UsageError(
-                f"A payload of the plan {self.begin.plan} is not taken in {count} parts.",
-                advice=f"Only the tiles of a picture at vision:k and tokens are parts, at most {MAX_SEGMENTS}.",
+                f"A payload of the plan {self.begin.plan} is not taken in {count} segments.",
+                advice=f"Images, and their tiles at vision:k and tokens, are segments, at most {MAX_SEGMENTS}.",
             )
         self.segments_left = count
         self.next_segment(self.begin.payload_bytes)
@@ -48,7 +48,7 @@ class Upload:
         self.segments_left -= 1
         self._declared, self._declared_in_all = declared_bytes, self._declared_in_all + declared_bytes
         self._pieces, self._received, self._wire_bytes, self._first_s = [], 0, 0, 0.0
-        least = 0 if self.begin.prefix_cached else 1
+        least = 0 if self.is_picture and not self.segments_left else 1  # no image may be to come
         if not least <= declared_bytes <= self._declared_in_all <= self.max_payload_bytes:
             raise UsageError(
                 f"A payload of {self._declared_in_all} bytes is not taken; the limit is {self.max_payload_bytes}.",

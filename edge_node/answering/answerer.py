@@ -18,6 +18,8 @@ from edge_node.answering.events import Answered, AnswerEvent, AnswerText, PlanCh
 from edge_node.answering.question import PlannedQuestion, Question
 from edge_node.answering.report import RequestReport
 from edge_node.answering.run import AnswerRun, CloudNodes, Fallbacks
+from edge_node.answering.shown_text import ShownText
+from edge_node.answering.stop_strings import check_stop_strings
 from edge_node.audit import AuditLog
 from edge_node.cloud.failure_detector import FailureDetector
 from edge_node.cloud.link import CloudLink
@@ -26,13 +28,12 @@ from edge_node.planner import Planner
 from edge_node.runtime import Runtime
 from splitvlm.errors import UsageError
 from splitvlm.model.pictures import inspect_picture, read_picture
+from splitvlm.model.prompt import Prompt
 from splitvlm.model.sampling import check_crossing
-from splitvlm.model.text import TextStream
 from splitvlm.planning.policy import Choice
 from splitvlm.scenes.samples import warning_about
 
 _log = logging.getLogger("splitvlm.edge")
-MAX_QUESTION_BYTES = 16 * 1024
 OPENED_BYTES = 4  # a pixel of an RGB picture, as Pillow holds it
 
 
@@ -55,28 +56,34 @@ class Answerer:
         self._check(question)
         runtime = self._runtime
         with self._booked() as booking:
-            image = await self._opened(question.picture, booking)
+            prompt = Prompt(question.conversation, await self._opened(question.images, booking))
             if runtime.clouds.link is not None:
                 await runtime.clouds.link.first_look()
             runtime.clouds.use_ready()
             with runtime.clouds.held() as links:
-                run, chosen = await self._planned(question, image, links, booking)
+                run, chosen = await self._planned(question, prompt, links, booking)
                 yield chosen
-                text = TextStream(runtime.engine.part.tokenizer)
+                text = ShownText(runtime.engine.part.tokenizer, question.stop)
                 with self._audited(run.report):
                     async with contextlib.aclosing(run):
                         async for token_id in run:
                             if piece := text.push(token_id):
                                 yield AnswerText(piece)
+                            if text.stopped:
+                                run.end_early()
+                                break
                 if piece := text.finish():
                     yield AnswerText(piece)
                 self._note(run.report)
-                warning = await asyncio.to_thread(warning_about, runtime.settings.model.name, image)
-                yield Answered(run.report, warning)
+                yield Answered(run.report, await self._warning(prompt))
 
     def _check(self, question: Question) -> None:
-        if not question.text.strip() or len(question.text.encode()) > MAX_QUESTION_BYTES:
-            raise UsageError("A question has between 1 and 16,384 bytes of text.")
+        check_stop_strings(question.stop)
+        if len(question.images) != question.conversation.num_images:
+            raise UsageError(
+                f"The conversation shows {question.conversation.num_images} images, but {len(question.images)} came with it.",
+                advice="Send one image for each image part, in their order.",
+            )
         context_tokens = self._runtime.engine.part.spec.max_context
         most_tokens = min(self._runtime.settings.limits.max_new_tokens, context_tokens - 1)
         if question.max_new_tokens > most_tokens:
@@ -95,47 +102,64 @@ class Answerer:
         finally:
             self._runtime.engine.once_running_jobs_end(booking.release)
 
-    async def _opened(self, data: bytes, booking: Booking) -> Image.Image:
-        """Returns the picture. What opening and preparing it will take is booked before a pixel is decoded."""
-        engine = self._runtime.engine
-        header = await asyncio.to_thread(inspect_picture, data)  # a picture that is being opened must not hold it up
-        kept_bytes = OPENED_BYTES * header.width * header.height
-        prepared_bytes = kept_bytes + engine.part.preparation_bytes(header.width, header.height)
-        booking.take(max(header.decoded_bytes, prepared_bytes))
-        return await engine.aside(read_picture, data)
+    async def _opened(self, files: Sequence[bytes], booking: Booking) -> tuple[Image.Image, ...]:
+        """Returns the images. What opening and preparing one will take is booked before a pixel of it is decoded."""
+        engine, opened = self._runtime.engine, []
+        for index, data in enumerate(files):
+            name = f"image {index + 1}" if len(files) > 1 else "the picture"
+            header = await asyncio.to_thread(
+                inspect_picture, data, name
+            )  # one that is being opened must not hold it up
+            kept_bytes = OPENED_BYTES * header.width * header.height
+            prepared_bytes = kept_bytes + engine.part.preparation_bytes(header.width, header.height)
+            booking.take(max(header.decoded_bytes, prepared_bytes))
+            opened.append(await engine.aside(read_picture, data, name))
+        return tuple(opened)
 
     async def _planned(
-        self, question: Question, image: Image.Image, links: Sequence[CloudLink], booking: Booking
+        self, question: Question, prompt: Prompt, links: Sequence[CloudLink], booking: Booking
     ) -> tuple[AnswerRun, PlanChosen]:
         """Returns a run under the plan that is chosen. Raises UsageError, PrivacyRefused, PeerUnavailable."""
         planner, runtime = self._planner, self._runtime
         link = links[0] if links else None
         estimate = link.estimate() if link else None
-        picture_name = await self._picture_name(link, image)
+        names = await self._prefix_names(link, prompt)
         if link is not None:
             link.meter.on_question()
             planner.spent(link.meter.take_bytes())
-        cached = link.prefixes.plan_of(picture_name) if link else None
+        cached = link.prefixes.find(names[:1]) if link else None
         usable = cloud_is_usable(link.health if link else None, can_finish_alone=planner.can_finish_alone)
-        choice = planner.choose(question.plan, estimate, usable, cached)
+        choice = planner.choose(question.plan, estimate, usable, cached.plan if cached else None)
         assert choice.plan is not None, "it raises where there is none"
         check_crossing(runtime.engine.part.model, choice.plan.cut, question.sampling)
         max_new_tokens = question.max_new_tokens or runtime.settings.planning.max_new_tokens
         run = AnswerRun(
             runtime.engine,
             runtime.privacy,
-            PlannedQuestion(choice.plan, image, question.text, max_new_tokens, picture_name, question.sampling),
+            PlannedQuestion(choice.plan, prompt, max_new_tokens, names, question.sampling),
             CloudNodes(tuple(links), runtime.clouds.on_fault),
             self._fallbacks(choice, num_standby=len(links[1:])),
             booking.take,
         )
         return run, PlanChosen(choice, estimate)
 
-    async def _picture_name(self, link: CloudLink | None, image: Image.Image) -> bytes:
-        """Returns the name by which the cloud node may keep the picture's prefix; empty where it may not."""
+    async def _prefix_names(self, link: CloudLink | None, prompt: Prompt) -> tuple[bytes, ...]:
+        """Returns the names by which the cloud node may keep the prompt's prefix, or has those of its first images; none where
+        it may not.
+        """
         runtime = self._runtime
         may_keep = runtime.settings.planning.prefix_cache and runtime.privacy.may_cache_prefix
-        return await runtime.engine.aside(link.prefixes.name_of, image) if link is not None and may_keep else b""
+        return (
+            await runtime.engine.aside(link.prefixes.names_of, prompt.images) if link is not None and may_keep else ()
+        )
+
+    async def _warning(self, prompt: Prompt) -> str:
+        """Returns what speaks against the answer: an image unlike those that the model knows; empty where nothing does."""
+        model = self._runtime.settings.model.name
+        for image in prompt.images:
+            if warning := await asyncio.to_thread(warning_about, model, image):
+                return warning
+        return ""
 
     def _fallbacks(self, choice: Choice, *, num_standby: int) -> Fallbacks:
         """Returns what is done where the plan's side is slow or fails.

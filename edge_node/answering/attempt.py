@@ -24,7 +24,7 @@ class AttemptTerms:
     """Holds what one try at a cloud node asks for."""
 
     answer: AnswerSpec
-    picture_name: bytes = b""
+    prefix_names: tuple[bytes, ...] = ()  # the first: of all its images
     silence_timeout_s: float | None = None
     pause_s: float = 0.0  # before anything is sent
 
@@ -49,7 +49,7 @@ class CloudAttempt(TokenSource):
         self._report = report
         self._progress = progress
         self._tokens: LinkAnswer | None = None
-        self._prefix_cached = False  # the question alone was sent
+        self._prefix_cached = False  # the rest alone was sent
 
     async def _next(self) -> int | None:
         if self._link is None:
@@ -73,15 +73,17 @@ class CloudAttempt(TokenSource):
             self._progress.advance(Milestone.ENDED)
 
     async def _first(self, link: CloudLink) -> int | None:
-        """Sends the question, and the picture where the node does not have it. Returns the first token."""
+        """Sends the prompt, without what the node has of it. Returns the first token."""
         if self._terms.pause_s:
             await asyncio.sleep(self._terms.pause_s)
-        if link.prefixes.plan_of(self._terms.picture_name) == self._report.plan:
+        cached = link.prefixes.find(self._terms.prefix_names, self._report.plan)
+        rest = await self._preparation.payload_after(cached) if cached is not None else None
+        if rest is not None:
             self._prefix_cached = True
-            self._tokens = self._sent(link, await self._preparation.prompt_alone())
+            self._tokens = self._sent(link, rest)
             try:
                 return await anext(self._tokens, None)
-            except PrefixEvicted:  # told before the first token: the picture goes once more
+            except PrefixEvicted:  # told before the first token: all of it goes once more
                 self._prefix_cached = False
                 self._report.exchange.begin_attempt()
         self._tokens = self._sent(link, await self._preparation.payload())
@@ -91,11 +93,11 @@ class CloudAttempt(TokenSource):
         """Sends a payload: the only way from here to a cloud node. Raises PrivacyRefused before anything leaves."""
         self._privacy.check(payload.plan)
         terms = self._terms
-        picture_name = terms.picture_name if self._privacy.may_cache_prefix else b""
+        prefix_name = terms.prefix_names[0] if terms.prefix_names and self._privacy.may_cache_prefix else b""
         if payload.segments.complete:
             self._progress.advance(Milestone.LEFT_DEVICE)
         return link.answer(
-            CloudRequest(payload, terms.answer, picture_name, terms.silence_timeout_s), self._report.exchange
+            CloudRequest(payload, terms.answer, prefix_name, terms.silence_timeout_s), self._report.exchange
         )
 
 

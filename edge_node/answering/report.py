@@ -6,7 +6,7 @@ import uuid
 from dataclasses import dataclass, field
 
 from edge_node.answering.side import Side
-from edge_node.cloud.exchange import Exchange
+from edge_node.cloud.exchange import Exchange, PromptCount
 from splitvlm.domain import GREEDY, Plan, Sampling
 
 
@@ -42,7 +42,9 @@ class RequestReport:
     hedge_s: float = 0.0  # on the device, of that run
     answered_by: Side | None = None  # the last of them, where one took over from another
     answered_node: str = ""  # the cloud node's address, where the cloud answered
-    prefix_cached: bool = False  # the cloud node had the picture: only the question was sent
+    prefix_cached: bool = False  # the cloud node had the prompt's beginning: only the rest was sent
+    prompt: PromptCount = field(default_factory=PromptCount)  # as who answered counted it
+    finish_reason: str = "stop"  # the model ended its answer, or a stop string did; or `length`
     faults: list[Fault] = field(default_factory=list)
     sampling: Sampling = GREEDY  # by which tokens were chosen, with the seed that was given or drawn
 

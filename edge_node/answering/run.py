@@ -100,8 +100,16 @@ class AnswerRun(TokenSource):
             self._note_winner()
             self._state = after(self._state, Ended())
         self._open_ahead()
+        if self.report.answered_by is Side.CLOUD:
+            self.report.prompt = self.report.exchange.cloud.prompt
+        ends = self._engine.vocabulary.end_ids
+        self.report.finish_reason = "stop" if {*self.report.token_ids[-1:]} & ends else "length"
         self.report.on_end(self._elapsed_s())
         return None
+
+    def end_early(self) -> None:
+        """Notes that the answer ends with the last token: what would follow is not wanted."""
+        self.report.on_end(self._elapsed_s())
 
     async def _close(self) -> None:
         await self._source.aclose()
@@ -176,8 +184,8 @@ class AnswerRun(TokenSource):
         return AnswerSpec(question.max_new_tokens, self._engine.vocabulary, resume_token_ids, question.sampling)
 
     def _on_cloud(self) -> CloudAttempt:
-        name, timeout_s = self._question.picture_name, self._fallbacks.silence_timeout_s
-        terms = AttemptTerms(self._answer_spec, name, timeout_s, self._pause_s)
+        names, timeout_s = self._question.prefix_names, self._fallbacks.silence_timeout_s
+        terms = AttemptTerms(self._answer_spec, names, timeout_s, self._pause_s)
         return CloudAttempt(self._link, terms, self._preparation, self._privacy, self.report, self._progress)
 
     @property

@@ -8,7 +8,7 @@ that chooses wrong tokens of the vocabulary is not found out here.
 from __future__ import annotations
 
 from edge_node.cloud.cloud_request import CloudRequest
-from edge_node.cloud.exchange import CloudTimes
+from edge_node.cloud.exchange import CloudTimes, PromptCount
 from edge_node.cloud.uploads import Receipt
 from splitvlm.errors import PrefixEvicted, ProtocolError, SplitvlmError
 from splitvlm.grammar.grammar import Matcher
@@ -69,16 +69,19 @@ class AnswerCheck:
         longest = len(self._token_ids) == self._answer.max_new_tokens
         if not self.complete or end.reason != (pb.End.REASON_LENGTH if longest else pb.End.REASON_EOS):
             raise self._wrong("ended the answer before its end, or for a wrong reason")
-        if end.prefix_stored and not self._request.picture_name:
-            raise self._wrong("caches the prefix of a picture that it was not asked to cache")
+        if end.prefix_stored and not self._request.prefix_name:
+            raise self._wrong("caches a prefix that it was not asked to cache")
         times = CloudTimes(
             decode_s=1e-6 * end.decode_us,
             queue_s=1e-6 * end.queue_us,
             prefill_s=1e-6 * end.prefill_us,
             tokens_s=1e-6 * end.tokens_us,
             prefix_stored=end.prefix_stored,
+            prompt=PromptCount(end.prompt_tokens, end.image_tokens, end.cached_tokens),
         )
         self._require_within(times.total_s, elapsed_s)
+        if end.image_tokens + 1 > end.prompt_tokens or end.cached_tokens + 1 > end.prompt_tokens:
+            raise self._wrong("counts more tokens of a kind than the prompt has")
         return times
 
     def failure(self, failed: pb.Failure) -> SplitvlmError:
@@ -87,7 +90,7 @@ class AnswerCheck:
         resumed = len(self._answer.resume_token_ids)
         was_asked = self._request.payload.prefix_cached and len(self._token_ids) == resumed
         if isinstance(error, PrefixEvicted) and not was_asked:
-            return self._wrong("forgot a picture that it was sent")
+            return self._wrong("lost a prefix that was not cached")
         return error
 
     def _require_within(self, told_s: float, elapsed_s: float) -> None:

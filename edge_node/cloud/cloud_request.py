@@ -53,5 +53,5 @@ class CloudRequest:
 
     payload: Payload
     answer: AnswerSpec
-    picture_name: bytes = b""  # by which the node may keep the picture's prefix; empty: it may not
+    prefix_name: bytes = b""  # by which the node may keep the prompt's prefix; empty: it may not
     silence_timeout_s: float | None = None

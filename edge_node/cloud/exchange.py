@@ -8,6 +8,15 @@ from edge_node.cloud.uploads import Upload
 
 
 @dataclass(frozen=True, slots=True)
+class PromptCount:
+    """Counts a prompt's tokens; 0 where nobody did."""
+
+    tokens: int = 0
+    image_tokens: int = 0
+    cached_tokens: int = 0  # that the cloud node did not run again
+
+
+@dataclass(frozen=True, slots=True)
 class CloudTimes:
     """Holds the seconds that a cloud node spent on one answer, by its own clock, checked against this device's."""
 
@@ -15,7 +24,8 @@ class CloudTimes:
     queue_s: float = 0.0
     prefill_s: float = 0.0
     tokens_s: float = 0.0
-    prefix_stored: bool = False  # it keeps the picture's prefix for another question
+    prefix_stored: bool = False  # it keeps the prompt's prefix for another one
+    prompt: PromptCount = field(default_factory=PromptCount)
 
     @property
     def total_s(self) -> float:

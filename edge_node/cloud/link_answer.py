@@ -6,7 +6,7 @@ import asyncio
 
 from edge_node.cloud.cloud_request import CloudRequest
 from edge_node.cloud.exchange import Exchange
-from edge_node.cloud.known_prefixes import KnownPrefixes
+from edge_node.cloud.known_prefixes import KnownPrefix, KnownPrefixes
 from edge_node.cloud.link_meter import LinkMeter
 from edge_node.cloud.node_health import NodeHealth
 from edge_node.cloud.session import CloudSession
@@ -37,6 +37,7 @@ class LinkAnswer(TokenSource):
         self._prefixes = prefixes
         self._request = request
         self._exchange = exchange
+        self._token_ids = list(request.answer.resume_token_ids)  # of the answer so far
         self._sent_before = exchange.bytes_sent  # by earlier attempts
         self._session: CloudSession | None = None
         self._tokens: SessionAnswer | None = None
@@ -48,7 +49,8 @@ class LinkAnswer(TokenSource):
                 self._tokens = await self._begin()
             token_id = await anext(self._tokens, None)
         except PrefixEvicted:
-            self._prefixes.forget(self._request.picture_name)
+            if (cached := self._request.payload.cached) is not None:
+                self._prefixes.forget(cached.name)
             raise
         except SplitvlmError as error:
             self._health.on_request_error(error)
@@ -56,8 +58,17 @@ class LinkAnswer(TokenSource):
         if token_id is None:
             self._health.on_answer()
             if self._exchange.cloud.prefix_stored:
-                self._prefixes.add(self._request.picture_name, self._request.payload.plan)
+                self._prefixes.add(self._stored())
+        else:
+            self._token_ids.append(token_id)
         return token_id
+
+    def _stored(self) -> KnownPrefix:
+        """Returns the prefix that the node keeps now."""
+        payload = self._request.payload
+        token_ids = (*payload.prompt_ids, *self._token_ids) if payload.prompt_ids else ()
+        num_image_tokens = self._exchange.cloud.prompt.image_tokens
+        return KnownPrefix(self._request.prefix_name, payload.plan, payload.num_images, num_image_tokens, token_ids)
 
     async def _begin(self) -> SessionAnswer:
         self._watching = asyncio.create_task(self._watch())

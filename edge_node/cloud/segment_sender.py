@@ -8,6 +8,7 @@ import time
 from edge_node.cloud.cloud_request import CloudRequest
 from edge_node.cloud.session import CloudSession
 from edge_node.cloud.uploads import Upload
+from splitvlm.rpc.conversation import conversation_to_wire
 from splitvlm.rpc.limits import CHUNK_BYTES
 from splitvlm.rpc.sampling import sampling_to_wire
 from splitvlm.wire.v1 import data_pb2 as pb
@@ -72,9 +73,11 @@ class SegmentSender:
                 payload_bytes=size,
                 max_new_tokens=0 if max_new_tokens == last_max_new_tokens else max_new_tokens,
                 first=data[:CHUNK_BYTES],
-                question=payload.question,
-                picture=request.picture_name,
+                conversation=conversation_to_wire(payload.conversation) if payload.conversation is not None else None,
+                prefix=request.prefix_name,
                 prefix_cached=payload.prefix_cached,
+                cached_prefix=_unless(request.prefix_name, payload.cached.name) if payload.cached is not None else b"",
+                prefix_tokens=payload.prefix_tokens,
                 resume_token_ids=request.answer.resume_token_ids,
                 sampling=sampling_to_wire(request.answer.sampling),
                 segments=payload.segments.count if payload.segments.count > 1 else 0,
@@ -83,3 +86,8 @@ class SegmentSender:
 
     def _later(self, data: bytes, size: int) -> pb.DeviceFrame:
         return pb.DeviceFrame(segment=pb.Segment(payload_bytes=size, first=data[:CHUNK_BYTES]))
+
+
+def _unless(known: bytes, name: bytes) -> bytes:
+    """Returns a name, or nothing where it is the one that is known."""
+    return b"" if name == known else name

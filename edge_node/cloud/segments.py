@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from functools import partial
 
 MakeSegment = Callable[[int], Awaitable[bytes]]
 """Makes the segment of an index. It is called in order, and once more where a call was cancelled."""
 
 
 class Segments:
-    """Segments that are made when they are first asked for, and kept: whoever sends them once more gets the same bytes."""
+    """Segments that are made when they are first asked for, and kept: whoever sends them once more gets the same bytes.
+
+    A payload has at least one, which may be empty.
+    """
 
     def __init__(self, count: int, make: MakeSegment) -> None:
         self.count = count
@@ -20,10 +22,10 @@ class Segments:
         self._making = asyncio.Lock()
 
     @classmethod
-    def of(cls, data: bytes) -> Segments:
-        """Returns a payload of one segment that is made already."""
-        segments = cls(1, partial(_made_before, data))
-        segments._made.append(data)
+    def of(cls, *made: bytes) -> Segments:
+        """Returns a payload of segments that are made already; without any it is one empty segment."""
+        segments = cls(max(1, len(made)), _nothing_more)
+        segments._made.extend(made or (b"",))
         return segments
 
     @property
@@ -44,5 +46,5 @@ class Segments:
         return self._made[index]
 
 
-async def _made_before(data: bytes, _index: int) -> bytes:
-    return data
+async def _nothing_more(_index: int) -> bytes:
+    raise AssertionError("All segments are made already.")

@@ -10,6 +10,7 @@ from edge_node.answering.report import Fault, RequestReport
 from edge_node.answering.side import Side
 from edge_node.planner import Planner
 from edge_node.runtime import Runtime
+from splitvlm.rpc.conversation import conversation_of
 from splitvlm.rpc.sampling import sampling_of, sampling_to_wire
 from splitvlm.wire.v1 import local_pb2 as pb
 
@@ -19,7 +20,14 @@ SEED_BITS = 32  # of a drawn seed: few enough to be typed again, and exact in ev
 def question_from_wire(message: pb.Question) -> Question:
     """Returns a question as it was asked, with a seed that is drawn here where it needs one. Raises UsageError."""
     sampling = sampling_of(message, secrets.randbits(SEED_BITS))
-    return Question(message.picture, message.text, message.plan, message.max_new_tokens, sampling)
+    return Question(
+        conversation_of(message.conversation),
+        tuple(message.images),
+        message.plan,
+        message.max_new_tokens,
+        sampling,
+        tuple(message.stop),
+    )
 
 
 def event_to_wire(event: AnswerEvent) -> pb.Answer:
@@ -71,6 +79,10 @@ def report_to_wire(report: RequestReport, warning: str = "") -> pb.RequestReport
         hedge_s=report.hedge_s,
         prefix_cached=report.prefix_cached,
         faults=[_fault(fault) for fault in report.faults],
+        prompt_tokens=report.prompt.tokens,
+        image_tokens=report.prompt.image_tokens,
+        cached_tokens=report.prompt.cached_tokens,
+        finish_reason=report.finish_reason,
         warning=warning,
         sampling=sampling_to_wire(report.sampling),
     )

@@ -25,6 +25,7 @@ from splitvlm.model.boundary import HIDDEN
 from splitvlm.model.loading import load_device, middle_cuts
 from splitvlm.model.parts import DevicePart
 from splitvlm.model.pictures import open_picture
+from splitvlm.model.prompt import Prompt
 from splitvlm.node.process_pool import worker_pool
 from splitvlm.scenes.samples import samples
 
@@ -68,7 +69,7 @@ def calibrate(
     template = _template(part, asked[0][0])
     bases = {}
     for cut in cuts:
-        features = [part.lower(*request, cut).boundary[HIDDEN].float().numpy() for request in asked]
+        features = [part.lower(Prompt.about(*request), cut).boundary[HIDDEN].float().numpy() for request in asked]
         unit = LANGUAGE_UNIT if cut.kind is CutKind.LM else 1.0
         stride = _stride(part, cut, features[0], asked[0])
         bases[cut] = _basis(features, stride, sensitivity(model, asked, cut), unit, template, workers, steps)
@@ -78,14 +79,14 @@ def calibrate(
 
 
 def _template(part: DevicePart, image: Image.Image) -> Template:
-    prompts = [part.inputs(image, question)["input_ids"][0].tolist() for question in (QUESTIONS[0], *OTHER_QUESTIONS)]
-    return template_of(prompts, len(part.processor.tokenizer))
+    asked = [Prompt.about(image, question) for question in (QUESTIONS[0], *OTHER_QUESTIONS)]
+    return template_of([part.prompt_ids(prompt).tolist() for prompt in asked], len(part.processor.tokenizer))
 
 
 def _stride(part: DevicePart, cut: Cut, features: Array, request: tuple[Image.Image, str]) -> int:
     """Returns how many tokens a row of the picture's grid has, as they stand at the cut."""
     if cut.kind is CutKind.LM:  # the visual tokens stand in the prompt as they stand at `tokens`
-        features = part.lower(*request, TOKENS).boundary[HIDDEN].numpy()
+        features = part.lower(Prompt.about(*request), TOKENS).boundary[HIDDEN].numpy()
     return _row(features.shape[-2])
 
 

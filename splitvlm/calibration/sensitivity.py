@@ -15,6 +15,7 @@ from splitvlm.files.pictures import to_rgb
 from splitvlm.model.families import family_of
 from splitvlm.model.loading import load_whole
 from splitvlm.model.processors import prompt_inputs
+from splitvlm.model.prompt import Prompt
 
 MAX_NEW_TOKENS = 16
 _CONNECTORS = ("connector", "multi_modal_projector", "visual.merger")
@@ -39,7 +40,7 @@ def sensitivity(name: str, asked: Sequence[tuple[Image.Image, str]], cut: Cut = 
 
 def _gradient(model: Any, processor: Any, image: Image.Image, question: str, cut: Cut) -> torch.Tensor:
     """Returns the gradient [N, C], a row for each token that crosses."""
-    inputs = prompt_inputs(processor, to_rgb(image), question)
+    inputs = prompt_inputs(processor, Prompt.about(to_rgb(image), question))
     start = inputs["input_ids"].shape[1]
     ids = model.generate(
         **inputs,

@@ -9,6 +9,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from splitvlm.crypto.identity import Identity
+from splitvlm.domain import Conversation
 from splitvlm.errors import UsageError
 from splitvlm.files.shown import percent, rate, shown_or_unknown
 from splitvlm.rpc.local_client import EdgeClient
@@ -52,7 +53,9 @@ async def ask_once(
     text, chosen, report = "", pb.Chosen(), pb.RequestReport()
     try:
         await client.connect()
-        async for answer in client.ask(data, question, max_new_tokens=max_new_tokens, plan=plan, **sampling):
+        async for answer in client.ask(
+            Conversation.about(question), [data], max_new_tokens=max_new_tokens, plan=plan, **sampling
+        ):
             match answer.WhichOneof("body"):
                 case "text":
                     text += answer.text

@@ -18,9 +18,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from splitvlm.domain import Conversation
 from splitvlm.errors import UsageError
 from splitvlm.files.text import read_json_lines
-from splitvlm.model.processors import check_question
+from splitvlm.model.processors import check_text
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -137,7 +138,7 @@ def measure(
     """Returns the figures of `evaluate` for a loaded model; blank pictures are shown for an even sample of the examples."""
     for example in examples:
         with naming(example):
-            check_question(processor.tokenizer, example.question)
+            check_text(processor.tokenizer, Conversation.about(example.question))
     sample = _even_sample(examples, blank_questions)
     in_all = len(examples) + len(sample)
     told = progress or (lambda _done, _in_all: None)

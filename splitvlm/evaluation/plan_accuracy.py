@@ -18,6 +18,7 @@ from splitvlm.domain import DEVICE, FULL, Cut, Plan
 from splitvlm.errors import UsageError
 from splitvlm.evaluation.answers import Example, naming, normalised
 from splitvlm.local import LocalModel
+from splitvlm.model.prompt import Prompt
 from splitvlm.node.process_pool import worker_pool
 from splitvlm.node.progress import Progress
 from splitvlm.planning.kinds import KindTally
@@ -121,7 +122,7 @@ def _figures(tallies: Mapping[Plan, _Tally], plan: Plan, count: int) -> dict[str
 def _ask(worker: _ProcessState, cut: Cut, example: Example) -> None:
     lossless = ""
     for plan in _plans(worker, cut):
-        answer = worker.model.answer(example.image, example.question, plan, MAX_NEW_TOKENS)
+        answer = worker.model.answer(Prompt.about(example.image, example.question), plan, MAX_NEW_TOKENS)
         lossless = answer.text if plan.is_exact else lossless
         tally = worker.tallies[plan]
         was_right, is_right = (normalised(text) == normalised(example.answer) for text in (lossless, answer.text))

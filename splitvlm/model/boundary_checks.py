@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import torch
 
-from splitvlm.domain import TOKENS, Cut, CutKind
+from splitvlm.domain import MAX_IMAGES, Cut, CutKind
 from splitvlm.errors import PrefixEvicted, ProtocolError
 from splitvlm.model.boundary import GRID, HIDDEN, IDS, SIZES, TYPES, Boundary
 from splitvlm.model.part import ModelPart
-from splitvlm.model.prefix import Prefix
+from splitvlm.model.prefix import Prefix, merged_sides
 from splitvlm.model.sampling import reads_prompt
 
 
 def check_shapes(part: ModelPart, cut: Cut, boundary: Boundary) -> None:
     """Checks the outline of a prefill at vision:k, tokens or lm:k: names, dtypes, and shapes that the model can read."""
-    _check_names(part, cut, boundary)
-    _check_states(part, cut, boundary)
+    if not _is_text_alone(cut, boundary):
+        _check_names(part, cut, boundary)
+        _check_states(part, cut, boundary)
     _check_prompt_shape(part, cut, boundary)
 
 
@@ -29,12 +30,14 @@ def check_boundary(part: ModelPart, cut: Cut, boundary: Boundary) -> None:
     """Checks a decoded prefill at vision:k, tokens or lm:k. Raises ProtocolError."""
     check_shapes(part, cut, boundary)
     num_image_tokens = _check_ids(part, boundary)
-    num_visual_tokens = num_image_tokens if cut.kind is CutKind.LM else _visual_tokens(part, cut, boundary)
+    num_visual_tokens = num_image_tokens
+    if cut.kind is not CutKind.LM:
+        num_visual_tokens = _visual_tokens(part, cut, boundary) if HIDDEN in boundary else 0
     if num_visual_tokens != num_image_tokens:
         raise ProtocolError(f"The prompt has {num_image_tokens} places for {num_visual_tokens} visual tokens.")
-    if not part.family.check_sides(part.model, boundary, num_image_tokens):
-        raise _unfit(cut)
-    _check_finite(boundary[HIDDEN])
+    _check_sides(part, cut, boundary, num_image_tokens)
+    if HIDDEN in boundary:
+        _check_finite(boundary[HIDDEN])
 
 
 def check_tile_shapes(part: ModelPart, cut: Cut, tile: Boundary, *, first: bool) -> None:
@@ -56,23 +59,23 @@ def check_tile(part: ModelPart, cut: Cut, tile: Boundary, *, first: bool) -> int
     return _visual_tokens(part, cut, tile)
 
 
-def check_again_shapes(part: ModelPart, boundary: Boundary) -> None:
-    """Checks the outline of another question about a picture whose prefix is cached."""
-    if set(boundary) != {IDS}:
-        raise ProtocolError("Another question about a known picture needs the tensor ids, and no other.")
-    _check_prompt_shape(part, TOKENS, boundary)
+def check_cached_prefix(part: ModelPart, prefix: Prefix, cut: Cut, boundary: Boundary) -> None:
+    """Checks a decoded prompt of which `prefix` is cached: its whole `ids`, and what crosses of further images.
 
-
-def check_cached_prefix(part: ModelPart, prefix: Prefix, boundary: Boundary) -> None:
-    """Checks another question about a picture whose prefix is cached. Raises PrefixEvicted too, where the prompts differ."""
-    check_again_shapes(part, boundary)
-    image_tokens = _check_ids(part, boundary)
-    if not prefix.begins(boundary[IDS]) or image_tokens != int(
-        (prefix.ids_P == part.model.config.image_token_id).sum()
-    ):
-        raise PrefixEvicted(
-            "The prompt does not begin as the one did that brought the picture.", advice="Send it again."
-        )
+    Raises PrefixEvicted, too, where the prompt does not begin so.
+    """
+    check_shapes(part, cut, boundary)
+    num_image_tokens = _check_ids(part, boundary)
+    if not prefix.num_shared(boundary[IDS]):
+        raise PrefixEvicted("The prompt does not begin as the cached one did.", advice="Send all of it.")
+    num_visual_tokens = prefix.num_image_tokens
+    if HIDDEN in boundary:
+        num_visual_tokens += _visual_tokens(part, cut, boundary)
+        _check_finite(boundary[HIDDEN])
+    if num_visual_tokens != num_image_tokens:
+        raise ProtocolError(f"The prompt has {num_image_tokens} places for {num_visual_tokens} visual tokens.")
+    whole = boundary | merged_sides(part.family.language_sides, prefix.sides, boundary)
+    _check_sides(part, cut, whole, num_image_tokens)
 
 
 def check_step_shape(part: ModelPart, boundary: Boundary) -> None:
@@ -89,6 +92,11 @@ def check_step(part: ModelPart, boundary: Boundary) -> None:
     _check_finite(boundary[HIDDEN])
 
 
+def _is_text_alone(cut: Cut, boundary: Boundary) -> bool:
+    """Tells whether nothing but the prompt's ids crosses, which needs no image of it."""
+    return cut.kind in (CutKind.VISION, CutKind.TOKENS) and set(boundary) == {IDS}
+
+
 def _check_names(part: ModelPart, cut: Cut, boundary: Boundary) -> None:
     family = part.family
     needed, optional = {HIDDEN}, set[str]()
@@ -96,7 +104,7 @@ def _check_names(part: ModelPart, cut: Cut, boundary: Boundary) -> None:
         needed |= {IDS, *family.vision_sides}
         optional |= set(family.optional_sides)
     else:
-        needed |= set(family.language_sides)
+        optional |= set(family.language_sides)  # which text alone does not need
         if cut.kind is CutKind.TOKENS or reads_prompt(part.model):
             needed |= {IDS}
         elif family.needs_types:
@@ -114,8 +122,11 @@ def _check_states(part: ModelPart, cut: Cut, boundary: Boundary) -> None:
         raise ProtocolError(f"`hidden` has the wrong shape for the cut {cut}.")
     if vision and not part.family.check_states(part.model, boundary, part.spec.max_context):
         raise _unfit(cut)
-    for name, shape in {GRID: (1, 3), SIZES: (1, 2)}.items():
-        if name in boundary and (boundary[name].dtype != torch.int64 or boundary[name].shape != shape):
+    for name, width in {GRID: 3, SIZES: 2}.items():
+        side = boundary.get(name)
+        if side is not None and not (
+            side.dtype == torch.int64 and side.ndim == 2 and 1 <= len(side) <= MAX_IMAGES and side.shape[1] == width
+        ):
             raise ProtocolError(f"`{name}` has the wrong shape for the cut {cut}.")
 
 
@@ -153,6 +164,14 @@ def _visual_tokens(part: ModelPart, cut: Cut, boundary: Boundary) -> int:
     if num_visual_tokens is None:
         raise _unfit(cut)
     return num_visual_tokens
+
+
+def _check_sides(part: ModelPart, cut: Cut, boundary: Boundary, num_image_tokens: int) -> None:
+    """Checks what the language model needs beside the visual tokens, where there are any."""
+    family = part.family
+    is_there = set(family.language_sides) <= set(boundary)
+    if num_image_tokens and not (is_there and family.check_sides(part.model, boundary, num_image_tokens)):
+        raise _unfit(cut)
 
 
 def _check_finite(hidden: torch.Tensor) -> None:

@@ -86,24 +86,28 @@ class LanguageRun:
         return states_out_SD
 
     def resume(self, cache: DynamicCache, states_SD: torch.Tensor, boundary: Boundary) -> torch.Tensor:
-        """Runs the last S of T tokens, the others being in `cache`, instead of `prefill`. Returns states [S, D].
+        """Runs the last S of T tokens, the others being the first in `cache`, instead of `prefill`. Returns states [S, D].
 
         `boundary` tells positions of all T; of its `hidden` only the length counts.
         """
-        self._cache = _copied(cache)
         self._length = boundary[HIDDEN].shape[0]
+        self._cache = _shortened(cache, self._length - states_SD.shape[0])
+        for layer in self._sliding():
+            layer.activate_past_recording()
         positions, self._offset = self._family.positions(self._model, boundary)
         mask = torch.ones((1, self._length), dtype=torch.long, device=states_SD.device)
-        return self._run(states_SD[None], positions[..., -states_SD.shape[0] :], mask)
-
-    def kept(self, length: int) -> DynamicCache:
-        """Returns the caches of the prompt's first `length` tokens, after `prefill`."""
-        assert self._prompt is not None, "prefill comes first"
-        shortened = _copied(self._prompt)
-        for layer in shortened.layers:
-            layer.crop(length - self._prompt.get_seq_length())
+        states_out_SD = self._run(states_SD[None], positions[..., -states_SD.shape[0] :], mask)
+        self._prompt = _copied(self._cache)
+        for layer in self._sliding():
+            layer.crop(0)
             layer.record_past = False
-        return shortened
+        return states_out_SD
+
+    @property
+    def prompt_cache(self) -> DynamicCache:
+        """Returns the caches of the whole prompt, once it was run; layers with sliding windows hold all of it."""
+        assert self._prompt is not None, "prefill comes first"
+        return _copied(self._prompt)
 
     @property
     def runs_in_chunks(self) -> bool:
@@ -158,6 +162,18 @@ class LanguageRun:
         )
         last_states_QD: torch.Tensor = output.last_hidden_state[0]
         return last_states_QD
+
+
+def _shortened(cache: DynamicCache, length: int) -> DynamicCache:
+    """Returns the caches of the first `length` tokens; layers with sliding windows hold all of them."""
+    shortened = _copied(cache)
+    num_after = cache.get_seq_length() - length
+    for layer in shortened.layers:
+        if num_after:
+            layer.keys, layer.values = layer.keys[:, :, :length], layer.values[:, :, :length]
+            if layer.is_sliding:
+                layer.cumulative_length = length
+    return shortened
 
 
 def _copied(cache: DynamicCache) -> DynamicCache:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from splitvlm.domain import Cut, CutKind, Sampling
+from splitvlm.domain import IMAGE, Cut, CutKind, Sampling
 from splitvlm.errors import ProtocolError, UsageError
 from splitvlm.files.pictures import to_rgb
 from splitvlm.grammar.grammar import Matcher
@@ -19,7 +19,8 @@ from splitvlm.grammar.grammars import Grammars
 from splitvlm.model.boundary import HIDDEN, IDS, Boundary
 from splitvlm.model.families.family import Family
 from splitvlm.model.language import LanguageRun
-from splitvlm.model.processors import prompt_inputs
+from splitvlm.model.processors import num_prompt_tokens, prompt_inputs
+from splitvlm.model.prompt import Prompt
 from splitvlm.model.sampling import end_token_ids
 from splitvlm.model.slicing import language_slice
 from splitvlm.model.spec import ModelSpec
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 CPU = torch.device("cpu")
 PREPARED_COPIES = 5  # of pixel values: 4.0 were seen at once, where the processor rescales, normalises and stacks them
+PIXELS = "pixel_values"  # of the processor's tensors: absent where a prompt has no image
 PICTURE_BYTES = 20  # a pixel: the picture, its RGB copy, its arrays, and what lies between two passes of resizing
 
 
@@ -99,19 +101,25 @@ class ModelPart:
                 advice=f"It serves the cuts from {served.replace(', ', ' to ')}.",
             )
 
-    def inputs(self, image: Image.Image, question: str) -> dict[str, torch.Tensor]:
-        """Returns the processor's tensors on this part's device. Raises UsageError for an empty or too long question."""
-        if not question.strip():
-            raise UsageError("The question is empty.", advice="Ask something about the picture.")
+    def inputs(self, prompt: Prompt) -> dict[str, torch.Tensor]:
+        """Returns the processor's tensors on this part's device. Raises UsageError for a prompt that cannot be read."""
         with self.clock.stage("prepare"), picture_errors():
-            made = prompt_inputs(self.processor, to_rgb(image), question)
-        num_tokens = made["input_ids"].shape[1]
+            upright = Prompt(prompt.conversation, tuple(map(to_rgb, prompt.images)))
+            made = prompt_inputs(self.processor, upright)
+        self.check_length(made["input_ids"].shape[1])
+        return {name: value.to(self.device) for name, value in made.items() if isinstance(value, torch.Tensor)}
+
+    def check_prompt(self, prompt: Prompt) -> None:
+        """Raises UsageError for a prompt that cannot be read, by its text and its images' sizes: no pixel is touched."""
+        self.check_length(num_prompt_tokens(self.processor, prompt))
+
+    def check_length(self, num_tokens: int) -> None:
+        """Raises UsageError for a prompt of so many tokens that no answer to it could be read."""
         if num_tokens >= self.spec.max_context:
             raise UsageError(
                 f"The prompt is too long: {num_tokens} tokens, of {self.spec.max_context} that {self.spec.name} can read.",
-                advice="Ask a shorter question or send a smaller picture.",
+                advice="Ask a shorter question, send fewer or smaller images, or leave out the oldest turns.",
             )
-        return {name: value.to(self.device) for name, value in made.items() if isinstance(value, torch.Tensor)}
 
     def preparation_bytes(self, width: int, height: int) -> int:
         """Returns peak memory that `inputs` takes for a picture of that size, the picture itself among it: an upper bound."""
@@ -135,9 +143,9 @@ class ModelPart:
             return image
         return Image.fromarray(np.ascontiguousarray(shrunk.transpose(1, 2, 0).astype(np.uint8)))
 
-    def prompt(self, image: Image.Image, question: str) -> Boundary:
-        """Returns what crosses where the cloud has the picture's prefix: the prompt's `ids`, no more. Raises UsageError."""
-        return {IDS: self.inputs(image, question)["input_ids"][0].cpu()}
+    def prompt_ids(self, prompt: Prompt) -> torch.Tensor:
+        """Returns the prompt's token ids [T], int64, on the host. Raises UsageError."""
+        return self.inputs(prompt)["input_ids"][0].cpu()
 
     @property
     def tower(self) -> Tower:
@@ -145,17 +153,15 @@ class ModelPart:
         return self.tower_of()
 
     def see(self, inputs: dict[str, torch.Tensor], layers: int) -> Boundary:
-        """Returns the boundary at vision:`layers`."""
+        """Returns the boundary at vision:`layers`; of text alone its `ids`."""
+        if PIXELS not in inputs:
+            return {IDS: inputs["input_ids"][0]}
         return self._own_tower.see(inputs, layers)
-
-    def visual_tokens(self, boundary: Boundary, layers: int) -> Boundary:
-        """Turns the boundary at vision:`layers` into that at `tokens`."""
-        return self._filling(self.tile_tokens(boundary, layers))
 
     def _filling(self, boundary: Boundary) -> Boundary:
         """Returns a boundary at `tokens`, whose visual tokens fill the prompt's places. Raises ProtocolError."""
         num_image_tokens = int((boundary[IDS] == self.model.config.image_token_id).sum())
-        num_visual_tokens = boundary[HIDDEN].shape[0]
+        num_visual_tokens = boundary[HIDDEN].shape[0] if HIDDEN in boundary else 0
         if num_image_tokens != num_visual_tokens:
             raise ProtocolError(f"The prompt has {num_image_tokens} places for {num_visual_tokens} visual tokens.")
         return boundary
@@ -171,8 +177,8 @@ class ModelPart:
         return tower
 
     def all_visual_tokens(self, inputs: dict[str, torch.Tensor]) -> Boundary:
-        """Runs the whole tower on the processor's tensors and returns the boundary at `tokens`."""
-        return self._filling(self.tower_tokens(inputs))
+        """Runs the whole tower on the processor's tensors and returns the boundary at `tokens`; of text alone its `ids`."""
+        return self._filling(self.visual(IMAGE, inputs))
 
     def tower_tokens(self, inputs: dict[str, torch.Tensor]) -> Boundary:
         """Runs the whole tower on the processor's tensors, which may be of some tiles, and returns the boundary at `tokens`.
@@ -182,26 +188,32 @@ class ModelPart:
         boundary = self.tower.tokens(inputs)
         return boundary | {HIDDEN: boundary[HIDDEN].to(self.model.dtype)}
 
+    def visual(self, cut: Cut, crossing: Boundary) -> Boundary:
+        """Returns `hidden` [V, D], visual tokens of what crosses at image, vision:k or tokens; of text alone nothing."""
+        if cut.kind is CutKind.IMAGE:
+            return self.tower_tokens(crossing) if PIXELS in crossing else {IDS: crossing["input_ids"][0]}
+        if cut.kind is CutKind.VISION and HIDDEN in crossing:
+            return self.tile_tokens(crossing, cut.layers)
+        return crossing
+
     def tiles(self, inputs: dict[str, torch.Tensor], cut: Cut) -> list[dict[str, torch.Tensor]]:
         """Returns the processor's tensors tile by tile, where what crosses at the cut is one tile's after another's; else as
         one.
         """
+        if PIXELS not in inputs:
+            return [inputs]
         by_tile = cut.kind is CutKind.VISION or (cut.kind is CutKind.TOKENS and self.family.tokens_by_tile)
         return [dict(tile) for tile in self.family.tiles(inputs)] if by_tile else [inputs]
 
     def embedded(self, boundary: Boundary) -> Boundary:
         """Turns the boundary at `tokens` into the language model's input, `hidden` [T, D]."""
         with self.clock.stage("embed"):
-            states_TD = self.family.embed(self.model, boundary[IDS], boundary[HIDDEN])
+            states_TD = self.family.embed(self.model, boundary[IDS], boundary.get(HIDDEN))
         return boundary | {HIDDEN: states_TD}
 
     def language_input(self, cut: Cut, crossing: Boundary) -> Boundary:
         """Returns the language model's input, `hidden` [T, D], from a boundary at vision:k or tokens, or `image`'s tensors."""
-        if cut.kind is CutKind.TOKENS:
-            return self.embedded(crossing)
-        if cut.kind is CutKind.VISION:
-            return self.embedded(self.visual_tokens(crossing, cut.layers))
-        return self.embedded(self.all_visual_tokens(crossing))
+        return self.embedded(self._filling(self.visual(cut, crossing)))
 
     def _slice(self, start: int, stop: int, ends: bool) -> nn.Module:
         return language_slice(self.family.stack(self.model), start, stop, ends=ends)

@@ -10,15 +10,15 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from PIL import Image
 
-from splitvlm.domain import DEVICE, GREEDY, IMAGE, TOKENS, Cut, CutKind, Sampling
+from splitvlm.domain import DEVICE, GREEDY, IMAGE, TOKENS, Conversation, Cut, CutKind, Sampling
 from splitvlm.errors import UsageError
 from splitvlm.model.boundary import HIDDEN, IDS, TYPES, Boundary, joined
 from splitvlm.model.boundary_checks import check_boundary, check_cached_prefix
 from splitvlm.model.language import LanguageRun
 from splitvlm.model.part import ModelPart
 from splitvlm.model.prefix import Prefix
+from splitvlm.model.prompt import Prompt
 from splitvlm.model.sampling import reads_prompt
 from splitvlm.model.tower import Tower
 from splitvlm.model.upper_run import CachedPrefixRun, UpperRun
@@ -34,25 +34,38 @@ class DevicePart(ModelPart):
         return part
 
     @torch.inference_mode()
-    def lower(self, image: Image.Image, question: str, cut: Cut) -> LowerRun:
+    def lower(self, prompt: Prompt, cut: Cut) -> LowerRun:
         """Runs the lower part at vision:k, tokens or lm:k. Raises UsageError."""
-        run = self.begin(image, question, cut)
+        run = self.begin(prompt, cut)
         run.tile(run.num_tiles - 1)
         return run
 
     @torch.inference_mode()
-    def begin(self, image: Image.Image, question: str, cut: Cut) -> LowerRun:
-        """Prepares the lower part: its tiles are run as they are asked for. Raises UsageError."""
+    def begin(self, prompt: Prompt, cut: Cut, num_cached: int = 0) -> LowerRun:
+        """Prepares the lower part: its tiles are run as they are asked for. Raises UsageError.
+
+        Of its first `num_cached` images, at vision:k and tokens, nothing is run: only the prompt's `ids` tell of them.
+        """
         self.check(cut)
         if cut in (IMAGE, DEVICE):
             raise UsageError(f"The cut {cut} has no lower part to run.", advice="Use `picture` or `generate`.")
-        return LowerRun(self, self.inputs(image, question), cut)
+        inputs = self.inputs(prompt)
+        if not num_cached:
+            return LowerRun(self, inputs, cut)
+        whole_ids, images = inputs["input_ids"], prompt.images[num_cached:]
+        further = self.inputs(Prompt(Conversation.about("?", len(images)), images)) if images else {}
+        num_further = self._num_image_tokens(further["input_ids"]) if images else 0
+        run = LowerRun(self, further | {"input_ids": whole_ids}, cut)
+        run.num_cached_image_tokens = self._num_image_tokens(whole_ids) - num_further
+        return run
+
+    def _num_image_tokens(self, ids: torch.Tensor) -> int:
+        return int((ids == self.model.config.image_token_id).sum())
 
     @torch.inference_mode()
     def generate(
         self,
-        image: Image.Image,
-        question: str,
+        prompt: Prompt,
         max_new_tokens: int,
         resume_token_ids: Sequence[int] = (),
         sampling: Sampling = GREEDY,
@@ -62,9 +75,9 @@ class DevicePart(ModelPart):
         `resume_token_ids` are its first tokens, which are there already: those after them are yielded.
         """
         self.check(DEVICE)
-        boundary = self.all_visual_tokens(self.inputs(image, question))
-        run = UpperRun(self, TOKENS, boundary, max_new_tokens, sampling)
-        return DeviceTokens(run, resume_token_ids, self.cache_bytes(len(boundary[IDS]) + max_new_tokens))
+        inputs = self.inputs(prompt)
+        run = UpperRun(self, TOKENS, self.all_visual_tokens(inputs), max_new_tokens, sampling)
+        return DeviceTokens(self, run, resume_token_ids, inputs["input_ids"][0], max_new_tokens)
 
     def go_on(
         self,
@@ -77,7 +90,7 @@ class DevicePart(ModelPart):
         self.check(DEVICE)
         here = {name: tensor.to(self.device) for name, tensor in run.boundary.items()}
         upper = UpperRun(self, run.cut, here, max_new_tokens, sampling)
-        return DeviceTokens(upper, resume_token_ids, self.cache_bytes(run.num_prompt_tokens + max_new_tokens))
+        return DeviceTokens(self, upper, resume_token_ids, run.ids_T, max_new_tokens)
 
     def cache_bytes(self, num_tokens: int, layers: int | None = None) -> int:
         """Returns the memory of keys and values of so many tokens, in the language model's first `layers` layers, or in all."""
@@ -88,11 +101,16 @@ class DevicePart(ModelPart):
 class DeviceTokens(Iterator[int]):
     """Gives the tokens of an answer that the device computes alone. The language model begins with the first of them.
 
-    `cache_bytes` is the memory that its keys and values take at the most.
+    `cache_bytes` is the memory that its keys and values take at the most. The prompt has
+    `num_prompt_tokens`, of which `num_image_tokens` are its images'.
     """
 
-    def __init__(self, run: UpperRun, resume_token_ids: Sequence[int], cache_bytes: int) -> None:
-        self.cache_bytes = cache_bytes
+    def __init__(
+        self, part: DevicePart, run: UpperRun, resume_token_ids: Sequence[int], ids_T: torch.Tensor, max_new_tokens: int
+    ) -> None:
+        self.num_prompt_tokens = len(ids_T)
+        self.num_image_tokens = int((ids_T == part.model.config.image_token_id).sum())
+        self.cache_bytes = part.cache_bytes(self.num_prompt_tokens + max_new_tokens)
         self._run = run
         self._resume_token_ids = resume_token_ids
         self._count = 0
@@ -116,11 +134,17 @@ class LowerRun:
 
     def __init__(self, part: DevicePart, inputs: dict[str, torch.Tensor], cut: Cut) -> None:
         self.cut = cut
+        self.num_cached_image_tokens = 0  # of images that the cloud has: what crosses does not fill their places
         self.part = part
         self._language: LanguageRun | None = None
         self._inputs = part.tiles(inputs, cut)
         self._tiles: list[Boundary] = []
-        self.num_prompt_tokens = int(inputs["input_ids"].shape[1])
+        self.ids_T = inputs["input_ids"][0].cpu()  # of the whole prompt
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Returns how many tokens the prompt has."""
+        return len(self.ids_T)
 
     def cache_bytes(self, max_new_tokens: int) -> int:
         """Returns the memory of the run's own keys and values, those of the longest answer included; 0 but at `lm:k`."""
@@ -158,8 +182,8 @@ class LowerRun:
         part = self.part
         if self.cut.kind is CutKind.VISION:
             return part.see(inputs, self.cut.layers)
-        if self.cut.kind is CutKind.TOKENS and self.num_tiles > 1:
-            return part.tower_tokens(inputs)
+        if self.cut.kind is CutKind.TOKENS and (self.num_tiles > 1 or self.num_cached_image_tokens):
+            return part.visual(IMAGE, inputs)
         crossing = part.all_visual_tokens(inputs)
         if self.cut.kind is CutKind.TOKENS:
             return crossing
@@ -173,7 +197,7 @@ class LowerRun:
             crossing[IDS] = boundary[IDS]
         elif part.family.needs_types:
             crossing[TYPES] = part.family.types(part.model, boundary).to(torch.uint8)
-        return crossing | {name: boundary[name] for name in part.family.language_sides}
+        return crossing | {name: boundary[name] for name in part.family.language_sides if name in boundary}
 
     @torch.inference_mode()
     def step(self, token_id: int) -> Boundary:
@@ -196,17 +220,15 @@ class CloudPart(ModelPart):
         return UpperRun(self, cut, here, max_new_tokens, sampling)
 
     @torch.inference_mode()
-    def upper_from_picture(
-        self, picture: Image.Image, question: str, max_new_tokens: int, sampling: Sampling = GREEDY
-    ) -> UpperRun:
+    def upper_from_prompt(self, prompt: Prompt, max_new_tokens: int, sampling: Sampling = GREEDY) -> UpperRun:
         """Returns a run at the cut `image`: everything runs here. Raises UsageError."""
-        return self.upper_from_inputs(self.inputs(picture, question), max_new_tokens, sampling)
+        return self.upper_from_inputs(self.inputs(prompt), max_new_tokens, sampling)
 
     @torch.inference_mode()
     def upper_from_inputs(
         self, inputs: dict[str, torch.Tensor], max_new_tokens: int, sampling: Sampling = GREEDY
     ) -> UpperRun:
-        """Returns the cut `image`'s run from what `inputs` made of picture and question. Raises UsageError."""
+        """Returns the cut `image`'s run from what `inputs` made of a prompt. Raises UsageError."""
         self.check(IMAGE)
         return UpperRun(self, IMAGE, inputs, max_new_tokens, sampling)
 
@@ -229,8 +251,15 @@ class CloudPart(ModelPart):
 
     @torch.inference_mode()
     def prefix_cached(
-        self, prefix: Prefix, prompt: Boundary, max_new_tokens: int, sampling: Sampling = GREEDY
+        self, prefix: Prefix, cut: Cut, crossing: Boundary, max_new_tokens: int, sampling: Sampling = GREEDY
     ) -> UpperRun:
-        """Returns another question about the picture behind `prefix`, by its `ids`. Raises ProtocolError, PrefixEvicted."""
-        check_cached_prefix(self, prefix, prompt)
-        return CachedPrefixRun(self, prefix, {IDS: prompt[IDS].to(self.device)}, max_new_tokens, sampling)
+        """Returns a run of another prompt that begins as `prefix` does.
+
+        `crossing` holds the whole prompt's `ids`, and what crosses at the cut of images that the prefix does not have; at
+        `image` the processor's tensors of all. Raises UsageError, ProtocolError, PrefixEvicted.
+        """
+        self.check(cut)
+        here = {name: tensor.to(self.device) for name, tensor in crossing.items()}
+        if cut != IMAGE:
+            check_cached_prefix(self, prefix, cut, here)
+        return CachedPrefixRun(self, prefix, cut, here, max_new_tokens, sampling)

@@ -13,8 +13,10 @@ from typing import Any
 
 from PIL import Image
 
+from splitvlm.domain import Conversation, TextPart
 from splitvlm.errors import UsageError, first_sentence
 from splitvlm.model.folders import SETTINGS_FILES, read_object
+from splitvlm.model.prompt import Prompt, template_messages
 
 # SmolVLM's processor asks its video processor even about stills; Idefics3's makes the same prompt without one.
 _STILLS = {"SmolVLMProcessor": "Idefics3Processor"}
@@ -57,7 +59,7 @@ def _try_prompt(processor: Any, config: Any, folder: Path) -> None:
         )
     question = "What is this?"
     try:
-        inputs = prompt_inputs(processor, Image.new("RGB", (64, 64), "grey"), question)
+        inputs = _applied(processor, template_messages(Prompt.about(Image.new("RGB", (64, 64), "grey"), question)))
         ids = inputs["input_ids"][0].tolist()
         text = processor.tokenizer.decode(ids)
     except Exception as error:  # a template is a program: it raises what it likes
@@ -99,30 +101,76 @@ def stills(kind: type[Any], image_processor: Any, tokenizer: Any, **settings: An
     return processor
 
 
-def prompt_inputs(processor: Any, image: Any, question: str) -> dict[str, Any]:
-    """Passes one picture and one question through the model's own chat template. Returns tensors with a batch axis of 1.
+def prompt_inputs(processor: Any, prompt: Prompt) -> dict[str, Any]:
+    """Passes a prompt through the model's own chat template. Returns tensors with a batch axis of 1.
 
-    Raises UsageError for a question that holds one of the model's special tokens.
+    Raises UsageError for text that holds one of the model's special tokens, and for what the template cannot take.
     """
-    check_question(processor.tokenizer, question)
-    content = [{"type": "image", "image": image}, {"type": "text", "text": question}]
-    inputs = processor.apply_chat_template(
-        [{"role": "user", "content": content}],
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
+    check_text(processor.tokenizer, prompt.conversation)
+    messages = template_messages(prompt)
+    check_template(processor, messages, prompt.conversation)
+    return _applied(processor, messages)
+
+
+def _applied(processor: Any, messages: list[dict[str, Any]]) -> dict[str, Any]:
+    return dict(
+        processor.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+        )
     )
-    return dict(inputs)
 
 
-def check_question(tokenizer: Any, question: str) -> None:
-    """Raises UsageError for a text that the tokenizer would take for more than text, such as `<image>`."""
-    for token in tokenizer.all_special_tokens:
-        if token and token in question:
+def num_prompt_tokens(processor: Any, prompt: Prompt) -> int:
+    """Returns how many tokens a prompt becomes, by its text and the sizes of its images, without touching a pixel.
+
+    Raises UsageError as `prompt_inputs` does. Where the processor does not say what an image becomes, it counts as one token.
+    """
+    check_text(processor.tokenizer, prompt.conversation)
+    text = check_template(processor, template_messages(prompt), prompt.conversation)
+    num_tokens = len(processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+    count = getattr(processor, "_get_num_multimodal_tokens", None)
+    if count is None or not prompt.images:
+        return num_tokens
+    per_image = count(image_sizes=[(image.height, image.width) for image in prompt.images])["num_image_tokens"]
+    return num_tokens + int(sum(per_image)) - len(prompt.images)
+
+
+def check_template(processor: Any, messages: list[dict[str, Any]], conversation: Conversation) -> str:
+    """Returns the conversation as the template writes it. Raises UsageError where the template refuses or drops anything."""
+    from jinja2.exceptions import TemplateError
+
+    try:
+        text = str(processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+    except TemplateError as error:
+        raise UsageError(
+            f"The model's chat template does not take this conversation: {first_sentence(error)}",
+            advice="Leave out what it names, such as a system message; or let user and assistant take turns.",
+        ) from error
+    for message in conversation.messages:
+        if any(part.text.strip() not in text for part in message.parts if isinstance(part, TextPart)):
             raise UsageError(
-                f"The question holds '{token}', which is a special token of this model.", advice="Write it otherwise."
+                f"The model's chat template leaves out a message of the {message.speaker}.",
+                advice="Put its text into a message of the user.",
             )
+    return text
+
+
+def check_text(tokenizer: Any, conversation: Conversation) -> None:
+    """Raises UsageError for text that the tokenizer would take for more than text, such as `<image>`."""
+    special = _special_tokens(tokenizer)
+    for message in conversation.messages:
+        text = message.text  # of all parts: a token may stand in two of them
+        for token in special:
+            if token in text:
+                raise UsageError(
+                    f"A message of the {message.speaker} holds '{token}', which is a special token of this model.",
+                    advice="Write it otherwise.",
+                )
+
+
+def _special_tokens(tokenizer: Any) -> set[str]:
+    added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return {token for token in (*tokenizer.all_special_tokens, *added) if token}
 
 
 def processor_files(folder: Path) -> list[Path]:

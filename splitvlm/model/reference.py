@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from PIL import Image
 
 from splitvlm.files.pictures import to_rgb
 from splitvlm.model.loading import load_whole
 from splitvlm.model.processors import prompt_inputs
+from splitvlm.model.prompt import Prompt
 
 
 class Reference:
@@ -21,18 +21,18 @@ class Reference:
         self._processor = processor
 
     @torch.inference_mode()
-    def tokens(self, image: Image.Image, question: str, max_new_tokens: int) -> list[int]:
+    def tokens(self, prompt: Prompt, max_new_tokens: int) -> list[int]:
         """Returns the ids of the answer's tokens, the end token included where it was reached."""
-        made = prompt_inputs(self._processor, to_rgb(image), question)
-        inputs = {name: value.to(self._model.device) for name, value in made.items()}
+        upright = Prompt(prompt.conversation, tuple(map(to_rgb, prompt.images)))
+        inputs = {name: value.to(self._model.device) for name, value in prompt_inputs(self._processor, upright).items()}
         answer = self._model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
         tokens: list[int] = answer[0, inputs["input_ids"].shape[1] :].tolist()
         return tokens
 
 
 def reference_tokens(
-    name: str, asked: Sequence[tuple[Image.Image, str]], max_new_tokens: int, dtype: str = "float32"
+    name: str, prompts: Sequence[Prompt], max_new_tokens: int, dtype: str = "float32"
 ) -> list[list[int]]:
     """Answers of the named model, which is loaded for this and dropped."""
     reference = Reference(*load_whole(name, dtype=dtype))
-    return [reference.tokens(image, question, max_new_tokens) for image, question in asked]
+    return [reference.tokens(prompt, max_new_tokens) for prompt in prompts]

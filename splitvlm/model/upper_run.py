@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import torch
 
-from splitvlm.domain import GREEDY, TOKENS, Cut, CutKind, Sampling
-from splitvlm.errors import ProtocolError
+from splitvlm.domain import GREEDY, Cut, CutKind, Sampling
+from splitvlm.errors import PrefixEvicted, ProtocolError
 from splitvlm.model.boundary import HIDDEN, IDS, Boundary
 from splitvlm.model.boundary_checks import check_step
 from splitvlm.model.language import LanguageCache, PromptChunk
 from splitvlm.model.part import ModelPart
-from splitvlm.model.prefix import Prefix, picture_end
+from splitvlm.model.prefix import Prefix, images_end, merged_sides
 from splitvlm.model.sampling import TokenChoice
 
 
@@ -142,12 +142,15 @@ class UpperRun:
         return self._last
 
     def prefix(self) -> Prefix | None:
-        """Returns, after `first`, what another question about the picture can go on from; None at `lm:k`."""
+        """Returns, after `first`, what another prompt that begins alike can go on from; None at `lm:k`."""
         if self._cut.kind is CutKind.LM or self._language is None:  # the device's layers keep their own caches
             return None
-        length = picture_end(self._prompt[IDS], self._part.model.config.image_token_id)
+        if not self._part.family.shares_prefixes:
+            return None
+        ids_T, image_token = self._prompt[IDS], self._part.model.config.image_token_id
         sides = {name: tensor for name, tensor in self._prompt.items() if name != IDS}
-        return Prefix(self._prompt[IDS][:length], sides, self._language.kept(length)) if length else None
+        num_image_tokens = int((ids_T == image_token).sum())
+        return Prefix(ids_T, images_end(ids_T, image_token), num_image_tokens, sides, self._language.prompt_cache)
 
     def _language_input(self) -> Boundary:
         if self._cut.kind is CutKind.LM:
@@ -169,35 +172,58 @@ class UpperRun:
 
 
 class CachedPrefixRun(UpperRun):
-    """Runs another question about a picture whose prefix is known: only what follows the picture is run."""
+    """Runs a prompt that begins as an earlier one did: only what follows the shared tokens is run."""
 
     def __init__(
-        self, part: ModelPart, prefix: Prefix, prompt: Boundary, max_new_tokens: int, sampling: Sampling = GREEDY
+        self,
+        part: ModelPart,
+        prefix: Prefix,
+        cut: Cut,
+        crossing: Boundary,
+        max_new_tokens: int,
+        sampling: Sampling = GREEDY,
     ) -> None:
-        super().__init__(part, TOKENS, prompt, max_new_tokens, sampling)
-        self._prefix: Prefix | None = prefix
+        super().__init__(part, cut, crossing, max_new_tokens, sampling)
+        self._cached: Prefix | None = prefix
 
     @torch.inference_mode()
     def first(self, resume_token_id: int | None = None) -> int:
         """Runs the rest of the prompt behind the cached prefix and returns the answer's first token.
 
-        `resume_token_id` is the token that another node has chosen already, if any.
+        `resume_token_id` is the token that another node has chosen already, if any. Raises PrefixEvicted, ProtocolError.
         """
         assert self._language is not None, "a model has layers above the cut `tokens`"
-        assert self._prefix is not None, "first() comes before hand_over()"
-        part, ids_T = self._part, self._crossing[IDS]
-        rest_S = ids_T[len(self._prefix.ids_P) :]
+        assert self._cached is not None, "first() comes before hand_over()"
+        part, cached, crossing = self._part, self._cached, self._crossing
+        ids_T = crossing["input_ids"][0] if self._cut.kind is CutKind.IMAGE else crossing[IDS]
+        num_shared = cached.num_shared(ids_T)
+        if not num_shared:
+            raise PrefixEvicted("The prompt does not begin as the cached one did.", advice="Send all of it.")
+        visual = self._visual(cached, ids_T)
+        self._crossing = {}
         with part.clock.stage("embed"):
-            states_SD = part.family.embed(part.model, rest_S)
-        whole = {HIDDEN: states_SD.new_empty((len(ids_T), 0)), IDS: ids_T} | self._prefix.sides
-        self._choice = self._token_choice(ids_T, len(ids_T))
-        return self._choose(self._language.resume(self._prefix.cache, states_SD, whole), resume_token_id)
-
-    def prefix(self) -> Prefix | None:
-        """Returns the prefix that the run goes on from, which may be kept again; None once its caches were handed over."""
-        return self._prefix
+            states_SD = part.family.embed(part.model, ids_T[num_shared:], visual.pop(HIDDEN, None))
+        whole = {HIDDEN: states_SD.new_empty((len(ids_T), 0)), IDS: ids_T} | visual
+        self._know_prompt(whole)
+        return self._choose(self._language.resume(cached.cache, states_SD, whole), resume_token_id)
 
     def hand_over(self) -> LanguageCache:
         """Returns the caches, and lets go of the prefix, so that its memory is free as soon as nobody keeps it."""
-        self._prefix = None
+        self._cached = None
         return super().hand_over()
+
+    def _visual(self, cached: Prefix, ids_T: torch.Tensor) -> Boundary:
+        """Returns `hidden`, the visual tokens that the prefix lacks, if any, and the side tensors of the whole prompt."""
+        part, num_image_tokens = self._part, int((ids_T == self._part.model.config.image_token_id).sum())
+        num_new = num_image_tokens - cached.num_image_tokens
+        if not num_new:
+            return dict(cached.sides)
+        visual = part.visual(self._cut, self._crossing)
+        states_VD = visual.get(HIDDEN)
+        if self._cut.kind is CutKind.IMAGE and states_VD is not None:  # of all images: the cached ones' come first
+            sides, states_VD = visual, states_VD[cached.num_image_tokens :]
+        else:
+            sides = merged_sides(part.family.language_sides, cached.sides, visual)
+        if states_VD is None or len(states_VD) != num_new:
+            raise ProtocolError(f"The prompt has {num_new} further places for visual tokens, and others came.")
+        return {HIDDEN: states_VD} | {name: sides[name] for name in part.family.language_sides if name in sides}

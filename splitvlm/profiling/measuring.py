@@ -29,6 +29,7 @@ from splitvlm.local import LocalBoundary, decode
 from splitvlm.model.boundary import to_arrays
 from splitvlm.model.loading import load_device
 from splitvlm.model.parts import CloudPart, DevicePart
+from splitvlm.model.prompt import Prompt
 from splitvlm.model.upper_run import UpperRun
 from splitvlm.planning.costs import CloudProfile, DeviceProfile
 from splitvlm.scenes.samples import samples
@@ -122,11 +123,11 @@ def _device_stages(part: DevicePart, deepest: Cut, asked: list[Asked]) -> Steps[
 
     def run(request: Asked) -> Iterator[None]:
         if deepest == DEVICE:
-            tokens = part.generate(*request, STEPS + 1)
+            tokens = part.generate(Prompt.about(*request), STEPS + 1)
             for _ in tokens:
                 yield
             return
-        lower = part.lower(*request, deepest)
+        lower = part.lower(Prompt.about(*request), deepest)
         yield
         if deepest.kind is CutKind.LM:
             for token_id in range(STEPS):
@@ -154,9 +155,9 @@ def _upper(
     part: CloudPart, device: DevicePart | None, cut: Cut, request: Asked
 ) -> tuple[UpperRun, Callable[[], Any] | None]:
     if cut == IMAGE:
-        return part.upper_from_picture(part.picture(request[0]), request[1], STEPS + 1), None
+        return part.upper_from_prompt(Prompt.about(part.picture(request[0]), request[1]), STEPS + 1), None
     assert device is not None, "a boundary needs the lower part"
-    lower = device.lower(*request, cut)
+    lower = device.lower(Prompt.about(*request), cut)
     step = (lambda: lower.step(0)) if cut.kind is CutKind.LM else None
     return part.upper(cut, lower.boundary, STEPS + 1), step
 
@@ -230,7 +231,7 @@ def _encoding(
     for cut in sorted({_nearest(cut, cuts, codec) for cut in cuts if cut != DEVICE}, key=lambda cut: cut.depth):
         for request in asked:
             yield 0.0
-            boundary = LocalBoundary(part, codec, *request, cut)
+            boundary = LocalBoundary(part, codec, Prompt.about(*request), cut)
             for level in codec.levels(cut):
                 yield PAUSE_S if cut == IMAGE else 0.0
                 started_s = time.perf_counter()

@@ -13,7 +13,7 @@ from splitvlm.errors import HandshakeRefused
 from splitvlm.rpc.wire_checks import MAX_VARIANTS, check_count
 from splitvlm.wire.v1 import data_pb2
 
-PROTOCOL_VERSION = 8
+PROTOCOL_VERSION = 9
 
 _NAMES = {
     "protocol_version": "protocol version",

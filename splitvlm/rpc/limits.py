@@ -18,16 +18,16 @@ MAX_MESSAGE_BYTES = 128 * KIB
 """gRPC's receive limit on the data and control plane. Its default of 4 MiB would let a peer make us hold more."""
 
 MAX_LOCAL_MESSAGE_BYTES = 33 * MIB
-"""The largest question of a local application: a picture file of 32 MiB, and its text."""
+"""The largest question of a local application: image files of 32 MiB together, and its text."""
 
 MAX_PAYLOAD_BYTES = 64 * MIB
 """The largest payload of one request: the lossless features of 17 tiles of the largest known tower take 38 MiB."""
 
 MAX_SEGMENTS = 64
-"""The most segments of one payload, which are tiles of a picture: known models cut it into 17 at the most."""
+"""The most segments of one payload, which are tiles of images, a few in one, or at the cut `image` images."""
 
-PICTURE_NAME_BYTES = 8
-"""The bytes of a cached picture's name, made by the device's secret key: nobody can seek two pictures of one name."""
+PREFIX_NAME_BYTES = 8
+"""The bytes of a cached prefix's name, made by the device's secret key: nobody can seek images that share one."""
 
 KEEPALIVE_MS = 20_000
 """Below the 30 s after which mobile carriers' NATs forget an idle mapping."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import grpc
 
 from splitvlm.crypto.identity import Identity, Role
-from splitvlm.domain import Sampling
+from splitvlm.domain import Conversation, Sampling
 from splitvlm.rpc.channels import connected, open_channel
+from splitvlm.rpc.conversation import conversation_to_wire
 from splitvlm.rpc.limits import MAX_LOCAL_MESSAGE_BYTES
 from splitvlm.rpc.sampling import sampling_to_wire
 from splitvlm.rpc.status import from_rpc
@@ -33,8 +34,8 @@ class EdgeClient:
 
     async def ask(
         self,
-        picture: bytes,
-        question: str,
+        conversation: Conversation,
+        images: Sequence[bytes] = (),
         *,
         max_new_tokens: int = 0,
         plan: str = "",
@@ -43,16 +44,18 @@ class EdgeClient:
         top_k: int = 0,
         repetition_penalty: float = 1.0,
         seed: int | None = None,
+        stop: Sequence[str] = (),
     ) -> AsyncIterator[pb.Answer]:
-        """Yields the choice of plan, pieces of text, then the request report.
+        """Asks with a conversation and its images' files. Yields the choice of plan, pieces of text, then the report.
 
         At temperature 0 the answer is greedy. Above it the edge node draws a `seed` that is None; the report says which. Raises
         UsageError for values outside their range (splitvlm.domain.Sampling), and the node's errors.
         """
         sampling = Sampling(temperature, top_p, top_k, repetition_penalty, seed or 0)
         message = pb.Question(
-            picture=picture,
-            text=question,
+            conversation=conversation_to_wire(conversation),
+            images=images,
+            stop=stop,
             max_new_tokens=max_new_tokens,
             plan=plan,
             sampling=sampling_to_wire(sampling, with_seed=seed is not None),

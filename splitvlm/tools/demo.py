@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from splitvlm.crypto.identity import Role
-from splitvlm.domain import TOKENS
+from splitvlm.domain import TOKENS, Conversation
 from splitvlm.errors import UsageError
 from splitvlm.evaluation.answers import Example, answers, normalised
 from splitvlm.files.shown import number as shown_number
@@ -159,7 +159,7 @@ async def _wait_for_table(client: EdgeClient) -> None:
 async def _ask(client: EdgeClient, question: DemoQuestion, number: int, total: int, origin_s: float) -> DemoAnswer:
     asked_at_s = time.monotonic() - origin_s
     chosen, report, text = pb.Chosen(), pb.RequestReport(), ""
-    async for message in client.ask(question.coded("PNG"), question.question):
+    async for message in client.ask(Conversation.about(question.question), [question.coded("PNG")]):
         match message.WhichOneof("body"):
             case "chosen":
                 chosen = message.chosen

@@ -28,7 +28,7 @@ from orchestrator.simulator.run import lines_of
 from orchestrator.simulator.scenario import Scenario
 from orchestrator.simulator.world import World
 from splitvlm.crypto.identity import Role
-from splitvlm.domain import DEVICE, IMAGE, TOKENS
+from splitvlm.domain import DEVICE, IMAGE, TOKENS, Conversation
 from splitvlm.errors import PeerUnavailable, UsageError
 from splitvlm.host_port import host_and_port
 from splitvlm.link.emulator import LinkEmulator, LinkShape
@@ -190,7 +190,7 @@ async def _ask_all(
 
 async def _ask(client: EdgeClient, picture: bytes, question: str, plan: str) -> pb.RequestReport:
     report = pb.RequestReport()
-    async for message in client.ask(picture, question, plan=plan):
+    async for message in client.ask(Conversation.about(question), [picture], plan=plan):
         if message.WhichOneof("body") == "report":
             report = message.report
     return report

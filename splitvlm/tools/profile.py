@@ -20,6 +20,7 @@ from splitvlm.files.shown import shown_or_unknown
 from splitvlm.local import LocalBoundary
 from splitvlm.model.dtype_choice import chosen_dtype
 from splitvlm.model.loading import load_cloud, middle_cuts
+from splitvlm.model.prompt import Prompt
 from splitvlm.model.threads import use_threads
 from splitvlm.planning.costs import DeviceProfile, nearest_drops
 from splitvlm.planning.kinds import AccuracyDrop
@@ -138,7 +139,7 @@ def _sizes(
         if number and number % SHOW_EVERY == 0:
             say.print(f"{number} of {pictures} pictures")
         for cut in cuts:
-            boundary = LocalBoundary(*form, image, question, cut)
+            boundary = LocalBoundary(*form, Prompt.about(image, question), cut)
             for level in form.codec.levels(cut):
                 sizes[Plan(cut, level, variant)].append(len(boundary.encode(level)))
     return {plan: tuple(sorted(num_bytes)) for plan, num_bytes in sizes.items()}

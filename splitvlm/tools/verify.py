@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
@@ -25,11 +24,11 @@ from splitvlm.bundle import Bundle, open_bundle
 from splitvlm.crypto.identity import Role
 from splitvlm.domain import DEVICE, Cut, Plan
 from splitvlm.model.loading import load_device
+from splitvlm.model.prompt import Prompt
 from splitvlm.model.reference import reference_tokens
 from splitvlm.scenes.samples import samples
 from splitvlm.tools.launcher import Launcher
 
-Question = tuple[Image.Image, str]
 _console = Console(stderr=True)
 
 
@@ -40,7 +39,7 @@ async def verify_model(model: str, cuts: Sequence[str], questions: int, tokens: 
     wanted = [Cut.parse(text) for text in cuts] or list(spec.cuts())
     for cut in wanted:
         spec.check(cut)
-    asked = list(samples(questions, model))
+    asked = [Prompt.about(*sample) for sample in samples(questions, model)]
     _console.print(f"Unsplit answers of {model}: {questions} questions, {tokens} tokens ...")
     expected = reference_tokens(model, asked, tokens)
     gc.collect()
@@ -57,7 +56,7 @@ async def verify_model(model: str, cuts: Sequence[str], questions: int, tokens: 
 
 
 async def _split_answers(
-    model: str, bundle: Bundle, cuts: list[Cut], asked: list[Question], tokens: int
+    model: str, bundle: Bundle, cuts: list[Cut], asked: list[Prompt], tokens: int
 ) -> dict[Cut, list[list[int]]]:
     with tempfile.TemporaryDirectory(prefix="splitvlm-verify-") as folder:
         async with Launcher(Path(folder)) as launcher:
@@ -70,24 +69,16 @@ async def _split_answers(
                 link = CloudLink(cloud.address, compatibility_of(bundle.spec, codec, "float32"), identity, remote)
             engine = DeviceEngine(load_device(model, cuts), codec)
             try:
-                return {
-                    cut: [
-                        await _answer(engine, link, cut, *picture_and_question, tokens)
-                        for picture_and_question in asked
-                    ]
-                    for cut in cuts
-                }
+                return {cut: [await _answer(engine, link, cut, prompt, tokens) for prompt in asked] for cut in cuts}
             finally:
                 engine.close()
                 if link is not None:
                     await link.close()
 
 
-async def _answer(
-    engine: DeviceEngine, link: CloudLink | None, cut: Cut, image: Image.Image, question: str, tokens: int
-) -> list[int]:
+async def _answer(engine: DeviceEngine, link: CloudLink | None, cut: Cut, prompt: Prompt, tokens: int) -> list[int]:
     level = "none" if cut == DEVICE else "lossless"
-    planned = PlannedQuestion(Plan(cut, level), image, question, tokens)
+    planned = PlannedQuestion(Plan(cut, level), prompt, tokens)
     clouds = CloudNodes((link,) if link is not None else ())
     return [token_id async for token_id in AnswerRun(engine, EVERYTHING_MAY_LEAVE, planned, clouds)]
 

@@ -11,6 +11,7 @@ from splitvlm.domain import DEVICE, TOKENS, Plan
 from splitvlm.errors import UsageError
 from splitvlm.local import LocalModel
 from splitvlm.model.boundary import HIDDEN
+from splitvlm.model.prompt import Prompt
 from splitvlm.scenes.samples import samples
 from splitvlm.variants.measure import open_variant
 
@@ -41,12 +42,13 @@ def check_variant(folder: Path, pictures: int, most_error: float) -> dict[str, o
     same = 0
     for image, question in samples(pictures, bundle.spec.name):
         own, other = (
-            model.boundary(image, question, TOKENS, name).tensors[HIDDEN].float() for name in ("full", variant.name)
+            model.boundary(Prompt.about(image, question), TOKENS, name).tensors[HIDDEN].float()
+            for name in ("full", variant.name)
         )
         errors.append((other - own).flatten())
         values.append(own.flatten())
         plans = Plan(TOKENS, "lossless"), Plan(TOKENS, "lossless", variant.name)
-        first, second = (model.answer(image, question, plan).token_ids for plan in plans)
+        first, second = (model.answer(Prompt.about(image, question), plan).token_ids for plan in plans)
         same += first == second
     agreement = _agreement(torch.cat(errors), torch.cat(values))
     result = Agreement(variant.name, variant.hash, pictures, *agreement, same / pictures)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from splitvlm.backends.catalogue import open_stage
 from splitvlm.backends.stage import PIXELS, TOKENS, StageShape
 from splitvlm.errors import UsageError, first_sentence
+from splitvlm.model.prompt import Prompt
 
 if TYPE_CHECKING:
     import torch
@@ -64,7 +65,9 @@ def blank_tile(part: DevicePart) -> torch.Tensor:
     """Returns the pixels [1, 3, H, W] of one tile of a grey picture, as the model's processor makes them."""
     from PIL import Image
 
-    return part.family.tile_pixels(part.inputs(Image.new("RGB", (64, 64), (128, 128, 128)), "What is this?"))[:1]
+    return part.family.tile_pixels(
+        part.inputs(Prompt.about(Image.new("RGB", (64, 64), (128, 128, 128)), "What is this?"))
+    )[:1]
 
 
 def export_stage(module: nn.Module, shape: StageShape, path: Path) -> None:

@@ -28,6 +28,7 @@ from splitvlm.domain import DEVICE, TOKENS
 from splitvlm.errors import UsageError
 from splitvlm.model.loading import load_device, load_tower
 from splitvlm.model.parts import DevicePart
+from splitvlm.model.prompt import Prompt
 from splitvlm.node.progress import show_progress
 from splitvlm.scenes.samples import samples
 from splitvlm.variants import export, graph, observing, sensitivity
@@ -125,7 +126,8 @@ def _exported(making: Making, num_samples: int = CHECKED) -> _Exported:
     """Exports the tower; prepares the samples that the kind needs, at least those that the file is checked with."""
     part, made_of = _part(making)
     module, shape = export.stage_module(part)
-    asked = [part.inputs(image, question) for image, question in islice(_questions(making, num_samples), num_samples)]
+    questions = islice(_questions(making, num_samples), num_samples)
+    asked = [part.inputs(Prompt.about(image, question)) for image, question in questions]
     exported = _Exported(part, module, asked, making.folder / FILE, made_of)
     export.export_stage(module.float(), shape, exported.path)
     export.check_export(exported.path, module, torch.cat(exported.tiles(CHECKED)).numpy())

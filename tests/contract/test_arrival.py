@@ -22,6 +22,7 @@ from splitvlm.model.boundary import Boundary, to_arrays, without_data
 from splitvlm.model.boundary_checks import check_again_shapes, check_shapes, check_step_shape, check_tile_shapes
 from splitvlm.model.loading import load_cloud, load_device
 from splitvlm.model.parts import CloudPart, DevicePart
+from splitvlm.model.prompt import Prompt
 from splitvlm.model.tiles import in_tiles
 from tests.samples import tiny_model
 from tests.tiny_models import FAMILIES, picture
@@ -40,7 +41,7 @@ def parts(kind: str) -> tuple[DevicePart, CloudPart]:
 
 @cache
 def good(kind: str, cut: Cut) -> Boundary:
-    return parts(kind)[0].lower(picture(64, 48), "How many?", cut).boundary
+    return parts(kind)[0].lower(Prompt.about(picture(64, 48), "How many?"), cut).boundary
 
 
 @contextlib.contextmanager
@@ -153,7 +154,7 @@ def test_counts_that_do_not_fit_are_refused_before_a_layer_runs(kind: str, cut: 
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_a_tile_is_refused_before_the_tower_sees_it(kind: str, cut: Cut) -> None:
     device, cloud = parts(kind)
-    lower = device.lower(picture(64, 48), "How many?", cut)
+    lower = device.lower(Prompt.about(picture(64, 48), "How many?"), cut)
     tiles = [lower.tile(place) for place in range(lower.num_tiles)]
     check_tile_shapes(cloud, cut, tiles[0], first=True)
     check_tile_shapes(cloud, cut, {"hidden": tiles[0]["hidden"]}, first=False)

@@ -18,6 +18,7 @@ import pytest
 from cloud_node.engine.protocol import Engine
 from splitvlm.domain import GREEDY, Choices, ChosenToken, Cut, JsonSchema, Sampling
 from splitvlm.errors import ProtocolError
+from splitvlm.model.prompt import Prompt
 from tests.contract.test_engines import CUTS, ENGINES, IMAGE_OF_TILES, QUESTION, answer, asked, parts, undivided
 from tests.tiny_models import FAMILIES
 
@@ -43,7 +44,7 @@ async def engine(request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
 @cache
 def alone(family: str, sampling: Sampling, num_tokens: int = ENOUGH_TOKENS) -> list[int]:
     """Returns what the undivided model answers."""
-    return list(parts(family)[0].generate(IMAGE_OF_TILES, QUESTION, num_tokens, sampling=sampling))
+    return list(parts(family)[0].generate(Prompt.about(IMAGE_OF_TILES, QUESTION), num_tokens, sampling=sampling))
 
 
 def text(family: str, token_ids: list[int]) -> str:

@@ -24,6 +24,7 @@ from splitvlm.domain import DEVICE, GREEDY, IMAGE, TOKENS, Cut, CutKind, Samplin
 from splitvlm.errors import PrefixEvicted, ProtocolError, UsageError
 from splitvlm.model.loading import load_cloud, load_device
 from splitvlm.model.parts import CloudPart, DevicePart, LowerRun
+from splitvlm.model.prompt import Prompt
 from splitvlm.model.sampling import TokenChoice
 from tests.samples import tiny_model
 from tests.tiny_models import FAMILIES, picture
@@ -46,7 +47,7 @@ def parts(family: str) -> tuple[DevicePart, CloudPart]:
 
 @cache
 def undivided(family: str, question: str = QUESTION, sampling: Sampling = GREEDY) -> list[int]:
-    return list(parts(family)[0].generate(IMAGE_OF_TILES, question, NUM_TOKENS, sampling=sampling))
+    return list(parts(family)[0].generate(Prompt.about(IMAGE_OF_TILES, question), NUM_TOKENS, sampling=sampling))
 
 
 @dataclass
@@ -64,9 +65,9 @@ class Asked:
 def asked(family: str, cut: Cut, question: str = QUESTION, **changes: Any) -> Asked:
     device, cloud = parts(family)
     if cut == IMAGE:
-        lower, inputs = None, cloud.inputs(device.picture(IMAGE_OF_TILES), question)
+        lower, inputs = None, cloud.inputs(Prompt.about(device.picture(IMAGE_OF_TILES), question))
     else:
-        lower = device.lower(IMAGE_OF_TILES, question, cut)
+        lower = device.lower(Prompt.about(IMAGE_OF_TILES, question), cut)
         inputs = lower.boundary
     request = SequenceRequest(device="edge-1", cut=cut, inputs=inputs, max_new_tokens=NUM_TOKENS)
     return Asked(replace(request, **changes), lower)
@@ -182,16 +183,16 @@ async def test_neighbours_change_no_token(engine: Engine, cut: Cut) -> None:
 async def test_another_question_goes_on_from_the_prefix(
     make: Callable[[CloudPart], Engine], family: str, cut: Cut
 ) -> None:
-    device, _ = parts(family)
-    engine = make(parts(family)[1])
+    device, cloud = parts(family)
+    engine, prompt = make(cloud), Prompt.about(IMAGE_OF_TILES, OTHER_QUESTION)
     first = engine.start(asked(family, cut, keep_prefix=True).request)
     prefix = await first.prefill()
     first.cancel()
     assert prefix is not None
     assert prefix.num_bytes > 0
     for _ in range(2):  # and leaves it as it was
-        prompt = device.prompt(IMAGE_OF_TILES, OTHER_QUESTION)
-        again = asked(family, cut, prefix=prefix, inputs=prompt)
+        inputs = cloud.inputs(prompt) if cut == IMAGE else {"ids": device.prompt_ids(prompt)}
+        again = asked(family, cut, prefix=prefix, inputs=inputs)
         assert await answer(engine, again) == undivided(family, OTHER_QUESTION)
     assert engine.close()
 

@@ -29,11 +29,13 @@ from splitvlm.codec.picture import encode_picture
 from splitvlm.crypto.handshake import DeviceHandshake, Reply
 from splitvlm.crypto.identity import Identity, Role
 from splitvlm.crypto.sealing import Opener, Sealer
-from splitvlm.domain import DEVICE, IMAGE
+from splitvlm.domain import DEVICE, IMAGE, Conversation
 from splitvlm.errors import HandshakeRefused, ProtocolError, SplitvlmError
 from splitvlm.model.loading import load_cloud, load_device
+from splitvlm.model.prompt import Prompt
 from splitvlm.node.lifecycle import background
 from splitvlm.rpc.compatibility import session_context
+from splitvlm.rpc.conversation import conversation_to_wire
 from splitvlm.rpc.sealed_stream import SealedStream
 from splitvlm.settings import ModelChoice, Security
 from splitvlm.wire.v1 import data_pb2 as pb
@@ -96,7 +98,7 @@ def agreed() -> pb.Compatibility:
 
 @cache
 def undivided() -> list[int]:
-    return list(device_part().generate(PICTURE, QUESTION, NUM_TOKENS))
+    return list(device_part().generate(Prompt.about(PICTURE, QUESTION), NUM_TOKENS))
 
 
 class Device:
@@ -155,8 +157,9 @@ def picture_payload() -> bytes:
 
 
 def begin(**changes: Any) -> pb.Begin:
-    asked = {"plan": "image/lossless", "first": picture_payload(), "question": QUESTION, "max_new_tokens": NUM_TOKENS}
-    return pb.Begin(**(asked | changes))
+    conversation = conversation_to_wire(Conversation.about(QUESTION))
+    asked = {"plan": "image/lossless", "first": picture_payload(), "max_new_tokens": NUM_TOKENS}
+    return pb.Begin(conversation=conversation, **(asked | changes))
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from splitvlm.crypto.identity import Role
-from splitvlm.domain import GREEDY, Sampling
+from splitvlm.domain import GREEDY, Conversation, Sampling
 from splitvlm.errors import SplitvlmError
 from splitvlm.link.emulator import LinkEmulator, LinkShape
 from splitvlm.link.traces import Trace
@@ -151,7 +151,7 @@ class Laboratory:
         answer, drawn = Answer(), _drawing(sampling)
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                async for message in self.client.ask(*asked, plan=plan, **drawn):
+                async for message in self.client.ask(Conversation.about(asked[1]), [asked[0]], plan=plan, **drawn):
                     if message.text:
                         answer.text += message.text
                         answer.pieces_at_s.append(time.monotonic())

@@ -30,9 +30,11 @@ from edge_node.cloud.session import CloudSession
 from edge_node.node import compatibility_of
 from splitvlm.bundle import open_bundle
 from splitvlm.crypto.identity import Identity, Role, load_identity
+from splitvlm.domain import Conversation
 from splitvlm.errors import SplitvlmError
 from splitvlm.model.loading import read_spec
 from splitvlm.rpc.channels import open_channel
+from splitvlm.rpc.conversation import conversation_to_wire
 from splitvlm.wire.v1 import control_pb2, control_pb2_grpc, data_pb2
 from tests.coding import encode
 
@@ -41,6 +43,8 @@ SCANS = 800
 INSTANCE = "0123456789abcdef"
 PAUSE_S = 0.2  # between an attack's attempts: a flood of cheap calls is another test's
 EXPECTED = (SplitvlmError, grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError, TimeoutError, OSError)
+
+ASKED = conversation_to_wire(Conversation.about("How many?"))
 
 
 @dataclass
@@ -96,12 +100,16 @@ class Attacker:
     async def pictures_of_many_pixels(self) -> None:
         """Row 6: as many sessions as a device may have, each with a picture of some hundred bytes."""
         pictures = [coded(side, "WEBP", lossless=True) for side in SIDES]
-        asks = (self.ask(plan="image/lossless", first=pictures[n % 2], question="How many?") for n in range(8))
+        asks = (self.ask(plan="image/lossless", first=pictures[n % 2], conversation=ASKED) for n in range(8))
         await asyncio.gather(*asks, return_exceptions=True)
 
     async def picture_of_many_scans(self) -> None:
         """Row 3: a progressive JPEG whose last scan is repeated."""
-        await self.ask(plan="image/jpeg75", first=many_scans(256, SCANS), question="How many?")
+        await self.ask(
+            plan="image/jpeg75",
+            first=many_scans(256, SCANS),
+            conversation=ASKED,
+        )
 
     async def declared_and_not_sent(self) -> None:
         """Row 12: large payloads of which a few bytes come."""

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from splitvlm.crypto.identity import Role
+from splitvlm.domain import Conversation
 from splitvlm.errors import CapacityError, SplitvlmError
 from splitvlm.rpc.local_client import EdgeClient
 from splitvlm.tools.launcher import Launcher, Node
@@ -40,7 +41,7 @@ def reset_peak(node: Node) -> None:
 
 async def outcome(client: EdgeClient, data: bytes) -> str:
     try:
-        async for _ in client.ask(data, QUESTION, max_new_tokens=2):
+        async for _ in client.ask(Conversation.about(QUESTION), [data], max_new_tokens=2):
             pass
     except CapacityError:
         return "no room"
@@ -79,7 +80,7 @@ async def test_a_node_ends_in_time_although_a_stage_runs_on(tmp_path: Path) -> N
     async with ForkedLauncher(tmp_path) as launcher:
         edge = await launcher.start("edge", settings)
         client = EdgeClient(edge.address, launcher.identity("app", Role.APP))
-        answer = client.ask(saved(PICTURE, "PNG"), QUESTION, max_new_tokens=2)
+        answer = client.ask(Conversation.about(QUESTION), [saved(PICTURE, "PNG")], max_new_tokens=2)
         assert (await anext(answer)).HasField("chosen")
         asking = asyncio.ensure_future(anext(answer))
         assert await edge.stop() == 0, "it was not killed"

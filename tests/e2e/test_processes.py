@@ -19,6 +19,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from PIL import Image
 
 from splitvlm.crypto.identity import Identity, Role
+from splitvlm.domain import Conversation
 from splitvlm.errors import PeerUnavailable
 from splitvlm.evaluation.answers import Example, answers
 from splitvlm.model.loading import load_whole
@@ -50,7 +51,7 @@ async def ask(client: EdgeClient, picture: Image.Image, question: str, **more: o
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     text, report = "", pb.RequestReport()
-    async for answer in client.ask(buffer.getvalue(), question, **more):  # type: ignore[arg-type]
+    async for answer in client.ask(Conversation.about(question), [buffer.getvalue()], **more):  # type: ignore[arg-type]
         text += answer.text
         report = answer.report if answer.HasField("report") else report
     return text.strip(), report

@@ -14,6 +14,7 @@ from splitvlm.crypto.identity import Role
 from splitvlm.domain import TOKENS, Plan
 from splitvlm.errors import HandshakeRefused, PeerUnavailable, UsageError
 from splitvlm.local import LocalModel
+from splitvlm.model.prompt import Prompt
 from splitvlm.rpc.local_client import EdgeClient
 from splitvlm.tools.launcher import Launcher, Node
 from splitvlm.variants.folder import Variant, memory_of
@@ -82,7 +83,7 @@ async def test_the_planner_picks_another_form_as_the_accuracy_limit_moves(launch
     exact, report = await ask(client, PICTURE, QUESTION, max_new_tokens=6)
     assert report.plan == FULL
     local = LocalModel.load(tiny_model(MODEL), [TOKENS], variants=[short], threads=1)
-    expected = {plan: local.answer(PICTURE, QUESTION, Plan.parse(plan), 6).text for plan in (FULL, SHORT)}
+    expected = {plan: local.answer(Prompt.about(PICTURE, QUESTION), Plan.parse(plan), 6).text for plan in (FULL, SHORT)}
     assert {FULL: exact, SHORT: fast} == expected
     assert fast != exact, "a tower of one layer sees other things"
     await client.close()

@@ -6,24 +6,28 @@ import contextlib
 from functools import cache
 from typing import Any
 
+from google.protobuf.message import DecodeError
 from PIL import Image
 
 from cloud_node.worker.upload import Upload
 from splitvlm.codec import CodecLimits
 from splitvlm.codec.codec import Codec
-from splitvlm.domain import IMAGE, Cut, CutKind
+from splitvlm.domain import IMAGE, Conversation, Cut, CutKind, Message, Speaker, TextPart
 from splitvlm.errors import SplitvlmError
 from splitvlm.model.boundary import to_arrays, to_tensors, without_data
-from splitvlm.model.boundary_checks import check_again_shapes, check_shapes, check_step_shape
+from splitvlm.model.boundary_checks import check_shapes, check_step_shape
 from splitvlm.model.loading import load_cloud, load_device
+from splitvlm.model.prompt import Prompt
 from splitvlm.model.tiles import in_tiles
+from splitvlm.rpc.conversation import conversation_of, conversation_to_wire
 from splitvlm.rpc.limits import MAX_SEGMENTS
-from splitvlm.wire.v1 import data_pb2
+from splitvlm.wire.v1 import conversation_pb2, data_pb2
 from tests.samples import tiny_model
 from tests.tiny_models import FAMILIES
 
 CUTS = tuple(Cut.parse(text) for text in ("vision:1", "tokens", "lm:1"))
 KINDS = [(kind, cut) for kind in FAMILIES for cut in CUTS]
+MOST_SHOWN = 4  # images: with more the prompt is refused for their number
 LIMITS = CodecLimits(max_tensors=4, max_dims=4, max_elements=1 << 14, max_decoded_bytes=1 << 16)
 
 
@@ -39,9 +43,8 @@ def arrival(data: bytes) -> None:
         assert {name: (t.shape, t.dtype) for name, t in found.items()} == {
             name: (t.shape, t.dtype) for name, t in outline.items()
         }
-        for check in (check_again_shapes, check_step_shape):
-            with contextlib.suppress(SplitvlmError):
-                check(part, outline)
+        with contextlib.suppress(SplitvlmError):
+            check_step_shape(part, outline)
         with contextlib.suppress(SplitvlmError):
             if cut.kind is not CutKind.LM:  # there a payload is one part
                 in_tiles(part, cut, found, 1)
@@ -53,7 +56,8 @@ def arrival_seeds() -> list[bytes]:
     seeds = []
     for number, (kind, cut) in enumerate(KINDS):
         device = load_device(tiny_model(kind), [cut])
-        good = device.lower(Image.linear_gradient("L").resize((48, 40)).convert("RGB"), "How many?", cut).boundary
+        prompt = Prompt.about(Image.linear_gradient("L").resize((48, 40)).convert("RGB"), "How many?")
+        good = device.lower(prompt, cut).boundary
         seeds.append(bytes((number,)) + Codec().encode(cut, to_arrays(good), "lossless"))
     return seeds
 
@@ -82,6 +86,23 @@ def upload(data: bytes) -> None:
 
 def upload_seeds() -> list[bytes]:
     return [bytes((0, 10, 0, 0, 160)), bytes((1, 5, 3, 0, 80, 20, 100, 60, 10, 80)), bytes((3, 0, 0, 1))]
+
+
+def conversation(data: bytes) -> None:
+    """Messages as a peer says them: each image part becomes one image's tokens, and no text becomes any."""
+    with contextlib.suppress(SplitvlmError, DecodeError):
+        asked = conversation_of(conversation_pb2.Conversation.FromString(data))
+        assert conversation_of(conversation_to_wire(asked)) == asked
+        part, images = _family_part("scenes-like"), (Image.new("RGB", (32, 32)),) * min(asked.num_images, MOST_SHOWN)
+        ids = part.prompt_ids(Prompt(asked, images)).tolist()
+        assert ids.count(part.model.config.image_token_id) == len(images) * part.processor.image_seq_len
+
+
+def conversation_seeds() -> list[bytes]:
+    asked = Conversation.about("Which is larger?", 2)
+    system = Message(Speaker.SYSTEM, (TextPart("Be brief."),))
+    conversations = asked, asked.then("The first.", "<image> or <ima", 1), Conversation((system, *asked.messages))
+    return [conversation_to_wire(each).SerializeToString() for each in conversations]
 
 
 @cache

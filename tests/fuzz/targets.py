@@ -39,16 +39,18 @@ from splitvlm.codec.reconstruction import Reconstructor
 from splitvlm.crypto.authority import init_authority, issue
 from splitvlm.crypto.handshake import CloudHandshake, DeviceHandshake, Hello
 from splitvlm.crypto.identity import Role, load_identity
-from splitvlm.domain import IMAGE, TOKENS
+from splitvlm.domain import IMAGE, TOKENS, Conversation
 from splitvlm.errors import SplitvlmError, UsageError
 from splitvlm.files.pictures import FORMATS, PictureHeader
 from splitvlm.link import tracefiles
 from splitvlm.model.boundary import to_arrays
 from splitvlm.model.loading import load_cloud, load_device
 from splitvlm.model.pictures import inspect_picture, read_picture
+from splitvlm.model.prompt import Prompt
 from splitvlm.rpc import plans, profiles
+from splitvlm.rpc.conversation import conversation_to_wire
 from splitvlm.wire.v1 import control_pb2, data_pb2, profiles_pb2
-from tests.fuzz.arriving import arrival, arrival_seeds, upload, upload_seeds
+from tests.fuzz.arriving import arrival, arrival_seeds, conversation, conversation_seeds, upload, upload_seeds
 from tests.fuzz.target import Target
 from tests.picture_files import exif_block, jpeg_of_scans, jpeg_with_exif, png_with, saved
 from tests.samples import tiny_model
@@ -179,19 +181,26 @@ def session(data: bytes) -> None:
 
 def session_seeds() -> list[bytes]:
     device = load_device(tiny_model("scenes-like"), [TOKENS])
-    lower = device.lower(_picture(), "Is there a lake?", TOKENS)
+    lower = device.lower(Prompt.about(_picture(), "Is there a lake?"), TOKENS)
     payload = Codec().encode(TOKENS, to_arrays(lower.boundary), "int4")
     pixels = encode_picture(_picture(), "jpeg75")
 
     def frames(*each: data_pb2.DeviceFrame) -> bytes:
         return b"".join(struct.pack("<H", one.ByteSize()) + one.SerializeToString() for one in each)
 
-    begin = data_pb2.Begin(plan="tokens/int4", max_new_tokens=2, first=payload, picture=bytes(8))
+    begin = data_pb2.Begin(plan="tokens/int4", max_new_tokens=2, first=payload, prefix=bytes(8))
     whole = data_pb2.DeviceFrame(begin=begin)
     half = data_pb2.Begin(plan="tokens/int4", max_new_tokens=2, first=payload[:100], payload_bytes=len(payload))
-    question = data_pb2.Begin(plan="image/jpeg75", first=pixels, question="Is there a lake?", max_new_tokens=1)
-    prompt = Codec().encode(TOKENS, to_arrays(device.prompt(_picture(), "How many?")), "int4")
-    again = data_pb2.Begin(first=prompt, picture=bytes(8), prefix_cached=True, resume_token_ids=[7])
+    question = data_pb2.Begin(
+        plan="image/jpeg75",
+        first=pixels,
+        conversation=conversation_to_wire(Conversation.about("Is there a lake?")),
+        max_new_tokens=1,
+    )
+    prompt = Codec().encode(
+        TOKENS, to_arrays({"ids": device.prompt_ids(Prompt.about(_picture(), "How many?"))}), "int4"
+    )
+    again = data_pb2.Begin(first=prompt, prefix=bytes(8), prefix_cached=True, resume_token_ids=[7])
     hidden, ids = lower.boundary["hidden"], lower.boundary["ids"]
     tiles = [
         Codec().encode(TOKENS, to_arrays(tile), "int4")
@@ -328,6 +337,7 @@ TARGETS = {
     "handshake": Target(handshake, handshake_seeds),
     "arrival": Target(arrival, arrival_seeds),
     "upload": Target(upload, upload_seeds),
+    "conversation": Target(conversation, conversation_seeds),
     "session": Target(session, session_seeds),
     "control": Target(control, control_seeds),
     "trace": Target(trace, trace_seeds),

@@ -11,7 +11,7 @@ from PIL import Image
 from cloud_node.engine.prefix_cache import PrefixEntry
 from cloud_node.settings import CloudLimits
 from splitvlm.crypto.identity import Role
-from splitvlm.domain import Plan
+from splitvlm.model.prompt import Prompt
 from splitvlm.model.reference import reference_tokens
 from tests.nodes import Cloud, Device, Keys, cloud_node, device
 from tests.samples import PICTURE, tiny_model
@@ -46,7 +46,7 @@ async def camera(model: str, keys: Keys, cloud: Cloud) -> AsyncIterator[Device]:
 
 @pytest.mark.parametrize("plan", PLANS)
 async def test_the_second_question_sends_the_question_only(camera: Device, model: str, plan: str) -> None:
-    expected = reference_tokens(model, [(PICTURE, FIRST), (PICTURE, SECOND)], 16)
+    expected = reference_tokens(model, [Prompt.about(PICTURE, FIRST), Prompt.about(PICTURE, SECOND)], 16)
     first = await camera.ask(plan, PICTURE, FIRST, prefix_cache=True)
     assert (first.token_ids, first.prefix_cached) == (expected[0], False)
     for _ in range(2):
@@ -82,10 +82,12 @@ async def test_no_prefix_is_cached_unasked(camera: Device, cloud: Cloud) -> None
 async def test_no_device_finds_what_another_sent(keys: Keys, model: str, cloud: Cloud, camera: Device) -> None:
     await camera.ask("tokens/lossless", PICTURE, FIRST, prefix_cache=True)
     async with device(model, cloud, keys.identity("edge-2", Role.EDGE)) as other:
-        name = camera.link.prefixes.name_of(PICTURE)
-        assert other.link.prefixes.name_of(PICTURE) != name, "names are made with a key of the device's own"
+        [name] = camera.link.prefixes.names_of([PICTURE])
+        assert other.link.prefixes.names_of([PICTURE]) != (name,), "names are made with a key of the device's own"
         other.link.prefixes._naming_key = camera.link.prefixes._naming_key  # even if it knew the key
-        other.link.prefixes.add(name, Plan.parse("tokens/lossless"))
+        known = camera.link.prefixes.find([name])
+        assert known is not None
+        other.link.prefixes.add(known)
         asked = await other.ask("tokens/lossless", PICTURE, FIRST, prefix_cache=True)
         assert not asked.prefix_cached
 
@@ -95,5 +97,5 @@ async def test_what_is_kept_knows_its_size(camera: Device, cloud: Cloud) -> None
     [entries] = cloud.worker.runtime.prefix_cache._devices.values()
     [(kept, _)] = entries.values()
     assert isinstance(kept, PrefixEntry)
-    assert kept.picture is not None
-    assert cloud.worker.runtime.prefix_cache.num_bytes == kept.num_bytes > 3 * kept.picture.width * kept.picture.height
+    [image] = kept.images
+    assert cloud.worker.runtime.prefix_cache.num_bytes == kept.num_bytes > 3 * image.width * image.height

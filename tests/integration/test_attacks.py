@@ -20,9 +20,11 @@ import torch
 from cloud_node.settings import CloudLimits
 from edge_node.cloud.session import CloudSession
 from splitvlm.crypto.identity import Identity, Role
+from splitvlm.domain import Conversation
 from splitvlm.errors import ProtocolError, SplitvlmError
 from splitvlm.host_port import host_and_port
 from splitvlm.rpc.channels import open_channel
+from splitvlm.rpc.conversation import conversation_to_wire
 from splitvlm.rpc.final_status import FinalStatus
 from splitvlm.rpc.limits import MAX_FRAME_BYTES
 from splitvlm.wire.v1 import data_pb2 as pb
@@ -164,7 +166,7 @@ REQUESTS: dict[str, pb.Begin] = {
     ),
     "a picture that is none": pb.Begin(plan="image/jpeg75", max_new_tokens=4, first=b"\xff\xd8\xff" * 9),
     "a picture that nobody sent": pb.Begin(
-        plan="tokens/lossless", max_new_tokens=4, first=b"x", picture=bytes(8), prefix_cached=True
+        plan="tokens/lossless", max_new_tokens=4, first=b"x", prefix=bytes(8), prefix_cached=True
     ),
     "given tokens beyond the vocabulary": pb.Begin(
         plan="tokens/lossless", max_new_tokens=4, first=b"x", resume_token_ids=[2**31]
@@ -210,8 +212,9 @@ async def test_what_a_device_sent_is_kept_for_who_sealed_it(scene: Scene) -> Non
     gateway, inside = scene.keys.identity("gateway", Role.EDGE), scene.keys.identity("edge-2", Role.EDGE)
     async with open_channel(scene.cloud.address, gateway, Role.CLOUD) as channel:
         session = await CloudSession.open(channel, "cloud node", scene.cloud.compatibility, inside, [])
-        payload, _ = await scene.camera.engine.encode_picture(PICTURE, "jpeg75")
-        begin = pb.Begin(plan="image/jpeg75", first=payload, question=QUESTION, max_new_tokens=2, picture=bytes(8))
+        payload, _ = await scene.camera.engine.encode_image(PICTURE, "jpeg75")
+        asked = conversation_to_wire(Conversation.about(QUESTION))
+        begin = pb.Begin(plan="image/jpeg75", first=payload, conversation=asked, max_new_tokens=2, prefix=bytes(8))
         await session.stream.send(pb.DeviceFrame(begin=begin))
         while session.stream.open(await session.call.read()).WhichOneof("body") != "end":
             pass

@@ -15,6 +15,7 @@ from splitvlm.host_port import host_and_port
 from splitvlm.link.emulator import LinkEmulator, LinkShape
 from splitvlm.link.traces import Trace
 from splitvlm.local import LocalModel
+from splitvlm.model.prompt import Prompt
 from tests.nodes import Cloud, Keys, cloud_node, device
 from tests.samples import PICTURE, tiny_model
 
@@ -41,7 +42,9 @@ async def test_accounted_bytes_are_those_that_cross(text: str, tmp_path: Path) -
                 crossed = link.up.delivered_bytes - before
     local = LocalModel.load(model, [plan.cut])
     # At `lm:k` a device may send the step of the last token, too, before it hears that this was the last.
-    expected = {local.answer(PICTURE, QUESTION, plan, tokens).wire_bytes for tokens in (TOKENS, TOKENS + 1)}
+    expected = {
+        local.answer(Prompt.about(PICTURE, QUESTION), plan, tokens).wire_bytes for tokens in (TOKENS, TOKENS + 1)
+    }
     assert len(expected) == (2 if plan.cut.kind is CutKind.LM else 1)
     assert {report.exchange.bytes_sent for report in accounts} <= expected
     accounted = sum(report.exchange.bytes_sent for report in accounts)

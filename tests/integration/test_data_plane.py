@@ -13,7 +13,7 @@ from cloud_node.settings import CloudLimits
 from edge_node.cloud.link import CloudLink
 from edge_node.cloud.session import CloudSession
 from splitvlm.crypto.identity import Role
-from splitvlm.domain import Plan
+from splitvlm.domain import Conversation, Plan
 from splitvlm.errors import (
     CapacityError,
     HandshakeRefused,
@@ -22,7 +22,9 @@ from splitvlm.errors import (
     SplitvlmError,
     UsageError,
 )
+from splitvlm.model.prompt import Prompt
 from splitvlm.rpc.channels import open_channel
+from splitvlm.rpc.conversation import conversation_to_wire
 from splitvlm.wire.v1 import data_pb2 as pb
 from splitvlm.wire.v1 import data_pb2_grpc
 from tests.nodes import Cloud, Device, Keys, cloud_node, device, until
@@ -94,15 +96,14 @@ async def test_one_session_serves_many_requests(camera: Device, cloud: Cloud) ->
 async def test_requests_follow_one_another_at_once(camera: Device, keys: Keys, cloud: Cloud, cut: str) -> None:
     """Each begins when the last frame of the one before is read, and not a moment later."""
     if cut == "image":
-        payload, _ = await camera.engine.encode_picture(PICTURE, "jpeg75")
+        payload, _ = await camera.engine.encode_image(PICTURE, "jpeg75")
     else:
         plan = Plan.parse(f"{cut}/int8")
-        run, _ = await camera.engine.begin(PICTURE, QUESTION, plan)
+        run, _ = await camera.engine.begin(Prompt.about(PICTURE, QUESTION), plan)
         payload, _ = await camera.engine.encode((await camera.engine.tile(run, 0))[0], plan)
     level = "jpeg75" if cut == "image" else "int8"
-    begin = pb.Begin(
-        plan=f"{cut}/{level}", first=payload, max_new_tokens=1, question=QUESTION if cut == "image" else ""
-    )
+    conversation = conversation_to_wire(Conversation.about(QUESTION)) if cut == "image" else None
+    begin = pb.Begin(plan=f"{cut}/{level}", first=payload, max_new_tokens=1, conversation=conversation)
     identity = keys.identity(fresh("edge"), Role.EDGE)
     async with open_channel(cloud.address, identity, Role.CLOUD) as channel:
         session = await CloudSession.open(channel, "cloud node", cloud.compatibility, identity, [])
@@ -126,7 +127,7 @@ async def test_an_old_session_gives_way_to_a_fresh_one(
 
 async def test_the_bytes_are_those_of_the_payload_and_little_more(camera: Device) -> None:
     report = await camera.ask("image/jpeg90", PICTURE, QUESTION)
-    payload, _ = await camera.engine.encode_picture(PICTURE, "jpeg90")
+    payload, _ = await camera.engine.encode_image(PICTURE, "jpeg90")
     assert 0 < report.exchange.bytes_sent - len(payload) - len(QUESTION) <= 80
 
 
@@ -140,7 +141,7 @@ async def test_two_devices_at_once_get_their_own_answers(model: str, keys: Keys,
 
 
 async def test_a_caller_that_goes_away_frees_its_session(camera: Device, cloud: Cloud) -> None:
-    running = camera.run("tokens/lossless", PICTURE, QUESTION, 64)
+    running = camera.run("tokens/lossless", Prompt.about(PICTURE, QUESTION), 64)
     await anext(running)
     assert cloud.servicer.active.total() == 1
     await running.aclose()
@@ -149,7 +150,7 @@ async def test_a_caller_that_goes_away_frees_its_session(camera: Device, cloud: 
 
 
 async def test_a_full_node_says_so_and_serves_on(camera: Device, cloud: Cloud) -> None:
-    running = [camera.run("tokens/lossless", PICTURE, QUESTION, 64) for _ in range(2)]
+    running = [camera.run("tokens/lossless", Prompt.about(PICTURE, QUESTION), 64) for _ in range(2)]
     for one in running:
         await anext(one)
     with pytest.raises(CapacityError, match="sessions open"):
@@ -167,7 +168,7 @@ async def test_a_full_node_says_so_and_serves_on(camera: Device, cloud: Cloud) -
         ("processor_hash", "other"),
         ("codec_hash", "x"),
         ("dtype", "bfloat16"),
-        ("protocol_version", 9),
+        ("protocol_version", 10),
     ],
 )
 async def test_what_differs_is_named(keys: Keys, cloud: Cloud, name: str, value: object) -> None:

@@ -24,10 +24,11 @@ from edge_node.runtime import Runtime
 from edge_node.settings import EdgeLimits, EdgeSettings
 from splitvlm.bundle import open_bundle
 from splitvlm.crypto.identity import Role
-from splitvlm.domain import DEVICE
+from splitvlm.domain import DEVICE, Conversation
 from splitvlm.errors import CapacityError, UsageError
 from splitvlm.model.loading import load_device, read_spec
 from splitvlm.model.pictures import inspect_picture, read_picture
+from splitvlm.model.prompt import Prompt
 from splitvlm.rpc.local_client import EdgeClient
 from splitvlm.rpc.servers import NodeServer
 from splitvlm.wire.v1 import local_pb2 as pb
@@ -48,7 +49,7 @@ class Edge:
 
     async def ask(self, data: bytes = SMALL, **more: Any) -> pb.RequestReport:
         report = pb.RequestReport()
-        async for answer in self.client.ask(data, QUESTION, **{"max_new_tokens": 2} | more):
+        async for answer in self.client.ask(Conversation.about(QUESTION), [data], **{"max_new_tokens": 2} | more):
             report = answer.report if answer.HasField("report") else report
         return report
 
@@ -95,7 +96,7 @@ class RevocationInterceptor:
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[RevocationInterceptor]:
     gate = RevocationInterceptor()
 
-    def slowly(data: bytes) -> Image.Image:
+    def slowly(data: bytes, _name: str) -> Image.Image:
         gate.entered.set()
         assert gate.open.wait(60)
         return read_picture(data)
@@ -178,7 +179,7 @@ async def test_keys_and_values_are_booked_before_the_language_model_reads_the_pr
     header = inspect_picture(SMALL)
     prepared_bytes = part.preparation_bytes(header.width, header.height) + OPENED_BYTES * header.width * header.height
     picture_bytes = max(header.decoded_bytes, prepared_bytes)
-    num_prompt_tokens = part.inputs(PICTURE, QUESTION)["input_ids"].shape[1]
+    num_prompt_tokens = part.inputs(Prompt.about(PICTURE, QUESTION))["input_ids"].shape[1]
     taken, take = list[int](), admission._take
 
     def noted(num_bytes: int, held_bytes: int) -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 from splitvlm.crypto.identity import Role
 from splitvlm.domain import DEVICE
 from splitvlm.model.loading import read_spec
+from splitvlm.model.prompt import Prompt
 from splitvlm.model.reference import reference_tokens
 from splitvlm.scenes import MODEL_DIR
 from tests.nodes import Keys, cloud_node, device
@@ -34,7 +35,7 @@ async def test_every_cut_gives_the_tokens_of_generate(kind: str, tmp_path: Path)
         pytest.skip("the embedded model's weights are not in this checkout")
     model = kind if kind == "scenes" else tiny_model(kind)
     questions = asked(2)
-    expected = reference_tokens(model, questions, TOKENS)
+    expected = reference_tokens(model, [Prompt.about(*question) for question in questions], TOKENS)
     keys = Keys(tmp_path / "keys")
     different = []
     async with cloud_node(model, keys) as cloud, device(model, cloud, keys.identity("edge-1", Role.EDGE)) as camera:

@@ -23,6 +23,7 @@ from splitvlm.evaluation.leak import measure
 from splitvlm.evaluation.plan_accuracy import measure_plans
 from splitvlm.model.boundary import HIDDEN, to_arrays
 from splitvlm.model.loading import load_device, middle_cuts
+from splitvlm.model.prompt import Prompt
 from tests.tiny_models import FAMILIES, picture, save
 
 PICTURES = 12
@@ -60,7 +61,7 @@ def test_every_family_is_calibrated_and_measured(kind: str, tmp_path: Path) -> N
     assert set(codec.channels) == set(cuts) - {IMAGE}
     part = load_device(name, cuts)
     for cut in codec.channels:
-        boundary = to_arrays(part.lower(picture(64, 64), "Is it?", cut).boundary)
+        boundary = to_arrays(part.lower(Prompt.about(picture(64, 64), "Is it?"), cut).boundary)
         back = codec.decode(cut, codec.encode(cut, boundary, "klt3"))
         assert back[HIDDEN].shape == boundary[HIDDEN].shape
     plans = measure_plans(

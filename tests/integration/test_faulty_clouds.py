@@ -17,6 +17,7 @@ from edge_node.local.messages import report_to_wire
 from splitvlm.crypto.identity import Role
 from splitvlm.errors import SplitvlmError, UsageError
 from splitvlm.model.loading import read_spec
+from splitvlm.model.prompt import Prompt
 from splitvlm.model.reference import reference_tokens
 from splitvlm.rpc.limits import MOST_RETRY_AFTER_S, MOST_TEXT_LENGTH
 from splitvlm.wire.v1 import data_pb2 as pb
@@ -55,13 +56,13 @@ class Fleet:
         self.camera = camera
         self.links = [camera.link, second]
 
-    async def ask(self, plan: str, *, standby: bool, alone: bool, name: bytes = b"") -> RequestReport:
+    async def ask(self, plan: str, *, standby: bool, alone: bool, names: tuple[bytes, ...] = ()) -> RequestReport:
         return await self.camera.ask(
             plan,
             PICTURE,
             QUESTION,
             TOKENS,
-            picture_name=name,
+            prefix_names=names,
             standby=self.links[1:] if standby else [],
             finish_alone=alone,
             silence_timeout_s=30.0,
@@ -75,7 +76,7 @@ def model() -> str:
 
 @pytest.fixture(scope="module")
 def expected(model: str) -> list[int]:
-    tokens = reference_tokens(model, [(PICTURE, QUESTION)], TOKENS)[0]
+    tokens = reference_tokens(model, [Prompt.about(PICTURE, QUESTION)], TOKENS)[0]
     assert len(tokens) == TOKENS, "an answer that ends by itself is never too long"
     return tokens
 
@@ -229,7 +230,7 @@ async def test_what_a_node_writes_is_short_and_cannot_steer_a_terminal(fleet: Fl
 
 
 async def test_nodes_in_order_cache_prefixes_when_asked(fleet: Fleet, expected: list[int]) -> None:
-    name = fleet.links[0].prefixes.name_of(PICTURE)
+    names = fleet.links[0].prefixes.names_of([PICTURE])
     for again in (False, True):
-        report = await fleet.ask("tokens/lossless", standby=False, alone=False, name=name)
+        report = await fleet.ask("tokens/lossless", standby=False, alone=False, names=names)
         assert (report.token_ids, report.prefix_cached, report.faults) == (expected, again, [])

@@ -16,6 +16,7 @@ from splitvlm.errors import UsageError
 from splitvlm.host_port import host_and_port
 from splitvlm.link.emulator import LinkEmulator, LinkShape
 from splitvlm.link.traces import Trace
+from splitvlm.model.prompt import Prompt
 from tests.nodes import Cloud, Device, Keys, cloud_node, device, until
 from tests.samples import PICTURE, tiny_model
 
@@ -44,7 +45,7 @@ async def nodes(keys: Keys, uplink_bps: float) -> AsyncIterator[tuple[Device, Cl
 
 
 def hedged(edge: Device, plan: str, after_s: float) -> AnswerRun:
-    return edge.run(plan, PICTURE, QUESTION, 16, hedge_after_s=after_s)
+    return edge.run(plan, Prompt.about(PICTURE, QUESTION), 16, hedge_after_s=after_s)
 
 
 async def answer(run: AnswerRun) -> tuple[list[int], RequestReport]:

@@ -21,9 +21,12 @@ from cloud_node.worker import payload as payloads
 from edge_node.answering.answerer import cloud_is_usable
 from edge_node.cloud.session import CloudSession
 from splitvlm.crypto.identity import Identity, Role
+from splitvlm.domain import Conversation
 from splitvlm.errors import CapacityError, DeadlineExceeded
 from splitvlm.model.batch.decoder import LEAST_CAPACITY
+from splitvlm.model.prompt import Prompt
 from splitvlm.rpc.channels import open_channel
+from splitvlm.rpc.conversation import conversation_to_wire
 from splitvlm.wire.v1 import data_pb2 as pb
 from tests.nodes import Cloud, Device, Keys, cloud_node, device, until
 from tests.samples import PICTURE, tiny_model
@@ -75,7 +78,7 @@ async def test_a_device_beyond_its_quota_is_told_when_to_come_back_and_others_ar
 
 async def test_what_waits_for_room_gets_it_when_there_is_some(cloud: Cloud, camera: Device) -> None:
     """One session only, and it is busy: the second question is refused, waits, and is answered."""
-    running = camera.run(PLAN, PICTURE, QUESTION, 64)
+    running = camera.run(PLAN, Prompt.about(PICTURE, QUESTION), 64)
     await anext(running)
     waiting = asyncio.create_task(camera.ask(PLAN, PICTURE, QUESTION, 2))
     await until(lambda: cloud.servicer.refused["capacity"] == 1)
@@ -99,7 +102,7 @@ async def test_memory_for_requests_is_counted_before_it_is_taken_and_comes_back(
             await camera.ask(PLAN, PICTURE, QUESTION, 2)
         for other in others:
             other.release()
-        running = camera.run(PLAN, PICTURE, QUESTION, 64)
+        running = camera.run(PLAN, Prompt.about(PICTURE, QUESTION), 64)
         await anext(running)
         assert admission.working_bytes > 1_000
         await running.aclose()
@@ -277,7 +280,12 @@ async def test_a_small_file_of_many_pixels_is_booked_before_it_is_opened(
         return real(data, **limits)
 
     monkeypatch.setattr(payloads, "decode_picture", counted)
-    begin = pb.Begin(plan="image/lossless", max_new_tokens=1, first=payload, question=QUESTION)
+    begin = pb.Begin(
+        plan="image/lossless",
+        max_new_tokens=1,
+        first=payload,
+        conversation=conversation_to_wire(Conversation.about(QUESTION)),
+    )
     async with (
         cloud_node(model, keys, limits=CloudLimits(working_bytes=most)) as cloud,
         raw_sessions(cloud, keys.identity("greedy", Role.EDGE), 8) as sessions,

@@ -21,6 +21,7 @@ from splitvlm.host_port import host_and_port
 from splitvlm.link.emulator import LinkEmulator, LinkShape
 from splitvlm.link.traces import Trace
 from splitvlm.model.loading import read_spec
+from splitvlm.model.prompt import Prompt
 from splitvlm.model.reference import reference_tokens
 from splitvlm.planning.table import PlanTable
 from tests.edge import LEAKS, QUESTION, TABLE, edge_node
@@ -136,8 +137,8 @@ async def test_the_door_is_asked_before_each_attempt_whoever_chose_the_plan(
     asked = (plan, PICTURE, QUESTION, 4)
     door = PrivacyDoor(privacy, LEAKS)
     with pytest.raises(PrivacyRefused):
-        await edge.ask(*asked, privacy=door, picture_name=b"12345678", standby=[edge.link])
-    expected = reference_tokens(tiny_model("scenes-like"), [(PICTURE, QUESTION)], 4)[0]
+        await edge.ask(*asked, privacy=door, prefix_names=(b"12345678",), standby=[edge.link])
+    expected = reference_tokens(tiny_model("scenes-like"), [Prompt.about(PICTURE, QUESTION)], 4)[0]
     for more in ({"finish_alone": True}, {"hedge_after_s": 0.0}, {"finish_alone": True, "standby": [edge.link]}):
         report = await edge.ask(*asked, privacy=door, **more)
         assert (report.token_ids, report.answered_by) == (expected, "device")
@@ -148,8 +149,10 @@ async def test_the_door_is_asked_before_each_attempt_whoever_chose_the_plan(
 async def test_a_take_over_after_the_door_was_shut_stays_on_the_device(camera: tuple[Device, LinkEmulator]) -> None:
     edge, _ = camera
     door = PrivacyDoor(Privacy(), LEAKS)
-    expected = reference_tokens(tiny_model("scenes-like"), [(PICTURE, QUESTION)], 8)[0]
-    run = edge.run("tokens/lossless", PICTURE, QUESTION, 8, privacy=door, standby=[edge.link], finish_alone=True)
+    expected = reference_tokens(tiny_model("scenes-like"), [Prompt.about(PICTURE, QUESTION)], 8)[0]
+    run = edge.run(
+        "tokens/lossless", Prompt.about(PICTURE, QUESTION), 8, privacy=door, standby=[edge.link], finish_alone=True
+    )
     async with asyncio.timeout(60), contextlib.aclosing(run) as tokens:
         async for _ in tokens:
             if len(run.report.token_ids) == 1:

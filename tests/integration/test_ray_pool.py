@@ -20,6 +20,7 @@ from cloud_node.pools.ray import RayPool
 from cloud_node.settings import CloudLimits, CloudSettings, PoolChoice, Workers
 from cloud_node.worker.process import WorkerProcess
 from splitvlm.crypto.identity import Identity, Role
+from splitvlm.model.prompt import Prompt
 from splitvlm.model.reference import reference_tokens
 from splitvlm.node.lifecycle import background
 from splitvlm.rpc.servers import NodeServer
@@ -50,7 +51,7 @@ class Node:
 
 @pytest.fixture(scope="module")
 def expected() -> list[int]:
-    token_ids = reference_tokens(tiny_model(MODEL), [(PICTURE, QUESTION)], NUM_TOKENS)[0]
+    token_ids = reference_tokens(tiny_model(MODEL), [Prompt.about(PICTURE, QUESTION)], NUM_TOKENS)[0]
     assert len(set(token_ids)) > 2, "an answer of equal tokens would hide one that is lost or comes twice"
     return token_ids
 
@@ -79,7 +80,7 @@ async def test_a_worker_that_is_killed_amid_answers_costs_no_token(node: Node, e
     """One answer of each plan runs in that worker."""
     process_ids = node.pool.process_ids
     async with device(tiny_model(MODEL), node.address, node.edge) as camera:
-        runs = {plan: camera.run(plan, PICTURE, QUESTION, NUM_TOKENS) for plan in PLANS}
+        runs = {plan: camera.run(plan, Prompt.about(PICTURE, QUESTION), NUM_TOKENS) for plan in PLANS}
         for run in runs.values():
             await anext(run)
         killed = node.pool.last_worker["edge-1"]
@@ -104,7 +105,7 @@ async def load(node: Node) -> AsyncIterator[list[list[int]]]:
             if ended.is_set():
                 return
             async with device(tiny_model(MODEL), node.address, edge) as camera:
-                report = await camera.finish(camera.run(plan, PICTURE, QUESTION, NUM_TOKENS))
+                report = await camera.finish(camera.run(plan, Prompt.about(PICTURE, QUESTION), NUM_TOKENS))
             answers.append(report.token_ids)
             await asyncio.sleep(PAUSE_S)
 

@@ -14,6 +14,7 @@ from edge_node.cloud.link import CloudLink
 from splitvlm.crypto import certificates
 from splitvlm.crypto.authority import LOOPBACK, issue, rotate
 from splitvlm.crypto.identity import Identity, Role, load_identity
+from splitvlm.domain import Conversation
 from splitvlm.errors import PeerUnavailable
 from splitvlm.host_port import host_and_port
 from splitvlm.rpc.channels import connected, open_channel
@@ -82,7 +83,7 @@ async def test_an_application_asks_no_other_role(keys: Keys, role: Role) -> None
         with pytest.raises(PeerUnavailable, match="shows a certificate of another role"):
             await client.connect(1.0)
         with pytest.raises(PeerUnavailable, match="shows a certificate of another role"):
-            async for _ in client.ask(b"picture", "question"):
+            async for _ in client.ask(Conversation.about("question"), [b"picture"]):
                 pass
         await client.close()
     assert servicer.got == []

@@ -17,6 +17,7 @@ from edge_node.cloud.link import CloudLink
 from splitvlm.crypto.identity import Role
 from splitvlm.domain import GREEDY, Sampling
 from splitvlm.errors import DeadlineExceeded, UsageError
+from splitvlm.model.prompt import Prompt
 from splitvlm.model.reference import reference_tokens
 from tests.nodes import Cloud, Device, Keys, cloud_node, device
 from tests.samples import PICTURE, tiny_model
@@ -87,7 +88,7 @@ def model() -> str:
 
 @pytest.fixture(scope="module")
 def expected(model: str) -> list[int]:
-    tokens = reference_tokens(model, [(PICTURE, QUESTION)], TOKENS)[0]
+    tokens = reference_tokens(model, [Prompt.about(PICTURE, QUESTION)], TOKENS)[0]
     assert len(set(tokens)) > 2, "an answer of equal tokens would hide one that is lost or comes twice"
     return tokens
 
@@ -182,7 +183,7 @@ async def test_a_link_that_is_closed_under_a_request_is_a_failed_node(
 ) -> None:
     """gRPC tells a call whose channel was closed that it is cancelled: taken for its caller's, that would hang the caller."""
     first = fleet.links[0]
-    run = fleet.camera.run("tokens/lossless", PICTURE, QUESTION, TOKENS, standby=fleet.links[1:])
+    run = fleet.camera.run("tokens/lossless", Prompt.about(PICTURE, QUESTION), TOKENS, standby=fleet.links[1:])
     if not opened:
         await first.close()
     async with asyncio.timeout(30), contextlib.aclosing(run) as tokens:

@@ -19,9 +19,10 @@ from edge_node.cloud.link_meter import FRAMING_BYTES
 from edge_node.cloud.payload import Payload
 from edge_node.cloud.segments import Segments
 from splitvlm.crypto.identity import Identity, Role
-from splitvlm.domain import Plan
+from splitvlm.domain import Conversation, Plan
 from splitvlm.errors import ProtocolError, SplitvlmError, UsageError
 from splitvlm.link.estimator import LinkEstimator
+from splitvlm.model.prompt import Prompt
 from splitvlm.model.reference import reference_tokens
 from tests.nodes import Cloud, Device, Keys, cloud_node, device, until
 from tests.samples import PICTURE, tiny_model
@@ -38,7 +39,7 @@ def model() -> str:
 
 @pytest.fixture(scope="module")
 def expected(model: str) -> list[int]:
-    return reference_tokens(model, [(PICTURE, QUESTION)], TOKENS)[0]
+    return reference_tokens(model, [Prompt.about(PICTURE, QUESTION)], TOKENS)[0]
 
 
 @pytest.fixture
@@ -114,7 +115,7 @@ async def test_the_link_is_measured_by_the_last_part_where_it_waited_for_the_dev
     seen, decoded = [], decoded_by(clouds[0], monkeypatch)
     monkeypatch.setattr(LinkEstimator, "on_transfer", lambda _, *given, **__: seen.append(given))
     plan, receipts = Plan.parse("tokens/lossless"), asyncio.Event()
-    run, _ = await camera.engine.begin(PICTURE, QUESTION, plan)
+    run, _ = await camera.engine.begin(Prompt.about(PICTURE, QUESTION), plan)
     exchange = Exchange()
 
     async def make(place: int) -> bytes:
@@ -165,7 +166,7 @@ async def test_another_node_takes_over_between_two_tiles(
 async def test_a_hedge_goes_on_from_the_tiles_that_were_run(
     camera: Device, clouds: list[Cloud], expected: list[int]
 ) -> None:
-    run = camera.run("tokens/lossless", PICTURE, QUESTION, TOKENS, hedge_after_s=0.0)
+    run = camera.run("tokens/lossless", Prompt.about(PICTURE, QUESTION), TOKENS, hedge_after_s=0.0)
     clouds[0].engine_lane.run = _never  # type: ignore[method-assign]  # a process that hangs
     report = await camera.finish(run)
     assert report.token_ids == expected
@@ -182,12 +183,12 @@ async def test_another_question_about_a_picture_in_tiles(camera: Device, model: 
     first = await camera.ask(plan, PICTURE, QUESTION, TOKENS, prefix_cache=True)
     again = await camera.ask(plan, PICTURE, other, TOKENS, prefix_cache=True)
     assert [first.prefix_cached, again.prefix_cached] == [False, True]
-    assert again.token_ids == reference_tokens(model, [(PICTURE, other)], TOKENS)[0]
+    assert again.token_ids == reference_tokens(model, [Prompt.about(PICTURE, other)], TOKENS)[0]
 
 
 BAD = [
-    ("lm:1/lossless", 2, 10, UsageError, "not taken in 2 parts"),
-    ("image/lossless", 2, 10, UsageError, "not taken in 2 parts"),
+    ("lm:1/lossless", 2, 10, UsageError, "not taken in 2 segments"),
+    ("image/lossless", 2, 10, UsageError, "shows 1 images, but others came"),
     ("tokens/lossless", 65, 10, UsageError, "at most 64"),
     ("tokens/lossless", 2, 200_001, UsageError, "limit is 200000"),
     ("tokens/lossless", 2, 10, ProtocolError, "malformed"),
@@ -203,8 +204,8 @@ async def test_bad_parts_are_refused_and_nothing_of_them_is_kept(
         return b"\x07" * size
 
     exchange = Exchange()
-    question = QUESTION if plan.startswith("image") else ""
-    payload = Payload(Plan.parse(plan), Segments(count, make), question)
+    conversation = Conversation.about(QUESTION) if plan.startswith("image") else None
+    payload = Payload(Plan.parse(plan), Segments(count, make), conversation)
     with pytest.raises(error) as caught:
         await answered(camera, payload, 4, exchange)
     assert says in f"{caught.value.sentence} {caught.value.advice}"
@@ -215,7 +216,7 @@ async def test_bad_parts_are_refused_and_nothing_of_them_is_kept(
 
 async def test_the_limit_is_of_all_parts_together(camera: Device, clouds: list[Cloud]) -> None:
     plan = Plan.parse("tokens/lossless")
-    run, _ = await camera.engine.begin(PICTURE, QUESTION, plan)
+    run, _ = await camera.engine.begin(Prompt.about(PICTURE, QUESTION), plan)
     first, _ = await camera.engine.encode((await camera.engine.tile(run, 0))[0], plan)
 
     async def make(place: int) -> bytes:
@@ -228,7 +229,7 @@ async def test_the_limit_is_of_all_parts_together(camera: Device, clouds: list[C
 
 async def test_tiles_that_do_not_fit_one_another_are_refused(camera: Device, clouds: list[Cloud]) -> None:
     plan = Plan.parse("tokens/lossless")
-    run, _ = await camera.engine.begin(PICTURE, QUESTION, plan)
+    run, _ = await camera.engine.begin(Prompt.about(PICTURE, QUESTION), plan)
 
     async def the_first_again(_: int) -> bytes:
         return (await camera.engine.encode((await camera.engine.tile(run, 0))[0], plan))[0]

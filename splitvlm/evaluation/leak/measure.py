@@ -25,9 +25,10 @@ from splitvlm.errors import UsageError
 from splitvlm.evaluation.answers import GREY, Example, Outcome, answers, drawn
 from splitvlm.evaluation.leak.attacker import F32, psnr, side, ssim, train
 from splitvlm.local import LocalBoundary, decode
-from splitvlm.model.boundary import HIDDEN, IDS, to_tensors
+from splitvlm.model.boundary import HIDDEN, to_tensors
 from splitvlm.model.loading import load_whole, read_spec
 from splitvlm.model.parts import DevicePart
+from splitvlm.model.prompt import Prompt
 from splitvlm.settings import ModelChoice
 from splitvlm.variants.device_forms import load_forms
 from splitvlm.variants.folder import Variant
@@ -149,16 +150,18 @@ def _cuts(model: str, wanted: Sequence[str]) -> list[Cut]:
 
 
 def _coded(part: DevicePart, codec: Codec, image: Image.Image, level: str) -> Pixels:
-    return np.asarray(decode(codec, IMAGE, LocalBoundary(part, codec, image, QUESTION, IMAGE).encode(level)))
+    return np.asarray(
+        decode(codec, IMAGE, LocalBoundary(part, codec, Prompt.about(image, QUESTION), IMAGE).encode(level))
+    )
 
 
 def _features(part: DevicePart, codec: Codec, cut: Cut, level: str, image: Image.Image) -> F32:
     """Returns [T, C] of the picture's tokens, in rows, as the cloud node gets them. Raises UsageError for pictures in tiles."""
-    payload = LocalBoundary(part, codec, image, QUESTION, cut).encode(level)
+    payload = LocalBoundary(part, codec, Prompt.about(image, QUESTION), cut).encode(level)
     hidden = to_tensors(codec.decode(cut, payload))[HIDDEN].float().numpy()
     tokens: F32 = hidden.reshape(-1, hidden.shape[-1])
     if cut.kind is CutKind.LM:
-        places = part.prompt(image, QUESTION)[IDS].numpy() == part.model.config.image_token_id
+        places = part.prompt_ids(Prompt.about(image, QUESTION)).numpy() == part.model.config.image_token_id
         tokens = tokens[places]
     try:
         side(tokens)

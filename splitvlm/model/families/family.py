@@ -64,6 +64,7 @@ class Family(ABC):
     language_sides: ClassVar[tuple[str, ...]] = ()  # and those that the language model needs too
     states_axes: ClassVar[int] = 3  # of `hidden` at vision:k
     tokens_by_tile: ClassVar[bool] = True  # visual tokens are those of one tile after another
+    shares_prefixes: ClassVar[bool] = True  # what comes after an image changes nothing of what is cached up to its end
     causal: ClassVar[bool] = False  # each token of a prompt, also an image's, sees those before it alone
 
     def vision_depth(self, config: Any) -> int:

@@ -38,13 +38,15 @@ class LlavaOnevision(Family):
     def check_states(self, model: Any, boundary: Boundary, most_tokens: int) -> bool:
         """Tells whether tiles [N, P, D] are no more, and no larger, than the configuration's grids allow."""
         config, (tiles, num_patches, _) = model.config, boundary[HIDDEN].shape
-        most_tiles = max(_num_tiles(config, size) for size in config.image_grid_pinpoints)
+        most_tiles = max(
+            len(boundary.get(SIZES, ())), *(_num_tiles(config, [size]) for size in config.image_grid_pinpoints)
+        )
         return num_patches == self.patches_of_tile(config) and bool(tiles <= most_tiles)
 
     def visual_tokens(self, model: Any, boundary: Boundary) -> int | None:
         """Counts by the model's own packing, of tiles without data; None where no row is left or the sizes do not fit."""
         sizes, (tiles, num_patches, _) = boundary[SIZES], boundary[HIDDEN].shape
-        if not bool(((sizes > 0) & (sizes <= _MAX_EDGE)).all()) or tiles != _num_tiles(model.config, sizes[0].tolist()):
+        if not bool(((sizes > 0) & (sizes <= _MAX_EDGE)).all()) or tiles != _num_tiles(model.config, sizes.tolist()):
             return None
         nothing_NP1 = torch.empty((tiles, num_patches, 1), device="meta")
         try:
@@ -66,7 +68,7 @@ class LlavaOnevision(Family):
     def pixel_bytes(self, config: Any, image_processor: Any, width: int, height: int) -> int:
         """Returns a bound on the bytes of pixel values: the picture's tiles by the best grid, all of one size."""
         size = image_processor.size
-        return int(PIXEL_BYTES * size["height"] * size["width"] * _num_tiles(config, (height, width)))
+        return int(PIXEL_BYTES * size["height"] * size["width"] * _num_tiles(config, [(height, width)]))
 
     def stack(self, model: Any) -> nn.Module:
         """Returns the language model: embed_tokens, layers, norm."""
@@ -95,15 +97,19 @@ class LlavaOnevision(Family):
         return _packed(model, tokens_NPD, boundary[SIZES], model.model.image_newline)
 
 
-def _num_tiles(config: Any, size: Sequence[int]) -> int:
-    """Returns how many tiles a picture [height, width] becomes: itself and its crops."""
+def _num_tiles(config: Any, sizes: Sequence[Sequence[int]]) -> int:
+    """Returns how many tiles images [height, width] become: one becomes itself and its crops, several one tile each."""
+    if len(sizes) > 1:
+        return len(sizes)
+    [size] = sizes
     num_tiles: int = image_size_to_num_patches(list(size), config.image_grid_pinpoints, config.vision_config.image_size)
     return num_tiles
 
 
 def _packed(model: Any, tokens_NPD: torch.Tensor, sizes: torch.Tensor, newline_D: torch.Tensor) -> torch.Tensor:
     """Returns visual tokens [V, D]: rows of several crops packed into one another."""
+    images = [tokens_NPD] if len(sizes) == 1 else list(tokens_NPD[:, None])
     packed, _ = model.model.pack_image_features(
-        [tokens_NPD], sizes, image_newline=newline_D, vision_aspect_ratio=model.config.vision_aspect_ratio
+        images, sizes, image_newline=newline_D, vision_aspect_ratio=model.config.vision_aspect_ratio
     )
     return torch.cat(list(packed))

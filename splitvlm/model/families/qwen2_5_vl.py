@@ -43,17 +43,12 @@ class Qwen25Vl(Family):
         return int(boundary[HIDDEN].shape[0] // model.config.vision_config.spatial_merge_size**2)
 
     def check_sides(self, model: Any, boundary: Boundary, visual_tokens: int) -> bool:
-        """Tells whether the grid is one still picture in one piece of the prompt, and has so many visual tokens."""
-        grid, merge = boundary[GRID], model.config.vision_config.spatial_merge_size
-        image_positions = self.types(model, boundary).nonzero().flatten()
-        if len(image_positions) == 0 or image_positions[-1] - image_positions[0] + 1 != len(
-            image_positions
-        ):  # one picture, in one piece
+        """Tells whether the grid is of still images, each in one piece of the prompt and with as many visual tokens."""
+        merge = model.config.vision_config.spatial_merge_size
+        rows = boundary[GRID].tolist()
+        if any(time != 1 or min(height, width) <= 0 or height % merge or width % merge for time, height, width in rows):
             return False
-        time, height, width = grid[0].tolist()
-        if time != 1 or min(height, width) <= 0 or height % merge or width % merge:
-            return False
-        return bool(height * width == visual_tokens * merge**2)
+        return _run_lengths(self.types(model, boundary)) == [height * width // merge**2 for _, height, width in rows]
 
     def vision_depth(self, config: Any) -> int:
         """Returns how many layers the vision tower has."""
@@ -98,7 +93,7 @@ class Qwen25Vl(Family):
         """Returns position ids [3, 1, T] (time, height, width), and the offset of later tokens' positions."""
         types_BT = self.types(model, boundary)[None]
         positions_3BT, delta = model.model.get_rope_index(  # it reads of the ids only their shape
-            torch.zeros_like(types_BT), mm_token_type_ids=types_BT, image_grid_thw=boundary[GRID]
+            torch.zeros_like(types_BT), mm_token_type_ids=types_BT, image_grid_thw=boundary.get(GRID)
         )
         return positions_3BT, int(delta)
 
@@ -112,6 +107,12 @@ class Qwen25Vl(Family):
         return image_processor.resize(
             picture_CHW, size=image_processor.size, resample=image_processor.resample, factor=factor
         )
+
+
+def _run_lengths(types_T: torch.Tensor) -> list[int]:
+    """Returns the lengths of the runs of ones, in their order."""
+    values, counts = torch.unique_consecutive(types_T, return_counts=True)
+    return [int(count) for value, count in zip(values, counts, strict=True) if value]
 
 
 class _First(nn.Module):

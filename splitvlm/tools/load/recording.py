@@ -11,10 +11,11 @@ from edge_node.cloud.cloud_request import AnswerSpec, CloudRequest, Vocabulary
 from edge_node.cloud.payload import Payload
 from edge_node.cloud.segments import Segments
 from splitvlm.codec.codec import Codec
-from splitvlm.domain import DEVICE, IMAGE, CutKind, Plan, Sampling
+from splitvlm.domain import DEVICE, IMAGE, Conversation, CutKind, Plan, Sampling
 from splitvlm.errors import UsageError
 from splitvlm.local import LocalBoundary
 from splitvlm.model.loading import load_device
+from splitvlm.model.prompt import Prompt
 from splitvlm.model.sampling import end_token_ids
 from splitvlm.model.spec import ModelSpec
 from splitvlm.scenes.samples import samples
@@ -26,7 +27,7 @@ class RecordedRequest:
 
     plan: Plan
     data: bytes
-    question: str  # cut `image` only
+    conversation: Conversation | None  # cut `image` only
     vocabulary: Vocabulary
     sampling: Sampling  # the same each time, so that an answer's recorded steps are those of its tokens
     boundary: LocalBoundary | None = None  # at `lm:k`, until the steps are recorded
@@ -35,7 +36,7 @@ class RecordedRequest:
     def request(self, max_new_tokens: int) -> CloudRequest:
         """Returns what one device sends. Nothing in it lets the cloud find the picture in its prefix cache."""
         step = self._step if self.plan.cut.kind is CutKind.LM else None
-        payload = Payload(self.plan, Segments.of(self.data), self.question, step)
+        payload = Payload(self.plan, Segments.of(self.data), self.conversation, step)
         return CloudRequest(payload, AnswerSpec(max_new_tokens, self.vocabulary, sampling=self.sampling))
 
     async def _step(self, index: int, token_id: int) -> bytes:
@@ -67,7 +68,7 @@ def record(
     vocabulary = Vocabulary(part.spec.vocab_size, end_token_ids(part.model))
     recorded = []
     for index, (image, question) in enumerate(samples(count, model, seed=seed)):
-        boundary = LocalBoundary(part, codec, image, question, plan.cut)
+        boundary = LocalBoundary(part, codec, Prompt.about(image, question), plan.cut)
         recorded.append(_recorded(plan, boundary, question, vocabulary, replace(sampling, seed=seed + index)))
     return recorded
 
@@ -78,7 +79,7 @@ def _recorded(
     return RecordedRequest(
         plan,
         boundary.encode(plan.level),
-        question if plan.cut == IMAGE else "",
+        Conversation.about(question) if plan.cut == IMAGE else None,
         vocabulary,
         sampling,
         boundary if plan.cut.kind is CutKind.LM else None,

@@ -22,52 +22,53 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from splitvlm.wire.v1 import conversation_pb2 as splitvlm_dot_wire_dot_v1_dot_conversation__pb2
 from splitvlm.wire.v1 import sampling_pb2 as splitvlm_dot_wire_dot_v1_dot_sampling__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bsplitvlm/wire/v1/data.proto\x12\x10splitvlm.wire.v1\x1a\x1fsplitvlm/wire/v1/sampling.proto\"|\n\x08\x45nvelope\x12&\n\x04open\x18\x01 \x01(\x0b\x32\x16.splitvlm.wire.v1.OpenH\x00\x12.\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x0b\x32\x1a.splitvlm.wire.v1.AcceptedH\x00\x12\x10\n\x06sealed\x18\x03 \x01(\x0cH\x00\x42\x06\n\x04\x62ody\"\xba\x01\n\rCompatibility\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\r\n\x05model\x18\x02 \x01(\t\x12\x14\n\x0cweights_hash\x18\x03 \x01(\t\x12\x16\n\x0eprocessor_hash\x18\x04 \x01(\t\x12\x12\n\ncodec_hash\x18\x05 \x01(\t\x12\r\n\x05\x64type\x18\x06 \x01(\t\x12/\n\x08variants\x18\x07 \x03(\x0b\x32\x1d.splitvlm.wire.v1.VariantHash\")\n\x0bVariantHash\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04hash\x18\x02 \x01(\t\"|\n\x04Open\x12\x36\n\rcompatibility\x18\x01 \x01(\x0b\x32\x1f.splitvlm.wire.v1.Compatibility\x12.\n\thandshake\x18\x02 \x01(\x0b\x32\x1b.splitvlm.wire.v1.Handshake\x12\x0c\n\x04\x63uts\x18\x03 \x03(\t\":\n\x08\x41\x63\x63\x65pted\x12.\n\thandshake\x18\x01 \x01(\x0b\x32\x1b.splitvlm.wire.v1.Handshake\"Q\n\tHandshake\x12\x18\n\x10\x65phemeral_public\x18\x01 \x01(\x0c\x12\x17\n\x0f\x63\x65rtificate_der\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"\xba\x01\n\x0b\x44\x65viceFrame\x12(\n\x05\x62\x65gin\x18\x01 \x01(\x0b\x32\x17.splitvlm.wire.v1.BeginH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x12\x0e\n\x04step\x18\x03 \x01(\x0cH\x00\x12*\n\x06\x63\x61ncel\x18\x04 \x01(\x0b\x32\x18.splitvlm.wire.v1.CancelH\x00\x12,\n\x07segment\x18\x05 \x01(\x0b\x32\x19.splitvlm.wire.v1.SegmentH\x00\x42\x06\n\x04\x62ody\"\xed\x01\n\x05\x42\x65gin\x12\x0c\n\x04plan\x18\x01 \x01(\t\x12\x15\n\rpayload_bytes\x18\x02 \x01(\r\x12\x16\n\x0emax_new_tokens\x18\x03 \x01(\r\x12\r\n\x05\x66irst\x18\x04 \x01(\x0c\x12\x10\n\x08question\x18\x05 \x01(\t\x12\x0f\n\x07picture\x18\x07 \x01(\x0c\x12\x18\n\x10resume_token_ids\x18\t \x03(\r\x12\x15\n\rprefix_cached\x18\x08 \x01(\x08\x12,\n\x08sampling\x18\x0b \x01(\x0b\x32\x1a.splitvlm.wire.v1.Sampling\x12\x10\n\x08segments\x18\n \x01(\rJ\x04\x08\x06\x10\x07\"/\n\x07Segment\x12\x15\n\rpayload_bytes\x18\x01 \x01(\r\x12\r\n\x05\x66irst\x18\x02 \x01(\x0c\"\x08\n\x06\x43\x61ncel\"\xc0\x01\n\nCloudFrame\x12(\n\x05token\x18\x01 \x01(\x0b\x32\x17.splitvlm.wire.v1.TokenH\x00\x12$\n\x03\x65nd\x18\x02 \x01(\x0b\x32\x15.splitvlm.wire.v1.EndH\x00\x12,\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x19.splitvlm.wire.v1.FailureH\x00\x12,\n\x07receipt\x18\x04 \x01(\x0b\x32\x19.splitvlm.wire.v1.ReceiptH\x00\x42\x06\n\x04\x62ody\"\\\n\x05Token\x12\n\n\x02id\x18\x01 \x01(\r\x12\x14\n\x07logprob\x18\x14 \x01(\x02H\x00\x88\x01\x01\x12\x0f\n\x07top_ids\x18\x15 \x03(\r\x12\x14\n\x0ctop_logprobs\x18\x16 \x03(\x02\x42\n\n\x08_logprob\")\n\x07Receipt\x12\r\n\x05\x62ytes\x18\x01 \x01(\x04\x12\x0f\n\x07span_us\x18\x02 \x01(\x04\"\xf1\x01\n\x03\x45nd\x12,\n\x06reason\x18\x01 \x01(\x0e\x32\x1c.splitvlm.wire.v1.End.Reason\x12\x11\n\tdecode_us\x18\x02 \x01(\x04\x12\x10\n\x08queue_us\x18\x03 \x01(\x04\x12\x12\n\nprefill_us\x18\x04 \x01(\x04\x12\x11\n\ttokens_us\x18\x05 \x01(\x04\x12\x15\n\rprefix_stored\x18\x06 \x01(\x08\"Y\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x0e\n\nREASON_EOS\x10\x01\x12\x11\n\rREASON_LENGTH\x10\x02\x12\x14\n\x10REASON_CANCELLED\x10\x03\"Q\n\x07\x46\x61ilure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x10\n\x08sentence\x18\x02 \x01(\t\x12\x0e\n\x06\x61\x64vice\x18\x03 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x04 \x01(\r\"\x1f\n\x0cProbeRequest\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\"\x1f\n\nProbeReply\x12\x11\n\tserver_us\x18\x01 \x01(\x04\x32\x94\x01\n\x04\x44\x61ta\x12\x45\n\x07Session\x12\x1a.splitvlm.wire.v1.Envelope\x1a\x1a.splitvlm.wire.v1.Envelope(\x01\x30\x01\x12\x45\n\x05Probe\x12\x1e.splitvlm.wire.v1.ProbeRequest\x1a\x1c.splitvlm.wire.v1.ProbeReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bsplitvlm/wire/v1/data.proto\x12\x10splitvlm.wire.v1\x1a#splitvlm/wire/v1/conversation.proto\x1a\x1fsplitvlm/wire/v1/sampling.proto\"|\n\x08\x45nvelope\x12&\n\x04open\x18\x01 \x01(\x0b\x32\x16.splitvlm.wire.v1.OpenH\x00\x12.\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x0b\x32\x1a.splitvlm.wire.v1.AcceptedH\x00\x12\x10\n\x06sealed\x18\x03 \x01(\x0cH\x00\x42\x06\n\x04\x62ody\"\xba\x01\n\rCompatibility\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\r\n\x05model\x18\x02 \x01(\t\x12\x14\n\x0cweights_hash\x18\x03 \x01(\t\x12\x16\n\x0eprocessor_hash\x18\x04 \x01(\t\x12\x12\n\ncodec_hash\x18\x05 \x01(\t\x12\r\n\x05\x64type\x18\x06 \x01(\t\x12/\n\x08variants\x18\x07 \x03(\x0b\x32\x1d.splitvlm.wire.v1.VariantHash\")\n\x0bVariantHash\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04hash\x18\x02 \x01(\t\"|\n\x04Open\x12\x36\n\rcompatibility\x18\x01 \x01(\x0b\x32\x1f.splitvlm.wire.v1.Compatibility\x12.\n\thandshake\x18\x02 \x01(\x0b\x32\x1b.splitvlm.wire.v1.Handshake\x12\x0c\n\x04\x63uts\x18\x03 \x03(\t\":\n\x08\x41\x63\x63\x65pted\x12.\n\thandshake\x18\x01 \x01(\x0b\x32\x1b.splitvlm.wire.v1.Handshake\"Q\n\tHandshake\x12\x18\n\x10\x65phemeral_public\x18\x01 \x01(\x0c\x12\x17\n\x0f\x63\x65rtificate_der\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"\xba\x01\n\x0b\x44\x65viceFrame\x12(\n\x05\x62\x65gin\x18\x01 \x01(\x0b\x32\x17.splitvlm.wire.v1.BeginH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x12\x0e\n\x04step\x18\x03 \x01(\x0cH\x00\x12*\n\x06\x63\x61ncel\x18\x04 \x01(\x0b\x32\x18.splitvlm.wire.v1.CancelH\x00\x12,\n\x07segment\x18\x05 \x01(\x0b\x32\x19.splitvlm.wire.v1.SegmentH\x00\x42\x06\n\x04\x62ody\"\xbe\x02\n\x05\x42\x65gin\x12\x0c\n\x04plan\x18\x01 \x01(\t\x12\x15\n\rpayload_bytes\x18\x02 \x01(\r\x12\x16\n\x0emax_new_tokens\x18\x03 \x01(\r\x12\r\n\x05\x66irst\x18\x04 \x01(\x0c\x12\x34\n\x0c\x63onversation\x18\x05 \x01(\x0b\x32\x1e.splitvlm.wire.v1.Conversation\x12\x0e\n\x06prefix\x18\x07 \x01(\x0c\x12\x18\n\x10resume_token_ids\x18\t \x03(\r\x12\x15\n\rprefix_cached\x18\x08 \x01(\x08\x12\x15\n\rcached_prefix\x18\x0c \x01(\x0c\x12\x15\n\rprefix_tokens\x18\r \x01(\r\x12,\n\x08sampling\x18\x0b \x01(\x0b\x32\x1a.splitvlm.wire.v1.Sampling\x12\x10\n\x08segments\x18\n \x01(\rJ\x04\x08\x06\x10\x07\"/\n\x07Segment\x12\x15\n\rpayload_bytes\x18\x01 \x01(\r\x12\r\n\x05\x66irst\x18\x02 \x01(\x0c\"\x08\n\x06\x43\x61ncel\"\xc0\x01\n\nCloudFrame\x12(\n\x05token\x18\x01 \x01(\x0b\x32\x17.splitvlm.wire.v1.TokenH\x00\x12$\n\x03\x65nd\x18\x02 \x01(\x0b\x32\x15.splitvlm.wire.v1.EndH\x00\x12,\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x19.splitvlm.wire.v1.FailureH\x00\x12,\n\x07receipt\x18\x04 \x01(\x0b\x32\x19.splitvlm.wire.v1.ReceiptH\x00\x42\x06\n\x04\x62ody\"\\\n\x05Token\x12\n\n\x02id\x18\x01 \x01(\r\x12\x14\n\x07logprob\x18\x14 \x01(\x02H\x00\x88\x01\x01\x12\x0f\n\x07top_ids\x18\x15 \x03(\r\x12\x14\n\x0ctop_logprobs\x18\x16 \x03(\x02\x42\n\n\x08_logprob\")\n\x07Receipt\x12\r\n\x05\x62ytes\x18\x01 \x01(\x04\x12\x0f\n\x07span_us\x18\x02 \x01(\x04\"\xb5\x02\n\x03\x45nd\x12,\n\x06reason\x18\x01 \x01(\x0e\x32\x1c.splitvlm.wire.v1.End.Reason\x12\x11\n\tdecode_us\x18\x02 \x01(\x04\x12\x10\n\x08queue_us\x18\x03 \x01(\x04\x12\x12\n\nprefill_us\x18\x04 \x01(\x04\x12\x11\n\ttokens_us\x18\x05 \x01(\x04\x12\x15\n\rprefix_stored\x18\x06 \x01(\x08\x12\x15\n\rprompt_tokens\x18\x07 \x01(\r\x12\x14\n\x0cimage_tokens\x18\x08 \x01(\r\x12\x15\n\rcached_tokens\x18\t \x01(\r\"Y\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x0e\n\nREASON_EOS\x10\x01\x12\x11\n\rREASON_LENGTH\x10\x02\x12\x14\n\x10REASON_CANCELLED\x10\x03\"Q\n\x07\x46\x61ilure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x10\n\x08sentence\x18\x02 \x01(\t\x12\x0e\n\x06\x61\x64vice\x18\x03 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x04 \x01(\r\"\x1f\n\x0cProbeRequest\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\"\x1f\n\nProbeReply\x12\x11\n\tserver_us\x18\x01 \x01(\x04\x32\x94\x01\n\x04\x44\x61ta\x12\x45\n\x07Session\x12\x1a.splitvlm.wire.v1.Envelope\x1a\x1a.splitvlm.wire.v1.Envelope(\x01\x30\x01\x12\x45\n\x05Probe\x12\x1e.splitvlm.wire.v1.ProbeRequest\x1a\x1c.splitvlm.wire.v1.ProbeReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'splitvlm.wire.v1.data_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ENVELOPE']._serialized_start=82
-  _globals['_ENVELOPE']._serialized_end=206
-  _globals['_COMPATIBILITY']._serialized_start=209
-  _globals['_COMPATIBILITY']._serialized_end=395
-  _globals['_VARIANTHASH']._serialized_start=397
-  _globals['_VARIANTHASH']._serialized_end=438
-  _globals['_OPEN']._serialized_start=440
-  _globals['_OPEN']._serialized_end=564
-  _globals['_ACCEPTED']._serialized_start=566
-  _globals['_ACCEPTED']._serialized_end=624
-  _globals['_HANDSHAKE']._serialized_start=626
-  _globals['_HANDSHAKE']._serialized_end=707
-  _globals['_DEVICEFRAME']._serialized_start=710
-  _globals['_DEVICEFRAME']._serialized_end=896
-  _globals['_BEGIN']._serialized_start=899
-  _globals['_BEGIN']._serialized_end=1136
-  _globals['_SEGMENT']._serialized_start=1138
-  _globals['_SEGMENT']._serialized_end=1185
-  _globals['_CANCEL']._serialized_start=1187
-  _globals['_CANCEL']._serialized_end=1195
-  _globals['_CLOUDFRAME']._serialized_start=1198
-  _globals['_CLOUDFRAME']._serialized_end=1390
-  _globals['_TOKEN']._serialized_start=1392
-  _globals['_TOKEN']._serialized_end=1484
-  _globals['_RECEIPT']._serialized_start=1486
-  _globals['_RECEIPT']._serialized_end=1527
-  _globals['_END']._serialized_start=1530
-  _globals['_END']._serialized_end=1771
-  _globals['_END_REASON']._serialized_start=1682
-  _globals['_END_REASON']._serialized_end=1771
-  _globals['_FAILURE']._serialized_start=1773
-  _globals['_FAILURE']._serialized_end=1854
-  _globals['_PROBEREQUEST']._serialized_start=1856
-  _globals['_PROBEREQUEST']._serialized_end=1887
-  _globals['_PROBEREPLY']._serialized_start=1889
-  _globals['_PROBEREPLY']._serialized_end=1920
-  _globals['_DATA']._serialized_start=1923
-  _globals['_DATA']._serialized_end=2071
+  _globals['_ENVELOPE']._serialized_start=119
+  _globals['_ENVELOPE']._serialized_end=243
+  _globals['_COMPATIBILITY']._serialized_start=246
+  _globals['_COMPATIBILITY']._serialized_end=432
+  _globals['_VARIANTHASH']._serialized_start=434
+  _globals['_VARIANTHASH']._serialized_end=475
+  _globals['_OPEN']._serialized_start=477
+  _globals['_OPEN']._serialized_end=601
+  _globals['_ACCEPTED']._serialized_start=603
+  _globals['_ACCEPTED']._serialized_end=661
+  _globals['_HANDSHAKE']._serialized_start=663
+  _globals['_HANDSHAKE']._serialized_end=744
+  _globals['_DEVICEFRAME']._serialized_start=747
+  _globals['_DEVICEFRAME']._serialized_end=933
+  _globals['_BEGIN']._serialized_start=936
+  _globals['_BEGIN']._serialized_end=1254
+  _globals['_SEGMENT']._serialized_start=1256
+  _globals['_SEGMENT']._serialized_end=1303
+  _globals['_CANCEL']._serialized_start=1305
+  _globals['_CANCEL']._serialized_end=1313
+  _globals['_CLOUDFRAME']._serialized_start=1316
+  _globals['_CLOUDFRAME']._serialized_end=1508
+  _globals['_TOKEN']._serialized_start=1510
+  _globals['_TOKEN']._serialized_end=1602
+  _globals['_RECEIPT']._serialized_start=1604
+  _globals['_RECEIPT']._serialized_end=1645
+  _globals['_END']._serialized_start=1648
+  _globals['_END']._serialized_end=1957
+  _globals['_END_REASON']._serialized_start=1868
+  _globals['_END_REASON']._serialized_end=1957
+  _globals['_FAILURE']._serialized_start=1959
+  _globals['_FAILURE']._serialized_end=2040
+  _globals['_PROBEREQUEST']._serialized_start=2042
+  _globals['_PROBEREQUEST']._serialized_end=2073
+  _globals['_PROBEREPLY']._serialized_start=2075
+  _globals['_PROBEREPLY']._serialized_end=2106
+  _globals['_DATA']._serialized_start=2109
+  _globals['_DATA']._serialized_end=2257
 # @@protoc_insertion_point(module_scope)

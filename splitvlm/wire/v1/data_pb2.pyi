@@ -9,7 +9,7 @@ message is one sealed frame, whose plaintext is a DeviceFrame or CloudFrame. Req
   device                                     cloud
   ------ Envelope{open}          ------>
   <----- Envelope{accepted}      ------
-  ------ Envelope{sealed: DeviceFrame{begin}}, {chunk}* ------>     one request; of a picture in tiles, after each {segment}, {chunk}*
+  ------ Envelope{sealed: DeviceFrame{begin}}, {chunk}* ------>     one request; of several tiles or images, then {segment}, {chunk}* each
   <----- Envelope{sealed: CloudFrame{receipt}}   ------             for each segment as it is complete
   <----- Envelope{sealed: CloudFrame{token}}*, {end}     ------
   ------ Envelope{sealed: DeviceFrame{step}} ------>                one a token, of cuts inside the language model only
@@ -22,6 +22,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from splitvlm.wire.v1 import conversation_pb2 as _conversation_pb2
 from splitvlm.wire.v1 import sampling_pb2 as _sampling_pb2
 import builtins as _builtins
 import sys
@@ -264,11 +265,13 @@ Global___DeviceFrame: _TypeAlias = DeviceFrame  # noqa: Y015
 
 @_typing.final
 class Begin(_message.Message):
-    """Starts a request. The payload is a coded boundary, or a coded picture for the cut `image`.
+    """Starts a request. The payload is a coded boundary; at the cut `image` the coded images, each a segment.
 
-    Plan and max_new_tokens stay empty where they are those of the session's last request. With a `picture` the cloud caches the
-    prefix that another question about it needs; with `prefix_cached` that question comes, and the payload is a coded boundary that
-    holds the prompt's `ids` only (cut `image`: nothing). A picture whose prefix is gone is the failure `prefix-evicted`.
+    Plan and max_new_tokens stay empty where they are those of the session's last request. With a `prefix` the cloud caches under
+    this name what the prompt leaves in the model, for a prompt that begins alike. With `prefix_cached` such a prompt comes: the
+    payload is a coded boundary with the prompt's `ids`, without the first `prefix_tokens` of the cached prompt and its answer, and
+    with what crosses of images that the cached prompt does not have; at the cut `image` it is those images, which may be none. A
+    prefix that is gone is the failure `prefix-evicted`.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -277,10 +280,12 @@ class Begin(_message.Message):
     PAYLOAD_BYTES_FIELD_NUMBER: _builtins.int
     MAX_NEW_TOKENS_FIELD_NUMBER: _builtins.int
     FIRST_FIELD_NUMBER: _builtins.int
-    QUESTION_FIELD_NUMBER: _builtins.int
-    PICTURE_FIELD_NUMBER: _builtins.int
+    CONVERSATION_FIELD_NUMBER: _builtins.int
+    PREFIX_FIELD_NUMBER: _builtins.int
     RESUME_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     PREFIX_CACHED_FIELD_NUMBER: _builtins.int
+    CACHED_PREFIX_FIELD_NUMBER: _builtins.int
+    PREFIX_TOKENS_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
     SEGMENTS_FIELD_NUMBER: _builtins.int
     plan: _builtins.str
@@ -291,14 +296,20 @@ class Begin(_message.Message):
     """1 to 4096"""
     first: _builtins.bytes
     """the payload's first bytes: all of it where it fits"""
-    question: _builtins.str
-    """UTF-8, of the cut `image` only, whose prompt is made in the cloud; at most 16 KiB"""
-    picture: _builtins.bytes
-    """the device's name of the picture, by a key of its own: 8 bytes; empty: cache no prefix"""
+    prefix: _builtins.bytes
+    """the device's name of the prompt's images, by a key of its own: 8 bytes; empty: cache no prefix"""
     prefix_cached: _builtins.bool
-    """the picture was sent before, under the same plan"""
+    """what `prefix` names was sent before, under the same plan; or what `cached_prefix` names:"""
+    cached_prefix: _builtins.bytes
+    """the name of the first of the prompt's images, 8 bytes; empty: `prefix`"""
+    prefix_tokens: _builtins.int
+    """so many first ids of the prompt are left out of the payload"""
     segments: _builtins.int
-    """of the payload, 2 to 64; 0: one. This message begins the first, and sizes are of it alone"""
+    """of the payload, 2 to 64; 0: one, or at `image` none where no image is to come. This message begins"""
+    @_builtins.property
+    def conversation(self) -> _conversation_pb2.Conversation:
+        """of the cut `image` only, whose prompt is made in the cloud"""
+
     @_builtins.property
     def resume_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """first tokens of the answer, which another node gave before it failed: go on after them"""
@@ -314,16 +325,18 @@ class Begin(_message.Message):
         payload_bytes: _builtins.int = ...,
         max_new_tokens: _builtins.int = ...,
         first: _builtins.bytes = ...,
-        question: _builtins.str = ...,
-        picture: _builtins.bytes = ...,
+        conversation: _conversation_pb2.Conversation | None = ...,
+        prefix: _builtins.bytes = ...,
         resume_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         prefix_cached: _builtins.bool = ...,
+        cached_prefix: _builtins.bytes = ...,
+        prefix_tokens: _builtins.int = ...,
         sampling: _sampling_pb2.Sampling | None = ...,
         segments: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["conversation", b"conversation", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "max_new_tokens", b"max_new_tokens", "payload_bytes", b"payload_bytes", "picture", b"picture", "plan", b"plan", "prefix_cached", b"prefix_cached", "question", b"question", "resume_token_ids", b"resume_token_ids", "sampling", b"sampling", "segments", b"segments"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_prefix", b"cached_prefix", "conversation", b"conversation", "first", b"first", "max_new_tokens", b"max_new_tokens", "payload_bytes", b"payload_bytes", "plan", b"plan", "prefix", b"prefix", "prefix_cached", b"prefix_cached", "prefix_tokens", b"prefix_tokens", "resume_token_ids", b"resume_token_ids", "sampling", b"sampling", "segments", b"segments"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -331,8 +344,8 @@ Global___Begin: _TypeAlias = Begin  # noqa: Y015
 
 @_typing.final
 class Segment(_message.Message):
-    """A segment of a payload at `vision:k` and `tokens`: a coded boundary of the picture's next tile, which holds `hidden` only. It is sent
-    while the device runs the tile after it, and decoded while others are on their way.
+    """A further segment of a payload. At `vision:k` and `tokens` it is a coded boundary of the next tile, which holds `hidden` only: it is
+    sent while the device runs the tile after it, and decoded while others are on their way. At `image` it is the next coded image.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -506,6 +519,9 @@ class End(_message.Message):
     PREFILL_US_FIELD_NUMBER: _builtins.int
     TOKENS_US_FIELD_NUMBER: _builtins.int
     PREFIX_STORED_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    IMAGE_TOKENS_FIELD_NUMBER: _builtins.int
+    CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     reason: Global___End.Reason.ValueType
     decode_us: _builtins.int
     """decoding the payload"""
@@ -516,7 +532,12 @@ class End(_message.Message):
     tokens_us: _builtins.int
     """the rest of the tokens, without the queue"""
     prefix_stored: _builtins.bool
-    """the picture's prefix is in the prefix cache for a while"""
+    """the prompt's prefix is in the prefix cache for a while"""
+    prompt_tokens: _builtins.int
+    image_tokens: _builtins.int
+    """of the prompt"""
+    cached_tokens: _builtins.int
+    """of the prompt: they were not run again"""
     def __init__(
         self,
         *,
@@ -526,10 +547,13 @@ class End(_message.Message):
         prefill_us: _builtins.int = ...,
         tokens_us: _builtins.int = ...,
         prefix_stored: _builtins.bool = ...,
+        prompt_tokens: _builtins.int = ...,
+        image_tokens: _builtins.int = ...,
+        cached_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_us", b"decode_us", "prefill_us", b"prefill_us", "prefix_stored", b"prefix_stored", "queue_us", b"queue_us", "reason", b"reason", "tokens_us", b"tokens_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "decode_us", b"decode_us", "image_tokens", b"image_tokens", "prefill_us", b"prefill_us", "prefix_stored", b"prefix_stored", "prompt_tokens", b"prompt_tokens", "queue_us", b"queue_us", "reason", b"reason", "tokens_us", b"tokens_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

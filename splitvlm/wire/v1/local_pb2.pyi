@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from splitvlm.wire.v1 import conversation_pb2 as _conversation_pb2
 from splitvlm.wire.v1 import sampling_pb2 as _sampling_pb2
 import builtins as _builtins
 import sys
@@ -23,35 +24,43 @@ DESCRIPTOR: _descriptor.FileDescriptor
 class Question(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    PICTURE_FIELD_NUMBER: _builtins.int
-    TEXT_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
+    CONVERSATION_FIELD_NUMBER: _builtins.int
     MAX_NEW_TOKENS_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
     PLAN_FIELD_NUMBER: _builtins.int
-    picture: _builtins.bytes
-    """the file's bytes: JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF; at most 32 MiB"""
-    text: _builtins.str
-    """UTF-8; at most 16 KiB"""
+    STOP_FIELD_NUMBER: _builtins.int
     max_new_tokens: _builtins.int
     """0 is the node's default; at most its limits.max_new_tokens"""
     plan: _builtins.str
     """e.g. `tokens/int4`; empty lets the node choose"""
     @_builtins.property
+    def images(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """files in the order of the image parts: JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF; together at most 32 MiB"""
+
+    @_builtins.property
+    def conversation(self) -> _conversation_pb2.Conversation: ...
+    @_builtins.property
     def sampling(self) -> _sampling_pb2.Sampling:
         """absent: greedy"""
+
+    @_builtins.property
+    def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """the answer ends before the first of these strings, which is not shown; at most 16, none empty"""
 
     def __init__(
         self,
         *,
-        picture: _builtins.bytes = ...,
-        text: _builtins.str = ...,
+        images: _abc.Iterable[_builtins.bytes] | None = ...,
+        conversation: _conversation_pb2.Conversation | None = ...,
         max_new_tokens: _builtins.int = ...,
         sampling: _sampling_pb2.Sampling | None = ...,
         plan: _builtins.str = ...,
+        stop: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["conversation", b"conversation", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_new_tokens", b"max_new_tokens", "picture", b"picture", "plan", b"plan", "sampling", b"sampling", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation", b"conversation", "images", b"images", "max_new_tokens", b"max_new_tokens", "plan", b"plan", "sampling", b"sampling", "stop", b"stop"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -158,6 +167,10 @@ class RequestReport(_message.Message):
     ANSWERED_NODE_FIELD_NUMBER: _builtins.int
     PREFIX_CACHED_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    IMAGE_TOKENS_FIELD_NUMBER: _builtins.int
+    CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+    FINISH_REASON_FIELD_NUMBER: _builtins.int
     WARNING_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     plan: _builtins.str
@@ -191,7 +204,15 @@ class RequestReport(_message.Message):
     answered_node: _builtins.str
     """the cloud node's address, where `answered_by` is `cloud`"""
     prefix_cached: _builtins.bool
-    """the cloud node had the picture's prefix: only the question was sent"""
+    """the cloud node had the prompt's beginning: only the rest was sent"""
+    prompt_tokens: _builtins.int
+    """0 where nobody counted them: the answer was cut short"""
+    image_tokens: _builtins.int
+    """of the prompt"""
+    cached_tokens: _builtins.int
+    """of the prompt: the cloud node did not run them again"""
+    finish_reason: _builtins.str
+    """`stop`: the model ended its answer, or a stop string did; `length`: max_new_tokens reached"""
     warning: _builtins.str
     """for people: the picture is unlike those that the model knows; empty where it is not, or nobody can say"""
     @_builtins.property
@@ -228,11 +249,15 @@ class RequestReport(_message.Message):
         answered_node: _builtins.str = ...,
         prefix_cached: _builtins.bool = ...,
         sampling: _sampling_pb2.Sampling | None = ...,
+        prompt_tokens: _builtins.int = ...,
+        image_tokens: _builtins.int = ...,
+        cached_tokens: _builtins.int = ...,
+        finish_reason: _builtins.str = ...,
         warning: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered_by", b"answered_by", "answered_node", b"answered_node", "bytes_received", b"bytes_received", "bytes_sent", b"bytes_sent", "decode_s", b"decode_s", "device_s", b"device_s", "emulated_slowdown", b"emulated_slowdown", "encode_s", b"encode_s", "faults", b"faults", "first_token_s", b"first_token_s", "hedge_s", b"hedge_s", "hedged", b"hedged", "plan", b"plan", "prefill_s", b"prefill_s", "prefix_cached", b"prefix_cached", "queue_s", b"queue_s", "request_id", b"request_id", "sampling", b"sampling", "token_ids", b"token_ids", "tokens", b"tokens", "tokens_s", b"tokens_s", "total_s", b"total_s", "upload_s", b"upload_s", "warning", b"warning"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered_by", b"answered_by", "answered_node", b"answered_node", "bytes_received", b"bytes_received", "bytes_sent", b"bytes_sent", "cached_tokens", b"cached_tokens", "decode_s", b"decode_s", "device_s", b"device_s", "emulated_slowdown", b"emulated_slowdown", "encode_s", b"encode_s", "faults", b"faults", "finish_reason", b"finish_reason", "first_token_s", b"first_token_s", "hedge_s", b"hedge_s", "hedged", b"hedged", "image_tokens", b"image_tokens", "plan", b"plan", "prefill_s", b"prefill_s", "prefix_cached", b"prefix_cached", "prompt_tokens", b"prompt_tokens", "queue_s", b"queue_s", "request_id", b"request_id", "sampling", b"sampling", "token_ids", b"token_ids", "tokens", b"tokens", "tokens_s", b"tokens_s", "total_s", b"total_s", "upload_s", b"upload_s", "warning", b"warning"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

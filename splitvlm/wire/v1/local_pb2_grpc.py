@@ -50,7 +50,7 @@ class LocalServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Ask(self, request, context):
-        """Asks one question about one picture. The role of the caller must be `app` or `edge`.
+        """Asks for the answer to a conversation. The role of the caller must be `app` or `edge`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

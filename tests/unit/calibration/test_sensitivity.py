@@ -12,6 +12,7 @@ from splitvlm.calibration.sensitivity import sensitivity
 from splitvlm.domain import TOKENS, Cut
 from splitvlm.model.loading import load_whole, read_spec
 from splitvlm.model.processors import prompt_inputs
+from splitvlm.model.prompt import Prompt
 from tests.tiny_models import FAMILIES, picture, save
 
 ASKED = [(picture(96, 48, 2), "Is it day?")]
@@ -36,7 +37,9 @@ def test_two_families_tell_their_tokens_apart_in_further_inputs(tmp_path: Path) 
     """The inputs by which this failed: a family that gets another must pass the test above by it."""
     further = {}
     for kind in FAMILIES:
-        made = prompt_inputs(load_whole(str(save(kind, tmp_path / kind)))[1], picture(64, 64), "How many?")
+        made = prompt_inputs(
+            load_whole(str(save(kind, tmp_path / kind)))[1], Prompt.about(picture(64, 64), "How many?")
+        )
         ids = made["input_ids"].shape
         further[kind] = {name for name, value in made.items() if value.shape == ids} - {"input_ids", "attention_mask"}
     assert further["qwen2.5-vl"] == {"mm_token_type_ids"}

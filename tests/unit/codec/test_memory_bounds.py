@@ -19,6 +19,7 @@ from splitvlm.codec.levels import FEATURE_LEVELS
 from splitvlm.codec.picture import decode_picture, encode_picture, inspect_coded_picture
 from splitvlm.domain import IMAGE, Cut
 from splitvlm.model.loading import load_cloud
+from splitvlm.model.prompt import Prompt
 from tests.forked import forked
 from tests.samples import tiny_model
 from tests.tiny_models import FAMILIES
@@ -69,12 +70,12 @@ def decoding() -> list[tuple[str, int, int]]:
 
 def opening(kind: str) -> list[tuple[str, int, int]]:
     part, rows = load_cloud(tiny_model(kind), [IMAGE]), []
-    part.upper_from_picture(Image.new("RGB", (64, 64)), "How many?", 1).first()
+    part.upper_from_prompt(Prompt.about(Image.new("RGB", (64, 64)), "How many?"), 1).first()
     for width, height in (SIDES, SIDES[::-1], (40, 40)):
         payload = encode_picture(Image.new("RGB", (width, height), (90, 20, 30)), "webp50")
 
         def opened(data: bytes = payload) -> Any:
-            return part.upper_from_picture(decode_picture(data, max_pixels=1 << 26), "How many?", 1)
+            return part.upper_from_prompt(Prompt.about(decode_picture(data, max_pixels=1 << 26), "How many?"), 1)
 
         header = inspect_coded_picture(payload, max_pixels=1 << 26)
         booked = max(header.decoded_bytes, part.preparation_bytes(header.width, header.height))

@@ -14,7 +14,7 @@ from PIL import Image
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from edge_node.answering.answerer import MAX_QUESTION_BYTES, Answerer, cloud_is_usable
+from edge_node.answering.answerer import Answerer, cloud_is_usable
 from edge_node.answering.events import Answered, AnswerEvent, AnswerText, PlanChosen
 from edge_node.answering.question import Question
 from edge_node.answering.side import Side
@@ -27,7 +27,7 @@ from edge_node.planner import Planner
 from edge_node.privacy import EVERYTHING_MAY_LEAVE
 from edge_node.runtime import Runtime
 from edge_node.settings import EdgeSettings
-from splitvlm.domain import Plan
+from splitvlm.domain import Conversation, Plan
 from splitvlm.errors import CapacityError, DeadlineExceeded, PeerUnavailable, SplitvlmError, UsageError
 from splitvlm.model.pictures import inspect_picture
 from splitvlm.planning.policy import Choice
@@ -104,7 +104,7 @@ class Node:
     audit: Path
 
     async def ask(self, **changes: Any) -> list[AnswerEvent]:
-        question = Question(**{"picture": PICTURE, "text": "How many?"} | changes)
+        question = Question(**{"conversation": Conversation.about("How many?"), "images": (PICTURE,)} | changes)
         return [event async for event in self.answerer.answer(question)]
 
     @property
@@ -136,13 +136,23 @@ async def test_an_answer_is_its_plan_its_text_and_its_report(node: Node) -> None
     assert node.runtime.take_counts() == {"device/none": 1}
 
 
+async def test_a_stop_string_ends_the_answer_and_is_not_shown(node: Node) -> None:
+    _, *texts, answered = await node.ask(stop=(" ce",))
+    assert [event.text for event in texts if isinstance(event, AnswerText)] == ["two"]
+    assert isinstance(answered, Answered)
+    assert (answered.report.token_ids, answered.report.finish_reason) == ([5, 6], "stop")
+    assert answered.report.total_s > 0
+    [line] = node.audit.read_text().splitlines()
+    assert json.loads(line)["outcome"] == "answered"
+
+
 async def test_the_audit_log_has_a_line_however_an_answer_ends(node: Node) -> None:
     await node.ask()
     node.engine.error = DeadlineExceeded("no memory")
     with pytest.raises(DeadlineExceeded):
         await node.ask()
     node.engine.error = None
-    events = node.answerer.answer(Question(PICTURE, "How many?"))
+    events = node.answerer.answer(Question(Conversation.about("How many?"), (PICTURE,)))
     while not isinstance(await anext(events), AnswerText):
         pass
     await events.aclose()
@@ -152,7 +162,7 @@ async def test_the_audit_log_has_a_line_however_an_answer_ends(node: Node) -> No
 
 
 async def test_what_is_booked_is_free_when_the_last_job_has_ended(node: Node) -> None:
-    events = node.answerer.answer(Question(PICTURE, "How many?"))
+    events = node.answerer.answer(Question(Conversation.about("How many?"), (PICTURE,)))
     await anext(events)
     assert node.booked == (1, inspect_picture(PICTURE).decoded_bytes)
     await events.aclose()
@@ -164,7 +174,7 @@ async def test_what_is_booked_is_free_when_the_last_job_has_ended(node: Node) ->
 async def test_a_question_too_many_is_refused_and_books_nothing(node: Node) -> None:
     limits = node.runtime.settings.limits.model_copy(update={"questions": 1})
     node.runtime.settings = node.runtime.settings.model_copy(update={"limits": limits})
-    events = node.answerer.answer(Question(PICTURE, "How many?"))
+    events = node.answerer.answer(Question(Conversation.about("How many?"), (PICTURE,)))
     await anext(events)
     with pytest.raises(CapacityError, match="1 questions, which is its limit") as refused:
         await node.ask()
@@ -177,8 +187,9 @@ async def test_a_question_too_many_is_refused_and_books_nothing(node: Node) -> N
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"text": " \n"}, "between 1 and 16,384 bytes"),
-        ({"text": "é" * (MAX_QUESTION_BYTES // 2 + 1)}, "between 1 and 16,384 bytes"),
+        ({"images": ()}, "shows 1 images, but 0 came"),
+        ({"stop": ("a",) * 17}, "17 stop strings, but 16"),
+        ({"stop": ("",)}, "stop string has from 1"),
         ({"max_new_tokens": 100}, "at most 99"),
         ({"max_new_tokens": 2**32 - 1}, "at most 99"),
     ],
@@ -193,7 +204,7 @@ async def test_what_cannot_be_answered_is_refused_before_anything_is_booked(
 
 async def test_a_picture_that_is_none_leaves_nothing_booked(node: Node) -> None:
     with pytest.raises(UsageError):
-        await node.ask(picture=b"nonsense")
+        await node.ask(images=(b"nonsense",))
     node.jobs_end()
     assert (node.booked, node.planner.asked) == ((0, 0), [])
 

@@ -16,7 +16,7 @@ from edge_node.answering.run import AnswerRun, CloudNodes, Fallbacks
 from edge_node.answering.side import Side
 from edge_node.cloud.cloud_request import CloudRequest, Vocabulary
 from edge_node.cloud.exchange import Exchange
-from edge_node.cloud.known_prefixes import KnownPrefixes
+from edge_node.cloud.known_prefixes import KnownPrefix, KnownPrefixes
 from edge_node.cloud.link import CloudLink
 from edge_node.engine import DeviceEngine
 from edge_node.privacy import EVERYTHING_MAY_LEAVE
@@ -24,6 +24,7 @@ from edge_node.token_source import TokenSource
 from splitvlm.domain import Plan, Sampling
 from splitvlm.errors import CapacityError, PeerUnavailable, PrefixEvicted, SplitvlmError
 from splitvlm.link.estimator import LinkEstimator
+from splitvlm.model.prompt import Prompt
 
 ANSWER = [5, 6, 7, 8, 9, 10, 11, 12]
 PICTURE = Image.new("RGB", (4, 4))
@@ -82,6 +83,8 @@ class FakeTokens:
     """An answer whose keys and values take 1,000 bytes."""
 
     cache_bytes = 1_000
+    num_prompt_tokens = 20
+    num_image_tokens = 16
 
     def __init__(self, token_ids: Iterable[int]) -> None:
         self._token_ids = iter(token_ids)
@@ -96,13 +99,15 @@ class FakeEngine:
     slowdown = 1.0
     vocabulary = Vocabulary(100, frozenset())
 
-    async def encode_picture(self, _image: Image.Image, _level: str) -> tuple[bytes, float]:
+    async def check(self, _prompt: Prompt) -> None:
+        pass
+
+    async def encode_image(self, _image: Image.Image, _level: str) -> tuple[bytes, float]:
         return b"picture", 0.25
 
     async def start(
         self,
-        _image: Image.Image,
-        _text: str,
+        _prompt: Prompt,
         max_new_tokens: int,
         resume_token_ids: Sequence[int],
         _sampling: Sampling,
@@ -122,7 +127,9 @@ def run(
     book: Callable[[int], None] = lambda _: None,
     **fallbacks: Any,
 ) -> AnswerRun:
-    question = PlannedQuestion(Plan.parse(plan), PICTURE, "How many?", len(ANSWER), name)
+    question = PlannedQuestion(
+        Plan.parse(plan), Prompt.about(PICTURE, "How many?"), len(ANSWER), (name,) if name else ()
+    )
     nodes = CloudNodes(tuple(cast(CloudLink, link) for link in links))
     return AnswerRun(
         cast(DeviceEngine, FakeEngine()), EVERYTHING_MAY_LEAVE, question, nodes, Fallbacks(**fallbacks), book
@@ -164,7 +171,7 @@ async def test_one_node_that_ends_in_order() -> None:
     report = answer.report
     assert (report.answered_by, report.answered_node, report.faults, report.encode_s) == (Side.CLOUD, "a", [], 0.25)
     [request] = link.asked
-    assert (request.picture_name, request.silence_timeout_s) == (b"12345678", 3.0)
+    assert (request.prefix_name, request.silence_timeout_s) == (b"12345678", 3.0)
     assert link.num_open == 0
 
 
@@ -201,7 +208,7 @@ async def test_nobody_left_is_the_last_error() -> None:
 
 async def test_a_prefix_that_is_gone_is_sent_once_more_and_is_no_fault() -> None:
     link = Link("a", 0, PrefixEvicted("gone"))
-    link.prefixes.add(b"12345678", Plan.parse("image/jpeg75"))
+    link.prefixes.add(KnownPrefix(b"12345678", Plan.parse("image/jpeg75"), 1, 16))
     answer = run(link, name=b"12345678")
     assert await tokens(answer) == ANSWER
     assert [request.payload.prefix_cached for request in link.asked] == [True, False]

@@ -54,7 +54,7 @@ def test_blank_pictures_are_shown_for_a_sample(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(answers, "generate", knows_black)
     examples = [Example(_picture(), "Is it black?", "yes", "black")] * 100
     steps: list[tuple[int, int]] = []
-    processor = SimpleNamespace(tokenizer=SimpleNamespace(all_special_tokens=["<image>"]))
+    processor = SimpleNamespace(tokenizer=SimpleNamespace(all_special_tokens=["<image>"], added_tokens_decoder={}))
     told = answers.measure(
         None, processor, examples, lambda done, in_all: steps.append((done, in_all)), blank_questions=10
     )
@@ -151,5 +151,7 @@ def test_special_tokens_in_a_question_are_refused_with_their_line(tmp_path: Path
     lines = [{"image": "a.png", "question": text, "answer": "b"} for text in ("What is it?", "What is <image>?")]
     (tmp_path / "data.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
     model, processor = load_whole("scenes")
-    with pytest.raises(UsageError, match=r"data\.jsonl:2: The question holds '<image>', which is a special token"):
+    with pytest.raises(
+        UsageError, match=r"data\.jsonl:2: A message of the user holds '<image>', which is a special token"
+    ):
         answers.measure(model, processor, answers.read(tmp_path / "data.jsonl"))

@@ -17,6 +17,7 @@ from splitvlm.model.batch.decoder import BatchedDecoder, DecodingRow, capacity_o
 from splitvlm.model.language import LayerCache
 from splitvlm.model.loading import load_cloud, load_device
 from splitvlm.model.parts import CloudPart, DevicePart, LowerRun
+from splitvlm.model.prompt import Prompt
 from splitvlm.model.upper_run import UpperRun
 from tests.samples import tiny_model
 from tests.tiny_models import FAMILIES, picture
@@ -51,7 +52,7 @@ class Question:
 
     def begin(self) -> tuple[UpperRun, LowerRun]:
         device, cloud = parts(self.family)
-        lower = device.lower(picture(64 + 8 * self.index, 64), QUESTIONS[self.index], self.cut)
+        lower = device.lower(Prompt.about(picture(64 + 8 * self.index, 64), QUESTIONS[self.index]), self.cut)
         return cloud.upper(self.cut, lower.boundary, NUM_TOKENS, self.sampling), lower
 
     @property
@@ -63,7 +64,7 @@ class Question:
 @cache
 def undivided(family: str, index: int, sampling: Sampling) -> list[int]:
     image = picture(64 + 8 * index, 64)
-    return list(parts(family)[0].generate(image, QUESTIONS[index], NUM_TOKENS, sampling=sampling))
+    return list(parts(family)[0].generate(Prompt.about(image, QUESTIONS[index]), NUM_TOKENS, sampling=sampling))
 
 
 class Crowd:
@@ -148,7 +149,7 @@ def test_sequences_that_join_and_leave_at_random_have_the_undivided_model_s_toke
 def test_a_family_is_marked_causal_where_no_token_sees_a_later_one(family: str) -> None:
     """What an image's last token holds changes nothing of the tokens before it, those of the same image among them."""
     device, cloud = parts(family)
-    prompt = cloud.embedded_prompt(TOKENS, device.lower(picture(64, 64), QUESTIONS[0], TOKENS).boundary)
+    prompt = cloud.embedded_prompt(TOKENS, device.lower(Prompt.about(picture(64, 64), QUESTIONS[0]), TOKENS).boundary)
     last = int((prompt["ids"] == cloud.model.config.image_token_id).nonzero()[-1])
     changed_TD = prompt["hidden"].clone()
     changed_TD[last] *= -1
@@ -190,7 +191,7 @@ def logits_beside(family: str, pictures: Sequence[Image.Image]) -> torch.Tensor:
     decoder = BatchedDecoder(cloud)
     rows = []
     for image in (picture(64, 64), *pictures):
-        run = cloud.upper(TOKENS, device.lower(image, QUESTIONS[0], TOKENS).boundary, NUM_TOKENS)
+        run = cloud.upper(TOKENS, device.lower(Prompt.about(image, QUESTIONS[0]), TOKENS).boundary, NUM_TOKENS)
         run.first()
         rows.append(decoder.add(run))
     for _ in range(3):

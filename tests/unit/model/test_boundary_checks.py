@@ -15,6 +15,7 @@ from splitvlm.errors import ProtocolError
 from splitvlm.model.boundary import Boundary
 from splitvlm.model.loading import load_cloud, load_device
 from splitvlm.model.parts import CloudPart, DevicePart
+from splitvlm.model.prompt import Prompt
 from tests.tiny_models import FAMILIES, picture, save
 
 CUTS = [Cut.parse(text) for text in ("vision:1", "tokens", "lm:1")]
@@ -54,7 +55,7 @@ def spoiled(boundary: Boundary) -> Iterator[tuple[str, Boundary]]:
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_wrong_boundaries_are_refused(kind: str, cut: Cut) -> None:
     device, cloud = parts(kind)
-    good = device.lower(picture(64, 48), "How many?", cut).boundary
+    good = device.lower(Prompt.about(picture(64, 48), "How many?"), cut).boundary
     cloud.upper(cut, good, 1).first()
     for what, boundary in spoiled(good):
         with pytest.raises(ProtocolError):
@@ -64,7 +65,7 @@ def test_wrong_boundaries_are_refused(kind: str, cut: Cut) -> None:
 @pytest.mark.parametrize("kind", ["qwen2.5-vl", "llava-onevision"])
 def test_sizes_that_would_take_memory_are_refused(kind: str) -> None:
     device, cloud = parts(kind)
-    good = device.lower(picture(64, 48), "How many?", CUTS[0]).boundary
+    good = device.lower(Prompt.about(picture(64, 48), "How many?"), CUTS[0]).boundary
     for wrong in ([1, 2**31, 2**31], [1, -4, -4], [0, 0, 0], [2**40, 1, 1]):
         name = "grid" if kind == "qwen2.5-vl" else "sizes"
         tensor = torch.tensor([wrong if name == "grid" else wrong[1:]])
@@ -74,7 +75,7 @@ def test_sizes_that_would_take_memory_are_refused(kind: str) -> None:
 
 def test_wrong_steps_are_refused() -> None:
     device, cloud = parts("scenes-like")
-    lower = device.lower(picture(64, 64), "How many?", CUTS[2])
+    lower = device.lower(Prompt.about(picture(64, 64), "How many?"), CUTS[2])
     run = cloud.upper(CUTS[2], lower.boundary, 4)
     step = lower.step(run.first())
     for wrong in (
@@ -87,7 +88,7 @@ def test_wrong_steps_are_refused() -> None:
         with pytest.raises(ProtocolError):
             run.next(wrong)
     run.next(step)
-    shallow = cloud.upper(CUTS[1], device.lower(picture(64, 64), "How many?", CUTS[1]).boundary, 4)
+    shallow = cloud.upper(CUTS[1], device.lower(Prompt.about(picture(64, 64), "How many?"), CUTS[1]).boundary, 4)
     shallow.first()
     with pytest.raises(ProtocolError):
         shallow.next(step)

@@ -14,6 +14,7 @@ from splitvlm.model.boundary import Boundary
 from splitvlm.model.loading import load_cloud, load_device, load_whole
 from splitvlm.model.parts import CloudPart, DevicePart
 from splitvlm.model.processors import prompt_inputs
+from splitvlm.model.prompt import Prompt
 from splitvlm.model.upper_run import UpperRun
 from tests.tiny_models import FAMILIES, picture, save
 
@@ -38,7 +39,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def reference(model: Any, processor: Any, image: Any, question: str) -> list[int]:
-    inputs = prompt_inputs(processor, image, question)
+    inputs = prompt_inputs(processor, Prompt.about(image, question))
     made = model.generate(**inputs, do_sample=False, max_new_tokens=NUM_TOKENS)
     return made[0, inputs["input_ids"].shape[1] :].tolist()
 
@@ -63,10 +64,10 @@ def carried(boundary: Boundary) -> Boundary:
 
 def divided(device: DevicePart, cloud: CloudPart, image: Any, question: str, cut: Cut) -> list[int]:
     if cut == DEVICE:
-        return list(device.generate(image, question, NUM_TOKENS))
+        return list(device.generate(Prompt.about(image, question), NUM_TOKENS))
     if cut == IMAGE:
-        return finish(cloud.upper_from_picture(device.picture(image), question, NUM_TOKENS))
-    lower = device.lower(image, question, cut)
+        return finish(cloud.upper_from_prompt(Prompt.about(device.picture(image), question), NUM_TOKENS))
+    lower = device.lower(Prompt.about(image, question), cut)
     run = cloud.upper(cut, carried(lower.boundary), NUM_TOKENS)
     tokens = [run.first()]
     while not run.finished:
@@ -102,7 +103,7 @@ def test_every_cut_gives_the_logits_of_generate(saved: Any, kind: str) -> None:
     """Sharper than tokens: a mask or a position that is a little wrong changes no token of a short answer."""
     name = saved(kind, None)
     model, processor = load_whole(name, threads=1)
-    inputs = prompt_inputs(processor, *PROMPTS[1])
+    inputs = prompt_inputs(processor, Prompt.about(*PROMPTS[1]))
     wanted = {"output_logits": True, "return_dict_in_generate": True}
     expected = torch.cat(model.generate(**inputs, do_sample=False, max_new_tokens=NUM_TOKENS, **wanted).logits)
     device, cloud = load_device(name, [DEVICE]), load_cloud(name, [IMAGE])
@@ -123,7 +124,11 @@ def test_bfloat16_is_exact_too(saved: Any, kind: str) -> None:
     image, question = PROMPTS[1]
     expected = reference(model, processor, image, question)
     for cut in every_cut(3, 3):
-        lossless = None if cut in (IMAGE, DEVICE) else device.lower(image, question, cut).boundary["hidden"].dtype
+        lossless = (
+            None
+            if cut in (IMAGE, DEVICE)
+            else device.lower(Prompt.about(image, question), cut).boundary["hidden"].dtype
+        )
         assert lossless in (None, torch.bfloat16)
         assert divided(device, cloud, image, question, cut) == expected, cut
 
@@ -132,7 +137,7 @@ def test_bfloat16_is_exact_too(saved: Any, kind: str) -> None:
 def test_pictures_and_depth_matter(saved: Any, kind: str) -> None:
     """Otherwise the comparison above could not fail."""
     model, processor = load_whole(saved(kind, None))
-    one, other = (prompt_inputs(processor, picture(64, 64, seed), "What is this?") for seed in (1, 2))
+    one, other = (prompt_inputs(processor, Prompt.about(picture(64, 64, seed), "What is this?")) for seed in (1, 2))
     with torch.inference_mode():
         first, second = model(**one).logits[0, -1], model(**other).logits[0, -1]
     assert (first - second).abs().max() > 1e-3

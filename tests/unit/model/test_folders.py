@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from splitvlm.domain import DEVICE, IMAGE
 from splitvlm.errors import UsageError
 from splitvlm.model.loading import load_cloud, load_device, load_whole, read_spec
+from splitvlm.model.prompt import Prompt
 from splitvlm.model.source_lookup import find_source
 from tests.tiny_models import FAMILIES, picture, save
 
@@ -170,7 +171,7 @@ def test_sound_checkpoints_load(kind: str, dtype: torch.dtype, tmp_path: Path) -
     assert len(loaded) > 60
     assert all(torch.equal(whole.get_parameter(name), parameter) for name, parameter in loaded.items())
     load_cloud(str(moved), [IMAGE])
-    assert len(list(device.generate(picture(64, 48), "Is it?", 2))) >= 1
+    assert len(list(device.generate(Prompt.about(picture(64, 48), "Is it?"), 2))) >= 1
 
 
 def test_a_calibration_is_no_weight(folder: Path) -> None:

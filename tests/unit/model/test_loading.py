@@ -14,6 +14,7 @@ from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut
 from splitvlm.errors import UsageError
 from splitvlm.model.loading import load_cloud, load_device, load_whole, read_spec
 from splitvlm.model.processors import prompt_inputs
+from splitvlm.model.prompt import Prompt
 from splitvlm.model.skeleton import parameter_bytes
 from tests.tiny_models import FAMILIES, picture, save
 
@@ -87,7 +88,7 @@ def test_checkpoints_with_older_names_load(tmp_path: Path, kind: str, old: str, 
 def test_a_folder_that_names_smolvlms_processor(folders: dict[str, Path], tmp_path: Path) -> None:
     """As the real SmolVLM folders: a processor that holds a video processor, which torchvision would be needed for."""
     folder = save("scenes-like", tmp_path)
-    expected = prompt_inputs(load_whole(str(folders["scenes-like"]))[1], picture(64, 64), "How many?")
+    expected = prompt_inputs(load_whole(str(folders["scenes-like"]))[1], Prompt.about(picture(64, 64), "How many?"))
     path = folder / "processor_config.json"
     saved = json.loads(path.read_text())
     images = saved.pop("image_processor") | {"image_processor_type": "SmolVLMImageProcessor"}
@@ -96,7 +97,7 @@ def test_a_folder_that_names_smolvlms_processor(folders: dict[str, Path], tmp_pa
     path.write_text(json.dumps({"image_seq_len": saved["image_seq_len"], "processor_class": "SmolVLMProcessor"}))
     _, processor = load_whole(str(folder))
     assert type(processor).__name__ == "Idefics3Processor"
-    found = prompt_inputs(processor, picture(64, 64), "How many?")
+    found = prompt_inputs(processor, Prompt.about(picture(64, 64), "How many?"))
     assert torch.equal(found["input_ids"], expected["input_ids"])
     assert torch.equal(found["pixel_values"], expected["pixel_values"])
 

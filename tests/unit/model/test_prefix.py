@@ -13,6 +13,7 @@ from splitvlm.errors import PrefixEvicted, ProtocolError
 from splitvlm.model.boundary import IDS
 from splitvlm.model.loading import load_cloud, load_device, load_whole
 from splitvlm.model.parts import CloudPart, DevicePart
+from splitvlm.model.prompt import Prompt
 from splitvlm.model.reference import Reference
 from splitvlm.model.upper_run import UpperRun
 from tests.tiny_models import FAMILIES, picture, save
@@ -32,8 +33,8 @@ def answer(run: UpperRun) -> list[int]:
 
 def first_run(device: DevicePart, cloud: CloudPart, cut: Cut) -> UpperRun:
     if cut == IMAGE:
-        return cloud.upper_from_picture(PICTURE, FIRST, TOKENS_ASKED)
-    return cloud.upper(cut, device.lower(PICTURE, FIRST, cut).boundary, TOKENS_ASKED)
+        return cloud.upper_from_prompt(Prompt.about(PICTURE, FIRST), TOKENS_ASKED)
+    return cloud.upper(cut, device.lower(Prompt.about(PICTURE, FIRST), cut).boundary, TOKENS_ASKED)
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
@@ -41,7 +42,7 @@ def test_a_second_question_gets_the_tokens_of_generate(kind: str, tmp_path: Path
     folder = str(save(kind, tmp_path))
     reference = Reference(*load_whole(folder))
     device, cloud = load_device(folder, [DEVICE]), load_cloud(folder, [IMAGE])
-    expected = [reference.tokens(PICTURE, question, TOKENS_ASKED) for question in (FIRST, SECOND)]
+    expected = [reference.tokens(Prompt.about(PICTURE, question), TOKENS_ASKED) for question in (FIRST, SECOND)]
     assert expected[0] != expected[1], "two questions with one answer would prove little"
     for cut in (IMAGE, VISION, TOKENS):
         run = first_run(device, cloud, cut)
@@ -50,9 +51,13 @@ def test_a_second_question_gets_the_tokens_of_generate(kind: str, tmp_path: Path
         assert prefix is not None
         assert prefix.num_bytes > 0
         for question, tokens in ((SECOND, expected[1]), (FIRST, expected[0]), (SECOND, expected[1])):
-            again = cloud.prefix_cached(prefix, device.prompt(PICTURE, question), TOKENS_ASKED)
+            inputs = cloud.inputs(Prompt.about(PICTURE, question))
+            prompt = inputs if cut == IMAGE else {IDS: inputs["input_ids"][0]}
+            again = cloud.prefix_cached(prefix, cut, prompt, TOKENS_ASKED)
             assert answer(again) == tokens
-            assert again.prefix() is prefix
+            following = again.prefix()
+            assert following is not None
+            assert torch.equal(following.ids_P, inputs["input_ids"][0])
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +72,8 @@ def test_neither_tower_nor_prefix_is_run_again(parts: tuple[DevicePart, CloudPar
     run.first()
     prefix = run.prefix()
     assert prefix is not None
-    prompt = device.prompt(PICTURE, SECOND)
-    again = cloud.prefix_cached(prefix, prompt, TOKENS_ASKED)
+    prompt = {IDS: device.prompt_ids(Prompt.about(PICTURE, SECOND))}
+    again = cloud.prefix_cached(prefix, TOKENS, prompt, TOKENS_ASKED)
     rows: list[int] = []
     stages: Counter[str] = Counter()
     layer = cloud.family.stack(cloud.model).layers[0]
@@ -77,7 +82,9 @@ def test_neither_tower_nor_prefix_is_run_again(parts: tuple[DevicePart, CloudPar
     again.first()
     hook.remove()
     cloud.on_stage = None
-    assert rows == [len(prompt[IDS]) - len(prefix.ids_P)]
+    shared = prefix.num_shared(prompt[IDS])
+    assert shared >= prefix.images_end > 0
+    assert rows == [len(prompt[IDS]) - shared]
     assert not any(stage.startswith(("vision", "patches", "connector", "prepare")) for stage in stages)
 
 
@@ -87,21 +94,22 @@ def test_another_pictures_prompt_is_refused(parts: tuple[DevicePart, CloudPart])
     run.first()
     prefix = run.prefix()
     assert prefix is not None
-    good = device.prompt(PICTURE, SECOND)
-    cut_short = {IDS: good[IDS][: len(prefix.ids_P)]}
-    two = {IDS: torch.cat([good[IDS], prefix.ids_P])}
-    for prompt in (device.prompt(OTHER, SECOND), cut_short, two):
+    good = {IDS: device.prompt_ids(Prompt.about(PICTURE, SECOND))}
+    cut_short = {IDS: good[IDS][: prefix.images_end]}
+    for prompt in ({IDS: device.prompt_ids(Prompt.about(OTHER, SECOND))}, cut_short):
         with pytest.raises(PrefixEvicted):
-            cloud.prefix_cached(prefix, prompt, TOKENS_ASKED)
-    for malformed in ({}, good | {"hidden": torch.zeros(1, 48)}, {IDS: good[IDS] - 400}, {IDS: good[IDS].int()}):
+            cloud.prefix_cached(prefix, TOKENS, prompt, TOKENS_ASKED)
+    two_images = {IDS: torch.cat([good[IDS], prefix.ids_P])}
+    unasked = good | {"hidden": torch.zeros(1, 48)}
+    for malformed in ({}, two_images, unasked, {IDS: good[IDS] - 400}, {IDS: good[IDS].int()}):
         with pytest.raises(ProtocolError):
-            cloud.prefix_cached(prefix, malformed, TOKENS_ASKED)
+            cloud.prefix_cached(prefix, TOKENS, malformed, TOKENS_ASKED)
 
 
 def test_layers_on_the_device_keep_their_own_caches(parts: tuple[DevicePart, CloudPart]) -> None:
     device, cloud = parts
     cut = Cut.parse("lm:1")
-    run = cloud.upper(cut, device.lower(PICTURE, FIRST, cut).boundary, TOKENS_ASKED)
+    run = cloud.upper(cut, device.lower(Prompt.about(PICTURE, FIRST), cut).boundary, TOKENS_ASKED)
     run.first()
     assert run.prefix() is None
 
@@ -110,14 +118,14 @@ def test_layers_on_the_device_keep_their_own_caches(parts: tuple[DevicePart, Clo
 def test_a_run_goes_on_after_tokens_that_another_gave(kind: str, tmp_path: Path) -> None:
     """On the device alone, from its lower part, and in the cloud at each kind of cut."""
     folder = str(save(kind, tmp_path, repetition_penalty=1.3))
-    expected = Reference(*load_whole(folder)).tokens(PICTURE, SECOND, TOKENS_ASKED)
+    expected = Reference(*load_whole(folder)).tokens(Prompt.about(PICTURE, SECOND), TOKENS_ASKED)
     device, cloud = load_device(folder, [DEVICE]), load_cloud(folder, [IMAGE])
     for known in (0, 1, 4, len(expected)):
         given, rest = expected[:known], expected[known:]
-        assert list(device.generate(PICTURE, SECOND, TOKENS_ASKED, given)) == rest
-        assert list(device.go_on(device.lower(PICTURE, SECOND, VISION), TOKENS_ASKED, given)) == rest
+        assert list(device.generate(Prompt.about(PICTURE, SECOND), TOKENS_ASKED, given)) == rest
+        assert list(device.go_on(device.lower(Prompt.about(PICTURE, SECOND), VISION), TOKENS_ASKED, given)) == rest
         for cut in (TOKENS, Cut.parse("lm:2")):
-            lower = device.lower(PICTURE, SECOND, cut)
+            lower = device.lower(Prompt.about(PICTURE, SECOND), cut)
             run, got = cloud.upper(cut, lower.boundary, TOKENS_ASKED), list[int]()
             while not run.finished:
                 step = lower.step(got[-1]) if got and cut != TOKENS else None

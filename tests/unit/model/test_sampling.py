@@ -12,6 +12,7 @@ from splitvlm.domain import DEVICE, IMAGE, TOKENS, Cut, Sampling
 from splitvlm.errors import UsageError
 from splitvlm.model.loading import load_device, load_whole
 from splitvlm.model.processors import prompt_inputs
+from splitvlm.model.prompt import Prompt
 from splitvlm.model.sampling import check_crossing, drawn, reads_prompt, uniform
 from tests.samples import tiny_model
 from tests.tiny_models import FAMILIES, picture
@@ -47,7 +48,7 @@ def generated(family: str, sampling: Sampling) -> list[int]:
     )
 
     model, processor = load_whole(tiny_model(family), dtype="float32")
-    inputs: dict[str, Any] = dict(prompt_inputs(processor, PICTURE, QUESTION))
+    inputs: dict[str, Any] = dict(prompt_inputs(processor, Prompt.about(PICTURE, QUESTION)))
     num_prompt_tokens = inputs["input_ids"].shape[1]
     rules: Any = LogitsProcessorList(
         [
@@ -68,7 +69,9 @@ def generated(family: str, sampling: Sampling) -> list[int]:
 def test_a_sampled_answer_is_that_of_transformers_with_the_same_draws(family: str) -> None:
     sampling = Sampling(temperature=1.3, top_p=0.9, top_k=100, repetition_penalty=1.2, seed=11)
     part = load_device(tiny_model(family), [DEVICE], threads=1)
-    assert list(part.generate(PICTURE, QUESTION, NUM_TOKENS, sampling=sampling)) == generated(family, sampling)
+    assert list(part.generate(Prompt.about(PICTURE, QUESTION), NUM_TOKENS, sampling=sampling)) == generated(
+        family, sampling
+    )
 
 
 def test_draws_follow_the_softmax() -> None:

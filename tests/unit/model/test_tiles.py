@@ -12,6 +12,7 @@ from splitvlm.errors import ProtocolError
 from splitvlm.model.boundary import Boundary
 from splitvlm.model.loading import load_cloud, load_device, load_whole
 from splitvlm.model.parts import CloudPart, DevicePart
+from splitvlm.model.prompt import Prompt
 from splitvlm.model.reference import Reference
 from splitvlm.model.tiles import TiledRun, in_tiles
 from tests.tiny_models import picture, save
@@ -46,7 +47,7 @@ def begun(cloud: CloudPart, cut: Cut, first: Boundary) -> TiledRun:
 def test_the_prompt_is_run_as_far_as_its_tiles_are_there(
     device: DevicePart, cloud: CloudPart, folder: str, cut: Cut
 ) -> None:
-    lower = device.begin(*ASKED, cut)
+    lower = device.begin(Prompt.about(*ASKED), cut)
     run = begun(cloud, cut, lower.tile(0))
     assert run._language is not None
     lengths = []
@@ -58,18 +59,18 @@ def test_the_prompt_is_run_as_far_as_its_tiles_are_there(
     tokens = [run.first()]
     while not run.finished:
         tokens.append(run.next(None))
-    assert tokens == Reference(*load_whole(folder)).tokens(*ASKED, MOST)
+    assert tokens == Reference(*load_whole(folder)).tokens(Prompt.about(*ASKED), MOST)
 
 
 def test_a_family_whose_image_tokens_see_those_after_them_waits_for_all(tmp_path: Path) -> None:
     folder = str(save("gemma3", tmp_path))
-    lower = load_device(folder, [TOKENS]).lower(*ASKED, TOKENS)
+    lower = load_device(folder, [TOKENS]).lower(Prompt.about(*ASKED), TOKENS)
     assert in_tiles(load_cloud(folder, [TOKENS]), TOKENS, lower.tile(0), MOST) is None
 
 
 @pytest.mark.parametrize("cut", CUTS)
 def test_too_few_tiles_and_too_many_are_refused(device: DevicePart, cloud: CloudPart, cut: Cut) -> None:
-    lower = device.begin(*ASKED, cut)
+    lower = device.begin(Prompt.about(*ASKED), cut)
     run = begun(cloud, cut, lower.tile(0))
     for place in range(lower.num_tiles):
         with pytest.raises(ProtocolError, match="places for"):
@@ -81,7 +82,7 @@ def test_too_few_tiles_and_too_many_are_refused(device: DevicePart, cloud: Cloud
 
 @pytest.mark.parametrize("cut", CUTS)
 def test_a_first_tile_that_does_not_fit_is_refused(device: DevicePart, cloud: CloudPart, cut: Cut) -> None:
-    good = device.begin(*ASKED, cut).tile(0)
+    good = device.begin(Prompt.about(*ASKED), cut).tile(0)
     hidden, ids = good["hidden"], good["ids"]
     for bad in (
         {"hidden": hidden},
@@ -101,7 +102,7 @@ def test_a_first_tile_that_does_not_fit_is_refused(device: DevicePart, cloud: Cl
 
 @pytest.mark.parametrize("cut", CUTS)
 def test_a_later_tile_that_does_not_fit_is_refused(device: DevicePart, cloud: CloudPart, cut: Cut) -> None:
-    lower = device.begin(*ASKED, cut)
+    lower = device.begin(Prompt.about(*ASKED), cut)
     hidden = lower.tile(1)["hidden"]
     run = begun(cloud, cut, lower.tile(0))
     run.begin()
@@ -119,7 +120,7 @@ def test_a_later_tile_that_does_not_fit_is_refused(device: DevicePart, cloud: Cl
 
 
 def test_a_prompt_without_places_is_refused(device: DevicePart, cloud: CloudPart) -> None:
-    first = device.begin(*ASKED, TOKENS).tile(0)
+    first = device.begin(Prompt.about(*ASKED), TOKENS).tile(0)
     run = begun(cloud, TOKENS, first | {"ids": torch.arange(5, 40)})
     with pytest.raises(ProtocolError, match="0 places"):
         run.begin()

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from edge_node.local.messages import question_from_wire
-from splitvlm.domain import GREEDY, JSON_OBJECT, MAX_SCHEMA_BYTES, MAX_SEED, Choices, Sampling
+from splitvlm.domain import GREEDY, JSON_OBJECT, MAX_SCHEMA_BYTES, MAX_SEED, Choices, Conversation, Sampling
 from splitvlm.errors import UsageError
+from splitvlm.rpc.conversation import conversation_to_wire
 from splitvlm.rpc.sampling import sampling_of, sampling_to_wire
 from splitvlm.wire.v1.data_pb2 import Begin
 from splitvlm.wire.v1.local_pb2 import Question
@@ -37,11 +38,14 @@ def test_greedy_is_no_byte() -> None:
         assert Begin(sampling=sampling_to_wire(greedy)).ByteSize() == 0
 
 
+ASKED = conversation_to_wire(Conversation.about("How many?"))
+
+
 def test_a_seed_that_is_left_out_is_drawn_by_the_edge_node() -> None:
     wanted = sampling_to_wire(Sampling(temperature=1.0), with_seed=False)
-    seeds = {question_from_wire(Question(sampling=wanted)).sampling.seed for _ in range(20)}
+    seeds = {question_from_wire(Question(conversation=ASKED, sampling=wanted)).sampling.seed for _ in range(20)}
     assert len(seeds) > 10
-    assert question_from_wire(Question()).sampling == GREEDY
+    assert question_from_wire(Question(conversation=ASKED)).sampling == GREEDY
 
 
 @pytest.mark.parametrize(

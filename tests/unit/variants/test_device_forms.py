@@ -12,6 +12,7 @@ from splitvlm.local import LocalModel
 from splitvlm.model.boundary import HIDDEN
 from splitvlm.model.loading import read_spec
 from splitvlm.model.parts import DevicePart
+from splitvlm.model.prompt import Prompt
 from splitvlm.settings import ModelChoice
 from splitvlm.variants.device_forms import DeviceForm, load_forms
 from splitvlm.variants.folder import Variant, memory_of
@@ -35,7 +36,7 @@ def forms(short: Variant, device_memory_bytes: int | None = None) -> dict[str, D
 
 
 def answer(part: DevicePart) -> list[int]:
-    return list(part.generate(PICTURE, QUESTION, 6))
+    return list(part.generate(Prompt.about(PICTURE, QUESTION), 6))
 
 
 def test_a_form_beside_others_is_the_form_alone(short: Variant) -> None:
@@ -44,15 +45,15 @@ def test_a_form_beside_others_is_the_form_alone(short: Variant) -> None:
     assert answer(full) == answer(alone)
     for cut in (VISION, TOKENS):
         assert (
-            full.lower(PICTURE, QUESTION, cut)
+            full.lower(Prompt.about(PICTURE, QUESTION), cut)
             .boundary[HIDDEN]
-            .equal(alone.lower(PICTURE, QUESTION, cut).boundary[HIDDEN])
+            .equal(alone.lower(Prompt.about(PICTURE, QUESTION), cut).boundary[HIDDEN])
         )
     assert other.model is full.model, "one language model"
     assert (
-        not other.lower(PICTURE, QUESTION, TOKENS)
+        not other.lower(Prompt.about(PICTURE, QUESTION), TOKENS)
         .boundary[HIDDEN]
-        .equal(alone.lower(PICTURE, QUESTION, TOKENS).boundary[HIDDEN])
+        .equal(alone.lower(Prompt.about(PICTURE, QUESTION), TOKENS).boundary[HIDDEN])
     )
 
 
@@ -61,18 +62,18 @@ def test_a_tower_goes_where_another_needs_its_room(short: Variant) -> None:
     full, other = made[FULL].part, made["short"].part
     expected = {part: answer(part) for part in (full, other)}
     tower = weakref.ref(full.tower)
-    run = full.begin(PICTURE, QUESTION, TOKENS)
+    run = full.begin(Prompt.about(PICTURE, QUESTION), TOKENS)
     assert answer(other) == expected[other]
     assert tower() is None, (
         "its weights are free at once, although a request goes on: no circle waits for the collector"
     )
-    alone = LocalModel.load(MODEL, [TOKENS]).device.lower(PICTURE, QUESTION, TOKENS)
+    alone = LocalModel.load(MODEL, [TOKENS]).device.lower(Prompt.about(PICTURE, QUESTION), TOKENS)
     assert run.boundary[HIDDEN].equal(alone.boundary[HIDDEN]), "it comes again for the rest of that request"
     assert answer(full) == expected[full]
 
 
 def test_a_run_goes_on_in_its_own_form(short: Variant) -> None:
     part = forms(short)["short"].part
-    run = part.lower(PICTURE, QUESTION, TOKENS)
+    run = part.lower(Prompt.about(PICTURE, QUESTION), TOKENS)
     assert run.can_finish_here
     assert list(run.part.go_on(run, 6)) == answer(part)

@@ -13,6 +13,7 @@ from splitvlm.domain import TOKENS, Plan
 from splitvlm.errors import UsageError
 from splitvlm.local import LocalModel
 from splitvlm.model.loading import load_device
+from splitvlm.model.prompt import Prompt
 from splitvlm.tools.variant_view import found_in
 from splitvlm.variants.export import agreement, stage_module, torch_tokens
 from splitvlm.variants.make import make_variant
@@ -70,10 +71,10 @@ def test_the_most_sensitive_layers_are_kept_as_far_as_they_fit() -> None:
 def test_a_tower_s_module_gives_the_part_s_visual_tokens(tmp_path: Path, kind: str, pixels: tuple[int, int]) -> None:
     part = load_device(str(save(kind, tmp_path)), [TOKENS], packed=False)
     module, shape = stage_module(part)
-    inputs = part.inputs(picture(*pixels), "What is this?")
+    inputs = part.inputs(Prompt.about(picture(*pixels), "What is this?"))
     tiles = part.family.tile_pixels(inputs).numpy()
     assert tiles.shape[1:] == (3, *shape.edge_px)
-    wanted = part.lower(picture(*pixels), "What is this?", TOKENS).boundary["hidden"]
+    wanted = part.lower(Prompt.about(picture(*pixels), "What is this?"), TOKENS).boundary["hidden"]
     assert agreement(torch_tokens(module, tiles), wanted.numpy()).largest < 1e-5
 
 
@@ -110,12 +111,12 @@ def test_the_manifest_says_how_it_was_quantised(tmp_path: Path) -> None:
     assert 0 < made["check"]["rms_error"] < 0.1
     local = LocalModel.load(model, [TOKENS], variants=[variant])
     own, other = (
-        local.boundary(picture(64, 48), "What is this?", TOKENS, name).tensors["hidden"]
+        local.boundary(Prompt.about(picture(64, 48), "What is this?"), TOKENS, name).tensors["hidden"]
         for name in ("full", "int8-static")
     )
     assert 0 < agreement(other.numpy(), own.numpy()).rms < 0.1
     plan = Plan.parse("tokens/lossless@int8-static")
-    assert local.answer(picture(64, 48), "What is this?", plan, 2).payload_bytes > 0
+    assert local.answer(Prompt.about(picture(64, 48), "What is this?"), plan, 2).payload_bytes > 0
     with pytest.raises(UsageError, match="'half' is not a precision"):
         make_variant("onnx", model, tmp_path / "half", options=["precision=half"])
 

@@ -23,6 +23,7 @@ from splitvlm.errors import CapacityError
 from splitvlm.model.batch.arena import GROWTH_ROWS
 from splitvlm.model.loading import load_cloud, load_device
 from splitvlm.model.parts import CloudPart
+from splitvlm.model.prompt import Prompt
 from tests.samples import tiny_model
 from tests.tiny_models import picture
 
@@ -43,7 +44,7 @@ def requests() -> list[SequenceRequest]:
         SequenceRequest(
             device=f"edge-{number}",
             cut=TOKENS,
-            inputs=device.lower(picture(64 + 8 * number, 64), question, TOKENS).boundary,
+            inputs=device.lower(Prompt.about(picture(64 + 8 * number, 64), question), TOKENS).boundary,
             max_new_tokens=limit,
         )
         for number, (question, limit) in enumerate(zip(QUESTIONS, LIMITS, strict=True))

@@ -13,7 +13,7 @@ KIB = 1024
 
 
 def kept(kib: int) -> PrefixEntry:
-    prefix = Prefix(torch.zeros(128 * kib, dtype=torch.int64), {}, DynamicCache())
+    prefix = Prefix(torch.zeros(128 * kib, dtype=torch.int64), 1, 1, {}, DynamicCache())
     return PrefixEntry(Plan.parse("tokens/int8"), prefix)
 
 

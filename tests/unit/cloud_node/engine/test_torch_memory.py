@@ -18,6 +18,7 @@ from splitvlm.model.batch.decoder import BatchedDecoder
 from splitvlm.model.loading import load_cloud, load_device
 from splitvlm.model.parts import CloudPart
 from splitvlm.model.prefix import Prefix
+from splitvlm.model.prompt import Prompt
 from tests.samples import tiny_model
 from tests.tiny_models import picture
 
@@ -26,7 +27,9 @@ FAMILIES = ("scenes-like", "qwen2.5-vl")  # prompts are read in chunks, and whol
 
 def request_of(family: str) -> tuple[CloudPart, SequenceRequest]:
     folder = tiny_model(family)
-    boundary = load_device(folder, [TOKENS], threads=1).lower(picture(64, 64), "What is it?", TOKENS).boundary
+    boundary = (
+        load_device(folder, [TOKENS], threads=1).lower(Prompt.about(picture(64, 64), "What is it?"), TOKENS).boundary
+    )
     inputs = {name: tensor.clone() for name, tensor in boundary.items()}
     request = SequenceRequest(device="edge-1", cut=TOKENS, inputs=inputs, max_new_tokens=40)
     return load_cloud(folder, [IMAGE], threads=1), request

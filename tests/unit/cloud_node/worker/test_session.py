@@ -23,6 +23,7 @@ from splitvlm.domain import IMAGE, TOKENS
 from splitvlm.errors import ProtocolError
 from splitvlm.model.boundary import to_arrays
 from splitvlm.model.loading import load_cloud, load_device
+from splitvlm.model.prompt import Prompt
 from splitvlm.wire.v1 import data_pb2 as pb
 from tests.samples import PICTURE, tiny_model
 
@@ -93,7 +94,7 @@ def part() -> Any:
 @cache
 def payload() -> bytes:
     device = load_device(tiny_model("scenes-like"), [TOKENS])
-    return Codec().encode(TOKENS, to_arrays(device.lower(PICTURE, "How many?", TOKENS).boundary), "int8")
+    return Codec().encode(TOKENS, to_arrays(device.lower(Prompt.about(PICTURE, "How many?"), TOKENS).boundary), "int8")
 
 
 def begin(**other: Any) -> pb.Begin:
@@ -113,7 +114,7 @@ async def test_the_next_request_may_follow_an_end_at_once() -> None:
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no boundary": ({"first": b"\x80\x04K\x01."}, "protocol"),
-    "evicted": ({"prefix_cached": True, "picture": bytes(8)}, "prefix-evicted"),
+    "evicted": ({"prefix_cached": True, "prefix": bytes(8)}, "prefix-evicted"),
     "an unknown level": ({"plan": "tokens/pickle"}, "usage"),
     "refused before its payload": ({"max_new_tokens": 1_000}, "usage"),
 }
