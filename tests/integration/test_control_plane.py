@@ -52,12 +52,12 @@ class Orchestrator:
 
     async def cloud(self, name: str = "cloud-1", port: int = 1) -> control_pb2_grpc.ControlStub:
         stub = await self.stub(name, Role.CLOUD)
-        await stub.Register(cloud(name, port), timeout=10)
+        await stub.Register(cloud(name, port), timeout=30)
         return stub
 
     async def edge(self, name: str = "edge-1") -> control_pb2_grpc.ControlStub:
         stub = await self.stub(name, Role.EDGE)
-        await stub.Register(edge(name), timeout=10)
+        await stub.Register(edge(name), timeout=30)
         return stub
 
 
@@ -98,6 +98,12 @@ async def refused(call: object) -> SplitvlmError:
     return from_rpc(caught.value, "orchestrator")
 
 
+def admitted_since(began_s: float) -> float:
+    """Returns how many calls of one node the pace admits from then until now."""
+    rate_per_s = CALLS_PER_S + CALLS_PER_HEARTBEAT / HEARTBEAT_S
+    return CALLS_AT_ONCE + rate_per_s * (time.monotonic() - began_s)
+
+
 async def to_the_end(call: Watch) -> None:
     while await call.read() is not grpc.aio.EOF:
         pass
@@ -118,7 +124,7 @@ async def test_watchers_that_are_cancelled_while_they_wait_leave_nothing_locked(
         await asyncio.gather(*beats)
     began_s = time.monotonic()
     await orchestrator.edge("edge-new")
-    assert time.monotonic() - began_s < 10, "the call's own limit"
+    assert time.monotonic() - began_s < 30, "the call's own limit"
     assert (await stubs[-1].Nodes(pb.NodesRequest())).nodes[0].alive
     orchestrator.servicer.end_streams()
     assert isinstance(await refused(to_the_end(calls[-1])), Cancelled)
@@ -137,8 +143,7 @@ async def test_a_device_has_one_stream_and_others_keep_theirs(orchestrator: Orch
     await until(lambda: sum(task.done() for task in ends) == 49, timeout_s=30)
     done = [task for task in ends if task.done()]
     kinds = [type(task.result()) for task in done]
-    admitted = CALLS_AT_ONCE + (CALLS_PER_S + CALLS_PER_HEARTBEAT / HEARTBEAT_S) * (time.monotonic() - began_s)
-    assert kinds.count(CapacityError) >= 49 - admitted, "streams are calls, and calls are paced"
+    assert kinds.count(CapacityError) >= 49 - admitted_since(began_s), "streams are calls, and calls are paced"
     assert set(kinds) <= {CapacityError, Cancelled}
     await orchestrator.cloud("cloud-2", 2)
     assert (await kept.read()).standby, "the other device hears of it"
@@ -150,11 +155,12 @@ async def test_a_device_has_one_stream_and_others_keep_theirs(orchestrator: Orch
 
 async def test_who_beats_too_often_is_refused_and_honest_nodes_stay_alive(orchestrator: Orchestrator) -> None:
     flooding, honest = await orchestrator.edge("edge-1"), await orchestrator.cloud("cloud-1")
+    began_s = time.monotonic()
     answers = asyncio.gather(*(refused(flooding.Heartbeat(beat("edge-1"))) for _ in range(200)), return_exceptions=True)
     for _ in range(8):
-        await honest.Heartbeat(beat("cloud-1"), timeout=10)
+        await honest.Heartbeat(beat("cloud-1"), timeout=60)
     errors = [error for error in await answers if isinstance(error, SplitvlmError)]
-    assert len(errors) > 150
+    assert len(errors) >= 199 - admitted_since(began_s)
     assert all(isinstance(error, CapacityError) and 0 < error.retry_after_s < 60 for error in errors)
     assert "cloud-1" in {node.node for node in (await honest.Nodes(pb.NodesRequest())).nodes if node.alive}
 

@@ -156,7 +156,7 @@ async def test_another_node_takes_over_between_two_tiles(
         return await real(run, place)
 
     monkeypatch.setattr(camera.engine, "tile", tile)
-    report = await camera.ask(plan, PICTURE, QUESTION, TOKENS, standby=[second], silence_timeout_s=2.0)
+    report = await camera.ask(plan, PICTURE, QUESTION, TOKENS, standby=[second], silence_timeout_s=60.0)
     await second.close()
     assert report.token_ids == expected
     assert [fault.node for fault in report.faults] == [clouds[0].address]
