@@ -187,7 +187,8 @@ class Session:
     async def _frames(self, begin: Begin) -> AsyncGenerator[CloudFrame, None]:
         """Yields the answer's tokens, then its end or its failure: nothing that a request meets ends its session."""
         try:
-            self._grammar = await self._runtime.part.grammars.ready(sampling_of(begin).constraint)
+            constraint = sampling_of(begin).constraint
+            self._grammar = None if constraint is None else await self._runtime.part.grammars.ready(constraint)
             answering = Answering(self._runtime, self._device, begin, self._segments, self._steps, self._reservation)
             async with contextlib.aclosing(answering.tokens()) as tokens:
                 async for token in tokens:

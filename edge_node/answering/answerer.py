@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from PIL import Image
 
 from edge_node.answering.admission import Admission, Booking
-from edge_node.answering.events import Answered, AnswerEvent, AnswerText, PlanChosen
+from edge_node.answering.events import Answered, AnswerEvent, PlanChosen
 from edge_node.answering.question import PlannedQuestion, Question
 from edge_node.answering.report import RequestReport
 from edge_node.answering.run import AnswerRun, CloudNodes, Fallbacks
@@ -27,6 +27,8 @@ from edge_node.cloud.node_health import NodeHealth
 from edge_node.planner import Planner
 from edge_node.runtime import Runtime
 from splitvlm.errors import UsageError
+from splitvlm.grammar.choices import ChoiceGrammar
+from splitvlm.grammar.grammar import Grammar
 from splitvlm.model.pictures import inspect_picture, read_picture
 from splitvlm.model.prompt import Prompt
 from splitvlm.model.sampling import check_crossing
@@ -56,6 +58,7 @@ class Answerer:
         self._check(question)
         runtime = self._runtime
         with self._booked() as booking:
+            grammar = await self._compiled(question)  # held to the answer's end: nobody else compiles it
             prompt = Prompt(question.conversation, await self._opened(question.images, booking))
             if runtime.clouds.link is not None:
                 await runtime.clouds.link.first_look()
@@ -63,19 +66,26 @@ class Answerer:
             with runtime.clouds.held() as links:
                 run, chosen = await self._planned(question, prompt, links, booking)
                 yield chosen
-                text = ShownText(runtime.engine.part.tokenizer, question.stop)
+                text = ShownText(runtime.engine.part.tokenizer, question.stop, question.sampling.top_logprobs)
                 with self._audited(run.report):
                     async with contextlib.aclosing(run):
                         async for token_id in run:
                             if piece := text.push(token_id):
-                                yield AnswerText(piece)
+                                yield piece
                             if text.stopped:
                                 run.end_early()
                                 break
                 if piece := text.finish():
-                    yield AnswerText(piece)
+                    yield piece
+                if isinstance(grammar, ChoiceGrammar):
+                    run.report.choices = grammar.probabilities(run.report.token_ids)
                 self._note(run.report)
                 yield Answered(run.report, await self._warning(prompt))
+
+    async def _compiled(self, question: Question) -> Grammar | None:
+        """Returns the grammar of the question's constraint, if any. Raises UsageError for one that cannot be compiled."""
+        constraint = question.sampling.constraint
+        return None if constraint is None else await self._runtime.engine.part.grammars.ready(constraint)
 
     def _check(self, question: Question) -> None:
         check_stop_strings(question.stop)

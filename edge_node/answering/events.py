@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from edge_node.answering.report import RequestReport
 from splitvlm.link.estimator import LinkEstimate
@@ -17,11 +18,27 @@ class PlanChosen:
     link: LinkEstimate | None
 
 
+class LikelyToken(NamedTuple):
+    """Holds a token of the vocabulary with its log-probability at one place of an answer."""
+
+    token_id: int
+    text: bytes  # UTF-8, or part of a character
+    logprob: float
+
+
+class ShownToken(NamedTuple):
+    """Holds a token of the shown text, and the most likely ones at its place, the likeliest first."""
+
+    chosen: LikelyToken
+    top: tuple[LikelyToken, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class AnswerText:
     """Says how the answer's text goes on."""
 
     text: str
+    tokens: tuple[ShownToken, ...] = ()  # those that begin in it, where log-probabilities were asked for
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from edge_node.answering.side import Side
 from edge_node.cloud.exchange import Exchange, PromptCount
 from splitvlm.domain import GREEDY, Plan, Sampling
+from splitvlm.grammar.choices import ChoiceProbability
 
 
 @dataclass(slots=True)
@@ -46,6 +47,7 @@ class RequestReport:
     prompt: PromptCount = field(default_factory=PromptCount)  # as who answered counted it
     finish_reason: str = "stop"  # the model ended its answer, or a stop string did; or `length`
     faults: list[Fault] = field(default_factory=list)
+    choices: tuple[ChoiceProbability, ...] = ()  # where the answer was one of some: how likely each was
     sampling: Sampling = GREEDY  # by which tokens were chosen, with the seed that was given or drawn
 
     def on_token(self, token_id: int, elapsed_s: float) -> None:

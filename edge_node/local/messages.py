@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
 
-from edge_node.answering.events import Answered, AnswerEvent, AnswerText, PlanChosen
+from edge_node.answering.events import Answered, AnswerEvent, AnswerText, LikelyToken, PlanChosen, ShownToken
 from edge_node.answering.question import Question
 from edge_node.answering.report import Fault, RequestReport
 from edge_node.answering.side import Side
@@ -35,10 +36,18 @@ def event_to_wire(event: AnswerEvent) -> pb.Answer:
     match event:
         case PlanChosen():
             return pb.Answer(chosen=_chosen(event))
-        case AnswerText(text):
-            return pb.Answer(text=text)
+        case AnswerText(text, tokens):
+            return pb.Answer(text=text, tokens=map(_token, tokens))
         case Answered(report, warning):
             return pb.Answer(report=report_to_wire(report, warning))
+
+
+def _token(token: ShownToken) -> pb.ShownToken:
+    return pb.ShownToken(chosen=_likely(token.chosen), top=map(_likely, token.top))
+
+
+def _likely(token: LikelyToken) -> pb.LikelyToken:
+    return pb.LikelyToken(id=token.token_id, text=token.text, logprob=token.logprob)
 
 
 def _chosen(event: PlanChosen) -> pb.Chosen:
@@ -84,7 +93,8 @@ def report_to_wire(report: RequestReport, warning: str = "") -> pb.RequestReport
         cached_tokens=report.prompt.cached_tokens,
         finish_reason=report.finish_reason,
         warning=warning,
-        sampling=sampling_to_wire(report.sampling),
+        choices=[pb.ChoiceProbability(text=each.text, probability=each.probability) for each in report.choices],
+        sampling=sampling_to_wire(replace(report.sampling, constraint=None)),
     )
 
 

@@ -46,13 +46,11 @@ class Grammars:
                 self._recent.append(grammar)
         return grammar
 
-    async def ready(self, constraint: AnswerConstraint | None) -> Grammar | None:
-        """Returns a constraint's grammar, which is compiled in a thread of its own; None without a constraint.
+    async def ready(self, constraint: AnswerConstraint) -> Grammar:
+        """Returns a constraint's grammar, which is compiled in a thread of its own.
 
         While it is held, `matcher` has no work. Raises UsageError for a constraint that cannot be compiled.
         """
-        if constraint is None:
-            return None
         return await asyncio.get_running_loop().run_in_executor(self._thread, self.compiled, constraint)
 
     def matcher(self, constraint: AnswerConstraint) -> Matcher:

@@ -2,9 +2,36 @@
 
 from __future__ import annotations
 
+import re
+from functools import cache
 from typing import Any
 
 from tokenizers.decoders import DecodeStream
+
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+@cache
+def _bytes_of_letters() -> dict[str, int]:
+    """Returns the byte behind each letter of byte-level vocabularies (GPT-2's `bytes_to_unicode`)."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + index): byte for index, byte in enumerate(others)}
+
+
+def token_bytes(tokenizer: Any, token_id: int) -> bytes:
+    """Returns what a token writes, which may be part of a character; for a special token its name.
+
+    `tokenizer` is one of the tokenizers library. White space in front stays, other than in an answer's first word.
+    """
+    token = tokenizer.id_to_token(int(token_id)) or ""
+    letters = _bytes_of_letters()
+    if "ByteLevel(" in repr(tokenizer.decoder) and all(letter in letters for letter in token):
+        return bytes(letters[letter] for letter in token)
+    if match := _BYTE_TOKEN.fullmatch(token):
+        return bytes.fromhex(match[1])
+    text: str = token.replace("\u2581", " ")  # SentencePiece's space
+    return text.encode()
 
 
 class TextStream:

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from splitvlm.errors import UsageError
 from splitvlm.model.dummy_processor import byte_tokenizer
 from splitvlm.model.pictures import MAX_PIXELS, open_picture, read_picture
-from splitvlm.model.text import TextStream
+from splitvlm.model.text import TextStream, token_bytes
 
 TOKENIZER: Any = byte_tokenizer(300, {"<end>": 256}, eos_token="<end>")
 
@@ -133,3 +133,16 @@ def test_too_many_pixels_are_refused_by_the_header(edge: int, tmp_path: Path) ->
         open_picture(tmp_path / "bomb.png")
     with pytest.raises(UsageError, match="the picture is too large"):
         read_picture((tmp_path / "bomb.png").read_bytes())
+
+
+@pytest.mark.parametrize("text", ["Grüße, 日本!", "a\n\tb", "e\u0301 \x00"])
+def test_the_bytes_of_byte_level_tokens_are_those_of_the_text(text: str) -> None:
+    token_ids = TOKENIZER.encode(text)
+    assert b"".join(token_bytes(TOKENIZER.backend_tokenizer, each) for each in token_ids) == text.encode()
+
+
+def test_the_bytes_of_word_pieces_have_their_space() -> None:
+    core = sentencepiece_like(strips=True).backend_tokenizer
+    pieces = ["▁hello", "ing", "<0xE6>", "</s>", "日"]
+    written = [token_bytes(core, core.token_to_id(piece)) for piece in pieces]
+    assert written == [b" hello", b"ing", b"\xe6", b"</s>", "日".encode()]
