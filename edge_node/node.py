@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edge_node.answering.answerer import Answerer
 from edge_node.audit import AuditLog
 from edge_node.cloud.fleet import CloudFleet, Dialling
 from edge_node.control import EdgeControl, registration
 from edge_node.engine import DeviceEngine
+from edge_node.local.http.access import access_of
 from edge_node.local.servicer import LocalServicer
 from edge_node.planner import Planner
 from edge_node.privacy import PrivacyDoor
@@ -39,6 +42,9 @@ from splitvlm.variants.device_forms import load_forms
 from splitvlm.variants.folder import Variant
 from splitvlm.wire.v1 import data_pb2, local_pb2, local_pb2_grpc
 
+if TYPE_CHECKING:
+    from edge_node.local.http.server import HttpServer
+
 _log = logging.getLogger("splitvlm.edge")
 OTHER_CALLS = 16  # of status and health, beside questions
 Forms = Mapping[str, ServedForm]
@@ -54,9 +60,12 @@ async def run(settings: EdgeSettings, source: Path | None = None) -> None:
     runtime = _loaded(settings, bundle, forms, identity, privacy)
     runtime.clouds.deciding_bps = planner.deciding_bps
     engine = runtime.engine
-    server = _server(settings, identity, runtime, planner)
+    answerer = _answerer(settings, runtime, planner)
+    server = _server(settings, identity, runtime, planner, answerer)
+    http = _http_server(answerer, runtime)
     with stop_signals() as stop:
         address = await server.listen(settings.listen)
+        urls = {} if http is None else {"http": await http.listen()}
         if settings.cloud:
             runtime.clouds.use([settings.cloud, *settings.standby])
         work, renewal, client, control = [], [], None, None
@@ -79,11 +88,11 @@ async def run(settings: EdgeSettings, source: Path | None = None) -> None:
                 async with background(*renewal), background(*work) as tasks:
                     freeze_loaded_objects()
                     await server.set_ready()
-                    print_ready("edge", node=settings.node, listen=address, **_ready_facts(settings))
+                    print_ready("edge", node=settings.node, listen=address, **urls, **_ready_facts(settings))
                     await until(stop, tasks)
                     if client is not None:
                         await client.leave(settings.node)
-                    await server.drain(settings.drain_s)
+                    await asyncio.gather(server.drain(settings.drain_s), *([http.drain()] if http else []))
         finally:
             ended = await runtime.close()
             if client is not None:
@@ -95,6 +104,7 @@ async def run(settings: EdgeSettings, source: Path | None = None) -> None:
 def check(settings: EdgeSettings) -> None:
     """Raises ConfigError, UsageError or PrivacyRefused for cuts, levels and plans that the model or the limits do not have."""
     _planned(with_dtype(settings), open_bundle(settings.model.name, settings.model.bundle))
+    access_of(settings)
 
 
 def _planned(settings: EdgeSettings, bundle: Bundle) -> tuple[PrivacyDoor, Forms, Planner]:
@@ -135,11 +145,25 @@ async def _renewed(known: Sequence[CachedProfile[DeviceProfile]], engine: Device
         await renew(profile, engine, control.profile_changed)
 
 
-def _server(settings: EdgeSettings, identity: Identity | None, runtime: Runtime, planner: Planner) -> NodeServer:
-    """Returns the server for applications, not listening yet. Raises ConfigError where the audit log cannot be written."""
+def _answerer(settings: EdgeSettings, runtime: Runtime, planner: Planner) -> Answerer:
+    """Returns what answers behind every port. Raises ConfigError where the audit log cannot be written."""
     audit_log, most_bytes = settings.privacy.audit_log, settings.privacy.audit_log_bytes
-    audit = AuditLog(audit_log, most_bytes) if audit_log is not None else None
-    answerer = Answerer(runtime, planner, audit)
+    return Answerer(runtime, planner, AuditLog(audit_log, most_bytes) if audit_log is not None else None)
+
+
+def _http_server(answerer: Answerer, runtime: Runtime) -> HttpServer | None:
+    """Returns the HTTP server, not listening yet; None where none is configured, which needs no HTTP library."""
+    if runtime.settings.http.listen is None:
+        return None
+    from edge_node.local.http.serving import http_server
+
+    return http_server(answerer, runtime)
+
+
+def _server(
+    settings: EdgeSettings, identity: Identity | None, runtime: Runtime, planner: Planner, answerer: Answerer
+) -> NodeServer:
+    """Returns the gRPC server for applications, not listening yet."""
     servicer = LocalServicer(answerer, runtime, planner, plaintext=identity is None)
     most_calls = settings.limits.questions + OTHER_CALLS
     server = NodeServer(identity, [SERVICE], MAX_LOCAL_MESSAGE_BYTES, most_calls)

@@ -71,6 +71,29 @@ class EdgeLimits(Section):
     max_new_tokens: int = Field(512, ge=1, le=4_096, description="that an application may ask for in one answer")
 
 
+class Http(Section):
+    """Serves the OpenAI API to applications (docs/guide/applications.md). Needs the extra `http`.
+
+    On loopback plain HTTP without a token is the default; elsewhere it is TLS with one.
+    """
+
+    listen: Address | None = Field(None, description="host:port; null serves no HTTP")
+    model_name: str | None = Field(
+        None, min_length=1, max_length=200, description="the model's name in the API; null is `model.name`'s last part"
+    )
+    token_file: Path | None = Field(None, description="file with the bearer token that applications send")
+    certificate: Path | None = Field(
+        None, description="PEM file for TLS; null: none on loopback, the node's own elsewhere"
+    )
+    key: Path | None = Field(None, description="PEM file of its private key; null: it is in the certificate's file")
+    image_folders: list[Path] = Field([], description="folders from which applications may name images as file:// URLs")
+    fetch_hosts: list[str] = Field([], description="hosts from which images are fetched that applications name by URL")
+    max_body_bytes: int = Field(
+        48 * 2**20, ge=2**10, le=2**30, description="of one request, with its images in base64; four of them are held"
+    )
+    temperature: float = Field(0.0, ge=0, le=100, description="where a request names none; 0 is greedy")
+
+
 class Emulation(Section):
     """Makes, for emulation only, this machine stand for a weaker one. Whatever shows a time says so when it is used."""
 
@@ -100,6 +123,7 @@ class EdgeSettings(Section):
     privacy: Privacy = Privacy()
     limits: EdgeLimits = EdgeLimits()
     emulation: Emulation = Emulation()
+    http: Http = Http()
     security: Security = Security()
     logging: Logging = Logging()
     drain_s: float = Field(10.0, ge=0, description="seconds that running questions have to end after SIGTERM")

@@ -1,0 +1,103 @@
+"""Makes a question for the answerer of what a chat completion request says."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from edge_node.answering.question import Question
+from edge_node.local.http.errors import RequestRefused
+from edge_node.local.http.fields import ChatRequest, ImageField, MessageField
+from splitvlm.domain import Conversation, ImagePart, Message, Part, Sampling, Speaker, TextPart
+from splitvlm.errors import UsageError
+
+SEED_BITS = 32  # of a drawn seed: few enough to be typed again, and exact in every JSON reader
+_SPEAKERS = {
+    "system": Speaker.SYSTEM,
+    "developer": Speaker.SYSTEM,
+    "user": Speaker.USER,
+    "assistant": Speaker.ASSISTANT,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Says what the node offers to every request."""
+
+    model: str  # its name in the API
+    max_context: int  # tokens that it reads, with the answer's
+    most_new_tokens: int  # of one answer
+    temperature: float  # where a request names none
+
+
+def question_of(request: ChatRequest, offer: Offer, fetch: Callable[[str], bytes]) -> Question:
+    """Returns the question; `fetch` gives the file of an image by its URL. Raises UsageError.
+
+    An answer with fewer tokens than `max_tokens` keeps to what was asked, so that the node's own limit holds in silence; the
+    reply's `finish_reason` is `length` then.
+    """
+    _check_model(request, offer)
+    _check_constraints(request)
+    conversation = Conversation(tuple(map(_message, request.messages)))
+    return Question(
+        conversation=conversation,
+        images=tuple(fetch(url) for url in _image_urls(request)),
+        plan=request.splitvlm.plan if request.splitvlm else "",
+        max_new_tokens=_max_new_tokens(request, offer),
+        sampling=_sampling(request, offer),
+        stop=_stop(request),
+    )
+
+
+def _check_model(request: ChatRequest, offer: Offer) -> None:
+    if request.model is not None and request.model != offer.model:
+        raise RequestRefused(
+            f"The model '{request.model[:200]}' is not served here.",
+            advice=f"This edge node serves '{offer.model}'.",
+            status=404,
+            param="model",
+            code="model_not_found",
+        )
+
+
+def _message(message: MessageField) -> Message:
+    parts: tuple[Part, ...]
+    if isinstance(message.content, str):
+        parts = (TextPart(message.content),)
+    else:
+        parts = tuple(ImagePart() if isinstance(p, ImageField) else TextPart(p.text) for p in message.content)
+    return Message(_SPEAKERS[message.role], parts)
+
+
+def _image_urls(request: ChatRequest) -> Iterator[str]:
+    for message in request.messages:
+        if not isinstance(message.content, str):
+            yield from (part.image_url.url for part in message.content if isinstance(part, ImageField))
+
+
+def _max_new_tokens(request: ChatRequest, offer: Offer) -> int:
+    wanted = request.max_completion_tokens or request.max_tokens or 0
+    return min(wanted, offer.most_new_tokens)
+
+
+def _sampling(request: ChatRequest, offer: Offer) -> Sampling:
+    temperature = offer.temperature if request.temperature is None else request.temperature
+    seed = secrets.randbits(SEED_BITS) if request.seed is None and temperature > 0 else request.seed or 0
+    wanted = {"top_p": request.top_p, "repetition_penalty": request.repetition_penalty}
+    named = {name: value for name, value in wanted.items() if value is not None}
+    return Sampling(temperature=temperature, seed=seed, top_k=max(0, request.top_k or 0), **named)
+
+
+def _stop(request: ChatRequest) -> tuple[str, ...]:
+    if request.stop is None:
+        return ()
+    return (request.stop,) if isinstance(request.stop, str) else tuple(request.stop)
+
+
+def _check_constraints(request: ChatRequest) -> None:
+    """Raises UsageError for what the engines do not do yet."""
+    if request.logprobs or request.top_logprobs:
+        raise UsageError("'logprobs' is not supported.", advice="Leave it out.")
+    if request.structured_outputs is not None or (request.response_format and request.response_format.type != "text"):
+        raise UsageError("Structured answers are not supported.", advice="Leave 'response_format' out.")
