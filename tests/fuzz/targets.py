@@ -51,6 +51,7 @@ from splitvlm.rpc import plans, profiles
 from splitvlm.rpc.conversation import conversation_to_wire
 from splitvlm.wire.v1 import control_pb2, data_pb2, profiles_pb2
 from tests.fuzz.arriving import arrival, arrival_seeds, conversation, conversation_seeds, upload, upload_seeds
+from tests.fuzz.http_body import http_body, http_body_seeds
 from tests.fuzz.target import Target
 from tests.picture_files import exif_block, jpeg_of_scans, jpeg_with_exif, png_with, saved
 from tests.samples import tiny_model
@@ -339,6 +340,7 @@ TARGETS = {
     "upload": Target(upload, upload_seeds),
     "conversation": Target(conversation, conversation_seeds),
     "session": Target(session, session_seeds),
+    "http_body": Target(http_body, http_body_seeds),
     "control": Target(control, control_seeds),
     "trace": Target(trace, trace_seeds),
 }
