@@ -32,9 +32,19 @@ def demo(
         list[Path] | None,
         typer.Option("--variant", help="folder of a variant of scenes that the device may use; may be repeated"),
     ] = None,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="ask nothing: serve the OpenAI API over HTTP until Ctrl-C")
+    ] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="with --serve: port of the API; 0 takes a free one")] = 0,
+    model: Annotated[str, typer.Option(help="with --serve: model to serve")] = "scenes",
     json_file: JsonOption = None,
 ) -> None:
     """Run the whole system on this machine: three processes, an emulated link, questions about drawn pictures."""
+    if serve:
+        from splitvlm.tools.demo_serve import serve_demo
+
+        asyncio.run(serve_demo(model, port, trace, slowdown))
+        return
     from splitvlm.tools.demo import run_demo
 
     write_json(json_file, asyncio.run(run_demo(seed, questions, trace, slowdown, every, out, variants or ())))

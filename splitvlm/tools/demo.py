@@ -106,11 +106,11 @@ async def _ask_all(
         common = {"orchestrator": orchestrator.address, "variants": [str(path.absolute()) for path in variants]}
         cloud = await launcher.start("cloud", common | {"model": {"threads": 1}})
         async with LinkEmulator(LOOPBACK, host_and_port(cloud.address), LinkShape(trace, delay_s=DELAY_S)) as link:
-            settings = _edge_settings(f"127.0.0.1:{link.port}", slowdown, memory)
+            settings = edge_settings(f"127.0.0.1:{link.port}", slowdown, memory)
             edge = await launcher.start("edge", common | settings)
             client = EdgeClient(edge.address, launcher.identity("demo", Role.APP))
             try:
-                await _wait_for_table(client)
+                await wait_for_table(client)
                 setup_s = time.perf_counter() - started_s
                 return await _ask_in_turn(client, demo_questions, link.t0_s, every_s), setup_s
             finally:
@@ -131,7 +131,8 @@ async def _ask_in_turn(
     return demo_answers
 
 
-def _edge_settings(link: str, slowdown: float, memory: int) -> dict[str, object]:
+def edge_settings(link: str, slowdown: float, memory: int) -> dict[str, object]:
+    """Returns the settings of the emulated device."""
     return {
         "cloud": link,
         "model": {"threads": 1},
@@ -146,7 +147,7 @@ def _edge_settings(link: str, slowdown: float, memory: int) -> dict[str, object]
     }
 
 
-async def _wait_for_table(client: EdgeClient) -> None:
+async def wait_for_table(client: EdgeClient) -> None:
     """Asks for the status until the first plan table is there; gives up with the status' own words."""
     for _ in range(200):
         status = await client.status()

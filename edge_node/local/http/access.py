@@ -9,8 +9,8 @@ from edge_node.settings import EdgeSettings
 from splitvlm.crypto.identity import CERTIFICATE_FILE, KEY_FILE
 from splitvlm.errors import ConfigError
 from splitvlm.files.text import read_text
+from splitvlm.host_port import host_and_port
 from splitvlm.rpc.addresses import is_loopback
-from splitvlm.settings import host_and_port
 
 MIN_TOKEN_CHARS = 16
 MAX_TOKEN_BYTES = 4_096

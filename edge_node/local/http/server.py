@@ -16,8 +16,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from edge_node.local.http.access import Access
 from splitvlm.errors import KeysError, PortError
+from splitvlm.host_port import host_and_port
 from splitvlm.rpc.addresses import joined
-from splitvlm.settings import host_and_port
 
 MOST_CONNECTIONS = 256
 IDLE_S = 60  # after which a connection without a request is closed; OpenAI's clients keep theirs for 5 s
