@@ -13,6 +13,7 @@ import httpx2
 from edge_node.answering.events import Answered, AnswerEvent, AnswerText, PlanChosen
 from edge_node.answering.question import Question
 from edge_node.answering.report import RequestReport
+from edge_node.cloud.exchange import PromptCount
 from edge_node.local.http.access import Access
 from edge_node.local.http.app import make_app
 from edge_node.local.http.chat import ChatEndpoint
@@ -28,9 +29,7 @@ PLAN = Plan.parse("tokens/int4")
 
 
 def report_of(finish_reason: str = "stop") -> RequestReport:
-    return RequestReport(
-        PLAN, token_ids=[5, 6, 7], finish_reason=finish_reason, prompt_tokens=70, image_tokens=64, cached_tokens=9
-    )
+    return RequestReport(PLAN, token_ids=[5, 6, 7], finish_reason=finish_reason, prompt=PromptCount(70, 64, 9))
 
 
 @dataclass

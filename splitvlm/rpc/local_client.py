@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 import grpc
 
@@ -45,7 +45,7 @@ class EdgeClient:
         repetition_penalty: float = 1.0,
         seed: int | None = None,
         stop: Sequence[str] = (),
-    ) -> AsyncIterator[pb.Answer]:
+    ) -> AsyncGenerator[pb.Answer, None]:
         """Asks with a conversation and its images' files. Yields the choice of plan, pieces of text, then the report.
 
         At temperature 0 the answer is greedy. Above it the edge node draws a `seed` that is None; the report says which. Raises
@@ -60,11 +60,14 @@ class EdgeClient:
             plan=plan,
             sampling=sampling_to_wire(sampling, with_seed=seed is not None),
         )
+        call = self._stub.Ask(message, timeout=ASK_TIMEOUT_S)
         try:
-            async for answer in self._stub.Ask(message, timeout=ASK_TIMEOUT_S):
+            async for answer in call:
                 yield answer
         except grpc.aio.AioRpcError as error:
             raise from_rpc(error, self.peer) from error
+        finally:
+            call.cancel()  # of a caller that leaves earlier; nothing where it has ended
 
     async def status(self) -> pb.StatusReply:
         """Returns the edge node's status. Raises SplitvlmError."""

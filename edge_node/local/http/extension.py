@@ -20,7 +20,7 @@ def extension_of(chosen: PlanChosen | None, answered: Answered) -> dict[str, Any
         "bytes_sent": report.exchange.bytes_sent,
         "bytes_received": report.exchange.bytes_received,
         "prefix_cached": report.prefix_cached,
-        "cached_tokens": report.cached_tokens,
+        "cached_tokens": report.prompt.cached_tokens,
         "hedged": report.hedged,
         "seed": sampling.seed if sampling.draws else None,
         "emulated_slowdown": report.emulated_slowdown,

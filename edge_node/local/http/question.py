@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from edge_node.answering.question import Question
 from edge_node.local.http.errors import RequestRefused
 from edge_node.local.http.fields import ChatRequest, ImageField, MessageField
-from splitvlm.domain import Conversation, ImagePart, Message, Part, Sampling, Speaker, TextPart
+from splitvlm.domain import GREEDY, Conversation, ImagePart, Message, Part, Sampling, Speaker, TextPart
 from splitvlm.errors import UsageError
 
 SEED_BITS = 32  # of a drawn seed: few enough to be typed again, and exact in every JSON reader
@@ -84,9 +84,15 @@ def _max_new_tokens(request: ChatRequest, offer: Offer) -> int:
 def _sampling(request: ChatRequest, offer: Offer) -> Sampling:
     temperature = offer.temperature if request.temperature is None else request.temperature
     seed = secrets.randbits(SEED_BITS) if request.seed is None and temperature > 0 else request.seed or 0
-    wanted = {"top_p": request.top_p, "repetition_penalty": request.repetition_penalty}
-    named = {name: value for name, value in wanted.items() if value is not None}
-    return Sampling(temperature=temperature, seed=seed, top_k=max(0, request.top_k or 0), **named)
+    return Sampling(
+        temperature=temperature,
+        top_p=GREEDY.top_p if request.top_p is None else request.top_p,
+        top_k=max(0, request.top_k or 0),
+        repetition_penalty=GREEDY.repetition_penalty
+        if request.repetition_penalty is None
+        else request.repetition_penalty,
+        seed=seed,
+    )
 
 
 def _stop(request: ChatRequest) -> tuple[str, ...]:

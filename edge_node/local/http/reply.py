@@ -71,12 +71,12 @@ class Reply:
 
 def usage_of(report: RequestReport) -> dict[str, Any]:
     """Returns the tokens of a request as OpenAI counts them, with those of images beside."""
-    completion_tokens = len(report.token_ids)
+    completion_tokens, prompt = len(report.token_ids), report.prompt
     return {
-        "prompt_tokens": report.prompt_tokens,
+        "prompt_tokens": prompt.tokens,
         "completion_tokens": completion_tokens,
-        "total_tokens": report.prompt_tokens + completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": report.cached_tokens, "image_tokens": report.image_tokens},
+        "total_tokens": prompt.tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": prompt.cached_tokens, "image_tokens": prompt.image_tokens},
     }
 
 

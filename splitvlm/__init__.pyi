@@ -1,0 +1,5 @@
+from splitvlm.client import connect as connect
+from splitvlm.client import connect_async as connect_async
+
+CIPHER_SUITES: str
+TLS_1_2_IS_OFF: bool
