@@ -3,59 +3,65 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from google.protobuf.message import Message
 
+from splitvlm.client.messages import ChatMessage, chat
 from splitvlm.crypto.identity import Identity
-from splitvlm.domain import Conversation
+from splitvlm.domain import AnswerConstraint, Choices, Conversation, JsonSchema
 from splitvlm.errors import UsageError
 from splitvlm.files.shown import percent, rate, shown_or_unknown
 from splitvlm.rpc.local_client import EdgeClient
 from splitvlm.rpc.nodes import list_nodes
 from splitvlm.wire.v1 import local_pb2 as pb
 
-MAX_PICTURE_BYTES = 32 * 2**20
+
+def conversation_of(words: Sequence[str], system: str = "") -> tuple[Conversation, list[bytes]]:
+    """Returns the conversation that a command line asks with, and its images' files. The last word is the question.
+
+    Raises UsageError.
+    """
+    *paths, question = words
+    if not paths and Path(question).is_file():
+        raise UsageError(f"There is no question about {question}.", advice="Write it after the images.")
+    content: list[str | Path] = [*map(Path, paths), question]
+    messages: list[ChatMessage] = [{"role": "system", "content": system}] if system else []
+    return chat([*messages, {"role": "user", "content": content}])
 
 
-def read_picture_file(path: Path) -> bytes:
-    """Returns the file's bytes. Raises UsageError where it is missing, a folder, or too large; the node checks the format."""
-    try:
-        size = path.stat().st_size
-        if size > MAX_PICTURE_BYTES:
-            raise UsageError(
-                f"{path} has {size} bytes; a picture has at most {MAX_PICTURE_BYTES}.", advice="Shrink it."
-            )
-        return path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"Cannot read the picture {path}: {error.strerror}.") from error
+def constraint_of(json_schema: Path | None, choices: str) -> AnswerConstraint | None:
+    """Returns the constraint that a command line names. Raises UsageError."""
+    if json_schema is not None and choices:
+        raise UsageError("--json-schema and --choices are two forms of an answer.", advice="Give one of them.")
+    if json_schema is not None:
+        from splitvlm.files.text import read_text
+
+        return JsonSchema(read_text(json_schema, "JSON schema"))
+    return Choices(tuple(choice.strip() for choice in choices.split(","))) if choices else None
 
 
 async def ask_once(
-    picture: Path,
-    question: str,
+    conversation: Conversation,
+    images: Sequence[bytes],
     address: str,
     identity: Identity | None,
-    plan: str,
-    max_new_tokens: int,
     *,
     verbose: bool,
-    **sampling: Any,
+    **wishes: Any,
 ) -> dict[str, object]:
     """Streams the answer to standard output, and with `verbose` says what happened on standard error.
 
-    `sampling` are the arguments of `EdgeClient.ask` of that name: temperature, top_p, top_k, repetition_penalty, seed.
-    Returns {"answer", "chosen", "report"}: the text, the plan with its reason, and where time and bytes went.
+    `wishes` are the arguments of `EdgeClient.ask` of that name. Returns {"answer", "chosen", "report"}: the text, the plan with
+    its reason, and where time and bytes went.
     """
-    data = read_picture_file(picture)
     client = EdgeClient(address, identity)
     text, chosen, report = "", pb.Chosen(), pb.RequestReport()
     try:
         await client.connect()
-        async for answer in client.ask(
-            Conversation.about(question), [data], max_new_tokens=max_new_tokens, plan=plan, **sampling
-        ):
+        async for answer in client.ask(conversation, images, **wishes):
             match answer.WhichOneof("body"):
                 case "text":
                     text += answer.text

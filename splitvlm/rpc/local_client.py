@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 import grpc
 
 from splitvlm.crypto.identity import Identity, Role
-from splitvlm.domain import Conversation, Sampling
+from splitvlm.domain import AnswerConstraint, Conversation, Sampling
 from splitvlm.rpc.channels import connected, open_channel
 from splitvlm.rpc.conversation import conversation_to_wire
 from splitvlm.rpc.limits import MAX_LOCAL_MESSAGE_BYTES
@@ -45,13 +45,14 @@ class EdgeClient:
         repetition_penalty: float = 1.0,
         seed: int | None = None,
         stop: Sequence[str] = (),
+        constraint: AnswerConstraint | None = None,
     ) -> AsyncGenerator[pb.Answer, None]:
         """Asks with a conversation and its images' files. Yields the choice of plan, pieces of text, then the report.
 
         At temperature 0 the answer is greedy. Above it the edge node draws a `seed` that is None; the report says which. Raises
         UsageError for values outside their range (splitvlm.domain.Sampling), and the node's errors.
         """
-        sampling = Sampling(temperature, top_p, top_k, repetition_penalty, seed or 0)
+        sampling = Sampling(temperature, top_p, top_k, repetition_penalty, seed or 0, constraint)
         message = pb.Question(
             conversation=conversation_to_wire(conversation),
             images=images,
