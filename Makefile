@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install install-vllm demo test test-most test-ray test-vllm test-slow lint proto proto-check docs bench-overhead bench-policy bench-probing bench-orchestrator bench-cloud bench-cloud-peers bench-cloud-sessions bench-cancels bench-ray bench-link bench-emulated bench-codec bench-codec-speed bench-sealing bench-tiles bench-backends bench-variants structure chaos soak fuzz clean
+.PHONY: install install-vllm demo test test-most test-ray test-vllm test-slow lint proto proto-check docs bench-api bench-overhead bench-policy bench-probing bench-orchestrator bench-cloud bench-cloud-peers bench-cloud-sessions bench-cancels bench-ray bench-link bench-emulated bench-codec bench-codec-speed bench-sealing bench-tiles bench-backends bench-variants structure chaos soak fuzz clean
 
 install: $(STAMP)
 
@@ -77,6 +77,10 @@ proto-check: proto
 
 bench-overhead: install
 	$(BIN)/python benchmarks/overhead.py
+
+# What the OpenAI API over HTTP costs beside gRPC.
+bench-api: install
+	$(BIN)/python benchmarks/api.py
 
 bench-codec: install
 	$(BIN)/python benchmarks/codec.py --plot docs/experiments/codec.png

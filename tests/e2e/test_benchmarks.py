@@ -76,3 +76,10 @@ def test_the_back_ends_benchmark_prints_its_object(tmp_path: Path) -> None:
     assert rows["onnxruntime float32"]["error"] < 1e-4 < rows["onnxruntime int8-static, rest float32"]["error"] < 0.1
     assert result["best"] in rows
     assert {path.name for path in tmp_path.iterdir()} == {"onnx", "int8-static"}
+
+
+def test_the_benchmark_of_the_apis_prints_its_object() -> None:
+    result = _last_line("api.py", "--model", "scenes", "--runs", "2", "--tokens", "8")
+    assert (result["runs"], result["same_texts"]) == (2, True)
+    assert result["gaps"] > 4, "pieces come one by one over HTTP, too"
+    assert result["first_http_ms"] > 0
