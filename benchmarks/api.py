@@ -5,9 +5,8 @@
 
 - Both ask the same node the same question about the same picture, in turn (A B A B ...), after a warm-up each; tokens are drawn
   with the seed of the pair, so that both answers are the same, and long.
-- Times are the client's, from the call to the piece. Over HTTP the picture goes in base64 within JSON, and the client is httpx; over
-  gRPC it goes as bytes, and the client is grpc.aio. Both connections are open before. gRPC speaks mutual TLS, HTTP is plain, as
-  on loopback by default.
+- Times are the client's, from the call to the piece. Over HTTP the picture goes in base64 within JSON, from httpx; over gRPC it
+  goes as bytes, from grpc.aio. Both connections are open before. gRPC speaks mutual TLS; HTTP is plain, as it is on loopback.
 - All processes share this machine, client included.
 
 `python benchmarks/api.py [--model shape:smolvlm-256m] [--tokens 24] [--runs 20] [--threads 1]`. Last line: JSON.

@@ -60,6 +60,7 @@ class Node:
     clouds: list[Cloud]
     link: LinkEmulator
     audit: Path
+    answerer: Answerer
 
     def settings(self, privacy: Privacy) -> None:
         new = self.runtime.settings.model_copy(update={"privacy": privacy})
@@ -111,4 +112,4 @@ async def edge_node(tmp_path: Path, privacy: Privacy | None = None) -> AsyncIter
         client = EdgeClient(address, keys.identity("app", Role.APP))
         stack.push_async_callback(client.close)
         runtime.clouds.use([f"127.0.0.1:{link.port}"])
-        yield Node(client, runtime, planner, [cloud], link, audit)
+        yield Node(client, runtime, planner, [cloud], link, audit, answerer)
