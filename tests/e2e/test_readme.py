@@ -117,9 +117,9 @@ def test_every_block_of_the_readme(folder: Path, servers: list[subprocess.Popen[
             servers.append(start(block, folder))
             continue
         said = run(block, folder)
-        if "splitvlm ask" in block or "client.ask" in block:
+        if "splitvlm ask" in block or "vlm.ask" in block:
             answers = [line for line in said.splitlines() if line.strip()]
-            assert len(answers) == block.count("splitvlm ask") + block.count("client.ask")
+            assert len(answers) == block.count("splitvlm ask") + block.count("vlm.ask")
             assert all(answer.strip().isdecimal() for answer in answers), answers
             asked += len(answers)
     assert len(servers) == 3

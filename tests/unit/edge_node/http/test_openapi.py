@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import schemathesis
@@ -17,7 +18,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from edge_node.local.http.fields import ChatRequest
 from edge_node.local.http.openapi import description
+from edge_node.local.http.unsupported import UNSUPPORTED
 from tests.http_node import http_node
 
 CHECKS: list[CheckFunction] = [
@@ -81,3 +84,9 @@ def test_no_request_of_the_description_gives_a_5xx(
 
 def test_every_path_is_tried() -> None:
     assert set(description()["paths"]) == {"/v1/models", "/v1/models/{model}", "/health", "/v1/chat/completions"}
+
+
+def test_the_reference_names_every_field_that_is_read_or_refused() -> None:
+    page = (Path(__file__).parents[4] / "docs/reference/http-api.md").read_text("utf-8")
+    nested = {"messages", "stream_options", "structured_outputs", "splitvlm"}
+    assert [name for name in {*ChatRequest.model_fields} - nested | {*UNSUPPORTED} if f"`{name}`" not in page] == []
