@@ -18,18 +18,27 @@ from edge_node.local.http.access import Access
 from edge_node.local.http.app import make_app
 from edge_node.local.http.chat import ChatEndpoint
 from edge_node.local.http.images import ImageFiles
+from edge_node.local.http.logprobs import TokenTexts
 from edge_node.local.http.question import Offer
 from edge_node.local.http.server import HttpServer
 from edge_node.settings import Http
-from splitvlm.domain import Plan
+from splitvlm.domain import ChosenToken, Plan, TokenLogprob
 from splitvlm.planning.policy import Choice
 
 OFFER = Offer("scenes", max_context=512, most_new_tokens=100, temperature=0.0)
+TEXTS = TokenTexts(lambda token_id: WORDS.get(token_id, ""), lambda _report: [("yes", 0.75), ("no", 0.25)])
+WORDS = {5: "two", 6: " cells"}
 PLAN = Plan.parse("tokens/int4")
 
 
-def report_of(finish_reason: str = "stop") -> RequestReport:
-    return RequestReport(PLAN, token_ids=[5, 6, 7], finish_reason=finish_reason, prompt=PromptCount(70, 64, 9))
+def report_of(question: Question, finish_reason: str) -> RequestReport:
+    token_ids: list[int] = [5, 6, 7]
+    if question.sampling.top_logprobs is not None:
+        token_ids = [
+            ChosenToken(token_id, -0.5, (TokenLogprob(6, -0.25), TokenLogprob(5, -0.5))) for token_id in token_ids
+        ]
+    prompt, sampling = PromptCount(70, 64, 9), question.sampling
+    return RequestReport(PLAN, token_ids=token_ids, finish_reason=finish_reason, prompt=prompt, sampling=sampling)
 
 
 @dataclass
@@ -55,7 +64,7 @@ class Script:
                 raise self.error
             if self.endless:
                 await asyncio.Event().wait()
-            yield Answered(report_of(self.finish_reason), "")
+            yield Answered(report_of(question, self.finish_reason), "")
         except (GeneratorExit, asyncio.CancelledError):
             self.closed += 1
             raise
@@ -81,7 +90,7 @@ async def http_node(
 ) -> AsyncIterator[Served]:
     """Serves on a free port. `settings` are those of the section `http`."""
     script, http = script or Script(), Http(**settings)
-    chat = ChatEndpoint(script, lambda: OFFER, ImageFiles(http), http.max_body_bytes)
+    chat = ChatEndpoint(script, lambda: OFFER, TEXTS, ImageFiles(http), http.max_body_bytes)
     app = make_app(chat, lambda: OFFER, token, 1_700_000_000)
     server = HttpServer(app, Access("127.0.0.1:0", token), drain_s, chat.close)
     url = await server.listen()

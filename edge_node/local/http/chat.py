@@ -19,6 +19,7 @@ from edge_node.answering.question import Question
 from edge_node.local.http.body import BodyBudget
 from edge_node.local.http.errors import RequestRefused, error_reply
 from edge_node.local.http.images import ImageFiles
+from edge_node.local.http.logprobs import TokenTexts
 from edge_node.local.http.parsing import parsed
 from edge_node.local.http.question import Offer, question_of
 from edge_node.local.http.reply import Reply
@@ -37,8 +38,16 @@ class Answers(Protocol):
 class ChatEndpoint:
     """Serves chat completions in front of one answerer."""
 
-    def __init__(self, answers: Answers, offer: Callable[[], Offer], images: ImageFiles, most_body_bytes: int) -> None:
+    def __init__(
+        self,
+        answers: Answers,
+        offer: Callable[[], Offer],
+        texts: TokenTexts,
+        images: ImageFiles,
+        most_body_bytes: int,
+    ) -> None:
         self._answers = answers
+        self._texts = texts
         self._offer = offer
         self._images = images
         self.budget = BodyBudget(most_body_bytes)
@@ -72,7 +81,7 @@ class ChatEndpoint:
         request, offer = parsed(body), self._offer()
         question = question_of(request, offer, self._images.get)
         include_usage = bool(request.stream_options and request.stream_options.include_usage)
-        return question, Reply(offer.model, include_usage), bool(request.stream)
+        return question, Reply(offer.model, self._texts, include_usage), bool(request.stream)
 
     def close(self) -> None:
         """Ends the threads."""

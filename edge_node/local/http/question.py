@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,8 +10,20 @@ from dataclasses import dataclass
 from edge_node.answering.question import Question
 from edge_node.local.http.errors import RequestRefused
 from edge_node.local.http.fields import ChatRequest, ImageField, MessageField
-from splitvlm.domain import GREEDY, Conversation, ImagePart, Message, Part, Sampling, Speaker, TextPart
-from splitvlm.errors import UsageError
+from splitvlm.domain import (
+    GREEDY,
+    JSON_OBJECT,
+    AnswerConstraint,
+    Choices,
+    Conversation,
+    ImagePart,
+    JsonSchema,
+    Message,
+    Part,
+    Sampling,
+    Speaker,
+    TextPart,
+)
 
 SEED_BITS = 32  # of a drawn seed: few enough to be typed again, and exact in every JSON reader
 _SPEAKERS = {
@@ -38,7 +51,6 @@ def question_of(request: ChatRequest, offer: Offer, fetch: Callable[[str], bytes
     reply's `finish_reason` is `length` then.
     """
     _check_model(request, offer)
-    _check_constraints(request)
     conversation = Conversation(tuple(map(_message, request.messages)))
     return Question(
         conversation=conversation,
@@ -92,6 +104,8 @@ def _sampling(request: ChatRequest, offer: Offer) -> Sampling:
         if request.repetition_penalty is None
         else request.repetition_penalty,
         seed=seed,
+        constraint=_constraint(request),
+        top_logprobs=_top_logprobs(request),
     )
 
 
@@ -101,9 +115,30 @@ def _stop(request: ChatRequest) -> tuple[str, ...]:
     return (request.stop,) if isinstance(request.stop, str) else tuple(request.stop)
 
 
-def _check_constraints(request: ChatRequest) -> None:
-    """Raises UsageError for what the engines do not do yet."""
-    if request.logprobs or request.top_logprobs:
-        raise UsageError("'logprobs' is not supported.", advice="Leave it out.")
-    if request.structured_outputs is not None or (request.response_format and request.response_format.type != "text"):
-        raise UsageError("Structured answers are not supported.", advice="Leave 'response_format' out.")
+def _constraint(request: ChatRequest) -> AnswerConstraint | None:
+    """Returns what the answer must be. Raises UsageError."""
+    wanted, choices = request.response_format, request.structured_outputs and request.structured_outputs.choice
+    if choices:
+        if wanted is not None and wanted.type != "text":
+            raise RequestRefused(
+                "'response_format' and 'structured_outputs' are two forms of an answer.",
+                advice="Leave one of them out.",
+            )
+        return Choices(tuple(choices))
+    if wanted is None or wanted.type == "text":
+        return None
+    if wanted.type == "json_object":
+        return JSON_OBJECT
+    if wanted.json_schema is None:
+        raise RequestRefused("response_format.json_schema is missing.", param="response_format.json_schema")
+    return JsonSchema(json.dumps(wanted.json_schema.schema_, ensure_ascii=False))
+
+
+def _top_logprobs(request: ChatRequest) -> int | None:
+    if request.logprobs:
+        return request.top_logprobs or 0
+    if request.top_logprobs:
+        raise RequestRefused(
+            "top_logprobs needs logprobs.", advice="Set 'logprobs' to true, too.", param="top_logprobs"
+        )
+    return None

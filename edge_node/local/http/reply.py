@@ -14,6 +14,7 @@ from typing import Any
 from edge_node.answering.events import Answered, AnswerText, PlanChosen
 from edge_node.answering.report import RequestReport
 from edge_node.local.http.extension import extension_of
+from edge_node.local.http.logprobs import TokenTexts, logprobs_of
 
 
 @dataclass(slots=True)
@@ -21,6 +22,7 @@ class Reply:
     """Builds the reply to one request, as a body or as chunks."""
 
     model: str
+    texts: TokenTexts
     include_usage: bool = False  # in a stream: a last chunk with the usage and no choice
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
@@ -36,12 +38,16 @@ class Reply:
         return _sse(self._chunk([self._choice(event.text)]))
 
     def last_chunks(self, event: Answered) -> bytes:
-        """Returns the chunks after the text, of which the last holds `splitvlm`, and the stream's end mark."""
-        ending = self._chunk([self._choice("", event.report.finish_reason)])
+        """Returns the chunks after the text, of which the last holds `splitvlm`, and the stream's end mark.
+
+        Log-probabilities of all tokens are in the first of them: a stop string or a constraint may hold a token's text back.
+        """
+        choice = self._choice("", event.report.finish_reason)
+        ending = self._chunk([choice | {"logprobs": logprobs_of(event.report, self.texts)}])
         chunks = [ending, self._chunk([])] if self.include_usage else [ending]
         if self.include_usage:
             chunks[-1]["usage"] = usage_of(event.report)
-        chunks[-1]["splitvlm"] = extension_of(self._chosen, event)
+        chunks[-1]["splitvlm"] = extension_of(self._chosen, event, self.texts)
         return b"".join(map(_sse, chunks)) + b"data: [DONE]\n\n"
 
     def body(self, text: str, event: Answered) -> dict[str, Any]:
@@ -49,11 +55,11 @@ class Reply:
         choice = {
             "index": 0,
             "message": {"role": "assistant", "content": text, "refusal": None},
-            "logprobs": None,
+            "logprobs": logprobs_of(event.report, self.texts),
             "finish_reason": event.report.finish_reason,
         }
         head = {"id": self.id, "object": "chat.completion", "created": self.created, "model": self.model}
-        extension = extension_of(self._chosen, event)
+        extension = extension_of(self._chosen, event, self.texts)
         return head | {"choices": [choice], "usage": usage_of(event.report), "splitvlm": extension}
 
     def _choice(self, text: str, finish_reason: str | None = None) -> dict[str, Any]:

@@ -23,6 +23,7 @@ UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "frequency_penalty": (0,),
     "function_call": ("none", "auto"),
     "functions": ([],),
+    "guided_choice": (),
     "guided_grammar": (),
     "guided_json": (),
     "guided_regex": (),

@@ -12,7 +12,7 @@ import pytest
 from openai.types.chat import ChatCompletionUserMessageParam
 
 from edge_node.local.http import sending
-from splitvlm.domain import ImagePart, Speaker, TextPart
+from splitvlm.domain import JSON_OBJECT, Choices, ImagePart, JsonSchema, Speaker, TextPart
 from splitvlm.errors import (
     CapacityError,
     DeadlineExceeded,
@@ -124,6 +124,36 @@ async def test_a_seed_is_drawn_where_none_is_named_and_greedy_needs_none() -> No
     assert first.sampling.seed != second.sampling.seed
 
 
+async def test_logprobs_are_those_of_the_shown_tokens() -> None:
+    async with http_node() as node:
+        whole = (await node.post(user("How many?", logprobs=True, top_logprobs=1))).json()["choices"][0]
+        *_, ending = events(await node.post(user("How many?", logprobs=True, stream=True)))
+        plain = (await node.post(user("How many?"))).json()["choices"][0]
+    two, cells = whole["logprobs"]["content"]
+    assert two["token"] == "two"
+    assert (two["logprob"], two["bytes"]) == (-0.5, [116, 119, 111])
+    assert two["top_logprobs"] == [{"token": " cells", "logprob": -0.25, "bytes": list(b" cells")}]
+    assert cells["token"] == " cells"
+    told = ending["choices"][0]["logprobs"]["content"]
+    assert [(token["token"], token["top_logprobs"]) for token in told] == [("two", []), (" cells", [])]
+    assert plain["logprobs"] is None
+    assert [question.sampling.top_logprobs for question in node.script.asked] == [1, 0, None]
+
+
+async def test_forms_of_answers_are_constraints() -> None:
+    schema = {"type": "object", "properties": {"person": {"type": "boolean"}}, "additionalProperties": False}
+    wanted = {"type": "json_schema", "json_schema": {"name": "alarm", "strict": True, "schema": schema}}
+    async with http_node() as node:
+        await node.post(user("x", response_format=wanted))
+        await node.post(user("x", response_format={"type": "json_object"}))
+        reply = (await node.post(user("x", structured_outputs={"choice": ["yes", "no"]}))).json()
+    first, second, third = [question.sampling.constraint for question in node.script.asked]
+    assert isinstance(first, JsonSchema)
+    assert json.loads(first.text) == schema
+    assert (second, third) == (JSON_OBJECT, Choices(("yes", "no")))
+    assert reply["splitvlm"]["choices"] == {"yes": 0.75, "no": 0.25}
+
+
 @pytest.mark.parametrize(
     ("body", "status", "says"),
     [
@@ -151,6 +181,11 @@ async def test_a_seed_is_drawn_where_none_is_named_and_greedy_needs_none() -> No
         (user("x", stop=""), 400, "stop is '', but"),
         (user("x", tools=[{"type": "function"}]), 400, "'tools' is not supported."),
         (user("x", presence_penalty=0.5), 400, "'presence_penalty' is not supported."),
+        (user("x", top_logprobs=2), 400, "top_logprobs needs logprobs."),
+        (user("x", logprobs=True, top_logprobs=21), 400, "top_logprobs is 21, but"),
+        (user("x", response_format={"type": "json_schema"}), 400, "response_format.json_schema is missing."),
+        (user("x", structured_outputs={"choice": ["a", "a"]}), 400, "One choice is there twice."),
+        (user("x", guided_json={}), 400, "'guided_json' is not supported."),
         (user("x", response_format={"type": "json_objekt"}), 400, "response_format.type is 'json_objekt', but"),
         (user(*[image(JPEG)] * 1_000, text("x")), 400, "1000 images is too long"),
         (user(image("nonsense"), text("x")), 400, "The image 'nonsense' is none of data"),
