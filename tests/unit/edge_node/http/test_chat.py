@@ -154,68 +154,68 @@ async def test_forms_of_answers_are_constraints() -> None:
     assert reply["splitvlm"]["choices"] == {"yes": 0.75, "no": 0.25}
 
 
-@pytest.mark.parametrize(
-    ("body", "status", "says"),
-    [
-        ({}, 400, "messages is missing."),
-        ({"messages": []}, 400, "messages is a list, but"),
-        (user(""), 400, "A message of the user is empty."),
-        ({"messages": [{"role": "system", "content": "Hi"}]}, 400, "needs a message of the user"),
-        ({"messages": [{"role": "tool", "content": "Hi"}]}, 400, "messages[0].role is 'tool', but"),
-        (user({"type": "input_audio"}, text("x")), 400, "messages[0].content[0]"),
-        (
-            user(text("x"), {"type": "image_url", "image_url": {}}),
-            400,
-            "messages[0].content[1].image_url.url is missing.",
-        ),
-        (user("x", model="gpt-4o"), 404, "The model 'gpt-4o' is not served here."),
-        (user("x", max_tokens=0), 400, "max_tokens is 0, but"),
-        (user("x", max_tokens=10**9), 400, "max_tokens is 1000000000, but"),
-        (user("x", max_completion_tokens=True), 400, "max_completion_tokens is True, but"),
-        (user("x", temperature=-1), 400, "temperature is -1, but"),
-        (user("x", temperature=1e9), 400, "temperature is 1e+09, but"),
-        (user("x", top_p=2), 400, "top_p is 2, but"),
-        (user("x", seed=-5), 400, "seed is -5, but"),
-        (user("x", n=2), 400, "n is 2, but"),
-        (user("x", stop=["a"] * 17), 400, "stop is a list, but"),
-        (user("x", stop=""), 400, "stop is '', but"),
-        (user("x", tools=[{"type": "function"}]), 400, "'tools' is not supported."),
-        (user("x", presence_penalty=0.5), 400, "'presence_penalty' is not supported."),
-        (user("x", top_logprobs=2), 400, "top_logprobs needs logprobs."),
-        (user("x", logprobs=True, top_logprobs=21), 400, "top_logprobs is 21, but"),
-        (user("x", response_format={"type": "json_schema"}), 400, "response_format.json_schema is missing."),
-        (user("x", structured_outputs={"choice": ["a", "a"]}), 400, "One choice is there twice."),
-        (user("x", guided_json={}), 400, "'guided_json' is not supported."),
-        (user("x", response_format={"type": "json_objekt"}), 400, "response_format.type is 'json_objekt', but"),
-        (user(*[image(JPEG)] * 1_000, text("x")), 400, "1000 images is too long"),
-        (user(image("nonsense"), text("x")), 400, "The image 'nonsense' is none of data"),
-        (user(image("data:image/png"), text("x")), 400, "it has no comma"),
-        (user(image("data:image/png;base64,a*"), text("x")), 400, "is not base64"),
-        (user(image("file:///etc/passwd"), text("x")), 400, "its folder is not allowed by name"),
-        (user(image("http://169.254.169.254/latest"), text("x")), 400, "its host is not allowed by name"),
-        (user(image("http://[::1/x"), text("x")), 400, "cannot be read as a URL"),
-        (["a"], 400, "The body is a list."),
-    ],
-)
-async def test_what_is_wrong_is_one_sentence_in_the_api_s_own_form(body: Any, status: int, says: str) -> None:
+WRONG: list[tuple[Any, int, str]] = [
+    ({}, 400, "messages is missing."),
+    ({"messages": []}, 400, "messages is a list, but"),
+    (user(""), 400, "A message of the user is empty."),
+    ({"messages": [{"role": "system", "content": "Hi"}]}, 400, "needs a message of the user"),
+    ({"messages": [{"role": "tool", "content": "Hi"}]}, 400, "messages[0].role is 'tool', but"),
+    (user({"type": "input_audio"}, text("x")), 400, "messages[0].content[0]"),
+    (
+        user(text("x"), {"type": "image_url", "image_url": {}}),
+        400,
+        "messages[0].content[1].image_url.url is missing.",
+    ),
+    (user("x", model="gpt-4o"), 404, "The model 'gpt-4o' is not served here."),
+    (user("x", max_tokens=0), 400, "max_tokens is 0, but"),
+    (user("x", max_tokens=10**9), 400, "max_tokens is 1000000000, but"),
+    (user("x", max_completion_tokens=True), 400, "max_completion_tokens is True, but"),
+    (user("x", temperature=-1), 400, "temperature is -1, but"),
+    (user("x", temperature=1e9), 400, "temperature is 1e+09, but"),
+    (user("x", top_p=2), 400, "top_p is 2, but"),
+    (user("x", seed=-5), 400, "seed is -5, but"),
+    (user("x", n=2), 400, "n is 2, but"),
+    (user("x", stop=["a"] * 17), 400, "stop is a list, but"),
+    (user("x", stop=""), 400, "stop is '', but"),
+    (user("x", tools=[{"type": "function"}]), 400, "'tools' is not supported."),
+    (user("x", presence_penalty=0.5), 400, "'presence_penalty' is not supported."),
+    (user("x", top_logprobs=2), 400, "top_logprobs needs logprobs."),
+    (user("x", logprobs=True, top_logprobs=21), 400, "top_logprobs is 21, but"),
+    (user("x", response_format={"type": "json_schema"}), 400, "response_format.json_schema is missing."),
+    (user("x", structured_outputs={"choice": ["a", "a"]}), 400, "One choice is there twice."),
+    (user("x", guided_json={}), 400, "'guided_json' is not supported."),
+    (user("x", response_format={"type": "json_objekt"}), 400, "response_format.type is 'json_objekt', but"),
+    (user(*[image(JPEG)] * 1_000, text("x")), 400, "1000 images is too long"),
+    (user(image("nonsense"), text("x")), 400, "The image 'nonsense' is none of data"),
+    (user(image("data:image/png"), text("x")), 400, "it has no comma"),
+    (user(image("data:image/png;base64,a*"), text("x")), 400, "is not base64"),
+    (user(image("file:///etc/passwd"), text("x")), 400, "its folder is not allowed by name"),
+    (user(image("http://169.254.169.254/latest"), text("x")), 400, "its host is not allowed by name"),
+    (user(image("http://[::1/x"), text("x")), 400, "cannot be read as a URL"),
+    (["a"], 400, "The body is a list."),
+]
+
+
+async def test_what_is_wrong_is_one_sentence_in_the_api_s_own_form() -> None:
     async with http_node() as node:
-        response = await node.post(body)
-    assert response.status_code == status
-    error = response.json()["error"]
-    assert says in error["message"]
-    assert "\n" not in error["message"]
-    assert error["type"] == ("not_found_error" if status == 404 else "invalid_request_error")
+        for body, status, says in WRONG:
+            response = await node.post(body)
+            assert response.status_code == status, says
+            error = response.json()["error"]
+            assert says in error["message"]
+            assert "\n" not in error["message"]
+            assert error["type"] == ("not_found_error" if status == 404 else "invalid_request_error")
     assert node.script.asked == []
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b'{"temperature": NaN}', b"[" * 10_000, b'{"a": "\\ud800"}'])
-async def test_what_is_no_json_is_refused(body: bytes) -> None:
+async def test_what_is_no_json_is_refused() -> None:
     async with http_node() as node:
-        response = await node.http.post(
-            f"{node.url}/chat/completions", content=body, headers={"content-type": "application/json"}
-        )
-    assert response.status_code == 400
-    assert "The body is not JSON" in response.json()["error"]["message"]
+        for body in (b"", b"{", b"\xff\xfe", b'{"temperature": NaN}', b"[" * 10_000, b'{"a": "\\ud800"}'):
+            response = await node.http.post(
+                f"{node.url}/chat/completions", content=body, headers={"content-type": "application/json"}
+            )
+            assert response.status_code == 400
+            assert "The body is not JSON" in response.json()["error"]["message"]
 
 
 async def test_fields_that_change_nothing_or_are_unknown_are_ignored() -> None:
@@ -226,9 +226,8 @@ async def test_fields_that_change_nothing_or_are_unknown_are_ignored() -> None:
     assert response.status_code == 200
 
 
-@pytest.mark.parametrize(
-    ("error", "status"),
-    [
+async def test_what_fails_before_the_first_piece_has_its_status() -> None:
+    failures: list[tuple[Exception, int]] = [
         (UsageError("no"), 400),
         (PrivacyRefused("no"), 403),
         (CapacityError("full", retry_after_s=1.5), 429),
@@ -236,15 +235,15 @@ async def test_fields_that_change_nothing_or_are_unknown_are_ignored() -> None:
         (PeerUnavailable("no"), 503),
         (DeadlineExceeded("no"), 504),
         (RuntimeError("secret"), 500),
-    ],
-)
-async def test_what_fails_before_the_first_piece_has_its_status(error: Exception, status: int) -> None:
-    async with http_node(Script([], error)) as node:
-        for stream in (False, True):
-            response = await node.post(user("x", stream=stream))
-            assert response.status_code == status
-            assert "secret" not in response.text
-            assert response.headers.get("retry-after") == ("2" if status == 429 else None)
+    ]
+    async with http_node(Script([])) as node:
+        for error, status in failures:
+            node.script.error = error
+            for stream in (False, True):
+                response = await node.post(user("x", stream=stream))
+                assert response.status_code == status
+                assert "secret" not in response.text
+                assert response.headers.get("retry-after") == ("2" if status == 429 else None)
 
 
 async def test_what_fails_in_a_stream_is_told_in_it_and_the_client_raises() -> None:

@@ -58,8 +58,8 @@ def base_url() -> Iterator[str]:
         ("/v1/models", GenerationMode.POSITIVE, 1),
         ("/v1/models/{model}", GenerationMode.POSITIVE, 10),
         ("/health", GenerationMode.POSITIVE, 1),
-        ("/v1/chat/completions", GenerationMode.POSITIVE, 40),
-        ("/v1/chat/completions", GenerationMode.NEGATIVE, 80),
+        ("/v1/chat/completions", GenerationMode.POSITIVE, 15),
+        ("/v1/chat/completions", GenerationMode.NEGATIVE, 30),
     ],
 )
 def test_no_request_of_the_description_gives_a_5xx(
