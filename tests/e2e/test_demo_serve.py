@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import jsonschema
 import openai
 import pytest
 from PIL import Image
@@ -70,6 +72,12 @@ def user(*content: Any) -> dict[str, Any]:
 
 SCENE = draw("microscopy", 5)
 QUESTION = ask(SCENE, 5)[0].text
+ALARM: dict[str, Any] = {
+    "type": "object",
+    "properties": {"person": {"type": "boolean"}, "threat": {"enum": ["none", "low", "high"]}},
+    "required": ["person", "threat"],
+    "additionalProperties": False,
+}
 
 
 def test_the_openai_client_streams_about_one_image_and_two_and_goes_on(demo: Demo) -> None:
@@ -98,6 +106,24 @@ def test_a_seed_repeats_an_answer_and_a_stop_string_ends_it(demo: Demo) -> None:
     assert drawn(1) == first != drawn(2)
     middle = first[len(first) // 2]
     assert drawn(1, stop=middle) == first[: first.index(middle)]
+
+
+def test_an_answer_under_a_schema_is_valid_and_choices_have_probabilities(demo: Demo) -> None:
+    create: Any = demo.client.chat.completions.create
+    messages = [user(shown(SCENE.image), "Describe the picture.")]
+    form = {"type": "json_schema", "json_schema": {"name": "alarm", "schema": ALARM}}
+    for seed in range(3):
+        reply = create(
+            model="scenes", messages=messages, response_format=form, temperature=5.0, seed=seed, max_tokens=100
+        )
+        assert reply.choices[0].finish_reason == "stop"
+        jsonschema.validate(json.loads(reply.choices[0].message.content), ALARM)
+    choice = {"structured_outputs": {"choice": ["yes", "no"]}}
+    chosen = create(model="scenes", messages=messages, extra_body=choice, logprobs=True, top_logprobs=2)
+    text = chosen.choices[0].message.content
+    assert text in ("yes", "no")
+    assert sum(chosen.splitvlm["choices"].values()) == pytest.approx(1.0)
+    assert "".join(token.token for token in chosen.choices[0].logprobs.content).strip() == text
 
 
 def test_errors_are_the_client_s_own(demo: Demo) -> None:
