@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -86,13 +87,18 @@ class Served:
 
 @contextlib.asynccontextmanager
 async def http_node(
-    script: Script | None = None, *, drain_s: float = 1.0, token: str | None = None, **settings: Any
+    script: Script | None = None,
+    *,
+    drain_s: float = 1.0,
+    token: str | None = None,
+    certificate: Path | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Served]:
     """Serves on a free port. `settings` are those of the section `http`."""
     script, http = script or Script(), Http(**settings)
     chat = ChatEndpoint(script, lambda: OFFER, TEXTS, ImageFiles(http), http.max_body_bytes)
     app = make_app(chat, lambda: OFFER, token, 1_700_000_000)
-    server = HttpServer(app, Access("127.0.0.1:0", token), drain_s, chat.close)
+    server = HttpServer(app, Access("127.0.0.1:0", token, certificate), drain_s, chat.close)
     url = await server.listen()
     async with httpx2.AsyncClient(timeout=30.0, verify=False) as client:
         try:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import http.server
+import ssl
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2
 import pytest
+import trustme
 
 from edge_node.local.http.access import access_of
 from edge_node.local.http.images import ImageFiles
 from edge_node.settings import EdgeSettings, Http
-from splitvlm.errors import ConfigError, UsageError
+from splitvlm.errors import ConfigError, KeysError, UsageError
 from tests.http_node import http_node, user
 
 TOKEN = "a-token-of-more-than-16-characters"
@@ -138,3 +141,23 @@ def test_hosts_are_asked_where_they_are_allowed_and_lead_nowhere_else(
         files.get(f"{camera}/large")
     with pytest.raises(UsageError, match="cannot be fetched"):
         files.get("http://127.0.0.1:1/x")
+
+
+async def test_with_a_certificate_it_speaks_tls_alone(tmp_path: Path) -> None:
+    authority, file = trustme.CA(), tmp_path / "certificate.pem"
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(file)
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    async with http_node(token=TOKEN, certificate=file) as node, httpx2.AsyncClient(verify=context) as client:
+        assert node.url.startswith("https://")
+        headers = {"authorization": f"Bearer {TOKEN}"}
+        assert (await client.get(f"{node.url}/models", headers=headers)).status_code == 200
+        with pytest.raises(httpx2.HTTPError):
+            await client.get(f"{node.url}/models".replace("https", "http"), headers=headers)
+
+
+async def test_a_certificate_that_is_none_is_said(tmp_path: Path) -> None:
+    (tmp_path / "none.pem").write_text("none")
+    with pytest.raises(KeysError, match="Cannot use the certificate"):
+        async with http_node(certificate=tmp_path / "none.pem"):
+            pass
