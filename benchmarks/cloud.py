@@ -30,7 +30,7 @@ import torch
 from feature_load import RECORDINGS, feature_load
 
 from splitvlm.domain import TOKENS
-from splitvlm.local import LocalModel
+from splitvlm.local_model import LocalModel
 from splitvlm.model.causal_folder import causal_model
 from splitvlm.model.dtype_choice import chosen_dtype
 from splitvlm.model.loading import load_cloud

@@ -46,7 +46,7 @@ from safetensors.torch import save_file
 
 from splitvlm.domain import TOKENS
 from splitvlm.files.text import parse_json
-from splitvlm.local import LocalModel
+from splitvlm.local_model import LocalModel
 from splitvlm.model.causal_folder import write_causal_folder
 from splitvlm.model.loading import load_cloud
 from splitvlm.model.prompt import Prompt

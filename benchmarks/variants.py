@@ -35,7 +35,7 @@ from splitvlm.bundle import open_bundle
 from splitvlm.domain import FULL, TOKENS
 from splitvlm.evaluation.answers import Example, drawn, measure
 from splitvlm.files.text import parse_json, read_json
-from splitvlm.local import LocalModel
+from splitvlm.local_model import LocalModel
 from splitvlm.model.boundary import HIDDEN
 from splitvlm.model.loading import load_whole
 from splitvlm.model.prompt import Prompt

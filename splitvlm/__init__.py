@@ -1,7 +1,7 @@
 """splitvlm: edge-cloud split inference for vision-language models.
 
-`splitvlm.connect` and `splitvlm.connect_async` ask an edge node from a program (splitvlm.client). They are imported at their
-first use, so that `import splitvlm` costs nothing. Their types are in __init__.pyi.
+`splitvlm.connect` and `splitvlm.connect_async` ask an edge node from a program; `splitvlm.local` asks a model in this process
+(splitvlm.client). They are imported at their first use, so that `import splitvlm` costs nothing. __init__.pyi has the types.
 """
 
 import importlib
@@ -16,7 +16,11 @@ CIPHER_SUITES = "ECDHE-PSK-CHACHA20-POLY1305"
 TLS_1_2_IS_OFF = "grpc" not in sys.modules or os.environ.get("GRPC_SSL_CIPHER_SUITES") == CIPHER_SUITES
 os.environ["GRPC_SSL_CIPHER_SUITES"] = CIPHER_SUITES
 
-_FIRST_USE = {"connect": "splitvlm.client", "connect_async": "splitvlm.client"}
+_FIRST_USE = {
+    "connect": "splitvlm.client",
+    "connect_async": "splitvlm.client",
+    "local": "splitvlm.client.in_process",
+}
 
 
 def __getattr__(name: str) -> Any:

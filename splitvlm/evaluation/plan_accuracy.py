@@ -17,7 +17,7 @@ from splitvlm.bundle import Bundle
 from splitvlm.domain import DEVICE, FULL, Cut, Plan
 from splitvlm.errors import UsageError
 from splitvlm.evaluation.answers import Example, naming, normalised
-from splitvlm.local import LocalModel
+from splitvlm.local_model import LocalModel
 from splitvlm.model.prompt import Prompt
 from splitvlm.node.process_pool import worker_pool
 from splitvlm.node.progress import Progress

@@ -25,7 +25,7 @@ from splitvlm.bundle import Bundle
 from splitvlm.bundle.leaks import leaks_of
 from splitvlm.codec.codec import Codec
 from splitvlm.domain import DEVICE, FULL, IMAGE, Cut, CutKind
-from splitvlm.local import LocalBoundary, decode
+from splitvlm.local_model import LocalBoundary, decode
 from splitvlm.model.boundary import to_arrays
 from splitvlm.model.loading import load_device
 from splitvlm.model.parts import CloudPart, DevicePart

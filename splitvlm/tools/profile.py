@@ -17,7 +17,7 @@ from rich.table import Table
 from splitvlm.bundle import Bundle, open_bundle
 from splitvlm.domain import DEVICE, FULL, IMAGE, TOKENS, Cut, Plan
 from splitvlm.files.shown import shown_or_unknown
-from splitvlm.local import LocalBoundary
+from splitvlm.local_model import LocalBoundary
 from splitvlm.model.dtype_choice import chosen_dtype
 from splitvlm.model.loading import load_cloud, middle_cuts
 from splitvlm.model.prompt import Prompt

@@ -9,7 +9,7 @@ import torch
 
 from splitvlm.domain import DEVICE, TOKENS, Plan
 from splitvlm.errors import UsageError
-from splitvlm.local import LocalModel
+from splitvlm.local_model import LocalModel
 from splitvlm.model.boundary import HIDDEN
 from splitvlm.model.prompt import Prompt
 from splitvlm.scenes.samples import samples

@@ -13,7 +13,7 @@ import yaml
 from splitvlm.crypto.identity import Role
 from splitvlm.domain import TOKENS, Plan
 from splitvlm.errors import HandshakeRefused, PeerUnavailable, UsageError
-from splitvlm.local import LocalModel
+from splitvlm.local_model import LocalModel
 from splitvlm.model.prompt import Prompt
 from splitvlm.rpc.local_client import EdgeClient
 from splitvlm.tools.launcher import Launcher, Node

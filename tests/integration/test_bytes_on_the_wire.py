@@ -1,6 +1,6 @@
 """Law 2: a request's bytes as the device accounts for them, against the TCP bytes that the link emulator carried.
 
-What `splitvlm.local` computes for the request without any node is this, byte for byte.
+What `splitvlm.local_model` computes for the request without any node is this, byte for byte.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from splitvlm.domain import CutKind, Plan
 from splitvlm.host_port import host_and_port
 from splitvlm.link.emulator import LinkEmulator, LinkShape
 from splitvlm.link.traces import Trace
-from splitvlm.local import LocalModel
+from splitvlm.local_model import LocalModel
 from splitvlm.model.prompt import Prompt
 from tests.nodes import Cloud, Keys, cloud_node, device
 from tests.samples import PICTURE, tiny_model

@@ -154,3 +154,12 @@ def test_a_folder_is_served_by_its_own_name() -> None:
     assert served_name(folder) == "SmolVLM-256M"
     named = folder.model_copy(update={"http": Http(model_name="gpt-4o-mini")})
     assert served_name(named) == "gpt-4o-mini"
+
+
+async def test_logprobs_come_from_the_cloud_and_from_the_device(api: Api) -> None:
+    for plan in ("tokens/lossless", "device"):
+        wishes = {"extra_body": {"splitvlm": {"plan": plan}}, "logprobs": True, "top_logprobs": 2, "max_tokens": 3}
+        [choice] = (await api.ask(ASKED, **wishes)).choices
+        assert choice.logprobs.content
+        for token in choice.logprobs.content:
+            assert token.top_logprobs[0].logprob == token.logprob, "the greedy one is the most likely"

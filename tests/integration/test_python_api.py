@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 
 import splitvlm
+from splitvlm.client import Options
 from splitvlm.client.messages import ChatMessage, asked, chat, image_file
 from splitvlm.domain import ImagePart, Speaker, TextPart
 from splitvlm.errors import PeerUnavailable, UsageError
 from splitvlm.model.pictures import read_picture
 from tests.edge import QUESTION, Node, edge_node
 from tests.nodes import until
-from tests.samples import PICTURE
+from tests.samples import PICTURE, tiny_model
 
 
 @pytest.fixture
@@ -93,6 +94,26 @@ async def test_nobody_there_is_said_at_once(tmp_path: Path) -> None:
 
     with pytest.raises(PeerUnavailable):
         await asyncio.to_thread(program)
+
+
+async def test_a_model_in_the_same_process_answers_as_nodes_do(node: Node, tmp_path: Path) -> None:
+    async with splitvlm.connect_async(address_of(node), keys=tmp_path / "keys" / "app") as vlm:
+        far = vlm.ask([PICTURE, PICTURE], QUESTION, max_new_tokens=4, plan="tokens/lossless")
+        await far.read()
+        wishes: Options = {"temperature": 5.0, "seed": 3, "max_new_tokens": 6}
+        drawn = vlm.chat([{"role": "user", "content": QUESTION}], plan="tokens/lossless", **wishes)
+        await drawn.read()
+    with splitvlm.local(tiny_model("scenes-like"), plan="tokens/lossless") as model:
+        near = model.ask([PICTURE, PICTURE], QUESTION, max_new_tokens=4)
+        assert near.report.token_ids == far.report.token_ids
+        assert near.report.finish_reason == far.report.finish_reason
+        assert near.report.bytes_sent > 0
+        again = model.chat([{"role": "user", "content": QUESTION}], **wishes)
+        assert again.report.token_ids == drawn.report.token_ids
+        assert "".join(again) == again.read() == again.text
+        if len(again.text) > 2:
+            cut = model.chat([{"role": "user", "content": QUESTION}], stop=[again.text[1:2]], **wishes)
+            assert cut.text == again.text[: again.text.index(again.text[1:2])]
 
 
 def test_messages_keep_texts_and_images_in_their_order() -> None:

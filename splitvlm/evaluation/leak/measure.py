@@ -24,7 +24,7 @@ from splitvlm.domain import DEVICE, FULL, IMAGE, Cut, CutKind
 from splitvlm.errors import UsageError
 from splitvlm.evaluation.answers import GREY, Example, Outcome, answers, drawn
 from splitvlm.evaluation.leak.attacker import F32, psnr, side, ssim, train
-from splitvlm.local import LocalBoundary, decode
+from splitvlm.local_model import LocalBoundary, decode
 from splitvlm.model.boundary import HIDDEN, to_tensors
 from splitvlm.model.loading import load_whole, read_spec
 from splitvlm.model.parts import DevicePart

@@ -13,7 +13,7 @@ from edge_node.cloud.segments import Segments
 from splitvlm.codec.codec import Codec
 from splitvlm.domain import DEVICE, IMAGE, Conversation, CutKind, Plan, Sampling
 from splitvlm.errors import UsageError
-from splitvlm.local import LocalBoundary
+from splitvlm.local_model import LocalBoundary
 from splitvlm.model.loading import load_device
 from splitvlm.model.prompt import Prompt
 from splitvlm.model.sampling import end_token_ids

@@ -8,7 +8,7 @@ import pytest
 
 from splitvlm.bundle import open_bundle
 from splitvlm.domain import DEVICE, FULL, TOKENS, Cut
-from splitvlm.local import LocalModel
+from splitvlm.local_model import LocalModel
 from splitvlm.model.boundary import HIDDEN
 from splitvlm.model.loading import read_spec
 from splitvlm.model.parts import DevicePart

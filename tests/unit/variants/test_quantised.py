@@ -11,7 +11,7 @@ from torch import nn
 
 from splitvlm.domain import TOKENS, Plan
 from splitvlm.errors import UsageError
-from splitvlm.local import LocalModel
+from splitvlm.local_model import LocalModel
 from splitvlm.model.loading import load_device
 from splitvlm.model.prompt import Prompt
 from splitvlm.tools.variant_view import found_in

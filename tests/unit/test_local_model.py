@@ -6,7 +6,7 @@ import pytest
 
 from splitvlm.domain import DEVICE, IMAGE, TOKENS, Conversation, Cut, Plan
 from splitvlm.errors import UsageError
-from splitvlm.local import LocalModel, decode
+from splitvlm.local_model import LocalModel, decode
 from splitvlm.model.prompt import Prompt
 from splitvlm.model.reference import reference_tokens
 from splitvlm.rpc.limits import CHUNK_BYTES
