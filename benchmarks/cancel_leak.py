@@ -35,7 +35,6 @@ from rich.progress import Progress
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # the laboratory of the tests
 
-from splitvlm.domain import Conversation  # noqa: E402
 from splitvlm.errors import SplitvlmError  # noqa: E402
 from tests.e2e.laboratory import Ask, Laboratory, questions  # noqa: E402
 from tests.tiny_models import save  # noqa: E402
@@ -103,7 +102,7 @@ class Experiment:
     async def _answer(self, asked: Ask, plan: str) -> Any:
         try:
             async for message in self.laboratory.client.ask(
-                Conversation.about(asked[1]), [asked[0]], plan=plan, max_new_tokens=MAX_NEW_TOKENS
+                asked.conversation, asked.images, plan=plan, max_new_tokens=MAX_NEW_TOKENS
             ):
                 yield message
         except SplitvlmError as error:

@@ -51,6 +51,7 @@ DRAWN = Sampling(temperature=2.0, seed=7)  # hot: the embedded model is sure of 
 class Run:
     fault: str
     sampled: bool
+    num_images: int
     complete: bool
     identical: bool
     duplicates: int
@@ -83,6 +84,7 @@ async def chaos(runs: int, seed: int, broken: Laboratory, num_questions: int = Q
         "identical": sum(run.identical for run in done),
         "sampled": sum(run.sampled for run in done),
         "sampled_identical": sum(run.sampled and run.identical for run in done),
+        "sampled_of_two_images": sum(run.sampled and run.num_images == 2 for run in done),
         "duplicates": sum(run.duplicates for run in done),
         "taken_over": sum(run.detection_s is not None for run in done),
         "detection_p95_s": _p95([run.detection_s for run in done]),
@@ -123,6 +125,7 @@ async def _one(
     return Run(
         fault,
         sampled=sampling.draws,
+        num_images=len(asked.images),
         complete=not answer.error,
         identical=same,
         duplicates=max(0, len(answer.report.token_ids) - len(usual.report.token_ids)),

@@ -19,6 +19,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
+from PIL import Image
+
 from splitvlm.crypto.identity import Role
 from splitvlm.domain import GREEDY, Conversation, Sampling
 from splitvlm.errors import SplitvlmError
@@ -37,7 +39,14 @@ QUESTIONS = 12
 ANSWER_TIMEOUT_S = 60.0
 HEALED_TIMEOUT_S = 120.0
 FULL_DISK = Path("/dev/full")
-Ask = tuple[bytes, str]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Holds what an application asks, with the files of its images."""
+
+    conversation: Conversation
+    images: tuple[bytes, ...]
 
 
 @dataclass
@@ -151,7 +160,7 @@ class Laboratory:
         answer, drawn = Answer(), _drawing(sampling)
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                async for message in self.client.ask(Conversation.about(asked[1]), [asked[0]], plan=plan, **drawn):
+                async for message in self.client.ask(asked.conversation, asked.images, plan=plan, **drawn):
                     if message.text:
                         answer.text += message.text
                         answer.pieces_at_s.append(time.monotonic())
@@ -208,14 +217,21 @@ class Laboratory:
 
 
 def questions(number: int = QUESTIONS) -> list[Ask]:
-    """Returns the first so many of those with long answers: descriptions."""
-    descriptions = (asked for asked in held_out(40 * number, 11) if " " in asked[1].answer)
+    """Returns the first so many of those with long answers, descriptions: every second in a second turn, about two images."""
+    descriptions = (asked for asked in held_out(80 * number, 11) if " " in asked[1].answer)
     asks: list[Ask] = []
-    for scene, question in islice(descriptions, number):
-        store = io.BytesIO()
-        scene.image.save(store, "PNG")
-        asks.append((store.getvalue(), question.text))
+    for index, (scene, question) in enumerate(islice(descriptions, number)):
+        conversation, images = Conversation.about(question.text), (_png(scene.image),)
+        if index % 2:
+            conversation, images = conversation.then(question.answer, question.text, 1), (asks[-1].images[0], *images)
+        asks.append(Ask(conversation, images))
     return asks
+
+
+def _png(image: Image.Image) -> bytes:
+    store = io.BytesIO()
+    image.save(store, "PNG")
+    return store.getvalue()
 
 
 def _drawing(sampling: Sampling) -> dict[str, Any]:
