@@ -20,8 +20,10 @@ from cloud_node.settings import CloudLimits
 from cloud_node.worker import payload as payloads
 from edge_node.answering.answerer import cloud_is_usable
 from edge_node.cloud.session import CloudSession
+from splitvlm.codec.boundary import decoding_bytes
+from splitvlm.codec.limits import CodecLimits
 from splitvlm.crypto.identity import Identity, Role
-from splitvlm.domain import Conversation
+from splitvlm.domain import Conversation, Cut
 from splitvlm.errors import CapacityError, DeadlineExceeded
 from splitvlm.model.batch.decoder import LEAST_CAPACITY
 from splitvlm.model.prompt import Prompt
@@ -305,3 +307,25 @@ async def last_frame(session: CloudSession) -> pb.CloudFrame:
     while (frame := session.stream.open(await session.read())).WhichOneof("body") in ("receipt", "token"):
         pass
     return frame
+
+
+@pytest.mark.parametrize("plan", ["vision:1/lossless", "tokens/lossless", "lm:1/lossless"])
+async def test_features_are_booked_before_they_are_decoded(
+    model: str, keys: Keys, monkeypatch: pytest.MonkeyPatch, plan: str
+) -> None:
+    async with (
+        cloud_node(model, keys) as cloud,
+        device(model, cloud, keys.identity("edge-1", Role.EDGE)) as camera,
+    ):
+        admission, codec, left_over = cloud.worker.runtime.admission, cloud.worker.runtime.codec, list[int]()
+        decode = codec.decode
+
+        def noted(cut: Cut, data: bytes, *limits: CodecLimits) -> Any:
+            needed_bytes = len(data) + decoding_bytes(codec.outline(cut, data, *limits))
+            left_over.append(admission.working_bytes - needed_bytes)
+            return decode(cut, data, *limits)
+
+        monkeypatch.setattr(codec, "decode", noted)
+        assert (await camera.ask(plan, PICTURE, QUESTION, 1)).token_ids
+    assert left_over
+    assert min(left_over) >= 0
