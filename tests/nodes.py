@@ -165,7 +165,7 @@ async def offer(call: Any, message: Any) -> None:
         await call.write(message)
 
 
-async def until(condition: object, timeout_s: float = 10.0) -> None:
+async def until(condition: object, timeout_s: float = 60.0) -> None:
     """Poll a condition that another task makes true; fails instead of hanging."""
     assert callable(condition)
     async with asyncio.timeout(timeout_s):
