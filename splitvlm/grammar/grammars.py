@@ -12,7 +12,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from splitvlm.domain import AnswerConstraint, Choices
-from splitvlm.errors import UsageError
+from splitvlm.errors import UsageError, first_sentence
 from splitvlm.grammar.choices import ChoiceGrammar, ChoiceProbability
 from splitvlm.grammar.grammar import Grammar, Matcher
 from splitvlm.grammar.json_schema import SchemaGrammar
@@ -89,7 +89,7 @@ class Grammars:
 
     @cached_property
     def _library_tokenizer(self) -> Any:
-        """Returns llguidance's form of the tokenizer."""
+        """Returns llguidance's form of the tokenizer. Raises UsageError for a kind that it does not know."""
         from llguidance import LLTokenizer
         from tokenizers import Tokenizer
 
@@ -97,4 +97,10 @@ class Grammars:
         copied.no_padding()
         copied.no_truncation()
         num_ids = max(self._size, 1 + max(copied.get_vocab(with_added_tokens=True).values()))
-        return LLTokenizer(copied.to_str(), n_vocab=num_ids, eos_token=list(self._end_ids))
+        try:
+            return LLTokenizer(copied.to_str(), n_vocab=num_ids, eos_token=list(self._end_ids))
+        except ValueError as error:
+            raise UsageError(
+                f"This model's tokenizer cannot be held to a JSON schema: {first_sentence(error)}",
+                advice="Ask for one of some choices, or another model.",
+            ) from error

@@ -10,11 +10,14 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from splitvlm.domain import JSON_OBJECT, JsonSchema
 from splitvlm.errors import ProtocolError, UsageError
 from splitvlm.grammar.grammars import KEPT, Grammars
 from splitvlm.model.dummy_processor import byte_tokenizer
+from tests.unit.model.test_text import sentencepiece_like
 
 SIZE, END = 352, 4
 SPECIAL = {"<|im_start|>": 1, "<pad>": 2, "<image>": 3, "<end>": END}
@@ -121,3 +124,21 @@ def test_what_was_compiled_is_kept_while_it_is_used(grammars: Grammars) -> None:
         grammars.compiled(JsonSchema(f'{{"const": {number}}}'))
     gc.collect()
     assert grammars.compiled(JSON_OBJECT) is held
+
+
+def test_a_tokenizer_that_the_library_does_not_know_is_named() -> None:
+    words = Tokenizer(WordLevel({"two": 0, "cells": 1, "<end>": END}, unk_token="two"))
+    with pytest.raises(UsageError, match="tokenizer"):
+        Grammars(words, SIZE, [END]).compiled(JSON_OBJECT)
+
+
+@pytest.mark.parametrize("strips", [True, False])
+def test_a_vocabulary_of_word_pieces_and_bytes_writes_json(strips: bool) -> None:
+    core = sentencepiece_like(strips=strips).backend_tokenizer
+    end = core.token_to_id("</s>")
+    matcher = Grammars(core, core.get_vocab_size(), [end]).matcher(JsonSchema('{"enum": ["hello \u65e5"]}'))
+    answer = list[int]()
+    while not answer or answer[-1] != end:
+        answer.append(int(np.flatnonzero(matcher.allowed())[-1]))
+        matcher.take(answer[-1])
+    assert json.loads(core.decode(answer)) == "hello \u65e5"
