@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx2
 
-from edge_node.answering.events import Answered, AnswerEvent, AnswerText, PlanChosen
+from edge_node.answering.events import Answered, AnswerEvent, AnswerText, LikelyToken, PlanChosen, ShownToken
 from edge_node.answering.question import Question
 from edge_node.answering.report import RequestReport
 from edge_node.cloud.exchange import PromptCount
@@ -19,27 +19,36 @@ from edge_node.local.http.access import Access
 from edge_node.local.http.app import make_app
 from edge_node.local.http.chat import ChatEndpoint
 from edge_node.local.http.images import ImageFiles
-from edge_node.local.http.logprobs import TokenTexts
 from edge_node.local.http.question import Offer
 from edge_node.local.http.server import HttpServer
 from edge_node.settings import Http
-from splitvlm.domain import ChosenToken, Plan, TokenLogprob
+from splitvlm.domain import Choices, Plan
+from splitvlm.grammar.choices import ChoiceProbability
 from splitvlm.planning.policy import Choice
 
 OFFER = Offer("scenes", max_context=512, most_new_tokens=100, temperature=0.0)
-TEXTS = TokenTexts(lambda token_id: WORDS.get(token_id, ""), lambda _report: [("yes", 0.75), ("no", 0.25)])
-WORDS = {5: "two", 6: " cells"}
+SHOWN = (LikelyToken(5, b"two ", -0.5), LikelyToken(6, b"\xe2\x82", -0.25))
 PLAN = Plan.parse("tokens/int4")
 
 
 def report_of(question: Question, finish_reason: str) -> RequestReport:
-    token_ids: list[int] = [5, 6, 7]
-    if question.sampling.top_logprobs is not None:
-        token_ids = [
-            ChosenToken(token_id, -0.5, (TokenLogprob(6, -0.25), TokenLogprob(5, -0.5))) for token_id in token_ids
-        ]
-    prompt, sampling = PromptCount(70, 64, 9), question.sampling
-    return RequestReport(PLAN, token_ids=token_ids, finish_reason=finish_reason, prompt=prompt, sampling=sampling)
+    prompt = PromptCount(70, 64, 9)
+    choices: tuple[ChoiceProbability, ...] = ()
+    if isinstance(question.sampling.constraint, Choices):
+        choices = tuple(ChoiceProbability(text, 0.5) for text in question.sampling.constraint.texts)
+    return RequestReport(
+        PLAN,
+        token_ids=[5, 6, 7],
+        finish_reason=finish_reason,
+        prompt=prompt,
+        sampling=question.sampling,
+        choices=choices,
+    )
+
+
+def tokens_of(question: Question) -> tuple[ShownToken, ...]:
+    num_top = question.sampling.top_logprobs
+    return () if num_top is None else (ShownToken(SHOWN[0], SHOWN[1:][:num_top]),)
 
 
 @dataclass
@@ -60,7 +69,7 @@ class Script:
         try:
             yield PlanChosen(Choice(PLAN, 1.0, 2.0, "it is a test"), None)
             for piece in self.pieces:
-                yield AnswerText(piece)
+                yield AnswerText(piece, tokens_of(question))
             if self.error is not None:
                 raise self.error
             if self.endless:
@@ -96,7 +105,7 @@ async def http_node(
 ) -> AsyncIterator[Served]:
     """Serves on a free port. `settings` are those of the section `http`."""
     script, http = script or Script(), Http(**settings)
-    chat = ChatEndpoint(script, lambda: OFFER, TEXTS, ImageFiles(http), http.max_body_bytes)
+    chat = ChatEndpoint(script, lambda: OFFER, ImageFiles(http), http.max_body_bytes)
     app = make_app(chat, lambda: OFFER, token, 1_700_000_000)
     server = HttpServer(app, Access("127.0.0.1:0", token, certificate), drain_s, chat.close)
     url = await server.listen()

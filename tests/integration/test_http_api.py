@@ -19,7 +19,7 @@ from edge_node.local.http.app import make_app
 from edge_node.local.http.chat import ChatEndpoint
 from edge_node.local.http.images import ImageFiles
 from edge_node.local.http.server import HttpServer
-from edge_node.local.http.serving import offer_of, served_name, texts_of
+from edge_node.local.http.serving import offer_of, served_name
 from edge_node.settings import EdgeSettings, Http
 from splitvlm.settings import ModelChoice
 from tests.edge import QUESTION, Node, edge_node
@@ -62,9 +62,7 @@ ASKED = [shown(PICTURE), text(QUESTION)]
 @contextlib.asynccontextmanager
 async def served(folder: Path) -> AsyncIterator[Api]:
     async with edge_node(folder) as node:
-        chat = ChatEndpoint(
-            node.answerer, lambda: offer_of(node.runtime), texts_of(node.runtime), ImageFiles(Http()), 2**22
-        )
+        chat = ChatEndpoint(node.answerer, lambda: offer_of(node.runtime), ImageFiles(Http()), 2**22)
         server = HttpServer(
             make_app(chat, lambda: offer_of(node.runtime), None, 0), Access("127.0.0.1:0"), 1.0, chat.close
         )

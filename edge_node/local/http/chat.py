@@ -14,12 +14,11 @@ from typing import Protocol
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from edge_node.answering.events import Answered, AnswerEvent, AnswerText, PlanChosen
+from edge_node.answering.events import Answered, AnswerEvent, AnswerText, PlanChosen, ShownToken
 from edge_node.answering.question import Question
 from edge_node.local.http.body import BodyBudget
 from edge_node.local.http.errors import RequestRefused, error_reply
 from edge_node.local.http.images import ImageFiles
-from edge_node.local.http.logprobs import TokenTexts
 from edge_node.local.http.parsing import parsed
 from edge_node.local.http.question import Offer, question_of
 from edge_node.local.http.reply import Reply
@@ -42,12 +41,10 @@ class ChatEndpoint:
         self,
         answers: Answers,
         offer: Callable[[], Offer],
-        texts: TokenTexts,
         images: ImageFiles,
         most_body_bytes: int,
     ) -> None:
         self._answers = answers
-        self._texts = texts
         self._offer = offer
         self._images = images
         self.budget = BodyBudget(most_body_bytes)
@@ -81,7 +78,8 @@ class ChatEndpoint:
         request, offer = parsed(body), self._offer()
         question = question_of(request, offer, self._images.get)
         include_usage = bool(request.stream_options and request.stream_options.include_usage)
-        return question, Reply(offer.model, self._texts, include_usage), bool(request.stream)
+        reply = Reply(offer.model, include_usage, question.sampling.top_logprobs is not None)
+        return question, reply, bool(request.stream)
 
     def close(self) -> None:
         """Ends the threads."""
@@ -101,15 +99,16 @@ async def _stream(events: AsyncGenerator[AnswerEvent, None], reply: Reply, clien
 
 
 async def _whole(events: AsyncGenerator[AnswerEvent, None], reply: Reply, client: Client) -> None:
-    text = ""
+    text, tokens = "", list[ShownToken]()
     async for event in events:
         match event:
             case PlanChosen():
                 reply.on_plan(event)
             case AnswerText():
                 text += event.text
+                tokens += event.tokens
             case Answered():
-                await client.json(reply.body(text, event))
+                await client.json(reply.body(text, tokens, event))
 
 
 def _check_type(headers: Headers) -> None:

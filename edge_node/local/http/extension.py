@@ -6,10 +6,9 @@ from typing import Any
 
 from edge_node.answering.events import Answered, PlanChosen
 from edge_node.answering.report import Fault, RequestReport
-from edge_node.local.http.logprobs import TokenTexts, choices_of
 
 
-def extension_of(chosen: PlanChosen | None, answered: Answered, texts: TokenTexts) -> dict[str, Any]:
+def extension_of(chosen: PlanChosen | None, answered: Answered) -> dict[str, Any]:
     """Returns what happened to a request. Times are seconds; those of the device include an emulated slow-down."""
     report = answered.report
     sampling = report.sampling
@@ -25,7 +24,7 @@ def extension_of(chosen: PlanChosen | None, answered: Answered, texts: TokenText
         "hedged": report.hedged,
         "seed": sampling.seed if sampling.draws else None,
         "emulated_slowdown": report.emulated_slowdown,
-        "choices": choices_of(report, texts),
+        "choices": {choice.text: choice.probability for choice in report.choices},
         "times_s": _times(report),
         "faults": [_fault(fault) for fault in report.faults],
         "warning": answered.warning,

@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from edge_node.answering.events import Answered, AnswerText, PlanChosen
+from edge_node.answering.events import Answered, AnswerText, PlanChosen, ShownToken
 from edge_node.answering.report import RequestReport
 from edge_node.local.http.extension import extension_of
-from edge_node.local.http.logprobs import TokenTexts, logprobs_of
+from edge_node.local.http.logprobs import logprobs_of
 
 
 @dataclass(slots=True)
@@ -22,8 +23,8 @@ class Reply:
     """Builds the reply to one request, as a body or as chunks."""
 
     model: str
-    texts: TokenTexts
     include_usage: bool = False  # in a stream: a last chunk with the usage and no choice
+    with_logprobs: bool = False
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
     _chosen: PlanChosen | None = None
@@ -35,32 +36,31 @@ class Reply:
 
     def text_chunk(self, event: AnswerText) -> bytes:
         """Returns the chunk of a piece of text. The first one says whose it is."""
-        return _sse(self._chunk([self._choice(event.text)]))
+        choice = self._choice(event.text)
+        return _sse(self._chunk([choice | self._logprobs(event.tokens)]))
 
     def last_chunks(self, event: Answered) -> bytes:
-        """Returns the chunks after the text, of which the last holds `splitvlm`, and the stream's end mark.
-
-        Log-probabilities of all tokens are in the first of them: a stop string or a constraint may hold a token's text back.
-        """
-        choice = self._choice("", event.report.finish_reason)
-        ending = self._chunk([choice | {"logprobs": logprobs_of(event.report, self.texts)}])
+        """Returns the chunks after the text, of which the last holds `splitvlm`, and the stream's end mark."""
+        ending = self._chunk([self._choice("", event.report.finish_reason)])
         chunks = [ending, self._chunk([])] if self.include_usage else [ending]
         if self.include_usage:
             chunks[-1]["usage"] = usage_of(event.report)
-        chunks[-1]["splitvlm"] = extension_of(self._chosen, event, self.texts)
+        chunks[-1]["splitvlm"] = extension_of(self._chosen, event)
         return b"".join(map(_sse, chunks)) + b"data: [DONE]\n\n"
 
-    def body(self, text: str, event: Answered) -> dict[str, Any]:
+    def body(self, text: str, tokens: Sequence[ShownToken], event: Answered) -> dict[str, Any]:
         """Returns the whole reply."""
         choice = {
             "index": 0,
             "message": {"role": "assistant", "content": text, "refusal": None},
-            "logprobs": logprobs_of(event.report, self.texts),
             "finish_reason": event.report.finish_reason,
-        }
+        } | self._logprobs(tokens)
         head = {"id": self.id, "object": "chat.completion", "created": self.created, "model": self.model}
-        extension = extension_of(self._chosen, event, self.texts)
+        extension = extension_of(self._chosen, event)
         return head | {"choices": [choice], "usage": usage_of(event.report), "splitvlm": extension}
+
+    def _logprobs(self, tokens: Sequence[ShownToken]) -> dict[str, Any]:
+        return {"logprobs": logprobs_of(tokens) if self.with_logprobs else None}
 
     def _choice(self, text: str, finish_reason: str | None = None) -> dict[str, Any]:
         delta: dict[str, Any] = {} if self._spoke else {"role": "assistant"}
