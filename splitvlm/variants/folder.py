@@ -22,6 +22,7 @@ from splitvlm.codec.calibration_file import FILE as CALIBRATION_FILE
 from splitvlm.codec.codec import Codec
 from splitvlm.domain import Cut, Plan
 from splitvlm.errors import UsageError
+from splitvlm.exported.device_file import DEVICE_FILES
 from splitvlm.files.hashes import file_hash
 from splitvlm.model.spec import ModelSpec
 from splitvlm.planning.kinds import AccuracyDrop
@@ -58,7 +59,7 @@ class Variant:
     @property
     def weight_bytes(self) -> int:
         """Returns the bytes of its weights, which are held as they are stored."""
-        beside = {CALIBRATION_FILE, self.manifest.weights.config if self.manifest.weights else ""}
+        beside = {CALIBRATION_FILE, *DEVICE_FILES, self.manifest.weights.config if self.manifest.weights else ""}
         return sum((self.folder / name).stat().st_size for name in self.manifest.files if name not in beside)
 
     @property

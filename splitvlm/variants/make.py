@@ -11,7 +11,7 @@ from splitvlm.bundle import open_bundle
 from splitvlm.domain import parse_variant
 from splitvlm.errors import UsageError
 from splitvlm.variants import codec_tuned, distil, masks, prune
-from splitvlm.variants.folder import Variant, new_folder, read_variant, write_variant
+from splitvlm.variants.folder import Made, Variant, new_folder, read_variant, write_variant
 from splitvlm.variants.half import make_half
 from splitvlm.variants.making import Kind, Making, Option
 from splitvlm.variants.quantise import (
@@ -71,16 +71,28 @@ def make_variant(
     name = parse_variant(name or kind_name)
     with new_folder(out) as folder:
         made = kind.make(Making(model, bundle, folder, name, seed, data, samples, values))
+        without_torch = _device_files(folder, model, made)
         how = {
             "command": _command(kind_name, model, seed, data, samples, values),
             "seed": seed,
             "data": str(data or "drawn scenes"),
             "samples": samples,
             "libraries": _libraries(),
+            **without_torch,
             **made.how,
         }
         write_variant(folder, name, kind_name, bundle.spec, replace(made, how=how))
     return read_variant(out, bundle.spec)
+
+
+def _device_files(folder: Path, model: str, made: Made) -> dict[str, str]:
+    """Writes what lets an exported stage serve a device without torch; returns why it cannot be, where it cannot."""
+    if made.stage is None:
+        return {}
+    from splitvlm.variants.device_files import write_device_files
+
+    reason = write_device_files(folder, model)
+    return {"needs_torch": reason} if reason else {}
 
 
 def _kind(name: str) -> Kind:
