@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 
 from splitvlm.domain import AnswerConstraint, Choices
 from splitvlm.errors import UsageError, first_sentence
-from splitvlm.grammar.choices import ChoiceGrammar, ChoiceProbability
+from splitvlm.grammar.choices import ChoiceGrammar
 from splitvlm.grammar.grammar import Grammar, Matcher
 from splitvlm.grammar.json_schema import SchemaGrammar
 
@@ -56,16 +56,6 @@ class Grammars:
     def matcher(self, constraint: AnswerConstraint) -> Matcher:
         """Returns a matcher at the beginning of an answer. Raises UsageError for a constraint that cannot be compiled."""
         return self.compiled(constraint).matcher()
-
-    def probabilities(
-        self, constraint: AnswerConstraint | None, answer: Iterable[int]
-    ) -> tuple[ChoiceProbability, ...]:
-        """Returns the probability of each choice; nothing where the answer had none."""
-        if not isinstance(constraint, Choices):
-            return ()
-        grammar = self.compiled(constraint)
-        assert isinstance(grammar, ChoiceGrammar), "choices make a grammar of choices"
-        return grammar.probabilities(list(answer))
 
     def _compile(self, constraint: AnswerConstraint) -> ChoiceGrammar | SchemaGrammar:
         if not self._end_ids:

@@ -18,6 +18,7 @@ import pytest
 from cloud_node.engine.protocol import Engine
 from splitvlm.domain import GREEDY, Choices, ChosenToken, Cut, JsonSchema, Sampling
 from splitvlm.errors import ProtocolError
+from splitvlm.grammar.choices import ChoiceGrammar
 from splitvlm.model.prompt import Prompt
 from tests.contract.test_engines import CUTS, ENGINES, IMAGE_OF_TILES, QUESTION, answer, asked, parts, undivided
 from tests.tiny_models import FAMILIES
@@ -121,8 +122,9 @@ async def test_choices_have_the_undivided_models_probabilities(engine: Engine, s
     question = asked("scenes-like", Cut.parse("tokens"), sampling=sampling, max_new_tokens=ENOUGH_TOKENS)
     token_ids = await answer(engine, question)
     assert text("scenes-like", token_ids) in CHOICES.texts
-    grammars = parts("scenes-like")[0].grammars
-    given, expected = (grammars.probabilities(CHOICES, each) for each in (token_ids, alone("scenes-like", sampling)))
+    grammar = parts("scenes-like")[0].grammars.compiled(CHOICES)
+    assert isinstance(grammar, ChoiceGrammar)
+    given, expected = map(grammar.probabilities, (token_ids, alone("scenes-like", sampling)))
     assert [each.text for each in given] == list(CHOICES.texts)
     assert [each.probability for each in given] == pytest.approx([each.probability for each in expected], rel=1e-3)
     assert sum(each.probability or 0.0 for each in given) == pytest.approx(1.0)

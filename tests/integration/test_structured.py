@@ -17,6 +17,7 @@ from edge_node.cloud.link import CloudLink
 from splitvlm.crypto.identity import Role
 from splitvlm.domain import Choices, ChosenToken, JsonSchema, Sampling
 from splitvlm.errors import UsageError
+from splitvlm.grammar.choices import ChoiceGrammar
 from splitvlm.wire.v1 import data_pb2 as pb
 from tests.integration.test_faulty_clouds import Fleet, make_faulty
 from tests.nodes import Keys, cloud_node, device
@@ -79,13 +80,12 @@ async def test_an_answer_under_a_schema_is_the_same_json_at_every_cut(fleet: Fle
 
 
 async def test_choices_come_with_their_probabilities_at_every_cut(fleet: Fleet) -> None:
-    sampling = Sampling(constraint=Choices(("yes", "no", "cannot say")))
-    grammars, expected = fleet.camera.engine.part.grammars, None
+    choices, expected = Choices(("yes", "no", "cannot say")), None
+    grammar = fleet.camera.engine.part.grammars.compiled(choices)
+    assert isinstance(grammar, ChoiceGrammar)
     for plan in ("device", *PLANS):
-        report = await ask(fleet, plan, sampling)
-        probabilities = {
-            each.text: each.probability for each in grammars.probabilities(sampling.constraint, report.token_ids)
-        }
+        report = await ask(fleet, plan, Sampling(constraint=choices))
+        probabilities = {each.text: each.probability for each in grammar.probabilities(report.token_ids)}
         assert probabilities == pytest.approx(expected or probabilities, abs=1e-4)
         assert max(probabilities, key=lambda text: probabilities[text] or 0.0) == written(fleet, report).strip()
         expected = probabilities
