@@ -59,6 +59,45 @@ def llava_onevision() -> tuple[Any, dict[str, Any]]:
     return config, {}
 
 
+def llava() -> tuple[Any, dict[str, Any]]:
+    """The states after the last but one of the tower's layers."""
+    from transformers import LlavaConfig
+
+    vision = _VISION | {"num_hidden_layers": 4, "image_size": 32, "patch_size": 8, "model_type": "clip_vision_model"}
+    text = _text("llama", num_attention_heads=6, num_key_value_heads=2)
+    config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=300, image_seq_length=16)
+    return config, {}
+
+
+def qwen2_vl() -> tuple[Any, dict[str, Any]]:
+    from transformers import Qwen2VLConfig
+
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 2, 2]}
+    config = Qwen2VLConfig(
+        vision_config={"depth": 3, "embed_dim": 32, "num_heads": 2, "hidden_size": 48, "patch_size": 8, "mlp_ratio": 2},
+        text_config=_text("qwen2_vl_text", rope_parameters=rope),
+        image_token_id=300,
+        video_token_id=301,
+        vision_start_token_id=310,
+        vision_end_token_id=311,
+        tie_word_embeddings=True,
+    )
+    return config, {"size": {"shortest_edge": 32 * 32, "longest_edge": 80 * 80}}
+
+
+def internvl() -> tuple[Any, dict[str, Any]]:
+    """Crops of long pictures, and a class token."""
+    from transformers import InternVLConfig
+
+    config = InternVLConfig(
+        vision_config=_VISION | {"image_size": [32, 32], "patch_size": [8, 8]},
+        text_config=_text("qwen2", tie_word_embeddings=False),
+        image_token_id=300,
+        image_seq_length=4,
+    )
+    return config, {"max_patches": 4}
+
+
 def qwen2_5_vl() -> tuple[Any, dict[str, Any]]:
     """Windows of 2 x 2 merged patches, full attention in the second layer."""
     from transformers import Qwen2_5_VLConfig
@@ -100,6 +139,9 @@ FAMILIES: dict[str, Callable[[], tuple[Any, dict[str, Any]]]] = {
     "scenes-like": scenes_like,
     "idefics3": idefics3,
     "llava-onevision": llava_onevision,
+    "llava": llava,
+    "qwen2-vl": qwen2_vl,
+    "internvl": internvl,
     "qwen2.5-vl": qwen2_5_vl,
     "gemma3": gemma3,
 }

@@ -35,6 +35,9 @@ def dummy_processor(config: Any, image_settings: Mapping[str, Any] | None = None
         "idefics3": _idefics3,
         "llava_onevision": _llava_onevision,
         "qwen2_5_vl": _qwen2_5_vl,
+        "qwen2_vl": _qwen2_vl,
+        "llava": _llava,
+        "internvl": _internvl,
         "gemma3": _gemma3,
     }
     return make[config.model_type](config, dict(image_settings or {}))
@@ -107,8 +110,75 @@ def _llava_onevision(config: Any, settings: dict[str, Any]) -> Any:
     )
 
 
+def _llava(config: Any, settings: dict[str, Any]) -> Any:
+    from transformers import LlavaProcessor
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    edge, vision = config.vision_config.image_size, config.vision_config
+    crop = {"height": edge, "width": edge}
+    images = CLIPImageProcessorPil(**{"size": {"shortest_edge": edge}, "crop_size": crop, **settings})
+    special = {"<|im_start|>": config.image_token_id - 2, "<image>": config.image_token_id, "<|im_end|>": _end(config)}
+    tokenizer = byte_tokenizer(config.text_config.vocab_size, special, eos_token="<|im_end|>", pad_token="<|im_start|>")
+    return LlavaProcessor(
+        image_processor=images,
+        tokenizer=tokenizer,
+        patch_size=vision.patch_size,
+        vision_feature_select_strategy=config.vision_feature_select_strategy,
+        num_additional_image_tokens=1,  # the class token, which the strategy takes away
+        chat_template=_turns("<|im_start|>", "<|im_end|>", "<image>\n", "assistant"),
+    )
+
+
+def _internvl(config: Any, settings: dict[str, Any]) -> Any:
+    from transformers import InternVLProcessor
+    from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+
+    height, width = config.vision_config.image_size
+    size = {"height": height, "width": width}
+    images = GotOcr2ImageProcessorPil(**{"size": size, "crop_to_patches": True, "max_patches": 12, **settings})
+    special = {
+        "<|im_start|>": config.image_token_id - 8,
+        "<|im_end|>": _end(config),
+        "<img>": config.image_token_id - 2,
+        "</img>": config.image_token_id - 1,
+        "<IMG_CONTEXT>": config.image_token_id,
+        "<video>": config.image_token_id + 1,
+    }
+    names = {
+        "start_image_token": "<img>",
+        "end_image_token": "</img>",
+        "context_image_token": "<IMG_CONTEXT>",
+        "video_token": "<video>",
+    }
+    tokenizer = byte_tokenizer(
+        config.text_config.vocab_size,
+        special,
+        eos_token="<|im_end|>",
+        pad_token="<|im_start|>",
+        extra_special_tokens=names,
+    )
+    return stills(
+        InternVLProcessor,
+        images,
+        tokenizer,
+        image_seq_length=config.image_seq_length,
+        chat_template=_turns("<|im_start|>", "<|im_end|>", "<IMG_CONTEXT>\n", "assistant"),
+    )
+
+
+def _qwen2_vl(config: Any, settings: dict[str, Any]) -> Any:
+    from transformers import Qwen2VLProcessor
+
+    return _qwen(config, settings, Qwen2VLProcessor)
+
+
 def _qwen2_5_vl(config: Any, settings: dict[str, Any]) -> Any:
     from transformers import Qwen2_5_VLProcessor
+
+    return _qwen(config, settings, Qwen2_5_VLProcessor)
+
+
+def _qwen(config: Any, settings: dict[str, Any], kind: type[Any]) -> Any:
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
     vision = config.vision_config
@@ -126,7 +196,7 @@ def _qwen2_5_vl(config: Any, settings: dict[str, Any]) -> Any:
     tokenizer = byte_tokenizer(config.text_config.vocab_size, special, eos_token="<|im_end|>", pad_token="<|im_start|>")
     image = "<|vision_start|><|image_pad|><|vision_end|>"
     template = _turns("<|im_start|>", "<|im_end|>", image, "assistant")
-    return stills(Qwen2_5_VLProcessor, images, tokenizer, chat_template=template)
+    return stills(kind, images, tokenizer, chat_template=template)
 
 
 def _gemma3(config: Any, settings: dict[str, Any]) -> Any:

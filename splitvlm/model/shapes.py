@@ -163,6 +163,36 @@ def _so400m(*, layers: int, image_size: int) -> dict[str, Any]:
     return sizes | {"num_hidden_layers": layers, "image_size": image_size, "patch_size": 14}
 
 
+def _llava_7b() -> Any:
+    """Returns the configuration of llava-1.5-7b-hf: a CLIP-L tower at 336 px, of whose 24 layers 23 run, Vicuna-7B."""
+    from transformers import LlavaConfig
+
+    vision = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+    text = _text("llama", 4096, 11008, 32, 32, 32, 32064, 10_000.0, 4096)
+    return LlavaConfig(
+        vision_config=vision | {"model_type": "clip_vision_model", "image_size": 336, "patch_size": 14},
+        text_config=text | {"bos_token_id": 1, "pad_token_id": 32001, "eos_token_id": 2, "rms_norm_eps": 1e-5},
+        image_token_index=32000,
+        image_seq_length=576,
+        tie_word_embeddings=False,
+    )
+
+
+def _internvl3(*, width: int, inner: int, layers: int, heads: int, kv_heads: int) -> Any:
+    """Returns the configuration of InternVL3-1B and -2B: InternViT-300M at 448 px, Qwen2.5-0.5B or -1.5B."""
+    from transformers import InternVLConfig
+
+    vision = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+    text = _text("qwen2", width, inner, layers, heads, kv_heads, 151_674, 1e6, 32_768)
+    return InternVLConfig(
+        vision_config=vision | {"image_size": [448, 448], "patch_size": [14, 14], "attention_bias": True},
+        text_config=text | {"eos_token_id": 151_645, "tie_word_embeddings": False},
+        image_token_id=151_667,
+        image_seq_length=256,
+        tie_word_embeddings=False,
+    )
+
+
 def _text(
     kind: str, width: int, inner: int, layers: int, heads: int, kv_heads: int, vocab: int, theta: float, context: int
 ) -> dict[str, Any]:
@@ -191,4 +221,7 @@ SHAPES: dict[str, Callable[[], Any]] = {
     ),
     "llava-onevision-0.5b": _llava_onevision,
     "gemma-3-4b": _gemma3,
+    "llava-1.5-7b": _llava_7b,
+    "internvl3-1b": lambda: _internvl3(width=896, inner=4864, layers=24, heads=14, kv_heads=2),
+    "internvl3-2b": lambda: _internvl3(width=1536, inner=8960, layers=28, heads=12, kv_heads=2),
 }

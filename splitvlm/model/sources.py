@@ -150,7 +150,7 @@ def spec_of(source: Source, name: str) -> ModelSpec:
     """Facts of a model by its config, counted on a skeleton that its weights must fit. Raises UsageError."""
     config = source.config
     family = family_of(config.model_type, name)
-    text, vision = config.get_text_config(), config.vision_config
+    text, (vision_hidden, vision_inner) = config.get_text_config(), family.tower_widths(config)
     depth = family.vision_depth(config)
     model = _skeleton(config, name)
     parameters = [parameter for parameter, _ in model.named_parameters()]
@@ -161,8 +161,8 @@ def spec_of(source: Source, name: str) -> ModelSpec:
         family=family.name,
         vision_layers=depth,
         lm_layers=text.num_hidden_layers,
-        vision_hidden=vision.hidden_size,
-        vision_inner=vision.intermediate_size,
+        vision_hidden=vision_hidden,
+        vision_inner=vision_inner,
         vision_patches=family.patches_of_tile(config),
         lm_hidden=text.hidden_size,
         lm_inner=text.intermediate_size,

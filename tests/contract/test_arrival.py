@@ -19,7 +19,7 @@ from splitvlm.codec.codec import Codec
 from splitvlm.domain import DEVICE, IMAGE, Cut, CutKind
 from splitvlm.errors import ProtocolError
 from splitvlm.model.boundary import Boundary, to_arrays, without_data
-from splitvlm.model.boundary_checks import check_again_shapes, check_shapes, check_step_shape, check_tile_shapes
+from splitvlm.model.boundary_checks import check_shapes, check_step_shape, check_tile_shapes
 from splitvlm.model.loading import load_cloud, load_device
 from splitvlm.model.parts import CloudPart, DevicePart
 from splitvlm.model.prompt import Prompt
@@ -183,4 +183,4 @@ def test_what_is_small_by_law_may_not_be_large(kind: str) -> None:
             check_step_shape(cloud, outlined(cut, step))
     for prompt in ({"ids": torch.zeros(1 << 22, dtype=torch.int64)}, {"ids": torch.zeros(4)}, {"hidden": zeros(1, 1)}):
         with pytest.raises(ProtocolError):
-            check_again_shapes(cloud, outlined(Cut.parse("tokens"), prompt))
+            check_shapes(cloud, Cut.parse("tokens"), outlined(Cut.parse("tokens"), prompt))

@@ -71,6 +71,10 @@ class Family(ABC):
         """Returns how many layers of the tower are used."""
         return int(config.vision_config.num_hidden_layers)
 
+    def tower_widths(self, config: Any) -> tuple[int, int]:
+        """Returns the width of the tower's states, and that within its MLPs."""
+        return int(config.vision_config.hidden_size), int(config.vision_config.intermediate_size)
+
     def patches_of_tile(self, config: Any) -> int:
         """Returns the number of patches of one tile, for the bound on activations."""
         return int(config.vision_config.image_size // config.vision_config.patch_size) ** 2

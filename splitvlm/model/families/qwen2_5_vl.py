@@ -73,7 +73,7 @@ class Qwen25Vl(Family):
     def lower_vision(self, model: Any, inputs: Mapping[str, torch.Tensor], layers: int) -> Boundary:
         """Runs patches and the first `layers` layers. Returns `hidden` [P, D], in the picture's order, and the grid."""
         tower, grid = model.model.visual, inputs["image_grid_thw"]
-        part = _tower(tower, 0, layers, merger=_First(tower.spatial_merge_unit))
+        part = _tower(tower, 0, layers, merger=MergerInlet(tower.spatial_merge_unit))
         states_PD = forward(part, inputs["pixel_values"].to(model.dtype), grid_thw=grid).last_hidden_state
         order = torch.argsort(_window_index(tower, grid))
         return {HIDDEN: tower.permute_input_for_window_attn(states_PD, order, states_PD.shape[0]), GRID: grid}
@@ -115,7 +115,7 @@ def _run_lengths(types_T: torch.Tensor) -> list[int]:
     return [int(count) for value, count in zip(values, counts, strict=True) if value]
 
 
-class _First(nn.Module):
+class MergerInlet(nn.Module):
     """Stands in for the merger below a cut: one row for each merged patch, whose values nobody reads."""
 
     def __init__(self, unit: int) -> None:
