@@ -34,6 +34,7 @@ def verify(
     cuts: Annotated[str, typer.Option(help="cuts to compare, comma-separated; by default every cut")] = "",
     questions: Annotated[int, typer.Option(min=1, max=1000, help="number of questions at each cut")] = 2,
     tokens: Annotated[int, typer.Option(min=1, max=512, help="most tokens of each answer")] = 16,
+    families: Annotated[bool, typer.Option("--families", help="a tiny model of each family instead")] = False,
     json_file: JsonOption = None,
 ) -> None:
     """Compare the tokens of split and unsplit answers at every cut.
@@ -41,9 +42,10 @@ def verify(
     The exit code is 1 where they differ.
     """
     from splitvlm.tools.verify import verify_model
+    from splitvlm.tools.verify_families import verify_families
 
     wanted = [text for text in cuts.split(",") if text]
-    result = asyncio.run(verify_model(model, wanted, questions, tokens))
+    result = asyncio.run(verify_families() if families else verify_model(model, wanted, questions, tokens))
     write_json(json_file, result)
     if not result["exact"]:
         raise typer.Exit(1)

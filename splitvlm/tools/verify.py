@@ -10,6 +10,7 @@ import gc
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -22,7 +23,7 @@ from edge_node.node import compatibility_of
 from edge_node.privacy import EVERYTHING_MAY_LEAVE
 from splitvlm.bundle import Bundle, open_bundle
 from splitvlm.crypto.identity import Role
-from splitvlm.domain import DEVICE, Cut, Plan
+from splitvlm.domain import DEVICE, GREEDY, Cut, Plan, Sampling
 from splitvlm.model.loading import load_device
 from splitvlm.model.prompt import Prompt
 from splitvlm.model.reference import reference_tokens
@@ -39,11 +40,11 @@ async def verify_model(model: str, cuts: Sequence[str], questions: int, tokens: 
     wanted = [Cut.parse(text) for text in cuts] or list(spec.cuts())
     for cut in wanted:
         spec.check(cut)
-    asked = [Prompt.about(*sample) for sample in samples(questions, model)]
+    asked = [Asked(Prompt.about(*sample)) for sample in samples(questions, model)]
     _console.print(f"Unsplit answers of {model}: {questions} questions, {tokens} tokens ...")
-    expected = reference_tokens(model, asked, tokens)
+    expected = reference_tokens(model, [each.prompt for each in asked], tokens)
     gc.collect()
-    results = await _split_answers(model, bundle, wanted, asked, tokens)
+    results = await split_answers(model, bundle, wanted, asked, tokens)
     exact = {cut: answers == expected for cut, answers in results.items()}
     _print(model, exact, results, expected)
     return {
@@ -55,9 +56,17 @@ async def verify_model(model: str, cuts: Sequence[str], questions: int, tokens: 
     }
 
 
-async def _split_answers(
-    model: str, bundle: Bundle, cuts: list[Cut], asked: list[Prompt], tokens: int
+class Asked(NamedTuple):
+    """Is one question to a model."""
+
+    prompt: Prompt
+    sampling: Sampling = GREEDY
+
+
+async def split_answers(
+    model: str, bundle: Bundle, cuts: Sequence[Cut], asked: Sequence[Asked], tokens: int
 ) -> dict[Cut, list[list[int]]]:
+    """Returns the token ids of the answers at each cut, with a cloud node's process behind mutual TLS."""
     with tempfile.TemporaryDirectory(prefix="splitvlm-verify-") as folder:
         async with Launcher(Path(folder)) as launcher:
             link, codec = None, bundle.codec
@@ -69,16 +78,16 @@ async def _split_answers(
                 link = CloudLink(cloud.address, compatibility_of(bundle.spec, codec, "float32"), identity, remote)
             engine = DeviceEngine(load_device(model, cuts), codec)
             try:
-                return {cut: [await _answer(engine, link, cut, prompt, tokens) for prompt in asked] for cut in cuts}
+                return {cut: [await _answer(engine, link, cut, each, tokens) for each in asked] for cut in cuts}
             finally:
                 engine.close()
                 if link is not None:
                     await link.close()
 
 
-async def _answer(engine: DeviceEngine, link: CloudLink | None, cut: Cut, prompt: Prompt, tokens: int) -> list[int]:
+async def _answer(engine: DeviceEngine, link: CloudLink | None, cut: Cut, asked: Asked, tokens: int) -> list[int]:
     level = "none" if cut == DEVICE else "lossless"
-    planned = PlannedQuestion(Plan(cut, level), prompt, tokens)
+    planned = PlannedQuestion(Plan(cut, level), asked.prompt, tokens, sampling=asked.sampling)
     clouds = CloudNodes((link,) if link is not None else ())
     return [token_id async for token_id in AnswerRun(engine, EVERYTHING_MAY_LEAVE, planned, clouds)]
 

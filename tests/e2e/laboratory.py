@@ -221,7 +221,8 @@ def questions(number: int = QUESTIONS) -> list[Ask]:
     descriptions = (asked for asked in held_out(80 * number, 11) if " " in asked[1].answer)
     asks: list[Ask] = []
     for index, (scene, question) in enumerate(islice(descriptions, number)):
-        conversation, images = Conversation.about(question.text), (_png(scene.image),)
+        conversation = Conversation.about(question.text)
+        images: tuple[bytes, ...] = (_png(scene.image),)
         if index % 2:
             conversation, images = conversation.then(question.answer, question.text, 1), (asks[-1].images[0], *images)
         asks.append(Ask(conversation, images))
