@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from splitvlm.model.processors import stills
+from splitvlm.model.processors import pixtral_processor, stills
 
 _SMOL_TEMPLATE = (
     "<|im_start|>{% for message in messages %}{{ message['role'] | capitalize }}:"
@@ -38,6 +38,7 @@ def dummy_processor(config: Any, image_settings: Mapping[str, Any] | None = None
         "qwen2_vl": _qwen2_vl,
         "llava": _llava,
         "internvl": _internvl,
+        "mistral3": _mistral3,
         "gemma3": _gemma3,
     }
     return make[config.model_type](config, dict(image_settings or {}))
@@ -163,6 +164,30 @@ def _internvl(config: Any, settings: dict[str, Any]) -> Any:
         tokenizer,
         image_seq_length=config.image_seq_length,
         chat_template=_turns("<|im_start|>", "<|im_end|>", "<IMG_CONTEXT>\n", "assistant"),
+    )
+
+
+def _mistral3(config: Any, settings: dict[str, Any]) -> Any:
+    from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
+
+    vision = config.vision_config
+    images = PixtralImageProcessorPil(**{"size": {"longest_edge": vision.image_size}, **settings})
+    special = {
+        "<s>": config.text_config.bos_token_id,
+        "</s>": _end(config),
+        "[IMG]": config.image_token_id,
+        "[IMG_BREAK]": config.image_token_id + 2,
+        "[IMG_END]": config.image_token_id + 3,
+    }
+    tokenizer = byte_tokenizer(
+        config.text_config.vocab_size, special, bos_token="<s>", eos_token="</s>", pad_token="</s>"
+    )
+    return pixtral_processor()(
+        image_processor=images,
+        tokenizer=tokenizer,
+        patch_size=vision.patch_size,
+        spatial_merge_size=config.spatial_merge_size,
+        chat_template=_turns("", "</s>", "[IMG]", "assistant", first="<s>"),
     )
 
 

@@ -7,7 +7,9 @@ is taken. Image processors are the PIL ones on every node, because torchvision's
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +103,25 @@ def stills(kind: type[Any], image_processor: Any, tokenizer: Any, **settings: An
     return processor
 
 
+def pixtral_processor() -> type[Any]:
+    """Returns transformers' PixtralProcessor, which counts an image's tokens by a function of the image processor.
+
+    It imports that function from the module that needs torchvision. The PIL image processor's module has the same one, and
+    stands in for the other while the processor is imported.
+    """
+    package = "transformers.models.pixtral"
+    needs_torchvision = f"{package}.image_processing_pixtral"
+    is_stand_in = needs_torchvision not in sys.modules
+    if is_stand_in:
+        sys.modules[needs_torchvision] = importlib.import_module(f"{package}.image_processing_pil_pixtral")
+    try:
+        kind: type[Any] = importlib.import_module(f"{package}.processing_pixtral").PixtralProcessor
+    finally:
+        if is_stand_in:
+            del sys.modules[needs_torchvision]
+    return kind
+
+
 def prompt_inputs(processor: Any, prompt: Prompt) -> dict[str, Any]:
     """Passes a prompt through the model's own chat template. Returns tensors with a batch axis of 1.
 
@@ -186,7 +207,8 @@ def _processor_class(folder: Path, model_type: str) -> tuple[type[Any], dict[str
 
     settings, _ = ProcessorMixin.get_processor_dict(folder, local_files_only=True)
     named = settings.get("processor_class") or _named_class(folder) or PROCESSOR_MAPPING_NAMES[model_type]
-    kind = getattr(transformers, _STILLS.get(named, named))
+    name = _STILLS.get(named, named)
+    kind = pixtral_processor() if name == "PixtralProcessor" else getattr(transformers, name)
     if not (isinstance(kind, type) and issubclass(kind, ProcessorMixin)):
         raise TypeError(f"{named} is no processor")
     dropped = {"processor_class", "auto_map", "image_processor", "tokenizer", "video_processor"}

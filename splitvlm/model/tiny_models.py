@@ -103,6 +103,18 @@ def internvl() -> tuple[Any, dict[str, Any]]:
     return config, {"max_patches": 4}
 
 
+def mistral3() -> tuple[Any, dict[str, Any]]:
+    """Returns a Mistral 3 with images of any size, and heads wider than their share of the model's width."""
+    from transformers import Mistral3Config
+
+    vision = _VISION | {"image_size": 80, "patch_size": 8, "head_dim": 16, "model_type": "pixtral"}
+    text = _text("mistral", head_dim=16, sliding_window=None, tie_word_embeddings=False)
+    config = Mistral3Config(
+        vision_config=vision, text_config=text, image_token_index=300, spatial_merge_size=2, tie_word_embeddings=False
+    )
+    return config, {}
+
+
 def qwen2_5_vl() -> tuple[Any, dict[str, Any]]:
     """Returns a Qwen2.5-VL with windows of 2 x 2 merged patches, and full attention in the second layer."""
     from transformers import Qwen2_5_VLConfig
@@ -148,6 +160,7 @@ FAMILIES: dict[str, Callable[[], tuple[Any, dict[str, Any]]]] = {
     "qwen2-vl": qwen2_vl,
     "internvl": internvl,
     "qwen2.5-vl": qwen2_5_vl,
+    "mistral3": mistral3,
     "gemma3": gemma3,
 }
 

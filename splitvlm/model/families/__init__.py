@@ -21,9 +21,10 @@ _MODULES = {
     "qwen2_vl": ("qwen2_vl", "Qwen2Vl"),
     "internvl": ("internvl", "InternVl"),
     "qwen2_5_vl": ("qwen2_5_vl", "Qwen25Vl"),
+    "mistral3": ("mistral3", "Mistral3"),
     "gemma3": ("gemma3", "Gemma3"),
 }
-SUPPORTED = "SmolVLM, Idefics3, LLaVA-1.5, LLaVA-OneVision, Qwen2-VL, Qwen2.5-VL, InternVL 3 and Gemma 3"
+SUPPORTED = "SmolVLM, Idefics3, LLaVA-1.5, LLaVA-OneVision, Qwen2-VL, Qwen2.5-VL, InternVL 3, Mistral 3 and Gemma 3"
 
 
 def family_of(model_type: str, name: str) -> Family:
