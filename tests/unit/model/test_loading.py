@@ -135,7 +135,9 @@ def test_names_that_are_no_model(tmp_path: Path) -> None:
 def test_a_kind_that_cannot_be_divided(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
-    with pytest.raises(UsageError, match=r"'bert', which cannot be divided. Try SmolVLM, Idefics3, LLaVA-OneVision"):
+    with pytest.raises(
+        UsageError, match=r"'bert', which cannot be divided. Try SmolVLM, Idefics3, LLaVA-1.5, LLaVA-OneVision"
+    ):
         read_spec(str(tmp_path))
 
 
