@@ -22,6 +22,8 @@ PACKAGES = ("splitvlm", "edge_node", "cloud_node", "orchestrator")
 AT_HOME = (
     "__init__",
     "errors",
+    "host_port",  # below settings and channels, which share it
+    "local_model",
     "settings",
     "domain",
     "bundle",

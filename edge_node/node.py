@@ -40,7 +40,7 @@ from splitvlm.rpc.limits import MAX_LOCAL_MESSAGE_BYTES
 from splitvlm.rpc.servers import NodeServer
 from splitvlm.variants.device_forms import load_forms
 from splitvlm.variants.folder import Variant
-from splitvlm.wire.v1 import data_pb2, local_pb2, local_pb2_grpc
+from splitvlm.wire.v1 import control_pb2, data_pb2, local_pb2, local_pb2_grpc
 
 if TYPE_CHECKING:
     from edge_node.local.http.server import HttpServer
@@ -61,8 +61,7 @@ async def run(settings: EdgeSettings, source: Path | None = None) -> None:
     runtime.clouds.deciding_bps = planner.deciding_bps
     engine = runtime.engine
     answerer = _answerer(settings, runtime, planner)
-    server = _server(settings, identity, runtime, planner, answerer)
-    http = _http_server(answerer, runtime)
+    server, http = _server(settings, identity, runtime, planner, answerer), _http_server(answerer, runtime)
     with stop_signals() as stop:
         address = await server.listen(settings.listen)
         urls = {} if http is None else {"http": await http.listen()}
@@ -72,9 +71,7 @@ async def run(settings: EdgeSettings, source: Path | None = None) -> None:
         if settings.orchestrator:
             client = ControlClient(settings.orchestrator, identity)
             known = [_profiled(engine, form, bundle, settings) for form in forms.values() if form.cuts]
-            profiles = [slowed(each.profile, engine.slowdown) for each in known]
-            entry = registration(runtime, address, engine.part.spec.weights_hash, profiles)
-            control = EdgeControl(client, runtime, planner, entry)
+            control = EdgeControl(client, runtime, planner, _entry(runtime, address, known))
             work.append(control.run())
             renewal.append(_renewed(known, engine, control))
 
@@ -137,6 +134,13 @@ def _profiled(
     """Returns the profile of one form of this device's part, measured unless it was before."""
     part = engine.form(form.name).part
     return cached_device_profile(part, form.cuts, bundle, settings.model, form.variant)
+
+
+def _entry(runtime: Runtime, address: str, known: Sequence[CachedProfile[DeviceProfile]]) -> control_pb2.Registration:
+    """Returns what the orchestrator is told of this device: its forms' profiles, slowed down as it is."""
+    engine = runtime.engine
+    profiles = [slowed(each.profile, engine.slowdown) for each in known]
+    return registration(runtime, address, engine.part.spec.weights_hash, profiles)
 
 
 async def _renewed(known: Sequence[CachedProfile[DeviceProfile]], engine: DeviceEngine, control: EdgeControl) -> None:

@@ -1,4 +1,4 @@
-"""Which chosen tokens a piece of an answer's text shows, for applications that ask for log-probabilities. Pure."""
+"""Tells which chosen tokens a piece of an answer's text shows, for applications that ask for log-probabilities. Pure."""
 
 from __future__ import annotations
 

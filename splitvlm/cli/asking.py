@@ -32,15 +32,25 @@ PlanOption = Annotated[str, typer.Option(help="plan to use, e.g. tokens/int4; by
 TokensOption = Annotated[int, typer.Option(min=0, max=4096, help="most tokens of the answer; 0 is the node's default")]
 
 
+WordsArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="[IMAGE]... QUESTION",
+        help="images (JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF; docs/reference/pictures.md), and the question about them",
+    ),
+]
+StopOption = Annotated[
+    list[str] | None, typer.Option("--stop", help="text before which the answer ends; may be repeated")
+]
+SchemaOption = Annotated[
+    Path | None, typer.Option(help="file with a JSON schema: the answer is JSON that is valid by it")
+]
+ChoicesOption = Annotated[str, typer.Option(help="possible answers, e.g. yes,no: it is one of them")]
+
+
 @asking_app.command()
 def ask(
-    words: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="[IMAGE]... QUESTION",
-            help="images (JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF; docs/reference/pictures.md), and the question about them",
-        ),
-    ],
+    words: WordsArgument,
     edge_address: EdgeOption = "127.0.0.1:7443",
     keys: KeysOption = APP_KEYS,
     system: SystemOption = "",
@@ -51,13 +61,9 @@ def ask(
     top_k: TopKOption = 0,
     repetition_penalty: RepetitionPenaltyOption = 1.0,
     seed: DrawSeedOption = None,
-    stop: Annotated[
-        list[str] | None, typer.Option("--stop", help="text before which the answer ends; may be repeated")
-    ] = None,
-    json_schema: Annotated[
-        Path | None, typer.Option(help="file with a JSON schema: the answer is JSON that is valid by it")
-    ] = None,
-    choices: Annotated[str, typer.Option(help="possible answers, e.g. yes,no: it is one of them")] = "",
+    stop: StopOption = None,
+    json_schema: SchemaOption = None,
+    choices: ChoicesOption = "",
     verbose: Annotated[
         bool,
         typer.Option("--verbose", "-v", help="also print the plan, who answered, what failed, the bytes and the times"),

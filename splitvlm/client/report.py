@@ -1,4 +1,4 @@
-"""What happened to a request, for the program that asked it."""
+"""Tells the program that asked what happened to its request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a device needs beside an exported stage: pictures and prompts, prepared without torch and transformers.
+"""Prepares what a device needs beside an exported stage, pictures and prompts, without torch and transformers.
 
     device_file.py   what a variant's folder says of pictures, prompts and the model's facts
     pictures.py      a picture to the tiles that the stage takes, as the processor of its family makes them

@@ -1,4 +1,4 @@
-"""What a device needs of a model beside an exported stage: its facts, the steps of its pictures and prompts, its tokenizer.
+"""The device file holds what a device needs beside an exported stage: facts, steps of pictures and prompts, tokenizer.
 
 `device.json` and `tokenizer.json` lie in the variant's folder, whose manifest holds their hashes.
 """

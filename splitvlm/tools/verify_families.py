@@ -59,10 +59,8 @@ async def _verify(name: str) -> dict[str, dict[str, list[str]]]:
     return {
         "cuts": {"all": [str(cut) for cut in answers]},
         "differing": {
-            f"{prompt}, {how}": [
-                str(cut) for cut, given in answers.items() if given[2 * place + offset] != wanted[place]
-            ]
-            for place, prompt in enumerate(asked)
+            f"{prompt}, {how}": [str(cut) for cut, ids in answers.items() if ids[2 * index + offset] != wanted[index]]
+            for index, prompt in enumerate(asked)
             for offset, (how, wanted) in enumerate((("greedy", greedy), ("drawn", drawn)))
         },
     }

@@ -40,9 +40,9 @@ class Door:
 
 
 def _check_token(headers: Headers, token: str) -> None:
-    given = headers.get("authorization", "")
-    is_bearer = given[: len(SCHEME)].lower() == SCHEME
-    if not is_bearer or not secrets.compare_digest(given[len(SCHEME) :].strip().encode(), token.encode()):
+    credentials = headers.get("authorization", "")
+    is_bearer = credentials[: len(SCHEME)].lower() == SCHEME
+    if not is_bearer or not secrets.compare_digest(credentials[len(SCHEME) :].strip().encode(), token.encode()):
         raise RequestRefused(
             "The request has no valid token.",
             advice="Send the header 'Authorization: Bearer TOKEN' (of the openai client: api_key).",
