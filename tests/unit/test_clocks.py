@@ -1,4 +1,4 @@
-"""Only certificates and the audit log know the time of day: a clock that jumps moves no deadline, estimate, quota or age."""
+"""Certificates, logs and the OpenAI API alone know the time of day: a clock that jumps moves no deadline, quota or age."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("splitvlm", "edge_node", "cloud_node", "orchestrator")
 TELLS = {("time", "time"), ("time", "time_ns"), ("datetime", "now"), ("datetime", "utcnow"), ("date", "today")}
 MAY = {
+    "edge_node/local/http/reply.py": "when a completion was made, which the OpenAI API says",
+    "edge_node/local/http/serving.py": "when the model was loaded, which the OpenAI API says",
+    "splitvlm/exported/prompts.py": "chat templates may write today's date, as transformers lets them",
     "edge_node/audit.py": "when an answer was given, for whoever reads the audit log",
     "splitvlm/crypto/lifetime.py": "when a certificate is issued, and whether it is in date",
     "splitvlm/link/command.py": "the date in the log of an emulated link",
