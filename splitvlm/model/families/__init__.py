@@ -1,6 +1,7 @@
 """The families of models that can be divided, by the `model_type` of their config.
 
-A further family is one file here, which says where its stages are (family.py), and one line in this one.
+A further family is one file here, which says where its stages are (family.py), and one line in this one. Its tiny model, its
+dummy processor and its shapes stand with the others' in tiny_models.py, dummy_processor.py and shapes.py.
 """
 
 from __future__ import annotations
