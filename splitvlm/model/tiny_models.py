@@ -165,9 +165,14 @@ FAMILIES: dict[str, Callable[[], tuple[Any, dict[str, Any]]]] = {
 }
 
 
-def save(kind: str, folder: Path, *, repetition_penalty: float | None = None) -> Path:
-    """Saves a tiny model of `kind` (a key of FAMILIES) with its processor. Returns the folder."""
+def save(kind: str, folder: Path, *, repetition_penalty: float | None = None, vision_layers: int | None = None) -> Path:
+    """Saves a tiny model of `kind` (a key of FAMILIES) with its processor, with its own number of layers or `vision_layers`.
+
+    Returns the folder.
+    """
     config, image_settings = FAMILIES[kind]()
+    if vision_layers is not None:
+        config.vision_config.num_hidden_layers = vision_layers
     model = build_skeleton(config, torch.float32)
     names = [name for name, _ in model.named_parameters()]
     load_weights(model, ((name, draw(model, name, kind)) for name in names), torch.device("cpu"), torch.float32)

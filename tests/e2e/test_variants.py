@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import signal
 from collections.abc import AsyncIterator
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import mkdtemp
 
 import pytest
 import yaml
@@ -22,12 +24,19 @@ from splitvlm.variants.make import make_variant
 from splitvlm.wire.v1.local_pb2 import StatusReply
 from tests.e2e.test_processes import QUESTION, ask, status_when
 from tests.forked import ForkedLauncher
-from tests.samples import PICTURE, tiny_model
+from tests.samples import PICTURE
+from tests.tiny_models import save
 from tests.variants import short_variant
 
-MODEL = "scenes-like"
+VISION_LAYERS = 16  # so that a tower of one of them is faster beyond the noise of a busy machine
 FULL, SHORT = "tokens/lossless", "tokens/lossless@short"
 PLANNING = {"cuts": ["tokens"], "levels": ["lossless"], "max_kind_drop": None}
+
+
+@cache
+def deep_model() -> str:
+    """The folder of a tiny model with a deep tower."""
+    return str(save("scenes-like", Path(mkdtemp(prefix="splitvlm-deep-")), vision_layers=VISION_LAYERS))
 
 
 @pytest.fixture
@@ -38,11 +47,11 @@ async def launcher(tmp_path: Path) -> AsyncIterator[Launcher]:
 
 @pytest.fixture
 def short(tmp_path: Path) -> Variant:
-    return short_variant(tiny_model(MODEL), tmp_path / "short", drop=0.05)
+    return short_variant(deep_model(), tmp_path / "short", drop=0.05)
 
 
 def common(short: Variant) -> dict[str, object]:
-    return {"model": {"name": tiny_model(MODEL), "threads": 1}, "variants": [str(short.folder)]}
+    return {"model": {"name": deep_model(), "threads": 1}, "variants": [str(short.folder)]}
 
 
 async def start(launcher: Launcher, short: Variant, **planning: object) -> tuple[Node, EdgeClient]:
@@ -82,7 +91,7 @@ async def test_the_planner_picks_another_form_as_the_accuracy_limit_moves(launch
     await plans_when(client, {FULL})
     exact, report = await ask(client, PICTURE, QUESTION, max_new_tokens=6)
     assert report.plan == FULL
-    local = LocalModel.load(tiny_model(MODEL), [TOKENS], variants=[short], threads=1)
+    local = LocalModel.load(deep_model(), [TOKENS], variants=[short], threads=1)
     expected = {plan: local.answer(Prompt.about(PICTURE, QUESTION), Plan.parse(plan), 6).text for plan in (FULL, SHORT)}
     assert {FULL: exact, SHORT: fast} == expected
     assert fast != exact, "a tower of one layer sees other things"
@@ -90,7 +99,7 @@ async def test_the_planner_picks_another_form_as_the_accuracy_limit_moves(launch
 
 
 async def test_the_planner_picks_the_form_that_memory_has_room_for(launcher: Launcher, short: Variant) -> None:
-    spec = LocalModel.load(tiny_model(MODEL), [TOKENS]).device.spec
+    spec = LocalModel.load(deep_model(), [TOKENS]).device.spec
     least, most = memory_of(short, spec, TOKENS), memory_of(None, spec, TOKENS)
     _, client = await start(launcher, short, device_memory_bytes=(least + most) // 2)
     await plans_when(client, {SHORT})
@@ -102,7 +111,7 @@ async def test_the_planner_picks_the_form_that_memory_has_room_for(launcher: Lau
 
 @pytest.mark.skipif(find_spec("onnxruntime") is None or find_spec("onnx") is None, reason="extra `variants` is missing")
 async def test_an_exported_stage_answers_as_the_model_does(launcher: Launcher, tmp_path: Path) -> None:
-    exported = make_variant("onnx", tiny_model(MODEL), tmp_path / "onnx", samples=2)
+    exported = make_variant("onnx", deep_model(), tmp_path / "onnx", samples=2)
     cloud = await launcher.start("cloud", common(exported))
     planning = {"cuts": ["tokens", "device"]}
     edge = await launcher.start("edge", common(exported) | {"cloud": cloud.address, "planning": planning})
@@ -120,7 +129,7 @@ async def test_an_exported_stage_answers_as_the_model_does(launcher: Launcher, t
 async def test_another_variant_of_the_same_name_is_refused_by_name(
     launcher: Launcher, short: Variant, tmp_path: Path
 ) -> None:
-    other = short_variant(tiny_model(MODEL), tmp_path / "other", seed=1)
+    other = short_variant(deep_model(), tmp_path / "other", seed=1)
     cloud = await launcher.start("cloud", common(other))
     edge = await launcher.start("edge", common(short) | {"cloud": cloud.address, "planning": {"fixed_plan": SHORT}})
     client = EdgeClient(edge.address, launcher.identity("app", Role.APP))
