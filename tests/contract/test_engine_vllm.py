@@ -24,6 +24,7 @@ from splitvlm.errors import ProtocolError, UsageError
 from splitvlm.model.causal_folder import check_causal
 from splitvlm.model.loading import load_cloud, load_device
 from splitvlm.model.parts import CloudPart, DevicePart
+from splitvlm.model.prompt import Prompt
 from splitvlm.scenes.samples import samples
 from tests.samples import tiny_model
 
@@ -44,13 +45,13 @@ def parts() -> tuple[DevicePart, CloudPart]:
 
 @cache
 def undivided(index: int) -> list[int]:
-    return list(parts()[0].generate(*list(samples(8, MODEL))[index], NUM_TOKENS))
+    return list(parts()[0].generate(Prompt.about(*list(samples(8, MODEL))[index]), NUM_TOKENS))
 
 
 def asked(cut: Cut, index: int = 0, **changes: Any) -> SequenceRequest:
     device, cloud = parts()
-    picture, question = list(samples(8, MODEL))[index]
-    inputs = cloud.inputs(picture, question) if cut == IMAGE else device.lower(picture, question, cut).boundary
+    prompt = Prompt.about(*list(samples(8, MODEL))[index])
+    inputs = cloud.inputs(prompt) if cut == IMAGE else device.lower(prompt, cut).boundary
     fields = {"device": f"edge-{index}", "cut": cut, "inputs": inputs, "max_new_tokens": NUM_TOKENS}
     return SequenceRequest(**(fields | changes))
 

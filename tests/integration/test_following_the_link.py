@@ -83,7 +83,7 @@ async def running(tmp_path: Path, **planning: object) -> AsyncIterator[Running]:
             async with device(model, behind, keys.identity("edge-1", Role.EDGE)) as edge:
                 cuts = allowed_cuts(settings, read_spec(model), edge.engine.codec, EVERYTHING_MAY_LEAVE)
                 planner = Planner(settings.planning, cuts, edge.engine.codec, EVERYTHING_MAY_LEAVE)
-                payload_bytes = len((await edge.engine.encode_picture(NOISE, "lossless"))[0])
+                payload_bytes = len((await edge.engine.encode_image(NOISE, "lossless"))[0])
                 planner.table = PlanTable(1, (line("image/lossless", 0.04, payload_bytes), line("device", DEVICE_S, 0)))
                 edge.link.prober.deciding_bps = planner.deciding_bps
                 probing = asyncio.create_task(edge.link.prober.probe_forever())
