@@ -43,10 +43,10 @@ class CloudLimits(Section):
     prefix_cache_bytes: int = Field(
         512 * 2**20,
         ge=0,
-        description="for the prefixes of all devices' pictures, within `kv_budget_bytes`; 0 caches none",
+        description="for the prefixes of all devices' prompts, within `kv_budget_bytes`; 0 caches none",
     )
     prefix_cache_s: float = Field(
-        600.0, gt=0, description="the prefix of a picture that is not asked about is evicted after so long"
+        600.0, gt=0, description="a prompt's prefix that nobody goes on from is evicted after so long"
     )
     drain_s: float = Field(10.0, ge=0, description="running requests may take so long to end after SIGTERM")
 

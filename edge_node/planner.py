@@ -143,7 +143,7 @@ class Planner:
     def choose(
         self, wanted: str, link: LinkEstimate | None, cloud_reachable: bool, cached: Plan | None = None
     ) -> Choice:
-        """Chooses the plan: `wanted` by the caller, if not empty. Under the plan `cached` the cloud has the picture's prefix.
+        """Chooses the plan: `wanted` by the caller, if not empty. Under the plan `cached` the cloud has the prompt's prefix.
 
         Raises UsageError, PrivacyRefused, PeerUnavailable.
         """

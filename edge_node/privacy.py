@@ -32,7 +32,7 @@ class PrivacyDoor:
 
     @property
     def may_cache_prefix(self) -> bool:
-        """Tells whether a cloud node may cache a picture's prefix after its answer."""
+        """Tells whether a cloud node may cache a prompt's prefix after its answer."""
         return self._settings.mode is None
 
     def leak(self, plan: Plan) -> float | None:

@@ -27,7 +27,7 @@ class EdgePlanning(Planning):
     max_new_tokens: int = Field(64, ge=1, le=4096, description="tokens of an answer, where the application names none")
     prefix_cache: bool = Field(
         True,
-        description="the cloud node may cache pictures' prefixes: another question about one sends only the question; "
+        description="the cloud node may cache prompts' prefixes: one that begins alike sends its rest only; "
         "not with a `privacy.mode`",
     )
 
@@ -35,7 +35,7 @@ class EdgePlanning(Planning):
 class Privacy(Section):
     """Says what of a picture may leave the device. Without a mode, all that `planning` allows may.
 
-    With one, no cloud node is asked to cache a picture's prefix either.
+    With one, no cloud node is asked to cache a prompt's prefix either.
     """
 
     mode: Literal["device_only", "max_leak"] | None = Field(

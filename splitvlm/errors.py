@@ -13,7 +13,7 @@
     ├── CapacityError        exit 8   the other node is full; try again later
     ├── DeadlineExceeded     exit 9   no answer in time
     ├── Cancelled            exit 10  the request was given up by its caller, or a node is stopping
-    └── PrefixEvicted        exit 5   the prefix of a picture is not cached any more; devices send the picture by themselves
+    └── PrefixEvicted        exit 5   a prompt's prefix is not cached any more; devices send all of it by themselves
 
 Each error has a stable `code` (it crosses the wire as the gRPC trailer `splitvlm-error`), the gRPC status that it maps to,
 an exit code, one public sentence, and optional advice. Detail that could tell a peer about us goes to the log, never here.
